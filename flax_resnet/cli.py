@@ -1,0 +1,130 @@
+"""The command line ``flax-resnet``. Thin: it parses, calls a function and prints."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import tyro
+from rich.console import Console
+
+from .config import Config, list_configs, load_config
+from .errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 (done), 1 (failed) or 2 (wrong usage)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+            return 0 if arguments else 2
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"There is no command {arguments[0]!r}.\n{_usage()}", exit_code=2)
+        COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        console.print(f"error: {error}", markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        console.print(f"error: {reason} (run again with --debug for the traceback)", markup=False)
+        return 1
+    return 0
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Train a model from a config; any field can be overridden."""
+    from .training import train  # after parsing, so that --help does not wait for JAX
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", required="-h" not in arguments and "--help" not in arguments)
+    parsed, overrides = parser.parse_known_args(list(arguments))
+    default = load_config(parsed.config) if parsed.config else Config()
+    config = tyro.cli(
+        Config,
+        prog="flax-resnet train --config NAME",
+        description=f"Train a model. Configs: {', '.join(list_configs())}; or the path of one. "
+        "Each field below can be set, as in --optimizer.learning-rate 0.1.",
+        default=default,
+        args=overrides,
+    )
+    train(config)
+
+
+def list_command(arguments: Sequence[str]) -> None:
+    """List the models whose name matches a pattern."""
+    from .models import list_models
+
+    parser = argparse.ArgumentParser(prog="flax-resnet list", description=list_command.__doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'resnext*'")
+    names = list_models(parser.parse_args(list(arguments)).pattern)
+    if not names:
+        raise UserError("No model matches; `flax-resnet list` shows all.")
+    print("\n".join(names))
+
+
+def summary_command(arguments: Sequence[str]) -> None:
+    """Show a model's parameters, multiply-accumulates, output shapes and memory."""
+    from .models import create_model, default_image_shape, summarize
+    from .report import summary_table
+
+    parser = argparse.ArgumentParser(
+        prog="flax-resnet summary", description=summary_command.__doc__
+    )
+    parser.add_argument("name", help="a model, see flax-resnet list")
+    parser.add_argument("--stem", choices=("imagenet", "cifar", "deep"))
+    parser.add_argument("--num-classes", type=int)
+    parser.add_argument("--image-size", type=int, help="height and width")
+    parser.add_argument("--channels", type=int)
+    parser.add_argument("--batch-size", type=int, default=32, help="for the memory estimate")
+    options = parser.parse_args(list(arguments))
+    chosen = {"stem": options.stem, "num_classes": options.num_classes}
+    try:
+        model = create_model(
+            options.name, **{name: value for name, value in chosen.items() if value is not None}
+        )
+    except ValueError as error:
+        raise UserError(str(error)[0].upper() + str(error)[1:], exit_code=2) from error
+    height, width, channels = default_image_shape(model)
+    size, channels = options.image_size, options.channels or channels
+    if size is not None:
+        height = width = size
+    summary = summarize(model, (height, width, channels))
+    console = Console(highlight=False)
+    console.print(summary_table(f"{options.name}, {height}×{width}×{channels}", summary))
+    weights = summary.weight_bytes / 1e6
+    activations = summary.activation_bytes * options.batch_size / 1e6
+    console.print(f"parameters  {summary.parameters:,}")
+    console.print(f"GMACs       {summary.macs / 1e9:.3f} an image (papers' FLOPs)")
+    console.print(
+        f"memory      weights {weights:,.0f} MB; training, SGD with momentum, batch "
+        f"{options.batch_size}: about {3 * weights + activations:,.0f} MB before XLA's savings"
+    )
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train_command,
+    "list": list_command,
+    "summary": summary_command,
+}
+
+
+def _usage() -> str:
+    lines = ["usage: flax-resnet COMMAND [options]", ""]
+    lines += [f"  {name:10}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines += ["", "flax-resnet COMMAND --help tells more; --debug shows tracebacks."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The settings of a training run: frozen dataclasses, and the only place with defaults.
+
+A recipe is a file ``configs/NAME.py`` that sets ``config = Config(...)``; the command line
+overrides any field (``--optimizer.learning-rate 0.1``). Epochs count passes over the training
+set, rates are fractions.
+"""
+
+import dataclasses
+import difflib
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model; see flax_resnet.models.ResNet for the switches. None: as the variant has it."""
+
+    name: str = "resnet50"
+    """One of `flax-resnet list`."""
+    stem: Literal["imagenet", "cifar", "deep"] | None = None
+    """7x7 with max-pool, 3x3, or three 3x3 with max-pool."""
+    shortcut: Literal["A", "B", "C"] | None = None
+    """Zero-padded identity, projection where the shape changes, projection everywhere."""
+    version: Literal["v1", "v1.5", "v2"] | None = None
+    """Stride on the first 1x1, on the 3x3, or pre-activation."""
+    norm: Literal["batch", "group"] | None = None
+    """Batch or group normalisation."""
+    avg_pool_shortcut: bool | None = None
+    """Average-pool in the projections (ResNet-D)."""
+    zero_init_residual: bool | None = None
+    """Start every block as the identity."""
+    stochastic_depth: float | None = None
+    """Probability of skipping the last block; earlier ones less, linearly."""
+    dropout: float | None = None
+    """Dropout rate before the classifier."""
+    block_dropout: float | None = None
+    """Dropout rate inside the blocks (wide ResNets)."""
+    frozen_statistics: bool | None = None
+    """Keep batch norm's running statistics as they are."""
+    frozen_affine: bool | None = None
+    """Keep batch norm's scale and bias as they are."""
+    remat: bool | None = None
+    """Recompute blocks in the backward pass: less memory, a third more work."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters stay float32."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are fed."""
+
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "cifar10"
+    """The data set."""
+    dir: str | None = None
+    """Folder with the original files; default ~/tensorflow_datasets/downloads."""
+    download: bool = True
+    """Fetch missing files."""
+    batch_size: int = 128
+    """Images in a step, over all devices."""
+    validation: float = 0.1
+    """Share of the training images kept aside to choose the best checkpoint."""
+    image_size: int | None = None
+    """Resize the images to this height and width on the device; None keeps them."""
+    crop_padding: int = 4
+    """Training: zero pixels on each side before a random crop of the original size; 0 for none."""
+    flip: bool = True
+    """Training: mirror half of the images."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser and learning rate."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """adam adds weight decay to the gradient, as torch's; adamw decouples it."""
+    learning_rate: float = 0.1
+    """The rate after warm-up."""
+    momentum: float = 0.9
+    """Of sgd."""
+    nesterov: bool = True
+    """Of sgd."""
+    weight_decay: float = 1e-4
+    """L2 strength."""
+    decay_all: bool = False
+    """Decay normalisation parameters and biases too; the default decays kernels only."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """How the rate falls after warm-up."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear rise from zero."""
+    milestones: tuple[float, ...] = ()
+    """step: epochs at which the rate is multiplied by decay_factor."""
+    decay_factor: float = 0.1
+    """step: the multiplier."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 10
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after this many steps in all; the schedule still follows epochs."""
+    seed: int = 0
+    """Of the initial weights, the order of the images and the augmentation."""
+    label_smoothing: float = 0.0
+    """Share of each label spread over all classes (Szegedy et al. 2016)."""
+    ema_decay: float | None = None
+    """Keep and evaluate a moving average of the weights, for example 0.999."""
+    workdir: str | None = None
+    """The run's folder; default runs/NAME. A started run in it goes on where it stopped."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation images."""
+    save_every_steps: int | None = None
+    """Save also every so many steps; a checkpoint is saved at each evaluation in any case."""
+    compile_cache: str | None = "~/.cache/flax_resnet/xla"
+    """Folder of compiled programs, for quick restarts; None for none."""
+
+
+# What may change when a run is taken up again: none of it changes the numbers of a step.
+FREE_ON_RESUME = ("data.dir", "data.download", "max_steps", "workdir", "compile_cache")
+
+
+def config_folders() -> list[Path]:
+    """Where recipes are looked for: the working directory's, then those shipped."""
+    package = Path(__file__).resolve().parent
+    return [Path("configs"), package.parent / "configs", package / "configs"]
+
+
+def list_configs() -> list[str]:
+    """Names of the recipes, sorted."""
+    return sorted({path.stem for folder in config_folders() for path in folder.glob("*.py")})
+
+
+def load_config(name: str) -> Config:
+    """The recipe ``name``: a name in ``configs/`` or the path of a file.
+
+    Its ``workdir`` defaults to ``runs/NAME``.
+
+    Raises:
+      UserError: there is no such recipe (the nearest names are given), or the file has no
+        ``config``.
+    """
+    candidates = [Path(name), *(folder / f"{name}.py" for folder in config_folders())]
+    path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
+    if path is None:
+        known = list_configs()
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}."
+        raise UserError(f"There is no config {name!r}: {hint}", exit_code=2)
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path} does not set `config = Config(...)`.", exit_code=2)
+    return dataclasses.replace(config, workdir=config.workdir or f"runs/{path.stem}")
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Fields by dotted name, ``{"optimizer.learning_rate": 0.1, ...}``, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        inner = value.items() if isinstance(value, dict) else ((None, value),)
+        for key, leaf in inner:
+            leaf = list(leaf) if isinstance(leaf, tuple) else leaf
+            flat[f"{name}.{key}" if key else name] = leaf
+    return flat
+
+
+def check_config(config: Config) -> list[str]:
+    """Warnings about values that are possible but far from what trains.
+
+    Raises:
+      UserError: a value is impossible.
+    """
+    positive = {
+        "epochs": config.epochs,
+        "data.batch-size": config.data.batch_size,
+        "evaluate-every": config.evaluate_every,
+        "optimizer.learning-rate": config.optimizer.learning_rate,
+    }
+    if config.max_steps is not None:
+        positive["max-steps"] = config.max_steps
+    if config.save_every_steps is not None:
+        positive["save-every-steps"] = config.save_every_steps
+    if config.data.image_size is not None:
+        positive["data.image-size"] = config.data.image_size
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
+    fractions = {
+        "data.validation": config.data.validation,
+        "label-smoothing": config.label_smoothing,
+        "ema-decay": config.ema_decay or 0.0,
+        "model.stochastic-depth": config.model.stochastic_depth or 0.0,
+        "model.dropout": config.model.dropout or 0.0,
+        "model.block-dropout": config.model.block_dropout or 0.0,
+    }
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
+    if config.optimizer.weight_decay < 0 or config.data.crop_padding < 0:
+        raise UserError(
+            "--optimizer.weight-decay and --data.crop-padding must not be negative.", exit_code=2
+        )
+    usual_rate = 2.0 if config.optimizer.name == "sgd" else 0.02
+    warnings = []
+    if not usual_rate * 1e-5 <= config.optimizer.learning_rate <= usual_rate:
+        warnings.append(
+            f"learning rate {config.optimizer.learning_rate:g} is far from what trains with "
+            f"{config.optimizer.name} ({usual_rate * 1e-5:g} to {usual_rate:g})"
+        )
+    if config.optimizer.weight_decay > 0.01 and config.optimizer.name != "adamw":
+        warnings.append(
+            f"weight decay {config.optimizer.weight_decay:g} is far above the usual 1e-5 to 1e-3"
+        )
+    if not 8 <= config.data.batch_size <= 8192:
+        warnings.append(
+            f"batch size {config.data.batch_size} is far from the usual 8 to 8192; "
+            "batch norm and the learning rate depend on it"
+        )
+    return warnings

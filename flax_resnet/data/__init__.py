@@ -1,0 +1,19 @@
+"""Data sets, their order, and the augmentation of their images."""
+
+from .augment import Augmentation, Preprocessing
+from .datasets import Dataset, Split, dataset_names, load_dataset
+from .pipeline import Prefetch, batch_indices, epoch_order, eval_batches, train_batches
+
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "Prefetch",
+    "Preprocessing",
+    "Split",
+    "batch_indices",
+    "dataset_names",
+    "epoch_order",
+    "eval_batches",
+    "load_dataset",
+    "train_batches",
+]

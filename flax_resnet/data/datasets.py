@@ -1,0 +1,289 @@
+"""The table of data sets and the one way to load them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flax_resnet.data import formats
+from flax_resnet.data.download import PUBLISHED, PublishedFile, fetch
+from flax_resnet.data.formats import CifarLayout, FormatError
+from flax_resnet.errors import UserError
+
+DEFAULT_FOLDER = "~/tensorflow_datasets/downloads"
+
+# The splits belong to the data set, not to a run: another training seed must
+# see the same validation images, or results could not be compared.
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 [N, H, W, C] and their labels int32 [N].
+
+    Raises:
+        ValueError: the two do not belong together by shape or type.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        for what, array, dtype, rank in (
+            ("images", self.images, np.uint8, 4),
+            ("labels", self.labels, np.int32, 1),
+        ):
+            if array.dtype != dtype or array.ndim != rank:
+                raise ValueError(f"{what} of type {array.dtype} and shape {list(array.shape)}")
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: npt.ArrayLike) -> dict[str, np.ndarray]:
+        """Copy out a batch.
+
+        Args:
+            indices: integers [B], each a position in the split.
+
+        Returns:
+            "image": uint8 [B, H, W, C], "label": int32 [B].
+
+        Raises:
+            IndexError: an index outside the split.
+        """
+        # dtype by hand only for the empty list, which numpy takes for float64.
+        index = np.asarray(indices) if np.size(indices) else np.zeros(0, np.intp)
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory; `classes[label]` is the name of a label."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+_Parts = tuple[Split, Split, tuple[str, ...]]  # train with validation, test, classes
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How one data set is stored and read.
+
+    Attributes:
+        read: from the path of each file, by published name, to the parts.
+        files: published file -> name of its extracted form.
+        own_folder_only: in the default place, look in `<name>/` alone, because
+            another data set publishes files of the same names.
+    """
+
+    read: Callable[[Mapping[str, Path]], _Parts]
+    files: Mapping[PublishedFile, str]
+    own_folder_only: bool = False
+
+
+def dataset_names() -> list[str]:
+    """Return the names that `load_dataset` accepts."""
+    return list(_TABLE)
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    validation: float = 0.1,
+    download: bool = True,
+) -> Dataset:
+    """Load a data set into memory, downloading it first if it is not there.
+
+    Args:
+        name: one of `dataset_names()`.
+        data_dir: folder to look in, as `data_dir/<name>/` and then `data_dir/`;
+            by default `~/tensorflow_datasets/downloads`.
+        validation: fraction of the training images held out for validation by
+            a fixed stratified split, in [0, 1); 0 gives an empty split.
+        download: whether absent files may be downloaded, into `<name>/`.
+
+    Raises:
+        UserError: an unknown name, a fraction that cannot be met, files absent
+            and not to be had, or files that are damaged.
+    """
+    entry = _TABLE.get(name)
+    if entry is None:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(_TABLE)}")
+    if not 0 <= validation < 1:  # also refuses NaN
+        raise UserError(f"validation is {validation}: it must be at least 0 and less than 1")
+    paths = _find(name, entry, data_dir, download)
+    try:
+        full_train, test, classes = entry.read(paths)
+    except FormatError as error:
+        raise UserError(_advice(error, entry, paths)) from error
+    held_out = round(validation * len(full_train))
+    if validation > 0 and held_out == 0:
+        raise UserError(
+            f"validation is {validation}: too small a part of the {len(full_train)} training "
+            f"images of {name} to hold one; use 0 or a larger fraction"
+        )
+    try:
+        train, carved = _stratified(full_train, held_out)
+    except ValueError as error:
+        raise UserError(
+            f"validation is {validation}: the {len(full_train)} training images of {name} cannot "
+            f"be split so with every class on both sides ({error}); use another fraction or 0"
+        ) from error
+    return Dataset(name, classes, train, carved, test)
+
+
+def _find(
+    name: str, entry: _Entry, data_dir: str | os.PathLike[str] | None, download: bool
+) -> dict[str, Path]:
+    """Return the path of each file of the entry, by published name.
+
+    All files come from one folder: taken one by one, the labels of one set
+    could meet the images of another that has the same file names.
+    """
+    base = Path(DEFAULT_FOLDER if data_dir is None else data_dir).expanduser()
+    home = base / name
+    folders = [home] if data_dir is None and entry.own_folder_only else [home, base]
+    for folder in folders:
+        paths = _present(entry, folder)
+        if len(paths) == len(entry.files):
+            return paths
+    paths = _present(entry, home)
+    absent = [file for file in entry.files if file.name not in paths]
+    if not download:
+        wanted = "; ".join(f"{file.url} ({file.describe()})" for file in absent)
+        raise UserError(
+            f"{', '.join(file.name for file in absent)} of {name} not found in "
+            f"{' or '.join(map(str, folders))} and downloading is off: put into {home} what is at "
+            f"{wanted}, or use --config digits, which needs no download"
+        )
+    for file in absent:
+        paths[file.name] = home / file.name
+        fetch(file, paths[file.name])
+    return paths
+
+
+def _present(entry: _Entry, folder: Path) -> dict[str, Path]:
+    return {
+        file.name: path
+        for file, extracted in entry.files.items()
+        # Reversed, so that the published form wins: its gzip CRC is checked.
+        for path in (folder / extracted, folder / file.name)
+        # os.path: unlike Path.exists, False where a folder may not be entered.
+        if os.path.exists(path)
+    }
+
+
+def _advice(error: FormatError, entry: _Entry, paths: Mapping[str, Path]) -> str:
+    """Say what is wrong with which file, what it should be, and what to do."""
+    concerned = [file for file in entry.files if paths[file.name] in error.paths]
+    published = "; ".join(f"{file.name}: {file.describe()}, from {file.url}" for file in concerned)
+    return (
+        f"{' and '.join(map(str, error.paths))}: {error.reason}; "
+        f"delete {'it' if len(error.paths) == 1 else 'them'} and run again, "
+        f"or download by hand what was published ({published})"
+    )
+
+
+def _stratified(whole: Split, held_out: int) -> tuple[Split, Split]:
+    """Split off `held_out` images, each class in proportion; both keep the order.
+
+    Raises:
+        ValueError: too few images for every class to be on both sides.
+    """
+    if held_out == 0:
+        return whole, Split(whole.images[:0], whole.labels[:0])
+    # Here and not at the top: scikit-learn takes a second to import.
+    from sklearn.model_selection import train_test_split
+
+    kept, carved = train_test_split(
+        np.arange(len(whole)),
+        test_size=held_out,
+        stratify=whole.labels,
+        random_state=_SPLIT_SEED,
+    )
+    kept.sort()
+    carved.sort()
+    return (
+        Split(whole.images[kept], whole.labels[kept]),
+        Split(whole.images[carved], whole.labels[carved]),
+    )
+
+
+def _read_digits(paths: Mapping[str, Path]) -> _Parts:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    whole = Split(grey[..., np.newaxis], bunch.target.astype(np.int32))
+    train, test = _stratified(whole, _DIGITS_TEST)
+    return train, test, _DIGIT_CLASSES
+
+
+def _read_mnist(classes: tuple[str, ...], paths: Mapping[str, Path]) -> _Parts:
+    train, test = (
+        Split(
+            *formats.read_idx_pair(
+                paths[f"{part}-images-idx3-ubyte.gz"],
+                paths[f"{part}-labels-idx1-ubyte.gz"],
+                (28, 28),
+                len(classes),
+            )
+        )
+        for part in ("train", "t10k")
+    )
+    return train, test, classes
+
+
+def _read_cifar(layout: CifarLayout, paths: Mapping[str, Path]) -> _Parts:
+    (archive,) = paths.values()
+    train, test, classes = formats.read_cifar(archive, layout)
+    return Split(*train), Split(*test), classes
+
+
+_DIGITS_TEST = 360  # 20% of 1,797
+_DIGIT_CLASSES = tuple("0123456789")
+_CLOTHING_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_TABLE: dict[str, _Entry] = {
+    "digits": _Entry(read=_read_digits, files={}),
+    "mnist": _Entry(
+        read=partial(_read_mnist, _DIGIT_CLASSES),
+        files={file: file.name.removesuffix(".gz") for file in PUBLISHED["mnist"]},
+        own_folder_only=True,
+    ),
+    "fashion_mnist": _Entry(
+        read=partial(_read_mnist, _CLOTHING_CLASSES),
+        files={file: file.name.removesuffix(".gz") for file in PUBLISHED["fashion_mnist"]},
+        own_folder_only=True,
+    ),
+    "cifar10": _Entry(
+        read=partial(_read_cifar, formats.CIFAR10),
+        files=dict.fromkeys(PUBLISHED["cifar10"], formats.CIFAR10.folder),
+    ),
+    "cifar100": _Entry(
+        read=partial(_read_cifar, formats.CIFAR100),
+        files=dict.fromkeys(PUBLISHED["cifar100"], formats.CIFAR100.folder),
+    ),
+}

@@ -1,0 +1,17 @@
+"""Flax Linen models. This package imports nothing else of flax_resnet."""
+
+from .mnist import MnistResNet
+from .resnet import ResNet
+from .summary import ModelSummary, StageSummary, default_image_shape, summarize
+from .variants import create_model, list_models
+
+__all__ = [
+    "MnistResNet",
+    "ModelSummary",
+    "ResNet",
+    "StageSummary",
+    "create_model",
+    "default_image_shape",
+    "list_models",
+    "summarize",
+]

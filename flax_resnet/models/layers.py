@@ -1,0 +1,143 @@
+"""Normalisation, dropout and initialisers: the layers where torch and Flax differ."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Initializer = Callable[..., jax.Array]
+
+# Convolutions: He normal over the fan out, gain sqrt(2) (He et al. 2015, as torchvision's ResNet).
+conv_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# torch.nn.Linear: uniform in +-1/sqrt(fan_in), for the kernel ...
+dense_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def dense_bias_init(fan_in: int) -> Initializer:
+    """... and for the bias, which cannot see the fan in from its own shape."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), with torch's rules.
+
+    Two things differ from ``flax.linen.BatchNorm``: the running variance is the unbiased one, and
+    ``train`` does not demand that ``batch_stats`` be mutable (when they are not, the batch is
+    normalised by its own statistics and nothing is stored).
+
+    Statistics are computed in float32 or wider whatever ``dtype`` is.
+
+    Attributes:
+      momentum: share of the old running value kept in an update; torch's momentum 0.1 is 0.9 here.
+      epsilon: added to the variance.
+      axis_name: mapped axis (``shard_map``, ``pmap``) whose devices share their statistics. Under
+        ``jit`` over a mesh the batch is one array and its statistics are global without this.
+      frozen_statistics: normalise by the running statistics, and leave them, even in training.
+      frozen_affine: no gradient for ``scale`` and ``bias``.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    axis_name: str | None = None
+    frozen_statistics: bool = False
+    frozen_affine: bool = False
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        features = (x.shape[-1],)
+        wide = jnp.promote_types(self.param_dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, wide)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, wide)
+        scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        if self.frozen_affine:
+            scale, bias = lax.stop_gradient((scale, bias))
+
+        x = x.astype(jnp.promote_types(x.dtype, wide))
+        if train and not self.frozen_statistics:
+            mean, var, count = self._batch_statistics(x)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance of each feature, ``[C]``, and how many values they are of."""
+        axes = tuple(range(x.ndim - 1))
+        count = math.prod(x.shape[:-1])
+        mean, mean_square = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
+        if self.axis_name is not None:
+            mean, mean_square = lax.pmean((mean, mean_square), self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        # One pass over the data and one collective; rounding may push a zero variance below zero.
+        return mean, jnp.maximum(mean_square - jnp.square(mean), 0), count
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018): 32 groups, or the most that divide the channels.
+
+    Takes ``train`` like :class:`BatchNorm`, to stand in its place; it behaves the same either way.
+    """
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        groups = math.gcd(32, channels)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide.reshape(*x.shape[:-1], groups, channels // groups)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        mean = jnp.mean(wide, axes, keepdims=True)
+        var = jnp.var(wide, axes, keepdims=True)
+        y = ((wide - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return (y * scale + bias).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) or, with ``whole_sample``, stochastic depth (Huang et al.
+    2016): every value, or a whole example, is zeroed with probability ``rate``; the rest grow by
+    ``1 / (1 - rate)``.
+
+    The mask of an example derives from the ``dropout`` key and the example's place in the global
+    batch, so that one device and eight drop the same values. ``axis_name`` as in BatchNorm.
+    """
+
+    rate: float
+    whole_sample: bool = False
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0:
+            return x
+        samples = x.shape[0]
+        place = jnp.arange(samples)
+        if self.axis_name is not None:
+            place += samples * lax.axis_index(self.axis_name)
+        shape = (1,) * (x.ndim - 1) if self.whole_sample else x.shape[1:]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), place)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))

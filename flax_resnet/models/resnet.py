@@ -1,0 +1,357 @@
+"""ResNet, ResNeXt, wide and pre-activation ResNets: the blocks and the net.
+
+Parameters carry torchvision's names (``conv1``, ``bn1``, ``layer3_5/conv2``,
+``layer2_0/downsample_conv``, ``fc``). Images are ``[N, H, W, C]``; paddings are explicit, because
+"SAME" pads a strided convolution differently from torch.
+
+Papers: He et al. 2015a "Deep Residual Learning" (v1, options A/B/C, CIFAR and plain nets); He et
+al. 2016 "Identity Mappings" (v2); Xie et al. 2017 "Aggregated Residual Transformations" (groups);
+Zagoruyko & Komodakis 2016 "Wide Residual Networks"; He et al. 2019 "Bag of Tricks" (ResNet-D).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .convolution import conv_general_dilated
+from .layers import BatchNorm, Dropout, GroupNorm, conv_init, dense_bias_init, dense_init
+
+EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its planes
+
+CHOICES = {
+    "block": tuple(EXPANSION),
+    "stem": ("imagenet", "cifar", "deep"),
+    "shortcut": ("A", "B", "C"),
+    "version": ("v1", "v1.5", "v2"),
+    "norm": ("batch", "group"),
+}
+
+
+class ConvSpec(NamedTuple):
+    """One convolution of a block."""
+
+    features: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+
+
+def block_layout(
+    block: str, planes: int, stride: int, version: str, groups: int, width_per_group: int
+) -> tuple[ConvSpec, ...]:
+    """The convolutions of a block, first to last (He et al. 2015a, figure 5; Xie et al. 2017)."""
+    if block == "basic":
+        return ConvSpec(planes, 3, stride), ConvSpec(planes, 3)
+    width = int(planes * (width_per_group / 64)) * groups
+    first, second = (stride, 1) if version == "v1" else (1, stride)
+    return (
+        ConvSpec(width, 1, first),
+        ConvSpec(width, 3, second, groups),
+        ConvSpec(planes * EXPANSION[block], 1),
+    )
+
+
+class Conv(nn.Module):
+    """A square convolution without bias, padded by ``kernel // 2`` on every side."""
+
+    spec: ConvSpec
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    kernel_init: Callable[..., jax.Array] = conv_init
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features, kernel, stride, groups = self.spec
+        shape = (kernel, kernel, x.shape[-1] // groups, features)
+        weight = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        side = (kernel // 2, kernel // 2)
+        return conv_general_dilated(
+            x.astype(self.dtype),
+            weight.astype(self.dtype),
+            (stride, stride),
+            (side, side),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+
+class ResidualBlock(nn.Module):
+    """A residual block: post-activation (v1, v1.5) or pre-activation (v2).
+
+    Attributes:
+      layout: its convolutions.
+      conv, norm: constructors of the two layers, called with ``name``.
+      shortcut, avg_pool_shortcut, residual, zero_init_residual: as in :class:`ResNet`.
+      preactivate: normalise and rectify before each convolution instead of after.
+      drop_path: probability of skipping the residual branch of an example in training.
+      dropout: dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 3.4).
+      axis_name: see :class:`ResNet`.
+    """
+
+    layout: tuple[ConvSpec, ...]
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    shortcut: str = "B"
+    avg_pool_shortcut: bool = False
+    residual: bool = True
+    zero_init_residual: bool = False
+    preactivate: bool = False
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        branch = self._preactivated if self.preactivate else self._postactivated
+        return branch(x, train)
+
+    def _postactivated(self, x: jax.Array, train: bool) -> jax.Array:
+        y, last = x, len(self.layout)
+        for i, spec in enumerate(self.layout, start=1):
+            if i == last:
+                y = Dropout(self.dropout, axis_name=self.axis_name)(y, train)
+            y = self.conv(spec, name=f"conv{i}")(y)
+            zero = {"scale_init": nn.initializers.zeros} if i == last and self._zero else {}
+            y = self.norm(name=f"bn{i}", **zero)(y, train)
+            if i < last:
+                y = nn.relu(y)
+        if self.residual:
+            y = self._shortcut(x, train) + self._drop_path(y, train)
+        return nn.relu(y)
+
+    def _preactivated(self, x: jax.Array, train: bool) -> jax.Array:
+        y, last = x, len(self.layout)
+        # Where the shape changes, the projection starts from the shared first activation; the
+        # identity passes the raw input (He et al. 2016, the authors' code).
+        shortcut = x
+        for i, spec in enumerate(self.layout, start=1):
+            y = nn.relu(self.norm(name=f"bn{i}")(y, train))
+            if i == 1 and self.residual:
+                shortcut = self._shortcut(x if self._is_identity(x) else y, train)
+            if i == last:
+                y = Dropout(self.dropout, axis_name=self.axis_name)(y, train)
+            zero = {"kernel_init": nn.initializers.zeros} if i == last and self._zero else {}
+            y = self.conv(spec, name=f"conv{i}", **zero)(y)
+        return shortcut + self._drop_path(y, train) if self.residual else y
+
+    @property
+    def _zero(self) -> bool:
+        return self.zero_init_residual and self.residual
+
+    @property
+    def _stride(self) -> int:
+        return max(spec.stride for spec in self.layout)
+
+    def _is_identity(self, x: jax.Array) -> bool:
+        same = self._stride == 1 and x.shape[-1] == self.layout[-1].features
+        return same and self.shortcut != "C"
+
+    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        if self._is_identity(x):
+            return x
+        stride, features = self._stride, self.layout[-1].features
+        if self.shortcut == "A":
+            missing = features - x.shape[-1]
+            x = x[:, ::stride, ::stride]
+            return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+        if self.avg_pool_shortcut and stride > 1:
+            # Odd sizes: the last window is cut short and averages what there is.
+            edges = tuple((0, size % stride) for size in x.shape[1:3])
+            window = (stride, stride)
+            x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
+            stride = 1
+        x = self.conv(ConvSpec(features, 1, stride), name="downsample_conv")(x)
+        return x if self.preactivate else self.norm(name="downsample_bn")(x, train)
+
+    def _drop_path(self, y: jax.Array, train: bool) -> jax.Array:
+        return Dropout(self.drop_path, whole_sample=True, axis_name=self.axis_name)(y, train)
+
+
+class ResNet(nn.Module):
+    """A residual network; the named variants are rows of ``variants.VARIANTS``.
+
+    ``model.init(key, x, train=False)`` takes images ``[N, H, W, C]`` of any ``C`` and gives
+    ``{"params", "batch_stats"}``; ``model.apply`` gives logits ``[N, num_classes]`` in float32 (or
+    wider). In training pass ``mutable=["batch_stats"]``, and ``rngs={"dropout": key}`` where
+    ``dropout``, ``block_dropout`` or ``stochastic_depth`` is used.
+
+    Attributes:
+      stage_sizes: number of blocks in each stage.
+      block: ``"basic"`` (two 3x3) or ``"bottleneck"`` (1x1, 3x3, 1x1; output 4x the planes).
+      widths: planes of each stage.
+      num_classes: size of the classifier.
+      groups, width_per_group: grouped 3x3 convolutions of the bottleneck, as in torchvision: its
+        width is ``planes * width_per_group / 64 * groups`` (Xie et al. 2017).
+      stem: ``"imagenet"`` (7x7 stride 2, 3x3 max-pool stride 2), ``"cifar"`` (3x3) or ``"deep"``
+        (three 3x3, max-pool; He et al. 2019, ResNet-C).
+      stem_width: channels of the stem; by default the first stage's planes.
+      shortcut: where the shape changes, ``"A"`` pads the identity with zero channels, ``"B"``
+        projects; ``"C"`` projects everywhere (He et al. 2015a, section 4.1).
+      avg_pool_shortcut: 2x2 average pool, then a 1x1 projection of stride 1 (ResNet-D).
+      residual: False leaves out the shortcuts: the plain nets of He et al. 2015a.
+      version: ``"v1"`` strides on the first 1x1 of a bottleneck, ``"v1.5"`` on its 3x3 (as
+        torchvision), ``"v2"`` is pre-activation (He et al. 2016).
+      zero_init_residual: the last scale of each branch (v2: the last kernel) starts at zero, so
+        that a block starts as the identity (Goyal et al. 2017, section 5.1).
+      stochastic_depth: probability of skipping the last block's branch; earlier blocks' grow
+        linearly towards it (Huang et al. 2016).
+      dropout: dropout rate before the classifier.
+      block_dropout: dropout rate inside each block (wide ResNets).
+      norm: ``"batch"`` or ``"group"`` (Wu & He 2018).
+      momentum, epsilon: of batch norm, see :class:`layers.BatchNorm`.
+      frozen_statistics, frozen_affine: freeze batch norm's running statistics, or its scale and
+        bias, whatever ``train`` says.
+      axis_name: mapped axis (``shard_map``, ``pmap``) over which batch-norm statistics are shared
+        and examples are counted; ``train_step`` sets it.
+      dtype, param_dtype: of the computation, of the parameters.
+      remat: recompute each block in the backward pass instead of storing its activations (Chen et
+        al. 2016).
+
+    Raises:
+      ValueError: an option is not one of its choices.
+    """
+
+    stage_sizes: tuple[int, ...]
+    block: str
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    num_classes: int = 1000
+    groups: int = 1
+    width_per_group: int = 64
+    stem: str = "imagenet"
+    stem_width: int | None = None
+    shortcut: str = "B"
+    avg_pool_shortcut: bool = False
+    residual: bool = True
+    version: str = "v1.5"
+    zero_init_residual: bool = False
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    block_dropout: float = 0.0
+    norm: str = "batch"
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    frozen_statistics: bool = False
+    frozen_affine: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for option, choices in CHOICES.items():
+            if getattr(self, option) not in choices:
+                raise ValueError(f"{option}={getattr(self, option)!r} is not one of {choices}")
+        if len(self.widths) != len(self.stage_sizes):
+            raise ValueError(f"{len(self.stage_sizes)} stages but {len(self.widths)} widths")
+        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
+            raise ValueError("groups and width_per_group need block='bottleneck'")
+        super().__post_init__()
+
+    def setup(self) -> None:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, **types)
+        norm: Callable[..., nn.Module]
+        if self.norm == "group":
+            norm = partial(GroupNorm, epsilon=self.epsilon, **types)
+        else:
+            norm = partial(
+                BatchNorm,
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                axis_name=self.axis_name,
+                frozen_statistics=self.frozen_statistics,
+                frozen_affine=self.frozen_affine,
+                **types,
+            )
+        self._setup_stem(conv, norm)
+        self._setup_stages(conv, norm)
+        if self.version == "v2":
+            self.bn_last = norm()
+        self.head_dropout = Dropout(self.dropout, axis_name=self.axis_name)
+        fan_in = self.widths[-1] * EXPANSION[self.block]
+        self.fc = nn.Dense(
+            self.num_classes,
+            kernel_init=dense_init,
+            bias_init=dense_bias_init(fan_in),
+            **types,
+        )
+
+    def _setup_stem(self, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]) -> None:
+        width = self.stem_width or self.widths[0]
+        if self.stem == "deep":
+            self.conv1_0 = conv(ConvSpec(width // 2, 3, 2))
+            self.bn1_0 = norm()
+            self.conv1_1 = conv(ConvSpec(width // 2, 3))
+            self.bn1_1 = norm()
+            self.conv1_2 = conv(ConvSpec(width, 3))
+        else:
+            spec = ConvSpec(width, 7, 2) if self.stem == "imagenet" else ConvSpec(width, 3)
+            self.conv1 = conv(spec)
+        if self.version != "v2":  # the first pre-activation block normalises its own input
+            self.bn1 = norm()
+
+    def _setup_stages(self, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]) -> None:
+        constructor = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
+        total, number = sum(self.stage_sizes), 0
+        for stage, (size, planes) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            blocks = []
+            for i in range(size):
+                number += 1
+                stride = 2 if stage > 0 and i == 0 else 1
+                layout = block_layout(
+                    self.block, planes, stride, self.version, self.groups, self.width_per_group
+                )
+                blocks.append(
+                    constructor(
+                        layout,
+                        conv,
+                        norm,
+                        shortcut=self.shortcut,
+                        avg_pool_shortcut=self.avg_pool_shortcut,
+                        residual=self.residual,
+                        zero_init_residual=self.zero_init_residual,
+                        preactivate=self.version == "v2",
+                        drop_path=self.stochastic_depth * number / total,
+                        dropout=self.block_dropout,
+                        axis_name=self.axis_name,
+                    )
+                )
+            setattr(self, f"layer{stage + 1}", blocks)  # Linen names them layer1_0, layer1_1, ...
+
+    def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Every stage's output: ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``,
+        and ``"pooled"`` ``[N, C]``, the input of the classifier."""
+        outputs = {"stem": self._stem(x.astype(self.dtype), train)}
+        y = outputs["stem"]
+        for stage in range(1, len(self.stage_sizes) + 1):
+            for block in getattr(self, f"layer{stage}"):
+                y = block(y, train)
+            if stage == len(self.stage_sizes) and self.version == "v2":
+                y = nn.relu(self.bn_last(y, train))
+            outputs[f"layer{stage}"] = y
+        outputs["pooled"] = jnp.mean(y, axis=(1, 2))
+        return outputs
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.stem == "deep":
+            x = nn.relu(self.bn1_0(self.conv1_0(x), train))
+            x = nn.relu(self.bn1_1(self.conv1_1(x), train))
+            x = self.conv1_2(x)
+        else:
+            x = self.conv1(x)
+        if self.version != "v2":
+            x = nn.relu(self.bn1(x, train))
+        if self.stem != "cifar":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return x
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images ``[N, H, W, C]`` to logits ``[N, num_classes]``."""
+        pooled = self.head_dropout(self.features(x, train)["pooled"], train)
+        logits = self.fc(pooled)
+        # A loss in bfloat16 would round away small differences.
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,14 @@
+"""What a run tells: its history, its progress, its results."""
+
+from .history import append_history, keep_history, read_history
+from .progress import Progress
+from .tables import results_table, summary_table
+
+__all__ = [
+    "Progress",
+    "append_history",
+    "keep_history",
+    "read_history",
+    "results_table",
+    "summary_table",
+]

@@ -1,0 +1,43 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from ..models import ModelSummary
+
+Scores = Mapping[str, float]
+
+
+def results_table(title: str, rows: Mapping[str, tuple[int, Scores | None, Scores]]) -> Table:
+    """Accuracy of checkpoints.
+
+    Args:
+      title: above the table.
+      rows: by name ("best", "last"): step, validation and test scores, each with fractions
+        ``top1`` and ``top5``; None where nothing was kept for validation.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("checkpoint")
+    table.add_column("step", justify="right")
+    for column in ("val top-1", "val top-5", "test top-1", "test top-5"):
+        table.add_column(column, justify="right")
+    for name, (step, validation, test) in rows.items():
+        cells = [
+            f"{scores[key]:.2%}" if scores else "–"
+            for scores in (validation, test)
+            for key in ("top1", "top5")
+        ]
+        table.add_row(name, f"{step:,}", *cells)
+    return table
+
+
+def summary_table(title: str, summary: ModelSummary) -> Table:
+    """Stages of a model with output shapes ``(H, W, C)`` and parameters."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("stage")
+    table.add_column("output", justify="right")
+    table.add_column("parameters", justify="right")
+    for stage in summary.stages:
+        table.add_row(stage.name, "×".join(map(str, stage.output_shape)), f"{stage.parameters:,}")
+    return table

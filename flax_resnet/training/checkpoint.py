@@ -1,0 +1,80 @@
+"""Checkpoints of a run: the latest always, and the best by validation."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import serialization
+from orbax.checkpoint import checkpoint_managers as managers
+
+from ..errors import UserError
+
+METRIC = "val_top1"
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run. Saving goes on in the background; ``close`` waits.
+
+    A save is atomic: a run killed in the middle of one finds the checkpoint before it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        latest = managers.LatestN(n=1)
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([latest, best]),
+            # Ranks best_step(); what is kept is the policy's business.
+            best_fn=lambda metrics: metrics[METRIC],
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best validation accuracy, or None."""
+        self._manager.wait_until_finished()
+        return self._manager.best_step()
+
+    def save(self, step: int, tree: Any, val_top1: float | None = None) -> None:
+        """Save a pytree as of ``step``, with its validation accuracy if it was evaluated."""
+        metrics = None if val_top1 is None else {METRIC: val_top1}
+        tree = serialization.to_state_dict(tree)
+        if self._manager.latest_step() != step:
+            self._manager.save(step, args=ocp.args.StandardSave(tree), metrics=metrics)
+
+    def restore(self, step: int, template: Any) -> Any:
+        """The pytree saved at ``step``, with the structure, types and shardings of ``template``.
+
+        Raises:
+          UserError: the checkpoint is damaged, or is not of this model.
+        """
+        self._manager.wait_until_finished()
+        tree = serialization.to_state_dict(template)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # orbax raises many kinds, none of them for a user
+            raise UserError(
+                f"The checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}): "
+                "delete that folder to go on from the checkpoint before it, if there is one, or "
+                "choose another --workdir."
+            ) from error
+        return serialization.from_state_dict(template, restored)
+
+    def close(self) -> None:
+        """Wait for the saves under way."""
+        self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

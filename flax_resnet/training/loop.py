@@ -1,0 +1,345 @@
+"""The training loop: step, log, evaluate, save; take up where a run stopped."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.console import Console
+
+from ..config import Config, check_config
+from ..data import Prefetch, Split, eval_batches, train_batches
+from ..errors import UserError
+from ..report import Progress, append_history, keep_history, results_table
+from .checkpoint import Checkpoints
+from .mesh import check_batch_size, data_mesh, replicate, shard_batch
+from .setup import Run, prepare
+from .state import TrainState
+from .step import Metrics, eval_step, train_step, zero_metrics
+from .workdir import open_workdir, write_json
+
+LOG_SECONDS = 0.5  # between looks at the metrics: each makes the host wait for the device
+HISTORY = "history.jsonl"
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+      workdir: the run's folder.
+      step: steps done.
+      finished: False where a signal stopped it before its end.
+      best_step: step of the checkpoint with the best validation accuracy.
+      test: ``{"loss", "top1", "top5"}`` of that checkpoint on the test images; empty unless
+        finished.
+    """
+
+    workdir: Path
+    step: int
+    finished: bool
+    best_step: int | None
+    test: Scores
+
+
+def train(config: Config, console: Console | None = None) -> TrainResult:
+    """Train as ``config`` says, from the newest checkpoint in its workdir if there is one.
+
+    Writes the run's folder; see docs of report.history for its lines. SIGINT or SIGTERM finishes
+    the step, saves and returns; a second SIGINT stops at once.
+
+    Raises:
+      UserError: wrong settings, missing data, a workdir of another run, a loss that is not finite.
+    """
+    primary = jax.process_index() == 0
+    console = console or Console(highlight=False, soft_wrap=True)
+    console.quiet = console.quiet or not primary
+    for warning in check_config(config):
+        console.print(f"[yellow]warning:[/] {warning}")
+    if config.compile_cache is not None:
+        cache = Path(config.compile_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    mesh = data_mesh()
+    check_batch_size(config.data.batch_size, mesh)
+    run = prepare(config)
+    workdir = open_workdir(config)
+    if primary:
+        write_json(workdir / "classes.json", list(run.dataset.classes))
+        write_json(workdir / "preprocessing.json", asdict(run.preprocessing))
+    _print_plan(run, mesh, console)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        with _stop_on_signal(console) as stop:
+            state, step = _train(run, mesh, workdir, checkpoints, stop, console)
+            if stop.is_set() and step < run.last_step:
+                console.print(
+                    f"Stopped after step {step:,}; saved. The same command goes on from there."
+                )
+                return TrainResult(workdir, step, False, checkpoints.best_step(), {})
+            return _finish(run, mesh, workdir, checkpoints, state, console)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    run: Run,
+    mesh: Mesh,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    stop: threading.Event,
+    console: Console,
+) -> tuple[TrainState, int]:
+    """Train to the last step, or to a signal; returns the state and the steps done."""
+    config = run.config
+    state, sums = replicate((run.state, zero_metrics()), mesh)
+    start = checkpoints.latest_step() or 0
+    if start:
+        state, sums = checkpoints.restore(start, (state, sums))
+        console.print(f"Going on from the checkpoint after step {start:,} in {workdir}.")
+    past = keep_history(workdir / HISTORY, start)
+    if start >= run.last_step:
+        return state, start
+
+    batches = Prefetch(
+        train_batches(
+            run.dataset.train,
+            seed=config.seed,
+            batch_size=config.data.batch_size,
+            start=start,
+            stop=run.last_step,
+        ),
+        partial(shard_batch, mesh=mesh),
+    )
+    batch = next(batches)
+    advance = _compile_step(state, sums, batch, console)
+    clock = _Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
+    step = start
+    try:
+        with Progress(console, run.last_step, start) as progress:
+            while True:
+                state, sums = advance(state, sums, batch)
+                step += 1
+                clock.steps += 1
+                evaluates = run.evaluates_after(step)
+                if evaluates or stop.is_set() or clock.log_is_due():
+                    means = _means(sums)
+                    _check_finite(means, step, config)
+                    progress.update(
+                        step,
+                        epoch=run.epoch_at(step),
+                        loss=means["loss"],
+                        top1=means["top1"],
+                        rate=clock.images_per_second,
+                        wait=clock.data_wait,
+                    )
+                if evaluates:
+                    # The history first: a run killed before the save writes its line again.
+                    val = _evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
+                    sums = replicate(zero_metrics(), mesh)
+                    checkpoints.save(step, (state, sums), val.get("top1"))
+                elif stop.is_set() or _saves_after(step, config):
+                    checkpoints.save(step, (state, sums))
+                if step == run.last_step or stop.is_set():
+                    return state, step
+                batch = next(batches)
+    finally:
+        batches.close()
+
+
+class _Clock:
+    """Time, speed and data wait of training, without evaluation, since the last evaluation."""
+
+    def __init__(self, batch_size: int, batches: Prefetch, before: float) -> None:
+        self._batch_size, self._batches = batch_size, batches
+        self._start = time.perf_counter() - before
+        self.restart()
+
+    def restart(self) -> None:
+        self.steps = 0
+        self._began = self._logged = time.perf_counter()
+        self._waited = self._batches.waited
+
+    def log_is_due(self) -> bool:
+        now = time.perf_counter()
+        due = now - self._logged >= LOG_SECONDS
+        if due:
+            self._logged = now
+        return due
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole run, those before a resumption included."""
+        return time.perf_counter() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        return self.steps * self._batch_size / (time.perf_counter() - self._began)
+
+    @property
+    def data_wait(self) -> float:
+        return (self._batches.waited - self._waited) / (time.perf_counter() - self._began)
+
+
+def _compile_step(state: TrainState, sums: Metrics, batch: Any, console: Console) -> Any:
+    """``(state, sums, batch) -> (state, sums)``, compiled; state and sums are donated."""
+
+    def advance(state: TrainState, sums: Metrics, batch: Any) -> tuple[TrainState, Metrics]:
+        state, metrics = train_step(state, batch)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    began = time.perf_counter()
+    # Out as in: otherwise the compiler may lay the new state out differently from the donated one.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, sums))
+    jitted = jax.jit(advance, donate_argnums=(0, 1), out_shardings=shardings)
+    compiled = jitted.lower(state, sums, batch).compile()
+    console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
+    return compiled
+
+
+def _evaluate_and_log(
+    run: Run,
+    mesh: Mesh,
+    state: TrainState,
+    train_means: Scores,
+    step: int,
+    clock: _Clock,
+    workdir: Path,
+    console: Console,
+) -> Scores:
+    rate, wait = clock.images_per_second, clock.data_wait
+    val = evaluate_split(state, run.dataset.validation, run.config.data.batch_size, mesh)
+    entry = {
+        "step": step,
+        "epoch": run.ends_epoch(step) or round(run.epoch_at(step), 4),
+        "time": round(clock.total, 3),
+        "train_loss": train_means["loss"],
+        "train_top1": train_means["top1"],
+        **{f"val_{name}": value for name, value in val.items()},
+        # Of the step just done: schedules count from 0.
+        "learning_rate": float(run.schedule(step - 1)),
+        "images_per_second": round(rate, 2),
+        "data_wait": round(wait, 4),
+    }
+    if jax.process_index() == 0:
+        append_history(workdir / HISTORY, entry)
+    told = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""
+    console.print(
+        f"epoch {entry['epoch']:g}  step {step:,}  loss {train_means['loss']:.4f}  "
+        f"top-1 {train_means['top1']:.2%}{told}  {rate:,.0f} images/s  data wait {wait:.0%}"
+    )
+    clock.restart()
+    return val
+
+
+def evaluate_split(state: TrainState, split: Split, batch_size: int, mesh: Mesh) -> Scores:
+    """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images."""
+    sums = zero_metrics()
+    for batch in eval_batches(split, batch_size=batch_size):
+        metrics = _jitted_eval_step(state, shard_batch(batch, mesh))
+        sums = jax.tree.map(jnp.add, sums, metrics)
+    return _means(sums) if len(split) else {}
+
+
+_jitted_eval_step = jax.jit(eval_step)
+
+
+def _finish(
+    run: Run,
+    mesh: Mesh,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    console: Console,
+) -> TrainResult:
+    """Evaluate the best and the last checkpoint on the test images; table and last history line."""
+    data, batch_size = run.dataset, run.config.data.batch_size
+    last = int(state.step)
+    best = checkpoints.best_step() or last
+    rows: dict[str, tuple[int, Scores | None, Scores]] = {}
+    for name, step in {"best": best, "last": last}.items():
+        if name == "last" and last == best:
+            rows[name] = rows["best"]
+            continue
+        if step != last:
+            restored, _ = checkpoints.restore(step, (state, replicate(zero_metrics(), mesh)))
+        else:
+            restored = state
+        val = evaluate_split(restored, data.validation, batch_size, mesh)
+        rows[name] = (step, val, evaluate_split(restored, data.test, batch_size, mesh))
+    past = keep_history(workdir / HISTORY, last)
+    seconds = past[-1]["time"] if past else 0.0
+    test = rows["best"][2]
+    entry = {"step": last, "epoch": round(run.epoch_at(last), 4), "time": seconds}
+    entry |= {"best_step": best} | {f"test_{name}": value for name, value in test.items()}
+    if jax.process_index() == 0:
+        append_history(workdir / HISTORY, entry)
+    console.print(results_table(f"{run.config.model.name} on {data.name}", rows))
+    rates = [line["images_per_second"] for line in past]
+    rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
+    console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
+    return TrainResult(workdir, last, True, best, test)
+
+
+def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
+    data, config = run.dataset, run.config
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    devices = f"{mesh.devices.size} {jax.default_backend().upper()} device"
+    console.print(
+        f"{config.model.name} ({parameters:,} parameters) on {data.name}: {len(data.train):,} "
+        f"training, {len(data.validation):,} validation, {len(data.test):,} test images; "
+        f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
+        f"{devices}{'s' if mesh.devices.size > 1 else ''}."
+    )
+
+
+def _means(sums: Metrics) -> Scores:
+    values = {name: float(value) for name, value in jax.device_get(sums).items()}
+    count = max(values.pop("count"), 1.0)
+    return {name: value / count for name, value in values.items()}
+
+
+def _check_finite(means: Scores, step: int, config: Config) -> None:
+    if not math.isfinite(means["loss"]):
+        raise UserError(
+            f"The loss is not finite at step {step}: training diverged. Lower the learning rate "
+            f"(--optimizer.learning-rate, now {config.optimizer.learning_rate:g}) or add warm-up "
+            "(--optimizer.warmup-epochs 5); the checkpoints saved before are kept."
+        )
+
+
+def _saves_after(step: int, config: Config) -> bool:
+    return config.save_every_steps is not None and step % config.save_every_steps == 0
+
+
+@contextmanager
+def _stop_on_signal(console: Console) -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        console.print(f"{signal.Signals(number).name}: finishing the step and saving.")
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

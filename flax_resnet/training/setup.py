@@ -1,0 +1,121 @@
+"""From a config to the parts of a run: data, model, optimiser, first state."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..config import Config, ModelConfig
+from ..data import Augmentation, Dataset, Preprocessing, load_dataset
+from ..errors import UserError
+from ..models import create_model
+from .optim import create_optimizer, create_schedule
+from .state import StepOptions, TrainState, create_train_state
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    Attributes:
+      dataset: images and labels of the three splits.
+      model: the Linen module.
+      preprocessing: from stored pixels to the model's input.
+      schedule: learning rate by step.
+      state: the fresh state.
+      total_steps: steps of all epochs.
+    """
+
+    config: Config
+    dataset: Dataset
+    model: nn.Module
+    preprocessing: Preprocessing
+    schedule: optax.Schedule
+    state: TrainState
+    total_steps: int
+
+    @property
+    def last_step(self) -> int:
+        """Where this call stops: at the end, or at ``max_steps``."""
+        return min(self.total_steps, self.config.max_steps or self.total_steps)
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after ``step`` steps."""
+        return step * self.config.data.batch_size / len(self.dataset.train)
+
+    def ends_epoch(self, step: int) -> int | None:
+        """The number of the epoch that step completes, from 1, or None."""
+        epoch = math.floor(self.epoch_at(step))
+        return epoch if epoch > math.floor(self.epoch_at(step - 1)) else None
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the validation images are evaluated after ``step`` steps."""
+        epoch = self.ends_epoch(step)
+        return step == self.last_step or bool(epoch and epoch % self.config.evaluate_every == 0)
+
+
+def prepare(config: Config) -> Run:
+    """Load the data and build the rest.
+
+    Raises:
+      UserError: missing or damaged data, an unknown model or option.
+    """
+    model = build_model(config.model, num_classes=10)  # fails on a wrong name before data is read
+    dataset = load_dataset(
+        config.data.name,
+        config.data.dir,
+        validation=config.data.validation,
+        download=config.data.download,
+    )
+    model = build_model(config.model, num_classes=len(dataset.classes))
+    total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
+    schedule = create_schedule(config.optimizer, total_steps, config.epochs)
+    mean, std = channel_statistics(dataset.train.images)
+    preprocessing = Preprocessing(mean, std, config.data.image_size)
+    options = StepOptions(
+        augment=Augmentation(config.data.crop_padding, config.data.flip),
+        preprocess=preprocessing,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+    )
+    sample = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.uint8)
+    tx = create_optimizer(config.optimizer, schedule)
+    # One compiled program instead of thousands of small operations.
+    state = jax.jit(lambda key: create_train_state(model, tx, key, sample, options))(
+        jax.random.key(config.seed)
+    )
+    return Run(config, dataset, model, preprocessing, schedule, state, total_steps)
+
+
+def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The Linen module a config describes.
+
+    Raises:
+      UserError: unknown name or option; the message holds the nearest ones.
+    """
+    switches = {
+        name: value for name, value in dataclasses.asdict(config).items() if value is not None
+    }
+    name = switches.pop("name")
+    dtype = jnp.dtype(switches.pop("dtype"))
+    try:
+        return create_model(name, num_classes=num_classes, dtype=dtype, **switches)
+    except ValueError as error:
+        raise UserError(f"--model: {error}", exit_code=2) from error
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images ``[N, H, W, C]``, from 0 to 1."""
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        mean = float(share @ levels)
+        means.append(round(mean, 6))
+        stds.append(round(float(np.sqrt(share @ (levels - mean) ** 2)), 6))
+    return tuple(means), tuple(stds)

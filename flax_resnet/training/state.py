@@ -1,0 +1,95 @@
+"""The state of a training run: everything that a step reads and writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step does besides forward, backward and update; static under jit.
+
+    Attributes:
+      augment: ``(key, images, place) -> images`` in training, see data.Augmentation.
+      preprocess: ``images -> images`` in training and evaluation, see data.Preprocessing.
+      label_smoothing: share of each label spread evenly over all classes.
+      ema_decay: decay of the moving average of parameters and running statistics, or None.
+    """
+
+    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
+
+
+@struct.dataclass
+class TrainState:
+    """A pytree; ``model``, ``tx`` and ``options`` are static fields.
+
+    Attributes:
+      step: steps done, int32 ``[]``.
+      params, batch_stats: the model's variables.
+      opt_state: the optimiser's.
+      ema: ``{"params", "batch_stats"}`` averaged over steps, or None.
+      key: raw data of the run's PRNG key, uint32; randomness is this folded with ``step``.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    key: jax.Array
+    model: nn.Module = struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    options: StepOptions = struct.field(pytree_node=False, default=StepOptions())
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """What evaluation and prediction use: the moving average where there is one."""
+        if self.ema is not None:
+            return dict(self.ema)
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_train_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    sample: jax.Array | jax.ShapeDtypeStruct,
+    options: StepOptions = StepOptions(),
+) -> TrainState:
+    """A fresh state.
+
+    Args:
+      model: a model of flax_resnet, or any Linen module called as ``(images, train)``.
+      tx: an optax optimiser.
+      key: PRNG key of the initial weights and of all the run's randomness.
+      sample: images ``[N, H, W, C]`` as batches hold them; only shape and dtype matter.
+      options: see :class:`StepOptions`.
+    """
+    init_key, run_key = jax.random.split(key)
+    images = jnp.zeros(sample.shape, sample.dtype)
+    if options.preprocess is not None:
+        images = options.preprocess(images)
+    variables = model.init(init_key, images, train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    ema = {"params": params, "batch_stats": batch_stats} if options.ema_decay else None
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        # A copy: a donated state must not hold the same buffer twice.
+        ema=jax.tree.map(jnp.copy, ema),
+        key=jax.random.key_data(run_key),
+        model=model,
+        tx=tx,
+        options=options,
+    )

@@ -1,0 +1,135 @@
+"""The pure train and evaluation steps, the same under jit, shard_map and pmap.
+
+A batch is ``{"image": [N, H, W, C] uint8 or float, "label": [N] int, "mask": [N] bool}``; the mask
+is optional. With ``axis_name`` the batch is one device's share and the step is called inside
+``shard_map`` or ``pmap`` over that axis; gradients, metrics and batch norm are then global.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from .state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+TOP_K = 5
+
+
+def train_step(
+    state: TrainState, batch: Batch, axis_name: str | None = None
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step on ``batch``.
+
+    Randomness derives from ``(state.key, state.step, place of the example in the global batch)``,
+    so that any number of devices gives the same numbers. A mask weighs the loss; batch norm sees
+    every example, so fill a training batch with real images.
+
+    Returns:
+      The new state, and sums over the global batch, as of :func:`eval_step`.
+    """
+    model, options = state.model, state.options
+    images, count = batch["image"], batch["image"].shape[0]
+    place = jnp.arange(count)
+    params = state.params
+    if axis_name is not None:
+        model = model.clone(axis_name=axis_name)
+        place += count * lax.axis_index(axis_name)
+        # Each device differentiates its own copy: shard_map would otherwise sum the gradients of
+        # replicated parameters on its own (check_vma), pmap would not, and one rule serves both.
+        params = jax.tree.map(lambda leaf: lax.pcast(leaf, axis_name, to="varying"), params)
+
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    if options.augment is not None:
+        images = options.augment(augment_key, images, place)
+    if options.preprocess is not None:
+        images = options.preprocess(images)
+    weights = _weights(batch)
+    total = jnp.maximum(_global_sum(weights.sum(), axis_name), 1)
+
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
+        targets = optax.smooth_labels(targets, options.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+        return jnp.sum(losses * weights) / total, (logits, updates.get("batch_stats", {}))
+
+    (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    grads = _global_sum(grads, axis_name)
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None and options.ema_decay is not None:
+        new = {"params": params, "batch_stats": batch_stats}
+        ema = optax.incremental_update(new, ema, 1 - options.ema_decay)
+    new_state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=ema,
+    )
+    return new_state, _metric_sums(logits, batch["label"], weights, axis_name)
+
+
+def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:
+    """Sums over the examples of the global batch that ``mask`` keeps, float32 ``[]`` each.
+
+    ``{"loss", "top1", "top5", "count"}``: cross-entropy without smoothing, correct answers, and
+    examples, so that they add up over batches, devices and hosts. With fewer than five classes
+    ``top5`` counts all. The moving average of the weights is evaluated where there is one.
+    """
+    images = batch["image"]
+    if state.options.preprocess is not None:
+        images = state.options.preprocess(images)
+    logits: Any = state.model.apply(state.eval_variables, images, train=False)
+    return _metric_sums(logits, batch["label"], _weights(batch), axis_name)
+
+
+def zero_metrics() -> Metrics:
+    """The sums of no examples."""
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
+
+
+def _weights(batch: Batch) -> jax.Array:
+    mask = batch.get("mask")
+    if mask is None:
+        return jnp.ones(batch["label"].shape, jnp.float32)
+    return mask.astype(jnp.float32)
+
+
+def _metric_sums(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, axis_name: str | None
+) -> Metrics:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    _, best = lax.top_k(logits, min(TOP_K, logits.shape[-1]))
+    hits = best == labels[:, None]
+    per_example = {
+        "loss": losses,
+        "top1": hits[:, 0],
+        "top5": hits.any(axis=1),
+        "count": jnp.ones_like(weights),
+    }
+    # A masked example may hold anything, so it is left out rather than multiplied by zero.
+    sums = {
+        name: jnp.sum(jnp.where(weights > 0, value * weights, 0)).astype(jnp.float32)
+        for name, value in per_example.items()
+    }
+    return _global_sum(sums, axis_name)
+
+
+def _global_sum(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else lax.psum(tree, axis_name)

@@ -1,0 +1,51 @@
+"""A run's folder: its settings, classes and preprocessing as JSON files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..config import FREE_ON_RESUME, Config, flatten
+from ..errors import UserError
+
+
+def open_workdir(config: Config) -> Path:
+    """The run's folder, made if need be, with ``config.json`` in it.
+
+    Raises:
+      UserError: the folder holds a run with other settings (each difference is named), or cannot
+        be written.
+    """
+    workdir = Path(config.workdir or "runs/run")
+    path = workdir / "config.json"
+    settings = flatten(config)
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            names = [*settings, *(name for name in before if name not in settings)]
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is not readable as JSON ({error}): choose another --workdir."
+            ) from error
+        differences = [
+            f"{name} was {before.get(name)!r}, is now {settings.get(name)!r}"
+            for name in names
+            if before.get(name) != settings.get(name) and name not in FREE_ON_RESUME
+        ]
+        if differences:
+            raise UserError(
+                f"{workdir} holds a run with other settings: {'; '.join(differences)}. "
+                "Choose another --workdir, or delete that folder to start afresh."
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    except OSError as error:
+        raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
+    return workdir
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
