@@ -1,8 +1,10 @@
 """ResNet-20 on scikit-learn's handwritten digits: no download, the first thing to run.
 
-Source:  the recipe of He et al. 2015 (section 4.2) made small; UCI Optical Recognition of
-         Handwritten Digits, 1,797 grey images of 8x8, bundled with scikit-learn.
-Command: python train.py --config digits
+Source:   the recipe of He et al. 2015 (section 4.2) made small; UCI Optical Recognition of
+          Handwritten Digits, 1,797 grey images of 8x8, bundled with scikit-learn.
+Command:  python train.py --config digits
+Expected: about 99% test accuracy, 98% at least.
+Cost:     about a minute on two CPU cores.
 """
 
 from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig

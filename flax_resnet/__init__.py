@@ -1,6 +1,6 @@
 """ResNet and ResNeXt for JAX: models, training, weights."""
 
-from .config import Config, list_configs, load_config
+from .config import Config, check_config, list_configs, load_config
 from .errors import UserError
 from .models import ResNet, create_model, list_models, summarize
 from .training import (
@@ -18,6 +18,7 @@ __all__ = [
     "StepOptions",
     "TrainState",
     "UserError",
+    "check_config",
     "create_model",
     "create_train_state",
     "eval_step",

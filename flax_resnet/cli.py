@@ -1,6 +1,7 @@
 """The command line ``flax-resnet``. Thin: it parses, calls a function and prints."""
 
 import argparse
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())

@@ -204,6 +204,8 @@ def check_config(config: Config) -> list[str]:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
     if config.optimizer.weight_decay < 0 or config.data.crop_padding < 0:
         raise UserError(
             "--optimizer.weight-decay and --data.crop-padding must not be negative.", exit_code=2

@@ -78,7 +78,7 @@ class Prefetch:
                 if self._stopped.is_set():
                     return
             self._put((None, StopIteration()))
-        except Exception as error:  # handed to the consumer, who can tell the user
+        except BaseException as error:  # handed to the consumer, who can tell the user
             self._put((None, error))
 
     def _put(self, item: tuple[Any, BaseException | None]) -> None:
@@ -92,10 +92,13 @@ class Prefetch:
         return self
 
     def __next__(self) -> Any:
+        if self._stopped.is_set():
+            raise StopIteration
         began = time.perf_counter()
         batch, error = self._queue.get()
         self.waited += time.perf_counter() - began
         if error is not None:
+            self._stopped.set()  # nothing follows: asking again must not wait
             raise error
         return batch
 

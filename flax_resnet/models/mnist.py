@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import BatchNorm, Dropout, dense_bias_init, dense_init
+from .layers import BatchNorm, Dropout, dense_init
 from .resnet import Conv, ConvSpec, ResidualBlock, block_layout
 
 
 class MnistResNet(nn.Module):
-    """Two stages of convolution (5x5, then 3x3), 2x2 max-pool and one basic residual block.
+    """Two stages of convolution (5x5, then 3x3), 2x2 max-pool and one basic residual block; the
+    classifier sees every place of the last map, so the image size is fixed at initialisation.
 
     The tutorial net's block lacks the ReLU between its two convolutions; here it is He et al.'s
     block, with batch norm. Calls and methods as :class:`resnet.ResNet`.
@@ -45,12 +46,11 @@ class MnistResNet(nn.Module):
         self.conv1, self.bn1, self.layer1 = conv(spec=ConvSpec(first, 5)), norm(), stage(first)
         self.conv2, self.bn2, self.layer2 = conv(spec=ConvSpec(second, 3)), norm(), stage(second)
         self.head_dropout = Dropout(self.dropout, axis_name=self.axis_name)
-        self.fc = nn.Dense(
-            self.num_classes, kernel_init=dense_init, bias_init=dense_bias_init(second), **types
-        )
+        self.fc = nn.Dense(self.num_classes, kernel_init=dense_init, **types)
 
     def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """``"stem"``, ``"layer1"``, ``"layer2"`` ``[N, H, W, C]`` and ``"pooled"`` ``[N, C]``."""
+        """``"stem"``, ``"layer1"``, ``"layer2"`` ``[N, H, W, C]`` and the classifier's input
+        ``"pooled"`` ``[N, H * W * C]``."""
 
         def pool(y: jax.Array) -> jax.Array:
             return nn.max_pool(nn.relu(y), (2, 2), (2, 2))
@@ -58,7 +58,7 @@ class MnistResNet(nn.Module):
         stem = pool(self.bn1(self.conv1(x), train))
         layer1 = self.layer1[0](stem, train)
         layer2 = self.layer2[0](pool(self.bn2(self.conv2(layer1), train)), train)
-        pooled = jnp.mean(layer2, axis=(1, 2))
+        pooled = layer2.reshape(layer2.shape[0], -1)
         return {"stem": stem, "layer1": layer1, "layer2": layer2, "pooled": pooled}
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -1,6 +1,7 @@
 """Parameters, multiply-accumulates, output shapes and memory of a model, without running it."""
 
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,8 +70,11 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
     shapes["fc"] = jax.eval_shape(apply, variables, image).shape[1:]
 
     def stage_of(layer: str) -> str:
-        stage = layer.split("_")[0]
-        return stage if stage in shapes else "stem"
+        if layer in ("fc", "bn_last"):
+            return "fc" if layer == "fc" else names[-1]
+        if layer.startswith(("conv1", "bn1")):
+            return "stem"
+        return "layer" + re.findall(r"\d+", layer)[0]  # layer2_0, or a conv2 between the stages
 
     stages = tuple(
         StageSummary(name, shape, sum(n for layer, n in sizes.items() if stage_of(layer) == name))

@@ -126,5 +126,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
 
 def _nearest(word: str, words: list[str]) -> str:
-    nearest = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    begun = [other for other in words if word and other.startswith(word)]
+    alike = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys([*begun, *alike]))[:3]
     return f"; did you mean {' or '.join(nearest)}?" if nearest else f"; known: {', '.join(words)}"

@@ -132,7 +132,7 @@ def _train(
                 state, sums = advance(state, sums, batch)
                 step += 1
                 clock.steps += 1
-                evaluates = run.evaluates_after(step)
+                evaluates = run.evaluation_is_due(step) or step == run.last_step
                 if evaluates or stop.is_set() or clock.log_is_due():
                     means = _means(sums)
                     _check_finite(means, step, config)
@@ -147,7 +147,8 @@ def _train(
                 if evaluates:
                     # The history first: a run killed before the save writes its line again.
                     val = _evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
-                    sums = replicate(zero_metrics(), mesh)
+                    if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
+                        sums = replicate(zero_metrics(), mesh)
                     checkpoints.save(step, (state, sums), val.get("top1"))
                 elif stop.is_set() or _saves_after(step, config):
                     checkpoints.save(step, (state, sums))
@@ -267,20 +268,22 @@ def _finish(
     data, batch_size = run.dataset, run.config.data.batch_size
     last = int(state.step)
     best = checkpoints.best_step() or last
-    rows: dict[str, tuple[int, Scores | None, Scores]] = {}
-    for name, step in {"best": best, "last": last}.items():
-        if name == "last" and last == best:
-            rows[name] = rows["best"]
-            continue
-        if step != last:
-            restored, _ = checkpoints.restore(step, (state, replicate(zero_metrics(), mesh)))
-        else:
-            restored = state
-        val = evaluate_split(restored, data.validation, batch_size, mesh)
-        rows[name] = (step, val, evaluate_split(restored, data.test, batch_size, mesh))
     past = keep_history(workdir / HISTORY, last)
     seconds = past[-1]["time"] if past else 0.0
-    test = rows["best"][2]
+    val = {
+        line["step"]: {"top1": line["val_top1"], "top5": line["val_top5"]}
+        for line in past
+        if "val_top1" in line
+    }
+    tested = {last: evaluate_split(state, data.test, batch_size, mesh)}
+    if best != last:
+        state, _ = checkpoints.restore(best, (state, replicate(zero_metrics(), mesh)))
+        tested[best] = evaluate_split(state, data.test, batch_size, mesh)
+    rows = {
+        name: (step, val.get(step), tested[step])
+        for name, step in {"best": best, "last": last}.items()
+    }
+    test = tested[best]
     entry = {"step": last, "epoch": round(run.epoch_at(last), 4), "time": seconds}
     entry |= {"best_step": best} | {f"test_{name}": value for name, value in test.items()}
     if jax.process_index() == 0:

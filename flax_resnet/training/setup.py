@@ -53,10 +53,10 @@ class Run:
         epoch = math.floor(self.epoch_at(step))
         return epoch if epoch > math.floor(self.epoch_at(step - 1)) else None
 
-    def evaluates_after(self, step: int) -> bool:
-        """Whether the validation images are evaluated after ``step`` steps."""
+    def evaluation_is_due(self, step: int) -> bool:
+        """Whether the schedule has the validation images evaluated after ``step`` steps."""
         epoch = self.ends_epoch(step)
-        return step == self.last_step or bool(epoch and epoch % self.config.evaluate_every == 0)
+        return step == self.total_steps or bool(epoch and epoch % self.config.evaluate_every == 0)
 
 
 def prepare(config: Config) -> Run:

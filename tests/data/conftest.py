@@ -1,0 +1,161 @@
+"""Made archives of the published layouts, and what every damaged one must be answered with."""
+
+import gzip
+import io
+import struct
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flax_resnet.data import datasets
+from flax_resnet.data.datasets import load_dataset
+from flax_resnet.data.download import PUBLISHED, PublishedFile
+from flax_resnet.errors import UserError
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The test may not reach the network, or the real home folder."""
+
+    def refuse(file: PublishedFile, target: Path) -> None:
+        raise AssertionError(f"download of {file.url}")
+
+    monkeypatch.setattr(datasets, "fetch", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """``real_data(name)``: the folder of real data, where it has ``name``; else a skip."""
+
+    def folder_with(name: str) -> Path:
+        if not (REAL / name).exists():
+            pytest.skip("no real data here")
+        return REAL
+
+    return folder_with
+
+
+@pytest.fixture(scope="session")
+def assert_told() -> Callable[..., None]:
+    """``assert_told(name, folder, culprit, *expected)``: loading fails with a message that has the
+    file, what is wrong (``expected``), what was published, and what to do."""
+
+    def check(name: str, folder: Path, culprit: Path, *expected: str) -> None:
+        with pytest.raises(UserError) as caught:
+            load_dataset(name, folder)
+        message = str(caught.value)
+        (file,) = [f for f in PUBLISHED[name] if f.name == culprit.name]
+        for fact in (str(culprit), str(file.size), file.sha256, file.url, "delete", *expected):
+            assert fact in message, message
+        assert "\n" not in message
+        assert caught.value.exit_code == 1
+
+    return check
+
+
+# --- CIFAR -------------------------------------------------------------------
+
+
+def _record(label: bytes, seed: int) -> bytes:
+    return label + np.random.default_rng(seed).integers(0, 256, 3072, np.uint8).tobytes()
+
+
+def _archive(members: Mapping[str, bytes], folder: str = "cifar-10-batches-bin") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def archive() -> Callable[..., bytes]:
+    """``archive(members, folder)``: the ``.tar.gz`` of these files in this folder."""
+    return _archive
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> dict[str, bytes]:
+    """CIFAR-10's files, with 40 records in each: four of each class, ``class0`` to ``class9``."""
+    files = [f"data_batch_{n}.bin" for n in range(1, 6)] + ["test_batch.bin"]
+    members = {
+        name: b"".join(_record(bytes([i % 10]), 1000 * n + i) for i in range(40))
+        for n, name in enumerate(files)
+    }
+    members["batches.meta.txt"] = ("\n".join(f"class{n}" for n in range(10)) + "\n\n").encode()
+    return members
+
+
+@pytest.fixture(scope="session")
+def cifar10_archive(cifar10: dict[str, bytes]) -> bytes:
+    return _archive(cifar10)
+
+
+@pytest.fixture(scope="session")
+def cifar100() -> dict[str, bytes]:
+    """CIFAR-100's files: two training images and one test image of each fine class."""
+    labels = [bytes([i % 20, i % 100]) for i in range(200)]
+    return {
+        "train.bin": b"".join(_record(label, i) for i, label in enumerate(labels)),
+        "test.bin": b"".join(_record(label, 500 + i) for i, label in enumerate(labels[:100])),
+        "fine_label_names.txt": "".join(f"fine{n}\n" for n in range(100)).encode(),
+        "coarse_label_names.txt": "".join(f"coarse{n}\n" for n in range(20)).encode(),
+    }
+
+
+@pytest.fixture(scope="session")
+def place_cifar10(cifar10_archive: bytes) -> Callable[..., Path]:
+    """``place_cifar10(folder, content)``: the archive's path; the good archive by default."""
+
+    def place(folder: Path, content: bytes = cifar10_archive) -> Path:
+        path = folder / "cifar-10-binary.tar.gz"
+        path.write_bytes(content)
+        return path
+
+    return place
+
+
+# --- IDX ---------------------------------------------------------------------
+
+
+def _idx(array: np.ndarray) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture(scope="session")
+def idx() -> Callable[[np.ndarray], bytes]:
+    """``idx(array)``: the IDX file of an array of bytes."""
+    return _idx
+
+
+@pytest.fixture(scope="session")
+def idx_contents() -> dict[str, bytes]:
+    """The four files of an IDX set, not compressed: 100 training and 20 test images."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    for part, count in (("train", 100), ("t10k", 20)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        contents[f"{part}-images-idx3-ubyte.gz"] = _idx(images)
+        contents[f"{part}-labels-idx1-ubyte.gz"] = _idx(np.arange(count) % 10)
+    return contents
+
+
+@pytest.fixture(scope="session")
+def place_idx() -> Callable[[Path, Mapping[str, bytes]], None]:
+    """``place_idx(folder, contents)``: write the files, compressed."""
+
+    def place(folder: Path, contents: Mapping[str, bytes]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(gzip.compress(content, 1))
+
+    return place

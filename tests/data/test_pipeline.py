@@ -1,0 +1,147 @@
+"""Order and batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flax_resnet.data.datasets import Split
+from flax_resnet.data.pipeline import (
+    Batch,
+    batch_indices,
+    epoch_order,
+    eval_batches,
+    train_batches,
+)
+
+properties = settings(database=None, deadline=None, max_examples=60)
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 40)
+batch_sizes = st.integers(1, 100)  # larger than the data set too
+
+
+def numbered(size: int) -> Split:
+    """A split whose images and labels tell their own position."""
+    images = np.arange(size, dtype=np.uint8).repeat(4).reshape(size, 2, 2, 1)
+    return Split(images, np.arange(size, dtype=np.int32))
+
+
+def assert_same_batches(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@properties
+@given(seed=seeds, batch_size=batch_sizes, size=sizes, epochs=st.integers(1, 4))
+def test_batches_end_to_end_are_the_epochs(
+    seed: int, batch_size: int, size: int, epochs: int
+) -> None:
+    steps = -(-epochs * size // batch_size)
+    batches = [batch_indices(seed, step, batch_size, size) for step in range(steps)]
+    assert {batch.shape for batch in batches} == {(batch_size,)}
+    assert {batch.dtype for batch in batches} == {np.dtype(np.int64)}
+    line = np.concatenate(batches)
+    for epoch in range(epochs):
+        part = line[epoch * size : (epoch + 1) * size]
+        assert sorted(part.tolist()) == list(range(size))  # each once, none dropped
+        np.testing.assert_array_equal(part, epoch_order(seed, epoch, size))
+    rest = line[epochs * size :]  # the start of what comes next: nothing is skipped there either
+    later = [epoch_order(seed, epochs + n, size) for n in range(batch_size // size + 1)]
+    np.testing.assert_array_equal(rest, np.concatenate(later)[: len(rest)])
+
+
+@properties
+@given(
+    seed=seeds,
+    batch_size=st.integers(1, 20),
+    size=sizes,
+    start=st.integers(0, 12),
+    count=st.integers(0, 6),
+)
+def test_starting_later_continues_the_same_run(
+    seed: int, batch_size: int, size: int, start: int, count: int
+) -> None:
+    def run(start: int, stop: int) -> list[Batch]:
+        epoch_order.cache_clear()  # a resumed run is a new process
+        batches = train_batches(
+            numbered(size), seed=seed, batch_size=batch_size, start=start, stop=stop
+        )
+        return list(batches)
+
+    assert_same_batches(run(0, start + count)[start:], run(start, start + count))
+
+
+@properties
+@given(seed=seeds, step=st.integers(0, 10**7), batch_size=batch_sizes, size=sizes)
+def test_late_steps_keep_the_place_in_the_line(
+    seed: int, step: int, batch_size: int, size: int
+) -> None:
+    batch = batch_indices(seed, step, batch_size, size)
+    for offset in {0, batch_size // 2, batch_size - 1}:
+        epoch, place = divmod(step * batch_size + offset, size)
+        assert batch[offset] == epoch_order(seed, epoch, size)[place]
+
+
+@properties
+@given(seed=seeds, other=seeds, epochs=st.tuples(*[st.integers(0, 1000)] * 2))
+def test_orders_differ_by_seed_and_epoch(seed: int, other: int, epochs: tuple[int, int]) -> None:
+    first = epoch_order(seed, epochs[0], 100)
+    same = epoch_order(other, epochs[1], 100)
+    assert np.array_equal(first, same) == ((seed, epochs[0]) == (other, epochs[1]))
+
+
+def test_neighbouring_seeds_and_epochs_do_not_share_an_order() -> None:
+    orders = {tuple(epoch_order(s, e, 20).tolist()) for s in range(30) for e in range(30)}
+    assert len(orders) == 900
+
+
+def test_order_does_not_follow_the_global_generator() -> None:
+    np.random.seed(1)
+    first = epoch_order(3, 4, 50)
+    epoch_order.cache_clear()
+    np.random.seed(2)
+    np.testing.assert_array_equal(first, epoch_order(3, 4, 50))
+
+
+def test_cached_order_cannot_be_spoilt_through_a_batch() -> None:
+    before = epoch_order(5, 0, 10).copy()
+    batch = batch_indices(5, 0, 10, 10)
+    batch[:] = 0
+    np.testing.assert_array_equal(epoch_order(5, 0, 10), before)
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(5, 0, 10)[0] = 1
+
+
+@properties
+@given(seed=seeds, batch_size=batch_sizes, size=sizes, step=st.integers(0, 20))
+def test_train_batches_hold_the_indexed_images(
+    seed: int, batch_size: int, size: int, step: int
+) -> None:
+    split = numbered(size)
+    batches = train_batches(split, seed=seed, batch_size=batch_size, start=step, stop=step + 1)
+    (batch,) = batches
+    indices = batch_indices(seed, step, batch_size, size)
+    assert sorted(batch) == ["image", "label"]
+    np.testing.assert_array_equal(batch["label"], indices)
+    np.testing.assert_array_equal(batch["image"], split.images[indices])
+
+
+@properties
+@given(batch_size=batch_sizes, size=st.integers(0, 40))
+def test_eval_batches_have_every_image_once_under_the_mask(batch_size: int, size: int) -> None:
+    split = numbered(size)
+    batches = list(eval_batches(split, batch_size=batch_size))
+    assert len(batches) == -(-size // batch_size)
+    for batch in batches:
+        assert sorted(batch) == ["image", "label", "mask"]
+        assert batch["image"].shape == (batch_size, 2, 2, 1)
+        assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+        assert batch["label"].shape == batch["mask"].shape == (batch_size,)
+        assert batch["mask"].dtype == bool
+        # The filling too is real images with their own labels.
+        np.testing.assert_array_equal(batch["image"], split.images[batch["label"]])
+    labels = [label for batch in batches for label in batch["label"][batch["mask"]].tolist()]
+    assert labels == list(range(size))

@@ -1,0 +1,119 @@
+"""Costs of the models against published ones: torchvision's table, the papers' parameter counts."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flax_resnet.models import create_model, default_image_shape, summarize
+
+# torchvision.models: `num_params` and `_ops` (GMACs at 224x224) of its weights' metadata.
+TORCHVISION = {
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+    "resnext101_32x8d": (88_791_336, 16.414),
+    "resnext101_64x4d": (83_455_272, 15.460),
+    "wide_resnet50_2": (68_883_240, 11.398),
+    "wide_resnet101_2": (126_886_696, 22.753),
+}
+# Published counts for CIFAR-10: He et al. 2015a, Zagoruyko & Komodakis 2016, Xie et al. 2017 and
+# their PyTorch reproductions.
+CIFAR = {
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "wrn28_10": 36_479_194,
+    "resnext29_8x64d": 34_426_698,
+}
+PARAMETERS = {name: count for name, (count, _) in TORCHVISION.items()} | CIFAR
+# The other summaries take seconds each.
+SHALLOW = ("resnet18", "resnet20", "resnet50", "resnext50_32x4d")
+
+
+@cache
+def summary_of(name):
+    return summarize(create_model(name))
+
+
+def parameters_of(name):
+    if name in SHALLOW:
+        return summary_of(name).parameters
+    model = create_model(name)
+    image = jnp.zeros((1, *default_image_shape(model)))
+    variables = jax.eval_shape(lambda key: model.init(key, image), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+def test_parameter_count_is_the_published_one(name, parameters):
+    assert parameters_of(name) == parameters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in SHALLOW)) for name in TORCHVISION],
+)
+def test_summary_agrees_with_torchvision(name):
+    parameters, gmacs = TORCHVISION[name]
+    summary = summary_of(name)
+    assert summary.parameters == parameters
+    assert summary.macs / 1e9 == pytest.approx(gmacs, rel=0.005)
+
+
+def test_stages_of_resnet50_are_those_of_the_paper():
+    summary = summary_of("resnet50")
+    assert [(stage.name, stage.output_shape) for stage in summary.stages] == [
+        ("stem", (56, 56, 64)),
+        ("layer1", (56, 56, 256)),
+        ("layer2", (28, 28, 512)),
+        ("layer3", (14, 14, 1024)),
+        ("layer4", (7, 7, 2048)),
+        ("fc", (1000,)),
+    ]
+    # 7x7 kernel and batch norm; weights and bias of the classifier.
+    assert summary.stages[0].parameters == 7 * 7 * 3 * 64 + 2 * 64
+    assert summary.stages[-1].parameters == 2048 * 1000 + 1000
+    assert sum(stage.parameters for stage in summary.stages) == summary.parameters
+
+
+def test_weight_bytes_hold_parameters_and_running_statistics():
+    summary = summary_of("resnet20")
+    normalised = 16 + 3 * 2 * (16 + 32 + 64)  # channels of the 19 batch norms
+    assert summary.weight_bytes == 4 * (269_722 + 2 * normalised)
+
+
+def test_macs_grow_with_the_image():
+    small, large = summary_of("resnet8"), summarize(create_model("resnet8"), (64, 64, 3))
+    classifier = 64 * 10
+    assert large.macs - classifier == 4 * (small.macs - classifier)
+    assert large.activation_bytes > 3 * small.activation_bytes
+    assert large.parameters == small.parameters
+
+
+def test_remat_keeps_fewer_activations():
+    remat = summarize(create_model("resnet8", remat=True))
+    assert remat.activation_bytes < summary_of("resnet8").activation_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("resnet18", (224, 224, 3)), ("resnet20", (32, 32, 3)), ("resnet_mnist", (28, 28, 1))],
+)
+def test_default_image_is_the_data_sets(name, shape):
+    assert default_image_shape(create_model(name)) == shape
+
+
+def test_final_norm_of_v2_belongs_to_the_last_stage():
+    stem = summarize(create_model("resnet11_v2")).stages[0]
+    assert stem.parameters == 3 * 3 * 3 * 16
+
+
+def test_second_convolution_of_the_mnist_net_belongs_to_layer2():
+    stem = summarize(create_model("resnet_mnist")).stages[0]
+    assert stem.parameters == 5 * 5 * 16 + 2 * 16

@@ -1,0 +1,114 @@
+"""The rooms of `flax_resnet` import downwards only, and its files stay short: read, not run."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "flax_resnet"
+FILES = sorted(ROOT.rglob("*.py"))
+LONGEST = 360
+
+# Higher rooms may import lower ones. Rooms of one height do not know each other.
+HEIGHT = {
+    "cli": 6,
+    "inference": 5,
+    "training": 4,
+    "report": 3,
+    "data": 2,
+    "weights": 2,
+    "models": 1,
+}
+SHARED = ("config", "errors")  # single files that every room but `models` may import
+
+
+def room_of(file):
+    """`models/resnet.py` is in the room `models`; `cli.py` is the room `cli`; the package's own
+    `__init__.py` is the room `""`."""
+    first = file.relative_to(ROOT).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imported_modules(source, package):
+    """Absolute dotted names of everything of ours that `source`, a file of `package`, imports;
+    also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            parts = (base if node.level else []) + ([node.module] if node.module else [])
+            names = [".".join([*parts, alias.name]) for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "flax_resnet")
+
+
+def imported_rooms(file):
+    package = ".".join(("flax_resnet", *file.relative_to(ROOT).parts[:-1]))
+    for name in imported_modules(file.read_text(), package):
+        if name != "flax_resnet.__version__":
+            yield name, [*name.split("."), ""][1]
+
+
+def is_allowed(importer, imported):
+    if importer in ("", imported):
+        return True
+    if imported in SHARED:
+        return importer not in ("models", *SHARED) or (importer, imported) == ("config", "errors")
+    return HEIGHT.get(importer, 0) > HEIGHT.get(imported, len(HEIGHT))
+
+
+def name_of(file):
+    return str(file.relative_to(ROOT))
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room_of(file) for file in FILES} <= {"", *HEIGHT, *SHARED}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_run_downwards(file):
+    wrong = [name for name, room in imported_rooms(file) if not is_allowed(room_of(file), room)]
+    assert not wrong, f"{name_of(file)} imports {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_file_is_not_too_long(file):
+    assert len(file.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "found"),
+    [
+        ("from . import a, b", "flax_resnet.data", ["flax_resnet.data.a", "flax_resnet.data.b"]),
+        ("from ..config import C", "flax_resnet.data", ["flax_resnet.config.C"]),
+        ("from .. import models", "flax_resnet.data", ["flax_resnet.models"]),
+        ("import flax_resnet.cli as c, jax", "flax_resnet", ["flax_resnet.cli"]),
+        ("def f():\n from .models import m", "flax_resnet", ["flax_resnet.models.m"]),
+        ("from flax import linen\nimport flax", "flax_resnet", []),
+    ],
+)
+def test_reader_resolves_imports(source, package, found):
+    assert list(imported_modules(source, package)) == found
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("", "cli", True),
+        ("training", "models", True),
+        ("report", "models", True),
+        ("training", "config", True),
+        ("config", "errors", True),
+        ("models", "models", True),
+        ("models", "errors", False),
+        ("data", "weights", False),
+        ("report", "training", False),
+        ("config", "models", False),
+        ("errors", "config", False),
+        ("training", "", False),
+    ],
+)
+def test_reader_knows_the_rules(importer, imported, allowed):
+    assert is_allowed(importer, imported) is allowed

@@ -1,0 +1,190 @@
+"""Whole runs on the bundled digits: what is written, exact resumption, bad input."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+
+BASE = Config(
+    model=ModelConfig(name="resnet8"),
+    data=DataConfig(name="digits", batch_size=128, crop_padding=1, flip=False),
+    optimizer=OptimizerConfig(learning_rate=0.05),
+    epochs=2,
+    compile_cache=None,
+)
+
+
+def config(workdir, **changes):
+    return dataclasses.replace(BASE, workdir=str(workdir), **changes)
+
+
+def history(workdir):
+    return [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+
+
+def checkpoint_arrays(workdir, step):
+    tree = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "default")
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+TIMES = {"time", "images_per_second", "data_wait"}
+
+
+def without_times(lines):
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, fr.train(config(workdir))
+
+
+def test_a_run_writes_its_folder(whole_run):
+    workdir, result = whole_run
+    assert result.finished
+    assert json.loads((workdir / "classes.json").read_text()) == [str(n) for n in range(10)]
+    assert set(json.loads((workdir / "preprocessing.json").read_text())) == {
+        "mean",
+        "std",
+        "image_size",
+    }
+    assert json.loads((workdir / "config.json").read_text())["model.name"] == "resnet8"
+    *lines, last = history(workdir)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    wanted = "step epoch time train_loss train_top1 val_loss val_top1 val_top5 learning_rate"
+    assert {*wanted.split(), "images_per_second", "data_wait"} <= set(lines[0])
+    assert {"test_loss", "test_top1", "test_top5"} <= set(last)
+    assert 0 <= last["test_top1"] <= 1
+    assert last["test_top1"] == result.test["top1"]
+
+
+def assert_same_run(one, other, step):
+    """The same history but for the times, and the same bits in the last checkpoint."""
+    assert without_times(history(one)) == without_times(history(other))
+    arrays = checkpoint_arrays(one, step), checkpoint_arrays(other, step)
+    for expected, found in zip(*arrays, strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+def wait_for(path, seconds=120):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path, console):
+    workdir, result = whole_run
+
+    def stop():
+        wait_for(tmp_path / "checkpoints" / "3")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    stopped = fr.train(config(tmp_path, save_every_steps=3), console)
+    assert not stopped.finished
+    assert "saved. The same command goes on from there" in console.text()
+    resumed = fr.train(config(tmp_path, save_every_steps=3), console)
+    assert resumed.finished
+    assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
+    assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(whole_run, tmp_path):
+    workdir, result = whole_run
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_loop, flax_resnet as fr\n"
+        "fr.train(test_loop.config(sys.argv[2], save_every_steps=3))\n"
+    )
+    here = os.path.dirname(os.path.abspath(__file__))
+    command = [sys.executable, "-c", script, here, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait_for(tmp_path / "checkpoints" / "6")
+        process.kill()
+    assert fr.train(config(tmp_path, save_every_steps=3)).finished
+    assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_max_steps_ends_early_and_more_of_them_goes_on(whole_run, tmp_path):
+    workdir, result = whole_run
+    assert fr.train(config(tmp_path, max_steps=7)).step == 7
+    # The early end adds its own evaluation and test lines; the step of the first is kept.
+    assert fr.train(config(tmp_path)).test == result.test
+    lines = [line for line in without_times(history(tmp_path)) if line["step"] != 7]
+    assert lines == without_times(history(workdir))
+
+
+def test_a_finished_run_is_only_evaluated_again(whole_run, console):
+    workdir, result = whole_run
+    before = history(workdir)
+    assert fr.train(config(workdir), console).test == result.test
+    assert without_times(history(workdir)) == without_times(before)
+    assert "Compiled the train step" not in console.text()
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole_run):
+    workdir, _ = whole_run
+    with pytest.raises(fr.UserError, match=r"seed was 0, is now 5"):
+        fr.train(config(workdir, seed=5))
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(tmp_path):
+    wild = dataclasses.replace(BASE.optimizer, learning_rate=1e20)
+    with pytest.raises(fr.UserError, match=r"not finite at step \d+.*learning rate"):
+        fr.train(config(tmp_path, optimizer=wild))
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    fr.train(config(tmp_path, max_steps=2))
+    for path in (tmp_path / "checkpoints" / "2" / "default").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(fr.UserError, match=r"checkpoints.2 cannot be read"):
+        fr.train(config(tmp_path, max_steps=4))
+
+
+def test_without_validation_images_the_last_checkpoint_counts(tmp_path):
+    data = dataclasses.replace(BASE.data, validation=0.0)
+    result = fr.train(config(tmp_path, data=data, max_steps=3))
+    assert result.best_step == 3
+    assert "val_top1" not in history(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": ModelConfig(name="resnt50")}, "did you mean .*resnet50"),
+        ({"model": ModelConfig(name="resnet_mnist", shortcut="A")}, "no option 'shortcut'"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
+    ],
+)
+def test_impossible_settings_are_told_in_one_sentence(tmp_path, change, message):
+    with pytest.raises(fr.UserError, match=message) as caught:
+        fr.train(config(tmp_path / "run", **change))
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_far_off_settings_are_warned_about(tmp_path, console):
+    data = dataclasses.replace(BASE.data, batch_size=4)
+    optimizer = dataclasses.replace(BASE.optimizer, learning_rate=5.0, weight_decay=0.5)
+    warnings = fr.check_config(config(tmp_path, data=data, optimizer=optimizer))
+    assert [word in " ".join(warnings) for word in ("learning rate 5", "decay 0.5", "size 4")]
+    assert len(warnings) == 3

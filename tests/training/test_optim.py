@@ -1,0 +1,95 @@
+"""Schedules at the steps the recipes name; optimisers against torch's documented update rules."""
+
+import jax
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.config import OptimizerConfig
+from flax_resnet.training import create_optimizer, create_schedule
+from flax_resnet.training.optim import decay_mask
+
+
+def rates(total, epochs, **options):
+    schedule = create_schedule(OptimizerConfig(**options), total, epochs)
+    return np.array([float(schedule(step)) for step in range(total)])
+
+
+def test_steps_fall_at_their_epochs():
+    found = rates(100, 10, schedule="step", learning_rate=1.0, milestones=(5, 8))
+    np.testing.assert_allclose(found, [1.0] * 50 + [0.1] * 30 + [0.01] * 20, rtol=1e-5)
+
+
+def test_warmup_rises_linearly_and_milestones_still_count_from_the_start():
+    options = {"schedule": "step", "learning_rate": 1.0, "milestones": (5,), "warmup_epochs": 2}
+    found = rates(100, 10, **options)
+    np.testing.assert_allclose(found[:20], np.arange(1, 21) / 20, rtol=1e-5)
+    np.testing.assert_allclose(found[20:], [1.0] * 30 + [0.1] * 50, rtol=1e-5)
+
+
+def test_cosine_ends_near_zero():
+    found = rates(100, 10, schedule="cosine", learning_rate=1.0)
+    np.testing.assert_allclose(found, (1 + np.cos(np.pi * np.arange(100) / 100)) / 2, atol=1e-6)
+
+
+def updates(config, gradients, start):
+    """Parameters after one step for each gradient, at a constant rate."""
+    tx = create_optimizer(config, lambda step: config.learning_rate)
+    params = {"conv": {"kernel": np.float32(start)}, "bn": {"scale": np.float32(start)}}
+    state, found = tx.init(params), []
+    for gradient in gradients:
+        grads = jax.tree.map(lambda _, g=gradient: np.float32(g), params)
+        change, state = tx.update(grads, state, params)
+        params = jax.tree.map(lambda p, c: p + c, params, change)
+        found.append(float(params["conv"]["kernel"]))
+    return found, float(params["bn"]["scale"])
+
+
+GRADIENTS = (0.3, -0.2, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torchs(nesterov):
+    rate, mu, decay, p, buffer = 0.1, 0.9, 0.01, 2.0, None
+    expected = []
+    for gradient in GRADIENTS:  # torch.optim.SGD, "Algorithm"
+        g = gradient + decay * p
+        buffer = g if buffer is None else mu * buffer + g
+        p -= rate * (g + mu * buffer if nesterov else buffer)
+        expected.append(p)
+    config = OptimizerConfig(learning_rate=rate, weight_decay=decay, nesterov=nesterov)
+    np.testing.assert_allclose(updates(config, GRADIENTS, 2.0)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_and_adamw_are_torchs(decoupled):
+    rate, decay, p, m, v, expected = 0.1, 0.05, 2.0, 0.0, 0.0, []
+    for t, gradient in enumerate(GRADIENTS, start=1):  # torch.optim.Adam and AdamW, "Algorithm"
+        g = gradient if decoupled else gradient + decay * p
+        if decoupled:
+            p -= rate * decay * p
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        p -= rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        expected.append(p)
+    name = "adamw" if decoupled else "adam"
+    config = OptimizerConfig(name=name, learning_rate=rate, weight_decay=decay)
+    np.testing.assert_allclose(updates(config, GRADIENTS, 2.0)[0], expected, rtol=1e-4)
+
+
+def test_normalisation_and_biases_are_not_decayed_unless_asked():
+    zero = (0.0,) * 3
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.1)
+    decayed, scale = updates(config, zero, 2.0)
+    assert decayed[-1] < 2.0
+    assert scale == 2.0
+    _, scale = updates(OptimizerConfig(weight_decay=0.1, decay_all=True), zero, 2.0)
+    assert scale < 2.0
+
+
+def test_the_mask_covers_a_whole_model():
+    model = fr.create_model("resnet8")
+    shape = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), shape)["params"]
+    paths = jax.tree_util.tree_flatten_with_path(decay_mask(params))[0]
+    assert {path[-1].key for path, keep in paths if keep} == {"kernel"}
+    assert {path[-1].key for path, keep in paths if not keep} == {"scale", "bias"}

@@ -1,0 +1,184 @@
+"""The pure steps: against NumPy, and the same under jit, shard_map and pmap."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.data import Augmentation, Preprocessing
+
+jitted_step = jax.jit(fr.train_step)
+jitted_eval = jax.jit(fr.eval_step)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8),
+        "label": rng.integers(0, 10, 8).astype(np.int32),
+    }
+
+
+def make_state(batch, tx=None, options=None, **model_options):
+    model = fr.create_model("resnet8", **model_options)
+    options = options or fr.StepOptions(preprocess=Preprocessing((0.5,) * 3, (0.25,) * 3))
+    return fr.create_train_state(
+        model, tx or optax.sgd(0.1), jax.random.key(0), jnp.asarray(batch["image"]), options
+    )
+
+
+def test_training_lowers_the_loss(batch):
+    state = make_state(batch)
+    losses = []
+    for _ in range(10):
+        state, metrics = jitted_step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 10
+
+
+def test_evaluation_sums_agree_with_numpy(batch):
+    state = make_state(batch)
+    images = (batch["image"] / 255 - 0.5) / 0.25
+    logits = np.asarray(
+        state.model.apply(state.eval_variables, images.astype(np.float32), train=False), np.float64
+    )
+    labels = batch["label"]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(8), labels]
+    rank = (logits > logits[np.arange(8), labels][:, None]).sum(1)
+    sums = jitted_eval(state, batch)
+    np.testing.assert_allclose(sums["loss"], losses.sum(), rtol=1e-5)
+    assert float(sums["top1"]) == (rank == 0).sum()
+    assert float(sums["top5"]) == (rank < 5).sum()
+    assert float(sums["count"]) == 8
+
+
+def test_masked_examples_do_not_count_whatever_they_hold(batch):
+    options = fr.StepOptions()
+    floats = batch | {"image": batch["image"].astype(np.float32) / 255}
+    state = make_state(floats, options=options)
+    whole = jitted_eval(state, {name: value[:5] for name, value in floats.items()})
+    spoilt = floats["image"].copy()
+    spoilt[5:] = np.nan
+    masked = jitted_eval(state, floats | {"image": spoilt, "mask": np.arange(8) < 5})
+    for name in whole:
+        np.testing.assert_allclose(masked[name], whole[name], rtol=1e-6)
+
+
+def test_top5_counts_every_example_where_there_are_fewer_than_five_classes(batch):
+    batch = batch | {"label": batch["label"] % 3}
+    assert float(jitted_eval(make_state(batch, num_classes=3), batch)["top5"]) == 8
+
+
+def test_label_smoothing_is_the_papers(batch):
+    smoothing = 0.1
+    losses = {}
+    for share in (0.0, smoothing):
+        options = fr.StepOptions(
+            preprocess=Preprocessing((0.5,) * 3, (0.25,) * 3), label_smoothing=share
+        )
+        # One step of plain SGD moves the classifier's bias by -rate * mean(softmax - target).
+        state = make_state(batch, tx=optax.sgd(1.0), options=options)
+        after, _ = jitted_step(state, batch)
+        losses[share] = np.asarray(state.params["fc"]["bias"] - after.params["fc"]["bias"])
+    one_hot = np.eye(10)[batch["label"]]
+    smooth = one_hot * (1 - smoothing) + smoothing / 10
+    expected = (one_hot - smooth).mean(0)
+    np.testing.assert_allclose(losses[smoothing] - losses[0.0], expected, atol=1e-6)
+
+
+def test_ema_is_the_running_average_of_weights_and_statistics(batch):
+    options = fr.StepOptions(preprocess=Preprocessing((0.5,) * 3, (0.25,) * 3), ema_decay=0.75)
+    state = make_state(batch, options=options)
+    expected = {"params": state.params, "batch_stats": state.batch_stats}
+    for _ in range(3):
+        state, _ = jitted_step(state, batch)
+        new = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda old, now: 0.75 * old + 0.25 * now, expected, new)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected
+    )
+    assert state.eval_variables["params"] is state.ema["params"]
+
+
+def test_the_same_step_gives_the_same_augmentation_and_another_step_another(batch):
+    options = fr.StepOptions(
+        augment=Augmentation(2, True), preprocess=Preprocessing((0.5,) * 3, (0.25,) * 3)
+    )
+    state = make_state(batch, tx=optax.sgd(0.0), options=options)
+    first, metrics = jitted_step(state, batch)
+    _, again = jitted_step(state, batch)
+    _, later = jitted_step(first, batch)
+    assert float(metrics["loss"]) == float(again["loss"])
+    assert float(metrics["loss"]) != float(later["loss"])
+
+
+PARALLEL = """
+import json
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp, numpy as np, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import flax_resnet as fr
+from flax_resnet.data import Augmentation
+
+rng = np.random.default_rng(0)
+batch = {"image": rng.normal(size=(8, 8, 8, 3)), "label": rng.integers(0, 10, 8),
+         "mask": np.array([1, 1, 1, 1, 1, 1, 0, 1], bool)}
+model = fr.create_model("resnet8", dtype=jnp.float64, param_dtype=jnp.float64, dropout=0.2,
+                        stochastic_depth=0.3)
+options = fr.StepOptions(augment=Augmentation(1, True), ema_decay=0.9, label_smoothing=0.1)
+start = fr.create_train_state(model, optax.sgd(0.1, 0.9), jax.random.key(0),
+                              jnp.asarray(batch["image"]), options)
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+def run(step, state, batch):
+    for _ in range(3):
+        state, metrics = step(state, batch)
+    return state, metrics
+
+one = run(jax.jit(fr.train_step), start, batch)
+spread = {k: jax.device_put(v, NamedSharding(mesh, P("data"))) for k, v in batch.items()}
+whole = jax.device_put(start, NamedSharding(mesh, P()))
+jitted = run(jax.jit(fr.train_step), whole, spread)
+def mapped(state, batch):
+    return fr.train_step(state, batch, axis_name="data")
+shard = run(jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())),
+            whole, spread)
+split = {k: v.reshape(4, 2, *v.shape[1:]) for k, v in batch.items()}
+copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), start)
+pmapped = run(jax.pmap(mapped, axis_name="data"), copies, split)
+pmapped = jax.tree.map(lambda leaf: leaf[0], pmapped)
+
+def worst(other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max()
+               / max(np.abs(np.asarray(a, float)).max(), 1e-3)) for a, b in pairs)
+
+print(json.dumps({"jit": worst(jitted), "shard_map": worst(shard), "pmap": worst(pmapped)}))
+"""
+
+
+def test_one_device_jit_shard_map_and_pmap_over_four_agree():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    worst = json.loads(done.stdout.splitlines()[-1])
+    # float64 throughout, but for the float32 metrics and batch weights.
+    assert max(worst.values()) < 1e-6, worst
