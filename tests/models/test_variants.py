@@ -56,7 +56,8 @@ def loss_and_gradients(model, variables, images):
 
 
 def train_once(model, key, images):
-    variables = model.init(key, images[:1], train=False)
+    # The same operations as in training: run one by one, each compiles once.
+    variables = model.init(key, images, train=True)
     return variables, *loss_and_gradients(model, variables, images)
 
 
