@@ -4,7 +4,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     """The nets are tiny: compiling them is nearly all the time, and XLA's optimisations two thirds
     of that."""
