@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     fr.train(config(tmp_path, max_steps=2))
     for path in (tmp_path / "checkpoints" / "2" / "default").rglob("*"):
         if path.is_file():
-            path.write_bytes(path.read_bytes()[:10])
+            path.unlink()
     with pytest.raises(fr.UserError, match=r"checkpoints.2 cannot be read"):
         fr.train(config(tmp_path, max_steps=4))
 
