@@ -99,7 +99,16 @@ def test_short_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name, **SHORT[name]), jax.jit(train_once, static_argnums=0))
 
 
+@pytest.fixture
+def optimised_code():
+    """Undoes `quick_compilation`: drawing 100 million weights takes a minute otherwise."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised_code")
 @pytest.mark.parametrize("name", list_models())
 def test_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name), train_once)  # a thousand layers compile too slowly
