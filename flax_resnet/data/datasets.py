@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flax_resnet.data import formats
-from flax_resnet.data.download import PUBLISHED, PublishedFile, fetch
 from flax_resnet.data.formats import CifarLayout, FormatError
+from flax_resnet.data.published import PUBLISHED
+from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
 
 DEFAULT_FOLDER = "~/tensorflow_datasets/downloads"
+_OTHERWISE = "use --config digits, which needs no download"
 
 # The splits belong to the data set, not to a run: another training seed must
 # see the same validation images, or results could not be compared.
@@ -174,11 +176,11 @@ def _find(
         raise UserError(
             f"{', '.join(file.name for file in absent)} of {name} not found in "
             f"{' or '.join(map(str, folders))} and downloading is off: put into {home} what is at "
-            f"{wanted}, or use --config digits, which needs no download"
+            f"{wanted}, or {_OTHERWISE}"
         )
     for file in absent:
         paths[file.name] = home / file.name
-        fetch(file, paths[file.name])
+        fetch(file, paths[file.name], _OTHERWISE)
     return paths
 
 

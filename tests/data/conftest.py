@@ -12,7 +12,8 @@ import pytest
 
 from flax_resnet.data import datasets
 from flax_resnet.data.datasets import load_dataset
-from flax_resnet.data.download import PUBLISHED, PublishedFile
+from flax_resnet.data.published import PUBLISHED
+from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -22,7 +23,7 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The test may not reach the network, or the real home folder."""
 
-    def refuse(file: PublishedFile, target: Path) -> None:
+    def refuse(file: PublishedFile, target: Path, otherwise: str) -> None:
         raise AssertionError(f"download of {file.url}")
 
     monkeypatch.setattr(datasets, "fetch", refuse)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_resnet.data.datasets import Dataset, load_dataset
-from flax_resnet.data.download import PUBLISHED
+from flax_resnet.data.published import PUBLISHED
 from flax_resnet.errors import UserError
 
 # What the fixtures of conftest.py are.

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_resnet.data import datasets, download
+from flax_resnet import download
+from flax_resnet.data import datasets
 from flax_resnet.data.datasets import Dataset, Split, dataset_names, load_dataset
-from flax_resnet.data.download import PUBLISHED, PublishedFile
+from flax_resnet.data.published import PUBLISHED
+from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 
 # What the fixtures of conftest.py are.
@@ -176,7 +178,7 @@ def test_only_absent_files_are_downloaded(
 ) -> None:
     asked = []
 
-    def serve(file: PublishedFile, target: Path) -> None:
+    def serve(file: PublishedFile, target: Path, otherwise: str) -> None:
         asked.append(file.url)
         place_idx(target.parent, {target.name: idx_contents[target.name]})
 
@@ -189,10 +191,11 @@ def test_only_absent_files_are_downloaded(
 
 def test_failed_download_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> None:
-        raise download._DownloadFailed("no network")
+        raise OSError("no network")
 
     monkeypatch.setattr(download, "_open", broken)
     monkeypatch.setattr(datasets, "fetch", download.fetch)
     with pytest.raises(UserError, match="no network") as caught:
         load_dataset("cifar10", tmp_path)
     assert str(tmp_path / "cifar10") in str(caught.value)
+    assert "--config digits" in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.data.datasets import load_dataset
-from flax_resnet.data.download import PUBLISHED
+from flax_resnet.data.published import PUBLISHED
 from flax_resnet.errors import UserError
 
 # What the fixtures of conftest.py are.

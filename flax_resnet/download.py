@@ -1,0 +1,280 @@
+"""The download of one published file: resumed where it broke off, checked on arrival."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from flax_resnet.errors import UserError
+
+# Name look-up, connection and response headers together: with no network the
+# user hears of it within 20 seconds, however many addresses the name has.
+OPEN_SECONDS = 15.0
+# Longest silence allowed on an open connection.
+READ_SECONDS = 10.0
+# Connections for one file, where each but the last broke off with new bytes.
+ATTEMPTS = 5
+_CHUNK_BYTES = 1 << 18
+# ValueError: an address, first or redirected to, that cannot be understood.
+_FAILURES = (OSError, http.client.HTTPException, ValueError)
+_SHA256_DIGITS = 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file as its publisher offers it.
+
+    Attributes:
+        size: in bytes, or None where the publisher does not say.
+        sha256: in lower-case hex, all 64 digits or, as in the names of torch's
+            files, the first of them.
+    """
+
+    name: str
+    url: str
+    size: int | None
+    sha256: str
+
+    def describe(self) -> str:
+        """Return the facts that identify the file, for use in a message."""
+        size = "" if self.size is None else f"{self.size} bytes, "
+        digits = "" if len(self.sha256) == _SHA256_DIGITS else "beginning with "
+        return f"{size}sha256 {digits}{self.sha256}"
+
+
+class _WrongBytes(Exception):
+    """All that the server has was received, and it is not the published file."""
+
+
+def fetch(file: PublishedFile, target: Path, otherwise: str) -> None:
+    """Download `file` to the path `target`.
+
+    The bytes go to `<target>.part` and are renamed only when their number and
+    SHA-256 are the published ones, so `target` is never partial. A download that
+    breaks off, also by Ctrl-C, leaves its `.part`, and the next call asks the
+    server for the rest alone. Wrong bytes are removed.
+
+    Args:
+        otherwise: what else the user may do, as the end of a sentence.
+
+    Raises:
+        UserError: no connection, an HTTP error, a connection that is silent or
+            breaks off time and again, wrong bytes, or a folder that cannot be written.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _download(file, part)
+        os.replace(part, target)
+    except (_WrongBytes, *_FAILURES) as error:
+        failed = f"{file.name} could not be downloaded from {file.url} ({_reason(error)})"
+        by_hand = (
+            f"put the file ({file.describe()}) into the folder {target.parent} yourself, "
+            f"or {otherwise}"
+        )
+        if kept := _length(part):
+            raise UserError(
+                f"{failed}: {kept} bytes are kept in {part} and running the command again goes on "
+                f"from there; or {by_hand}"
+            ) from error
+        # Not missing_ok alone: where the folder is a file, that is another error.
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(f"{failed}: {by_hand}") from error
+
+
+def is_published(path: Path, file: PublishedFile) -> bool:
+    """Whether what is at `path` can be read and has the published size and SHA-256."""
+    try:
+        return _fits(file, *_facts(path))
+    except OSError:
+        return False
+
+
+def within(seconds: float, call: Callable[[], _T]) -> _T:
+    """Return `call()`, or what it raises, without waiting for it any longer than `seconds`.
+
+    It runs in a thread that can be left behind: the time-outs of an HTTP library
+    count per address and do not cover the name look-up. A daemon thread, because
+    a look-up that hangs must not keep the process alive.
+
+    Raises:
+        TimeoutError: no result in time; one that comes later is dropped.
+    """
+    outcome: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except Exception as error:  # raised again in the caller's thread
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return outcome.result(timeout=seconds)
+    except TimeoutError:
+        if outcome.done():  # the call's own
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from None
+
+
+def _download(file: PublishedFile, part: Path) -> None:
+    """Complete `part`, which may hold the beginning already, and check it.
+
+    Raises:
+        _WrongBytes: the file is complete but not the published one; it is removed.
+    """
+    # What an earlier call left may be damaged, or of a file that was replaced
+    # since: only a download from scratch tells what the server has.
+    for leftover in (_length(part) > 0, False):
+        _complete(file, part)
+        size, sha256 = _facts(part)
+        if _fits(file, size, sha256):
+            return
+        part.unlink()
+        if not leftover:
+            raise _WrongBytes(f"expected {file.describe()}, received {size} bytes, sha256 {sha256}")
+
+
+def _complete(file: PublishedFile, part: Path) -> None:
+    """Add what `part` lacks, over as many connections as bring it forward, at most ATTEMPTS."""
+    with _progress_bar() as bar:
+        task = bar.add_task(file.name, total=file.size, completed=_length(part))
+        for attempt in range(1, ATTEMPTS + 1):
+            before = _length(part)
+            if file.size is not None and before >= file.size:
+                return
+            try:
+                _receive(file, part, partial(bar.update, task))
+                return
+            except _FAILURES:
+                if attempt == ATTEMPTS or _length(part) <= before:
+                    raise
+
+
+def _receive(file: PublishedFile, part: Path, show: Callable[..., None]) -> None:
+    """Add to `part` what one connection brings.
+
+    Raises:
+        ConnectionError: the body ended before its announced end.
+    """
+    response, received = _ask(file, _length(part))
+    announced = None if response.length is None else received + response.length
+    show(total=file.size or announced)
+    # Not in append mode: two downloads at a time then write the same bytes to
+    # the same places.
+    with response, open(part, "r+b" if received else "wb") as out:
+        out.seek(received)
+        # One byte too many settles it: a wrong server must not fill the disk.
+        while file.size is None or received <= file.size:
+            chunk = response.read1(_CHUNK_BYTES)
+            if not chunk:
+                if announced is not None and received < announced:
+                    raise ConnectionError(f"it broke off after {received} of {announced} bytes")
+                return
+            out.write(chunk)
+            received += len(chunk)
+            show(completed=received)
+
+
+def _ask(file: PublishedFile, kept: int) -> tuple[http.client.HTTPResponse, int]:
+    """Ask for the bytes from `kept` on, and for all where the server does not give just these.
+
+    Returns:
+        The response, and the place in the file of its first byte.
+    """
+    if kept:
+        try:
+            response = _open(file.url, kept)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            error.close()
+        else:
+            if response.status == HTTPStatus.OK:
+                return response, 0
+            if _is_the_rest(response, file, kept):
+                return response, kept
+            response.close()
+    return _open(file.url, 0), 0
+
+
+def _is_the_rest(response: http.client.HTTPResponse, file: PublishedFile, kept: int) -> bool:
+    content_range = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
+    if match is None or response.status != HTTPStatus.PARTIAL_CONTENT:
+        return False
+    first, last, size = map(int, match.groups())
+    return first == kept and last + 1 == size and file.size in (None, size)
+
+
+def _open(url: str, start: int) -> http.client.HTTPResponse:
+    """Open `url` from the byte `start` on, giving up after OPEN_SECONDS."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    return within(OPEN_SECONDS, partial(urllib.request.urlopen, request, timeout=READ_SECONDS))
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _facts(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and the SHA-256 of the file as it is on the disk."""
+    with open(path, "rb") as content:
+        return os.fstat(content.fileno()).st_size, hashlib.file_digest(
+            content, "sha256"
+        ).hexdigest()
+
+
+def _fits(file: PublishedFile, size: int, sha256: str) -> bool:
+    return file.size in (None, size) and sha256.startswith(file.sha256)
+
+
+def _progress_bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        # Control codes and hundreds of redrawn lines have no place in a log file.
+        disable=not console.is_terminal,
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP status {error.code}: {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
