@@ -2,6 +2,7 @@
 
 from .config import Config, check_config, list_configs, load_config
 from .errors import UserError
+from .inference import load_run
 from .models import ResNet, create_model, list_models, summarize
 from .training import (
     StepOptions,
@@ -10,6 +11,14 @@ from .training import (
     eval_step,
     train,
     train_step,
+)
+from .weights import (
+    from_torchvision,
+    infer_model,
+    load_pretrained,
+    load_weights,
+    save_weights,
+    to_torchvision,
 )
 
 __all__ = [
@@ -22,10 +31,17 @@ __all__ = [
     "create_model",
     "create_train_state",
     "eval_step",
+    "from_torchvision",
+    "infer_model",
     "list_configs",
     "list_models",
     "load_config",
+    "load_pretrained",
+    "load_run",
+    "load_weights",
+    "save_weights",
     "summarize",
+    "to_torchvision",
     "train",
     "train_step",
 ]

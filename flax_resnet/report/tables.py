@@ -41,3 +41,14 @@ def summary_table(title: str, summary: ModelSummary) -> Table:
     for stage in summary.stages:
         table.add_row(stage.name, "×".join(map(str, stage.output_shape)), f"{stage.parameters:,}")
     return table
+
+
+def arrays_table(title: str, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> Table:
+    """Arrays of a file by name, with shape and dtype."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("array")
+    table.add_column("shape", justify="right")
+    table.add_column("dtype")
+    for name, (shape, dtype) in arrays.items():
+        table.add_row(name, "×".join(map(str, shape)) or "scalar", dtype)
+    return table

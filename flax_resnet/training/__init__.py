@@ -1,20 +1,26 @@
 """Training: the pure steps, their state, and the loop around them."""
 
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, read_variables, write_variables
 from .loop import TrainResult, train
 from .optim import create_optimizer, create_schedule
+from .setup import build_model
 from .state import StepOptions, TrainState, create_train_state
 from .step import eval_step, train_step
+from .workdir import write_json
 
 __all__ = [
     "Checkpoints",
     "StepOptions",
     "TrainResult",
     "TrainState",
+    "build_model",
     "create_optimizer",
     "create_schedule",
     "create_train_state",
     "eval_step",
+    "read_variables",
     "train",
     "train_step",
+    "write_json",
+    "write_variables",
 ]

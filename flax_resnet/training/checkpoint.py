@@ -1,5 +1,6 @@
 """Checkpoints of a run: the latest always, and the best by validation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,49 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the saves under way."""
         self._manager.close()
+
+
+def read_variables(folder: Path) -> tuple[int, dict[str, Any]]:
+    """The step and the variables of a run's best checkpoint, or of its newest where none was
+    evaluated: the moving average where there is one, on one device.
+
+    Raises:
+      UserError: there is no checkpoint in the folder, or it is damaged.
+    """
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, best_fn=lambda metrics: metrics[METRIC]
+    )
+    if not folder.is_dir():
+        raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
+    with ocp.CheckpointManager(
+        folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+    ) as manager:
+        step = manager.best_step()
+        step = manager.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                manager.item_metadata(step).tree,
+            )
+            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))["state"]
+        except Exception as error:  # orbax raises many kinds, none of them for a user
+            raise UserError(
+                f"The checkpoint {folder / str(step)} cannot be read ({_first_line(error)}): "
+                "train again, or copy the run's folder afresh."
+            ) from error
+    held = state.get("ema") or state
+    return step, {"params": held["params"], "batch_stats": held["batch_stats"]}
+
+
+def write_variables(folder: Path, variables: Mapping[str, Any]) -> None:
+    """Write variables as the checkpoint of step 0 that :func:`read_variables` reads."""
+    state = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        manager.save(0, args=ocp.args.StandardSave({"state": state}))
 
 
 def _first_line(error: Exception) -> str:

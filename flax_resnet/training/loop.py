@@ -106,7 +106,8 @@ def _train(
     state, sums = replicate((run.state, zero_metrics()), mesh)
     start = checkpoints.latest_step() or 0
     if start:
-        state, sums = checkpoints.restore(start, (state, sums))
+        saved = checkpoints.restore(start, {"state": state, "sums": sums})
+        state, sums = saved["state"], saved["sums"]
         console.print(f"Going on from the checkpoint after step {start:,} in {workdir}.")
     past = keep_history(workdir / HISTORY, start)
     if start >= run.last_step:
@@ -149,9 +150,9 @@ def _train(
                     val = _evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
                     if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
                         sums = replicate(zero_metrics(), mesh)
-                    checkpoints.save(step, (state, sums), val.get("top1"))
+                    checkpoints.save(step, {"state": state, "sums": sums}, val.get("top1"))
                 elif stop.is_set() or _saves_after(step, config):
-                    checkpoints.save(step, (state, sums))
+                    checkpoints.save(step, {"state": state, "sums": sums})
                 if step == run.last_step or stop.is_set():
                     return state, step
                 batch = next(batches)
@@ -277,7 +278,8 @@ def _finish(
     }
     tested = {last: evaluate_split(state, data.test, batch_size, mesh)}
     if best != last:
-        state, _ = checkpoints.restore(best, (state, replicate(zero_metrics(), mesh)))
+        template = {"state": state, "sums": replicate(zero_metrics(), mesh)}
+        state = checkpoints.restore(best, template)["state"]
         tested[best] = evaluate_split(state, data.test, batch_size, mesh)
     rows = {
         name: (step, val.get(step), tested[step])

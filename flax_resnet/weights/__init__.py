@@ -1,0 +1,34 @@
+"""Weights in and out: torchvision's names and layouts, files, published sets."""
+
+from .convert import Leftover, from_torchvision, to_torchvision
+from .files import load_weights, read_weights, save_weights, write_weights
+from .infer import InferredModel, infer_model
+from .layouts import torchvision_names
+from .pretrained import PretrainedInfo, load_pretrained
+from .published import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PublishedWeights,
+    imagenet_classes,
+    published_weights,
+)
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "InferredModel",
+    "Leftover",
+    "PretrainedInfo",
+    "PublishedWeights",
+    "from_torchvision",
+    "imagenet_classes",
+    "infer_model",
+    "load_pretrained",
+    "load_weights",
+    "published_weights",
+    "read_weights",
+    "save_weights",
+    "to_torchvision",
+    "torchvision_names",
+    "write_weights",
+]

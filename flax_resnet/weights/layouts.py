@@ -1,0 +1,94 @@
+"""State dicts as they are found in files: wrapped, prefixed, renamed; brought to one form."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import UserError
+from .names import COUNTER
+
+# Where checkpoints keep the weights, in the order they are looked for.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net", "params")
+
+MOST_WRAPPERS = 4  # one in another; a hostile file can hold a dict that is inside itself
+
+# Prefixes that wrappers of a module put before every name.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "resnet.")
+
+# Prefixes of the ResNet among other parts, which are left.
+PART_PREFIXES = {
+    "encoder_q.": "MoCo v1, v2",  # He et al. 2020; encoder_k is its moving average
+    "base_encoder.": "MoCo v3",
+    "backbone.body.": "torchvision's detectors",
+    "backbone.": "DINO, Lightning",
+    "encoder.": "SimSiam",
+}
+
+FIRST = ("conv1.weight", "conv1.0.weight")  # the first convolution; deep stems have three
+
+# Names of other projects for the same arrays, as pattern and torchvision's name.
+RENAMES = (
+    # akamaster/pytorch_resnet_cifar10 and kuangliu/pytorch-cifar
+    (r"^linear\.", "fc."),
+    (r"\.shortcut\.", ".downsample."),
+)
+
+
+def unwrap(checkpoint: Any, source: str = "The checkpoint") -> Mapping[str, Any]:
+    """The mapping of names to arrays inside a checkpoint, which may be that mapping itself.
+
+    Raises:
+      UserError: there is none.
+    """
+    if isinstance(checkpoint, Mapping) and not isinstance(checkpoint, dict):
+        return checkpoint  # an open .npz or .safetensors file: arrays only, each read when asked
+    seen: list[str] = []
+    for _ in range(MOST_WRAPPERS):
+        if not isinstance(checkpoint, dict):
+            break
+        if any(_is_array(value) for value in checkpoint.values()):
+            return {name: value for name, value in checkpoint.items() if _is_array(value)}
+        seen = [str(name) for name in checkpoint]
+        key = next((key for key in WRAPPERS if isinstance(checkpoint.get(key), dict)), None)
+        if key is None:
+            break
+        checkpoint = checkpoint[key]
+    held = f"the entries {', '.join(seen[:8])}" if seen else f"a {type(checkpoint).__name__}"
+    raise UserError(
+        f"{source} holds no state dict, a mapping of names to arrays, but {held}: save the "
+        "state_dict() of the model."
+    )
+
+
+def torchvision_names(names: Iterable[str]) -> dict[str, str]:
+    """From torchvision's name to the name it has among ``names``, counters of batch norm left out.
+
+    Example: ``module.linear.weight`` among the names gives ``{"fc.weight":
+    "module.linear.weight", ...}``.
+    """
+    found = {name: name for name in names if name.rpartition(".")[2] != COUNTER}
+    while found and (prefix := _prefix(found)):
+        found = {
+            name.removeprefix(prefix): original
+            for name, original in found.items()
+            if name.startswith(prefix)
+        }
+    for pattern, replacement in RENAMES:
+        found = {re.sub(pattern, replacement, name): original for name, original in found.items()}
+    return found
+
+
+def _prefix(names: Iterable[str]) -> str | None:
+    """A prefix to be taken off, or None."""
+    names = list(names)
+    for prefix in WRAPPER_PREFIXES:
+        if all(name.startswith(prefix) for name in names):
+            return prefix
+    for prefix in PART_PREFIXES:
+        if any(prefix + first in names for first in FIRST):
+            return prefix
+    return None
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")

@@ -1,0 +1,146 @@
+"""Names and layouts of parameters: torchvision's state dicts and Flax variables, both ways."""
+
+import functools
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ..models import default_image_shape
+
+COUNTER = "num_batches_tracked"  # torch's batch norm counts its updates; nothing of ours reads it
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+LEAF_ORDER = ("weight", "bias", "running_mean", "running_var")
+
+# A ``Sequential`` of torch numbers its members: ResNet-D's stem, as timm has it ...
+DEEP_STEM = {
+    "conv1_0": "conv1.0",
+    "bn1_0": "conv1.1",
+    "conv1_1": "conv1.3",
+    "bn1_1": "conv1.4",
+    "conv1_2": "conv1.6",
+}
+# ... and the projection of a block, which ResNet-D's average pool precedes.
+DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+POOLED_DOWNSAMPLE = {"downsample_conv": "downsample.1", "downsample_bn": "downsample.2"}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of a model's variables.
+
+    Attributes:
+      path: where it is, as in ``("params", "layer1_0", "conv1", "kernel")``.
+      shape, dtype: as the model has it.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """The shape as torch has it: ``[out, in, H, W]``, ``[out, in]``, ``[C]``."""
+        if len(self.shape) == 4:
+            height, width, fan_in, out = self.shape
+            return out, fan_in, height, width
+        return self.shape[::-1]
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """A torch array of ``torch_shape`` in the model's order and dtype; a copy."""
+        order = (2, 3, 1, 0) if array.ndim == 4 else None
+        fresh = _aligned(self.shape, np.dtype(self.dtype))
+        fresh[...] = array.transpose(order)
+        return fresh
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`from_torch`, in the array's own dtype."""
+        order = (3, 2, 0, 1) if array.ndim == 4 else None
+        return np.array(array.transpose(order), order="C", copy=True)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array at an address that JAX on CPU takes over without another copy."""
+    alignment = 64  # XLA's, bytes
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + alignment, np.uint8)
+    start = -buffer.ctypes.data % alignment
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+@functools.lru_cache(maxsize=16)  # tracing a model takes a second, and a conversion asks thrice
+def torch_leaves(model: nn.Module, channels: int = 3) -> Mapping[str, Leaf]:
+    """Every array of ``model``'s variables by its name in torch, for images of ``channels``.
+
+    The names are torchvision's for its architectures, timm's for the -D variants, and follow the
+    same rules for all others. Nothing is computed.
+    """
+    shapes = jax.eval_shape(lambda key: fresh_variables(model, key, channels), jax.random.key(0))
+    downsample = POOLED_DOWNSAMPLE if getattr(model, "avg_pool_shortcut", False) else DOWNSAMPLE
+    modules = DEEP_STEM | downsample
+    leaves = {
+        _torch_name(path[1:], modules): Leaf(path, leaf.shape, leaf.dtype)
+        for path, leaf in traverse_util.flatten_dict(shapes).items()
+    }
+    return {name: leaves[name] for name in sorted(leaves, key=_torch_order)}
+
+
+def _torch_name(path: tuple[str, ...], modules: Mapping[str, str]) -> str:
+    *parents, leaf = path
+    names = [re.sub(r"^(layer\d+)_(\d+)$", r"\1.\2", modules.get(name, name)) for name in parents]
+    return ".".join([*names, LEAVES[leaf]])
+
+
+def _torch_order(name: str) -> tuple[Any, ...]:
+    """Sorts names as torchvision has them: stem, stages, classifier; in each, by use."""
+    *modules, leaf = name.split(".")
+    layer = re.fullmatch(r"layer(\d+)", modules[0])
+    stage, block = (int(layer[1]), int(modules[1])) if layer else (0, 0)
+    if modules[0] in ("bn_last", "fc"):
+        stage = sys.maxsize
+    inside = ".".join(modules[2:] if layer else modules)
+    kind, number = re.match(r"(\D*)(\d*)", inside).groups()  # type: ignore[union-attr]
+    last = kind.startswith("downsample")
+    return stage, block, last, number, not kind.startswith("conv"), inside, LEAF_ORDER.index(leaf)
+
+
+def fresh_variables(model: nn.Module, key: jax.Array, channels: int = 3) -> dict[str, Any]:
+    """Initial variables of ``model`` for images of ``channels``."""
+    # Only the classifier of ``resnet_mnist`` depends on the image size, and its images are 28x28.
+    height, width, _ = default_image_shape(model)
+    image = jnp.zeros((1, min(height, 32), min(width, 32), channels))
+    return dict(model.init(key, image, train=False))
+
+
+def input_channels(conv1: np.ndarray | jax.Array) -> int:
+    """Channels of the images that the first convolution, in torch's layout, takes."""
+    return int(conv1.shape[1])
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """A NumPy, JAX or torch array as NumPy, without a copy where that is possible."""
+    if hasattr(array, "detach"):  # a torch tensor; torch itself need not be imported here
+        array = array.detach().cpu()
+        if "bfloat16" in str(array.dtype):  # NumPy knows it only through ml_dtypes, as JAX does
+            return np.asarray(array.view(dtype=_torch_int16(array)).numpy()).view(jnp.bfloat16)
+        return array.numpy()
+    return np.asarray(array)
+
+
+def _torch_int16(tensor: Any) -> Any:
+    return tensor.new_empty(0).short().dtype

@@ -1,0 +1,272 @@
+"""Files of torch.save, both formats, read without PyTorch: arrays are views on the file."""
+
+import mmap
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from ..errors import UserError
+from .pickled_names import AGAIN, Unreadable, damaged, printable
+from .torch_tensors import Storage, build_tensor, storage_id, view_storage
+from .unpickle import read_pickle
+
+# torch before 1.6 began its files with the pickles of these two numbers.
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+_MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
+_MAGIC_TEXT = str(LEGACY_MAGIC).encode()
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field
+_ENCRYPTED = 0x1
+# What zipfile raises for damaged input.
+_ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError)
+
+# What begins like this, or has it at a position, is something else.
+_OTHER_KINDS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run git lfs pull"),
+    (257, b"ustar", "is a tar archive: unpack it, or, if torch 0.1 wrote it, save it anew"),
+    (8, b'{"', "is in the safetensors format: give it the ending .safetensors"),
+    (0, b"\x93NUMPY", "is a NumPy array: save a dict of arrays as .npz"),
+    (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
+    (0, b"\x89HDF", "is an HDF5 file, such as Keras writes: only files of torch.save are read"),
+    (0, b"PK\x05\x06", "is an empty zip archive: " + AGAIN),
+    (0, b"\x80", "is a pickle that torch.save did not write: save its tensors with torch.save"),
+)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of a zip archive; ``crc`` is None where torch was told to write none."""
+
+    name: str
+    start: int
+    content: memoryview
+    crc: int | None
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """What torch.save wrote, without PyTorch and without running anything that the file names.
+
+    Args:
+      path: of a file of torch 1.6 or later (a zip archive), or of the format before it. It must not
+        change while the arrays are in use: they are views on it.
+
+    Returns:
+      dict, list, tuple, str, bytes, numbers, and so on, as saved. Tensors and parameters, from
+      whatever device, are read-only NumPy arrays with the tensor's strides; bfloat16 and float8 are
+      those of ml_dtypes. Arrays out of the older format may be unaligned.
+
+    Raises:
+      UserError: not a file, no permission, another kind of file, damaged, made to do harm, big
+        endian, or holds anything but tensors and containers.
+    """
+    path = Path(path)
+    try:
+        with _open(path) as file:
+            return _read(file)
+    except Unreadable as error:
+        raise UserError(f"{path} {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise Unreadable("is a folder: give the path of the file that torch.save wrote")
+        if not stat.S_ISREG(mode):  # a pipe would be waited for
+            raise Unreadable("is no regular file: give the path of the file that torch.save wrote")
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise Unreadable("is not there: check the path") from error
+    except PermissionError as error:
+        raise Unreadable("may not be read by you: change its permissions") from error
+    except ValueError as error:  # a null character
+        raise Unreadable("is no possible path: check it") from error
+
+
+def _read(file: BinaryIO) -> Any:
+    if not file.read(1):
+        raise Unreadable(f"is empty: {AGAIN}")
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    head = mapped[:512]
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(file, mapped)
+    if _MAGIC_BYTES in head[:32] or _MAGIC_TEXT in head[:32]:
+        return _read_legacy(mapped)
+    raise Unreadable(_kind_of(head))
+
+
+def _kind_of(head: bytes) -> str:
+    for position, signature, words in _OTHER_KINDS:
+        if head.startswith(signature, position):
+            return words
+    if head.lstrip().startswith(b"<"):
+        return "is a web page (HTML or XML), not a file of weights: its download went wrong"
+    return f"is no file that torch.save wrote (it begins with the bytes {head[:8].hex(' ')})"
+
+
+def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+    except _ZIP_DAMAGE as error:
+        raise damaged("its zip archive is cut short or garbled") from error
+    prefix = _archive_name({info.filename for info in infos})
+    entries = _entries(infos, mapped)
+    if f"{prefix}/byteorder" in entries:
+        order = bytes(_checked_content(entries[f"{prefix}/byteorder"])[:16])
+        if order != b"little":
+            raise Unreadable(_endian(printable(order.decode("latin-1"))))
+    loaded: dict[str, memoryview] = {}
+
+    def load(persistent_id: object) -> Storage:
+        identity = storage_id(persistent_id, sizes=(5,))
+        if identity.key not in loaded:
+            name = f"{prefix}/data/{identity.key}"
+            if name not in entries:
+                raise damaged(f"it lacks {printable(name)}")
+            loaded[identity.key] = _checked_content(entries[name])
+        return view_storage(loaded[identity.key], identity)
+
+    pickled = entries[f"{prefix}/data.pkl"]
+    end = pickled.start + len(_checked_content(pickled))
+    mapped.seek(pickled.start)
+    result = read_pickle(cast(BinaryIO, mapped), build_tensor, load)
+    if mapped.tell() > end:
+        raise damaged("its pickle is cut short")
+    return result
+
+
+def _archive_name(names: set[str]) -> str:
+    """The folder of the zip archive that all of torch's entries are in."""
+    prefixes = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl")]
+    prefixes = [prefix for prefix in prefixes if "/" not in prefix]
+    if len(prefixes) > 1:
+        raise Unreadable("is a zip archive with more than one data.pkl, as torch.save never writes")
+    if not prefixes:
+        if any(name.endswith(".npy") for name in names):
+            raise Unreadable("is a NumPy archive: give it the ending .npz")
+        raise Unreadable("is a zip archive, but none of torch.save: it has no data.pkl")
+    code = (f"{prefixes[0]}/constants.pkl", f"{prefixes[0]}/code/")
+    if any(name.startswith(code) for name in names):
+        raise Unreadable(
+            "is a TorchScript archive, which is code: if you trust its origin, load it with "
+            "torch.jit.load and torch.save its state_dict()"
+        )
+    return prefixes[0]
+
+
+def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entry]:
+    """The entries by name; none may be compressed or share bytes, so none is larger than the file.
+
+    Raises:
+      Unreadable: one that is, or reaches out of the file.
+    """
+    whole = memoryview(mapped)
+    has_crc = any(info.CRC for info in infos)  # torch writes 0 for all, if told not to compute it
+    entries: dict[str, _Entry] = {}
+    last_end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        name = printable(info.filename)
+        if info.flag_bits & _ENCRYPTED:
+            raise Unreadable(f"has an encrypted entry, {name}: save it without a password")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise Unreadable(
+                f"has a compressed entry, {name}, as torch.save never writes: pack it anew with "
+                "zip -0"
+            )
+        if info.header_offset < last_end or info.filename in entries:
+            raise Unreadable(
+                f"has overlapping entries at {name}: it is damaged, or made to do harm"
+            )
+        header = whole[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
+        if len(header) < _LOCAL_HEADER.size:
+            raise damaged(f"{name} is cut short")
+        signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+        start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        last_end = start + info.file_size
+        if signature != b"PK\x03\x04" or last_end > len(whole):
+            raise damaged(f"{name} is cut short or garbled")
+        crc = info.CRC if has_crc else None
+        entries[info.filename] = _Entry(name, start, whole[start:last_end], crc)
+    return entries
+
+
+def _checked_content(entry: _Entry) -> memoryview:
+    if entry.crc is not None and zlib.crc32(entry.content) != entry.crc:
+        raise damaged(f"the checksum of {entry.name} does not fit")
+    return entry.content
+
+
+def _read_legacy(mapped: mmap.mmap) -> Any:
+    """The older format: pickles of magic number, version, system and object, then the storages."""
+    file = cast(BinaryIO, mapped)
+    if _read_plain(file) != LEGACY_MAGIC:
+        raise damaged("it does not begin as torch.save begins")
+    if _read_plain(file) != LEGACY_PROTOCOL:
+        raise Unreadable("is of an unknown version of torch's older format: save it anew")
+    system = _read_plain(file)
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise Unreadable(_endian("big"))
+    # The object comes before its storages, so it is read twice: to know their types, and to build.
+    start = file.tell()
+    dtypes: dict[str, np.dtype[Any]] = {}
+
+    def note(persistent_id: object) -> None:
+        identity = storage_id(persistent_id, sizes=(5, 6))
+        if dtypes.setdefault(identity.key, identity.dtype) != identity.dtype:
+            raise damaged(f"storage {printable(identity.key)} has two types")
+
+    read_pickle(file, lambda plan: None, note)
+    storages = _legacy_storages(mapped, _read_plain(file), dtypes)
+
+    def load(persistent_id: object) -> Storage:
+        identity = storage_id(persistent_id, sizes=(5, 6))
+        if identity.key not in storages:
+            raise damaged(f"it lacks storage {printable(identity.key)}")
+        return view_storage(storages[identity.key], identity)
+
+    file.seek(start)
+    return read_pickle(file, build_tensor, load)
+
+
+def _legacy_storages(
+    mapped: mmap.mmap, keys: Any, dtypes: Mapping[str, np.dtype[Any]]
+) -> dict[str, memoryview]:
+    """The bytes of the storages: for each key an int64 number of elements, then the elements."""
+    if type(keys) is not list:
+        raise damaged("it has no list of storages")
+    whole = memoryview(mapped)
+    position = mapped.tell()
+    storages: dict[str, memoryview] = {}
+    for key in keys:
+        if type(key) is not str or key not in dtypes or key in storages:
+            raise damaged("its list of storages does not fit its tensors")
+        start = position + 8
+        numel = int.from_bytes(whole[position:start], "little", signed=True)
+        position = start + numel * dtypes[key].itemsize
+        if numel < 0 or start > len(whole) or position > len(whole):
+            raise damaged(f"it ends within storage {printable(key)}")
+        storages[key] = whole[start:position]
+    return storages
+
+
+def _read_plain(file: BinaryIO) -> Any:
+    """A pickle that has no tensors."""
+
+    def refuse(_: object) -> None:
+        raise damaged("it has a tensor where none can be")
+
+    return read_pickle(file, refuse, refuse)
+
+
+def _endian(order: str) -> str:
+    return f"was written by a {order}-endian machine: save it anew on a little-endian one"

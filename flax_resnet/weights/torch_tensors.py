@@ -1,0 +1,119 @@
+"""Tensors of torch as NumPy arrays: every claim of a pickle is checked before it is believed."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .pickled_names import StorageType, TensorPlan, Unreadable, damaged, printable
+
+# Of a tensor; NumPy has 64 at most. It bounds what one tensor without data may take.
+MAX_AXES = 32
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The 1-D array that tensors are views on."""
+
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class StorageId:
+    """A checked persistent id: ``numel`` elements of ``dtype`` under ``key``.
+
+    Attributes:
+      view: (offset, numel) in elements of the part that is meant; older files only.
+    """
+
+    key: str
+    dtype: np.dtype[Any]
+    numel: int
+    view: tuple[int, int] | None
+
+
+def storage_id(persistent_id: Any, sizes: tuple[int, ...]) -> StorageId:
+    """Check ("storage", type, key, device, numel), in older files with a view or None after it.
+
+    Args:
+      sizes: lengths that the tuple may have.
+
+    Raises:
+      Unreadable: it is anything else.
+    """
+    wrong = damaged("a tensor has no proper storage")
+    if type(persistent_id) is not tuple or len(persistent_id) not in sizes:
+        raise wrong
+    word, kind, key, _, numel, *rest = persistent_id
+    if not (type(word) is str and word == "storage" and isinstance(kind, StorageType)):
+        raise wrong
+    if type(key) is not str or not _are_counts(numel):
+        raise wrong
+    if not rest or rest[0] is None:
+        return StorageId(key, kind.dtype, numel, None)
+    if type(rest[0]) is not tuple or len(rest[0]) != 3 or not _are_counts(*rest[0][1:]):
+        raise wrong
+    return StorageId(key, kind.dtype, numel, rest[0][1:])
+
+
+def _are_counts(*values: Any) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
+
+
+def view_storage(content: memoryview, identity: StorageId) -> Storage:
+    """The array of a storage, or of the part of it that is meant, on the bytes of the file.
+
+    Raises:
+      Unreadable: there are fewer bytes than claimed.
+    """
+    available = len(content) // identity.dtype.itemsize
+    offset, numel = identity.view or (0, identity.numel)
+    if identity.numel > available or offset + numel > identity.numel:
+        raise damaged(
+            f"storage {printable(identity.key)} has {available} elements, a tensor claims "
+            f"{max(identity.numel, offset + numel)}"
+        )
+    start = offset * identity.dtype.itemsize
+    return Storage(np.frombuffer(content, identity.dtype, numel, start))
+
+
+def build_tensor(plan: TensorPlan) -> np.ndarray:
+    """The read-only array that the plan is of, a view on its storage.
+
+    Raises:
+      Unreadable: it reaches out of the storage, has more elements than the storage (some of torch's
+        expanded views do; nothing else needs a stride of 0), or is no tensor at all.
+    """
+    if not isinstance(plan.storage, Storage):
+        raise damaged("a tensor has no proper storage")
+    shape, strides = plan.size, plan.stride
+    if not (type(shape) is tuple and type(strides) is tuple and len(shape) == len(strides)):
+        raise damaged("a tensor has no proper shape")
+    if len(shape) > MAX_AXES:
+        raise Unreadable(f"has a tensor of {len(shape)} axes: at most {MAX_AXES} are read")
+    if not _are_counts(plan.offset, *shape, *strides):
+        raise damaged("a tensor has no proper shape")
+    values = plan.storage.values
+    if plan.dtype is not None:
+        whole = values.nbytes // plan.dtype.itemsize * plan.dtype.itemsize
+        values = values.view(np.uint8)[:whole].view(plan.dtype)
+    if 0 in shape:
+        return _empty(shape, values.dtype)
+    reach = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if plan.offset + reach >= values.size or math.prod(shape) > values.size:
+        raise damaged(
+            f"a tensor of shape {list(shape)}, strides {list(strides)} and offset {plan.offset} "
+            f"does not fit into its storage of {values.size} elements"
+        )
+    # The stride of an axis of one element is never used, and may be any number.
+    steps = [values.itemsize * (n > 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    return np.ndarray(shape, values.dtype, values, plan.offset * values.itemsize, steps)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize >= 2**63:
+        raise damaged(f"a tensor has the shape {list(shape)}")
+    empty = np.empty(shape, dtype)
+    empty.flags.writeable = False
+    return empty

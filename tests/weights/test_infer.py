@@ -1,0 +1,62 @@
+"""The model is read off the arrays."""
+
+import json
+
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import UserError
+
+from .conftest import GOLDEN, torch_shapes
+
+SHAPES = json.loads((GOLDEN / "torchvision_shapes.json").read_text())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_torchvisions_models_are_told_apart(name):
+    assert str(fr.infer_model({key: tuple(shape) for key, shape in SHAPES[name].items()})) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet50", {"num_classes": 5}),
+        ("resnet18", {"stem": "cifar", "num_classes": 10}),
+        ("resnet50", {"stem": "deep", "avg_pool_shortcut": True}),
+        ("resnet20", {}),
+        ("resnet56", {"shortcut": "B"}),
+        ("resnet32", {"shortcut": "C", "num_classes": 100}),
+        ("resnet164_v2", {}),
+        ("resnext29_8x64d", {}),
+        ("resnext29_32x4d", {"num_classes": 100}),
+        ("wrn28_10", {}),
+        ("wrn16_8", {"num_classes": 100}),
+        ("resnet34", {"norm": "group"}),
+    ],
+    ids=str,
+)
+def test_name_and_switches_are_found(name, options):
+    model = fr.create_model(name, **options)
+    shapes = torch_shapes(model)
+    inferred = fr.infer_model(shapes)
+    assert (inferred.name, dict(inferred.options)) == (name, options)
+    assert inferred.create() == model
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sentence"),
+    [
+        ({}, "not the weights of a ResNet"),
+        ({"features.0.weight": (64, 3, 3, 3)}, "not the weights of a ResNet"),
+        ({"layer1.0.conv1.weight": (64, 64, 3, 3)}, "incomplete"),
+        ({"layer1.0.conv1.weight": (), "layer1.0.conv2.weight": ()}, "incomplete"),
+        ({"layer1.0.conv1.weight": (0, 0, 0, 0), "layer1.0.conv2.weight": (0, 0)}, "no name"),
+        (
+            {"layer1.0.conv1.weight": (48, 48, 3, 3), "layer1.0.conv2.weight": (48, 48, 3, 3)},
+            "no name stands for",
+        ),
+    ],
+)
+def test_other_arrays_are_refused(shapes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        fr.infer_model(shapes)

@@ -1,0 +1,48 @@
+"""The ten architectures agree with real torchvision: golden values, no torch needed."""
+
+import json
+
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+
+from .conftest import GOLDEN, SIZES, sampled, seeded_images, seeded_state_dict
+
+SHAPES = json.loads((GOLDEN / "torchvision_shapes.json").read_text())
+QUICK = ("resnet18", "resnext50_32x4d")  # a basic net and a grouped one; the rest is slow
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
+TOLERANCE = 2e-4  # of the largest value, in float32
+
+
+def difference(ours, golden):
+    """Largest absolute difference, as a share of the largest golden value."""
+    return np.abs(ours - golden).max() / np.abs(golden).max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_features_are_torchvisions(name):
+    model = fr.create_model(name)
+    variables = fr.from_torchvision(seeded_state_dict(SHAPES[name]), model)
+    with np.load(GOLDEN / "torchvision.npz") as golden:
+        for size, (height, width) in SIZES.items():
+            features = model.apply(
+                variables, seeded_images(height, width), train=False, method="features"
+            )
+            differences = {
+                stage: difference(sampled(value), golden[f"{name}/{size}/{stage}"])
+                for stage, value in features.items()
+            }
+            assert set(differences) == {"stem", "layer1", "layer2", "layer3", "layer4", "pooled"}
+            logits = model.apply(variables, seeded_images(height, width), train=False)
+            differences["logits"] = difference(logits, golden[f"{name}/{size}/logits"])
+            assert max(differences.values()) <= TOLERANCE, differences
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_export_has_torchvisions_names_and_shapes(name):
+    model = fr.create_model(name)
+    state_dict = {key: np.broadcast_to(np.float32(0), shape) for key, shape in SHAPES[name].items()}
+    exported = fr.to_torchvision(fr.from_torchvision(state_dict, model), model)
+    shapes = [(key, list(value.shape)) for key, value in exported.items()]
+    assert shapes == list(SHAPES[name].items())  # in torchvision's order, too
