@@ -2,13 +2,23 @@
 
 from .augment import Augmentation, Preprocessing
 from .datasets import Dataset, Split, dataset_names, load_dataset
-from .pipeline import Prefetch, batch_indices, epoch_order, eval_batches, train_batches
+from .pipeline import (
+    Prefetch,
+    Shard,
+    Source,
+    batch_indices,
+    epoch_order,
+    eval_batches,
+    train_batches,
+)
 
 __all__ = [
     "Augmentation",
     "Dataset",
     "Prefetch",
     "Preprocessing",
+    "Shard",
+    "Source",
     "Split",
     "batch_indices",
     "dataset_names",

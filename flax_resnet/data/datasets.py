@@ -49,11 +49,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, indices: npt.ArrayLike) -> dict[str, np.ndarray]:
+    @property
+    def streams(self) -> bool:
+        """False: the images are in memory."""
+        return False
+
+    def gather(
+        self, indices: npt.ArrayLike, draws: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, np.ndarray]:
         """Copy out a batch.
 
         Args:
             indices: integers [B], each a position in the split.
+            draws: not used; sources that stream crop by them.
 
         Returns:
             "image": uint8 [B, H, W, C], "label": int32 [B].

@@ -5,13 +5,42 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from .datasets import Split
-
 Batch = dict[str, np.ndarray]
+
+CROP_DRAWS = 22  # of one image: two for each of ten attempts at a box, and its place
+
+
+class Source(Protocol):
+    """The images and labels of one split.
+
+    Attributes:
+      streams: images are decoded when asked for, cropped as ``draws`` say; otherwise they are in
+        memory, and random crops are the device's work.
+    """
+
+    @property
+    def streams(self) -> bool: ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 ``[len]``, or float32 ``[len, classes]`` where an image has any number of them."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+        """``{"image": uint8 [B, H, W, C], "label"}`` of the images at ``indices`` ``[B]``.
+
+        With ``draws`` (float64 ``[B, CROP_DRAWS]``, in [0, 1)) each is a random crop that its row
+        alone decides; without, the whole image or its middle. ``"mask"`` (bool ``[B]``), where
+        there is one, is False for images that could not be read.
+        """
+        ...
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
@@ -35,23 +64,64 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     return line[start : start + batch_size]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which rows of every batch this process makes: the ``index``-th of ``count`` equal parts."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of an array ``[batch_size, ...]``.
+
+        Raises:
+          ValueError: the batch does not divide among the processes.
+        """
+        size, rest = divmod(len(rows), self.count)
+        if rest:
+            raise ValueError(f"a batch of {len(rows)} does not divide among {self.count} processes")
+        return rows[self.index * size : (self.index + 1) * size]
+
+
+def crop_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Numbers in [0, 1) that decide the random crops of step ``step``'s images, float64
+    ``[batch_size, CROP_DRAWS]``."""
+    stream = 1  # 0 would be that of epoch_order
+    return np.random.default_rng([seed, step, stream]).random((batch_size, CROP_DRAWS))
+
+
 def train_batches(
-    split: Split, *, seed: int, batch_size: int, start: int, stop: int
+    split: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    start: int,
+    stop: int,
+    shard: Shard = Shard(),
 ) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop`` (exclusive), ``{"image", "label"}``."""
+    """The batches of steps ``start`` to ``stop`` (exclusive), ``{"image", "label"}``.
+
+    ``batch_size`` is the global one; each process of a pod makes its ``shard`` of it.
+    """
     for step in range(start, stop):
-        yield split.gather(batch_indices(seed, step, batch_size, len(split)))
+        indices = shard.of(batch_indices(seed, step, batch_size, len(split)))
+        if split.streams:
+            yield split.gather(indices, shard.of(crop_draws(seed, step, batch_size)))
+        else:
+            yield split.gather(indices)
 
 
-def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(split: Source, *, batch_size: int, shard: Shard = Shard()) -> Iterator[Batch]:
     """Every image once, in order, in batches of one size: ``{"image", "label", "mask"}``.
 
     The last batch is filled up with copies that ``mask`` (bool ``[batch_size]``) leaves out.
     """
     for first in range(0, len(split), batch_size):
-        indices = np.arange(first, first + batch_size)
+        indices = shard.of(np.arange(first, first + batch_size))
         mask = indices < len(split)
-        yield split.gather(np.where(mask, indices, first)) | {"mask": mask}
+        batch = split.gather(np.where(mask, indices, first))
+        # A source leaves out, by a mask of its own, the images that it could not read.
+        yield batch | {"mask": mask & batch.get("mask", True)}
 
 
 class Prefetch:

@@ -1,11 +1,13 @@
 """Flax Linen models. This package imports nothing else of flax_resnet."""
 
+from .layers import QUICK_COMPILATION
 from .mnist import MnistResNet
 from .resnet import ResNet
 from .summary import ModelSummary, StageSummary, default_image_shape, summarize
 from .variants import create_model, list_models
 
 __all__ = [
+    "QUICK_COMPILATION",
     "MnistResNet",
     "ModelSummary",
     "ResNet",

@@ -11,6 +11,10 @@ from jax import lax
 
 Initializer = Callable[..., jax.Array]
 
+# For ``jax.jit(model.init, compiler_options=...)``: the program runs once, and its hundreds of
+# random draws take XLA four times as long to optimise as to compile.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
+
 # Convolutions: He normal over the fan out, gain sqrt(2) (He et al. 2015, as torchvision's ResNet).
 conv_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.Linear: uniform in +-1/sqrt(fan_in), for the kernel ...

@@ -22,7 +22,7 @@ from ..data import Prefetch, Split, eval_batches, train_batches
 from ..errors import UserError
 from ..report import Progress, append_history, keep_history, results_table
 from .checkpoint import Checkpoints
-from .mesh import check_batch_size, data_mesh, replicate, shard_batch
+from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_batch
 from .setup import Run, prepare
 from .state import TrainState
 from .step import Metrics, eval_step, train_step, zero_metrics
@@ -120,6 +120,7 @@ def _train(
             batch_size=config.data.batch_size,
             start=start,
             stop=run.last_step,
+            shard=local_shard(),
         ),
         partial(shard_batch, mesh=mesh),
     )
@@ -248,7 +249,7 @@ def _evaluate_and_log(
 def evaluate_split(state: TrainState, split: Split, batch_size: int, mesh: Mesh) -> Scores:
     """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images."""
     sums = zero_metrics()
-    for batch in eval_batches(split, batch_size=batch_size):
+    for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
         metrics = _jitted_eval_step(state, shard_batch(batch, mesh))
         sums = jax.tree.map(jnp.add, sums, metrics)
     return _means(sums) if len(split) else {}

@@ -6,14 +6,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ..data import Shard
 from ..errors import UserError
 
 DATA_AXIS = "data"
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes along one axis, ``"data"``."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    """All devices of all processes along one axis, ``"data"``, process after process."""
+    # In this order each process's devices take neighbouring rows of a batch, its Shard.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_shard() -> Shard:
+    """The part of every batch that this process makes."""
+    return Shard(jax.process_index(), jax.process_count())
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -33,11 +41,10 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A global batch as arrays split along their first axis; each process places its own share."""
+    """This process's part of a batch, put on its devices: global arrays split along their first
+    axis."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-    def place(value: np.ndarray) -> jax.Array:
-        # Every process holds the whole batch in the same order, and cuts out what its devices need.
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-    return {name: place(value) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -13,7 +13,7 @@ import optax
 from ..config import Config, ModelConfig
 from ..data import Augmentation, Dataset, Preprocessing, load_dataset
 from ..errors import UserError
-from ..models import create_model
+from ..models import QUICK_COMPILATION, create_model
 from .optim import create_optimizer, create_schedule
 from .state import StepOptions, TrainState, create_train_state
 
@@ -86,9 +86,11 @@ def prepare(config: Config) -> Run:
     sample = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.uint8)
     tx = create_optimizer(config.optimizer, schedule)
     # One compiled program instead of thousands of small operations.
-    state = jax.jit(lambda key: create_train_state(model, tx, key, sample, options))(
-        jax.random.key(config.seed)
+    init = jax.jit(
+        lambda key: create_train_state(model, tx, key, sample, options),
+        compiler_options=QUICK_COMPILATION,
     )
+    state = init(jax.random.key(config.seed))
     return Run(config, dataset, model, preprocessing, schedule, state, total_steps)
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from ..errors import UserError
+from ..models import QUICK_COMPILATION
 from .infer import infer_model
 from .layouts import torchvision_names, unwrap
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, torch_leaves
@@ -210,8 +212,8 @@ def _filled(
     """The converted arrays as variables, with fresh ones where there is none."""
     missing = [leaf.path for leaf in leaves.values() if leaf.path not in converted]
     if missing:
-
-        @jax.jit  # XLA drops all but the arrays asked for
+        # XLA drops all but the arrays asked for.
+        @partial(jax.jit, compiler_options=QUICK_COMPILATION)
         def fresh(key: jax.Array) -> list[jax.Array]:
             flat = traverse_util.flatten_dict(fresh_variables(model, key, channels))
             return [flat[path] for path in missing]

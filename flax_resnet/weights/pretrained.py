@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from ..errors import UserError
-from ..models import create_model
+from ..models import QUICK_COMPILATION, create_model
 from .convert import HEAD, from_torchvision
 from .files import READERS, read_weights
 from .hub import fetch_published, fetch_timm
@@ -81,7 +82,8 @@ def load_pretrained(
             name, **({"num_classes": num_classes} if num_classes else {}), **options
         )
         key = jax.random.key(0) if key is None else key
-        variables = jax.jit(lambda key: fresh_variables(model, key))(key)
+        init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
+        variables = init(key)
         return model, variables, PretrainedInfo(None, _numbered(model.num_classes))
     path, facts = _find(name, str(weights), cache)
     tensors = read_weights(path)

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from flax_resnet.data.datasets import Split
 from flax_resnet.data.pipeline import (
+    CROP_DRAWS,
     Batch,
+    Shard,
     batch_indices,
     epoch_order,
     eval_batches,
@@ -72,6 +74,77 @@ def test_starting_later_continues_the_same_run(
         return list(batches)
 
     assert_same_batches(run(0, start + count)[start:], run(start, start + count))
+
+
+class Streaming:
+    """A source whose crops are told by the draws it was given."""
+
+    streams = True
+
+    def __init__(self, size: int) -> None:
+        self.labels = np.arange(size, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+        assert draws is not None and draws.shape == (len(indices), CROP_DRAWS)
+        return {"image": draws, "label": self.labels[indices]}
+
+
+@properties
+@given(
+    seed=seeds,
+    share=st.integers(1, 5),
+    processes=st.integers(1, 4),
+    size=sizes,
+    start=st.integers(0, 5),
+    streams=st.booleans(),
+)
+def test_processes_make_the_parts_of_the_same_batches(
+    seed: int, share: int, processes: int, size: int, start: int, streams: bool
+) -> None:
+    split = Streaming(size) if streams else numbered(size)
+
+    def run(shard: Shard) -> list[Batch]:
+        epoch_order.cache_clear()
+        steps = {"start": start, "stop": start + 3}
+        return list(
+            train_batches(split, seed=seed, batch_size=share * processes, shard=shard, **steps)
+        )
+
+    parts = [run(Shard(index, processes)) for index in range(processes)]
+    joined = [
+        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        for batches in zip(*parts, strict=True)
+    ]
+    assert_same_batches(joined, run(Shard()))
+
+
+@properties
+@given(share=st.integers(1, 5), processes=st.integers(1, 4), size=sizes)
+def test_processes_evaluate_every_image_once(share: int, processes: int, size: int) -> None:
+    seen = [
+        label
+        for index in range(processes)
+        for batch in eval_batches(
+            numbered(size), batch_size=share * processes, shard=Shard(index, processes)
+        )
+        for label in batch["label"][batch["mask"]]
+    ]
+    assert sorted(seen) == list(range(size))
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not divide among 2 processes"):
+        next(eval_batches(numbered(4), batch_size=3, shard=Shard(0, 2)))
+
+
+def test_crops_of_a_step_do_not_depend_on_where_the_run_began() -> None:
+    late = list(train_batches(Streaming(7), seed=3, batch_size=4, start=5, stop=6))
+    early = list(train_batches(Streaming(7), seed=3, batch_size=4, start=0, stop=6))
+    assert_same_batches(late, early[5:])
+    assert not np.array_equal(early[0]["image"], early[1]["image"])
 
 
 @properties
