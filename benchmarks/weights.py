@@ -55,10 +55,11 @@ def ours(path):
 
 def torchs(path):
     import torch
-    import torchvision.models.resnet as resnet
+
+    from tests.weights.torchvision_import import torchvision
 
     def convert():
-        model = resnet.resnet50()
+        model = torchvision.models.resnet50()
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
 

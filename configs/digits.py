@@ -7,12 +7,13 @@ Expected: 99.2% test accuracy (measured; 98.0% at least).
 Cost:     about a minute on two CPU cores.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 config = Config(
     model=ModelConfig(name="resnet20"),
     # A digit does not survive mirroring, nor a shift of more than a pixel out of eight.
-    data=DataConfig(name="digits", batch_size=64, crop_padding=1, flip=False),
+    data=DataConfig(name="digits", batch_size=64),
+    augment=AugmentConfig(crop_padding=1, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=5e-4, warmup_epochs=2),
     epochs=30,
     # 144 validation images rank noisy checkpoints badly: average the weights, and look less often.

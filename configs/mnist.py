@@ -8,11 +8,12 @@ Expected: 98.9% test accuracy after --epochs 2 (measured; at least 98.5%).
 Cost:     about a minute an epoch on two CPU cores.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 config = Config(
     model=ModelConfig(name="resnet_mnist"),
-    data=DataConfig(name="mnist", batch_size=64, crop_padding=0, flip=False),
+    data=DataConfig(name="mnist", batch_size=64),
+    augment=AugmentConfig(crop_padding=0, flip=False),
     optimizer=OptimizerConfig(
         name="adam", learning_rate=1e-3, weight_decay=0.0, schedule="step", milestones=(3, 6)
     ),

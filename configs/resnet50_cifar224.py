@@ -7,11 +7,12 @@ Expected: not measured here (from scratch; 4.1 GMACs an image).
 Cost:     for a GPU or TPU.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 config = Config(
     model=ModelConfig(name="resnet50"),
-    data=DataConfig(name="cifar10", batch_size=64, image_size=224, crop_padding=0),
+    data=DataConfig(name="cifar10", batch_size=64, image_size=224),
+    augment=AugmentConfig(crop_padding=0),
     optimizer=OptimizerConfig(
         name="adam", learning_rate=1e-3, weight_decay=0.0, schedule="constant"
     ),

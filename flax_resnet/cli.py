@@ -6,6 +6,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -49,19 +50,68 @@ def train_command(arguments: Sequence[str]) -> None:
     """Train a model from a config; any field can be overridden."""
     from .training import train  # after parsing, so that --help does not wait for JAX
 
+    train(_parse_config(arguments, "train", "Train a model."))
+
+
+def preview_command(arguments: Sequence[str]) -> None:
+    """Write a picture of what a config's augmentation does."""
+    from .training import augment_preview
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output", default="augment.png")
+    chosen, rest = parser.parse_known_args(list(arguments))
+    text = "Write a picture of augmented training images to --output (augment.png)."
+    augment_preview(_parse_config(rest, "augment-preview", text), Path(chosen.output))
+    print(f"Look at {chosen.output}: each row is an image, as stored and then as steps see it.")
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Read every image of a folder, .csv or .jsonl, and tell what is wrong."""
+    from .data.check import check_folder
+    from .data.check_tables import render
+    from .data.contact_sheet import contact_sheet
+    from .data.folder import find_images
+
+    parser = argparse.ArgumentParser(prog="flax-resnet check", description=check_command.__doc__)
+    parser.add_argument("source", metavar="DIR")
+    parser.add_argument("--sheet", help="also write a picture with examples of each class")
+    parser.add_argument("--most", type=int, default=5, help="files to name for each finding")
+    options = parser.parse_args(list(arguments))
+    report = check_folder(options.source)
+    Console(highlight=False).print(render(report, most=options.most))
+    if options.sheet:
+        contact_sheet(find_images(options.source), options.sheet)
+        print(f"Look at {options.sheet}.")
+
+
+def prepare_command(arguments: Sequence[str]) -> None:
+    """Write a data set as the folder that TFDS reads, without TensorFlow."""
+    from .data.prepare import preparable_names, prepare
+
+    parser = argparse.ArgumentParser(
+        prog="flax-resnet prepare", description=prepare_command.__doc__
+    )
+    parser.add_argument("name", help=", ".join(preparable_names()))
+    parser.add_argument("--from", dest="source", help="the original archive or its folder")
+    parser.add_argument("--data.dir", dest="data_dir", help="default ~/tensorflow_datasets")
+    options = parser.parse_args(list(arguments))
+    print(prepare(options.name, options.source, options.data_dir))
+
+
+def _parse_config(arguments: Sequence[str], command: str, text: str) -> Config:
+    """The config that ``--config`` names, with the fields that the rest of the line sets."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", required="-h" not in arguments and "--help" not in arguments)
     parsed, overrides = parser.parse_known_args(list(arguments))
     default = load_config(parsed.config) if parsed.config else Config()
-    config = tyro.cli(
+    return tyro.cli(
         Config,
-        prog="flax-resnet train --config NAME",
-        description=f"Train a model. Configs: {', '.join(list_configs())}; or the path of one. "
+        prog=f"flax-resnet {command} --config NAME",
+        description=f"{text} Configs: {', '.join(list_configs())}; or the path of one. "
         "Each field below can be set, as in --optimizer.learning-rate 0.1.",
         default=default,
         args=overrides,
     )
-    train(config)
 
 
 def list_command(arguments: Sequence[str]) -> None:
@@ -177,12 +227,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "summary": summary_command,
     "convert": convert_command,
     "inspect": inspect_command,
+    "check": check_command,
+    "prepare": prepare_command,
+    "augment-preview": preview_command,
 }
 
 
 def _usage() -> str:
     lines = ["usage: flax-resnet COMMAND [options]", ""]
-    lines += [f"  {name:10}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:17}{command.__doc__}" for name, command in COMMANDS.items()]
     lines += ["", "flax-resnet COMMAND --help tells more; --debug shows tracebacks."]
     return "\n".join(lines)
 

@@ -14,6 +14,10 @@ from typing import Any, Literal
 
 from .errors import UserError
 
+# Of each channel on the scale 0 to 1, as all published weights for ImageNet expect.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -53,10 +57,11 @@ class ModelConfig:
 class DataConfig:
     """Which images, and how they are fed."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "cifar10"
-    """The data set."""
+    name: str = "cifar10"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, a prepared TFDS set, or folder: the image
+    folder, .csv, .jsonl or .npz that dir names."""
     dir: str | None = None
-    """Folder with the original files; default ~/tensorflow_datasets/downloads."""
+    """Folder with the original files or prepared sets; default ~/tensorflow_datasets."""
     download: bool = True
     """Fetch missing files."""
     batch_size: int = 128
@@ -64,11 +69,58 @@ class DataConfig:
     validation: float = 0.1
     """Share of the training images kept aside to choose the best checkpoint."""
     image_size: int | None = None
-    """Resize the images to this height and width on the device; None keeps them."""
+    """Height and width the model sees. None: as stored; of image files 224."""
+    resize: int | None = None
+    """Image files in evaluation: the shorter side, before the middle of image_size is cut out;
+    default 256/224 of image_size."""
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, validation and test in a folder without splits of its own."""
+    on_bad_image: Literal["skip", "error"] = "skip"
+    """Images that cannot be read: leave them out and say so, or stop."""
+    workers: int | None = None
+    """Threads that decode image files; default one a core."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to training images, on the device and by seed; see data.Augmentation."""
+
+    random_resized_crop: bool = False
+    """A part of random size and shape, resized; for image folders while they are decoded."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Its share of the image's area."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Its width / height."""
     crop_padding: int = 4
-    """Training: zero pixels on each side before a random crop of the original size; 0 for none."""
+    """Pixels on each side before a random crop of the original size; 0 for none."""
     flip: bool = True
-    """Training: mirror half of the images."""
+    """Mirror half of the images."""
+    rotation: float = 0.0
+    """Degrees to either side."""
+    shift: float = 0.0
+    """Share of the height and of the width, to either side."""
+    shear: float = 0.0
+    """Degrees to either side."""
+    zoom: float = 0.0
+    """Factors from 1 - zoom to 1 + zoom."""
+    fill: Literal["nearest", "reflect", "constant"] = "nearest"
+    """What lies outside of a rotated, shifted, sheared or zoomed image."""
+    rand_augment: tuple[int, int] | None = None
+    """Number of operations and magnitude, 0 to 30."""
+    trivial_augment: bool = False
+    """One operation of any magnitude (TrivialAugmentWide)."""
+    color_jitter: tuple[float, float, float, float] | None = None
+    """Amounts of brightness, contrast, saturation and hue."""
+    grayscale: float = 0.0
+    """Probability of a grey image."""
+    random_erasing: float = 0.0
+    """Probability of an erased box."""
+    cutout: int = 0
+    """Side in pixels of a square cut out; 0 for none."""
+    mixup_alpha: float = 0.0
+    """Mix each image with its neighbour, by shares from Beta(alpha, alpha); 0 for none."""
+    cutmix_alpha: float = 0.0
+    """Put a box of the neighbour into each image; with mixup too, one of the two for a batch."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +155,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 10
     """Passes over the training images."""
@@ -206,10 +259,8 @@ def check_config(config: Config) -> list[str]:
             raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
-    if config.optimizer.weight_decay < 0 or config.data.crop_padding < 0:
-        raise UserError(
-            "--optimizer.weight-decay and --data.crop-padding must not be negative.", exit_code=2
-        )
+    if config.optimizer.weight_decay < 0:
+        raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
     usual_rate = 2.0 if config.optimizer.name == "sgd" else 0.02
     warnings = []
     if not usual_rate * 1e-5 <= config.optimizer.learning_rate <= usual_rate:

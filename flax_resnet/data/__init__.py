@@ -1,7 +1,8 @@
 """Data sets, their order, and the augmentation of their images."""
 
-from .augment import Augmentation, Preprocessing
+from .augment import Augmentation, Mixing, Preprocessing
 from .datasets import Dataset, Split, dataset_names, load_dataset
+from .opening import open_dataset
 from .pipeline import (
     Prefetch,
     Shard,
@@ -15,6 +16,7 @@ from .pipeline import (
 __all__ = [
     "Augmentation",
     "Dataset",
+    "Mixing",
     "Prefetch",
     "Preprocessing",
     "Shard",
@@ -25,5 +27,6 @@ __all__ = [
     "epoch_order",
     "eval_batches",
     "load_dataset",
+    "open_dataset",
     "train_batches",
 ]

@@ -13,12 +13,16 @@ import numpy.typing as npt
 
 from flax_resnet.data import formats
 from flax_resnet.data.formats import CifarLayout, FormatError
+from flax_resnet.data.pipeline import Source
+from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
+from flax_resnet.data.tfds_folder import find_prepared
 from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
 
 DEFAULT_FOLDER = "~/tensorflow_datasets/downloads"
 _OTHERWISE = "use --config digits, which needs no download"
+_ANEW = "delete it and prepare it again"
 
 # The splits belong to the data set, not to a run: another training seed must
 # see the same validation images, or results could not be compared.
@@ -54,6 +58,17 @@ class Split:
         """False: the images are in memory."""
         return False
 
+    @property
+    def bad(self) -> dict[str, str]:
+        """Empty: what cannot be read is refused when the set is loaded."""
+        return {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
     def gather(
         self, indices: npt.ArrayLike, draws: npt.NDArray[np.float64] | None = None
     ) -> dict[str, np.ndarray]:
@@ -76,19 +91,29 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory; `classes[label]` is the name of a label."""
+    """A data set; `classes[label]` is the name of a label.
+
+    Attributes:
+        notes: what a user should know about what was found, each a sentence.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+    train: Source
+    validation: Source
+    test: Source
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        """(height, width, channels) of every image of a batch."""
+        return self.train.image_shape
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Path -> reason of the files found so far that cannot be decoded, and are left out."""
+        parts = (self.train, self.validation, self.test)
+        return {path: why for part in parts for path, why in part.bad.items()}
 
 
 _Parts = tuple[Split, Split, tuple[str, ...]]  # train with validation, test, classes
@@ -124,10 +149,14 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set into memory, downloading it first if it is not there.
 
+    A set that TFDS or `flax-resnet prepare` has prepared will do where the original files are
+    absent. TFDS's own order of the images differs, and so does the validation split then.
+
     Args:
         name: one of `dataset_names()`.
         data_dir: folder to look in, as `data_dir/<name>/` and then `data_dir/`;
-            by default `~/tensorflow_datasets/downloads`.
+            by default `~/tensorflow_datasets/downloads`. A prepared set is looked for in
+            `data_dir`, by default in `~/tensorflow_datasets`.
         validation: fraction of the training images held out for validation by
             a fixed stratified split, in [0, 1); 0 gives an empty split.
         download: whether absent files may be downloaded, into `<name>/`.
@@ -141,11 +170,7 @@ def load_dataset(
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(_TABLE)}")
     if not 0 <= validation < 1:  # also refuses NaN
         raise UserError(f"validation is {validation}: it must be at least 0 and less than 1")
-    paths = _find(name, entry, data_dir, download)
-    try:
-        full_train, test, classes = entry.read(paths)
-    except FormatError as error:
-        raise UserError(_advice(error, entry, paths)) from error
+    full_train, test, classes = _read(name, entry, data_dir, download)
     held_out = round(validation * len(full_train))
     if validation > 0 and held_out == 0:
         raise UserError(
@@ -162,10 +187,10 @@ def load_dataset(
     return Dataset(name, classes, train, carved, test)
 
 
-def _find(
+def _read(
     name: str, entry: _Entry, data_dir: str | os.PathLike[str] | None, download: bool
-) -> dict[str, Path]:
-    """Return the path of each file of the entry, by published name.
+) -> _Parts:
+    """Read the original files or, without them, the prepared set or what can be downloaded.
 
     All files come from one folder: taken one by one, the labels of one set
     could meet the images of another that has the same file names.
@@ -173,10 +198,22 @@ def _find(
     base = Path(DEFAULT_FOLDER if data_dir is None else data_dir).expanduser()
     home = base / name
     folders = [home] if data_dir is None and entry.own_folder_only else [home, base]
-    for folder in folders:
-        paths = _present(entry, folder)
-        if len(paths) == len(entry.files):
-            return paths
+    found = (_present(entry, folder) for folder in folders)
+    paths = next((paths for paths in found if len(paths) == len(entry.files)), None)
+    if paths is None and find_prepared(name, data_dir):
+        return _read_prepared(name, data_dir)
+    if paths is None:
+        paths = _obtain(name, entry, home, folders, download)
+    try:
+        return entry.read(paths)
+    except FormatError as error:
+        raise UserError(_advice(error, entry, paths)) from error
+
+
+def _obtain(
+    name: str, entry: _Entry, home: Path, folders: list[Path], download: bool
+) -> dict[str, Path]:
+    """Return the path of each file of the entry, by published name, after the download."""
     paths = _present(entry, home)
     absent = [file for file in entry.files if file.name not in paths]
     if not download:
@@ -239,6 +276,20 @@ def _stratified(whole: Split, held_out: int) -> tuple[Split, Split]:
     )
 
 
+def _read_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> _Parts:
+    prepared = open_prepared(name, data_dir)
+    splits = []
+    for part in ("train", "test"):
+        if part not in prepared.splits:
+            raise UserError(f"the data set in {prepared.folder} has no split {part!r}: {_ANEW}")
+        batch = prepared.splits[part].gather(np.arange(len(prepared.splits[part])))
+        try:
+            splits.append(Split(batch["image"], batch["label"]))
+        except ValueError as error:
+            raise UserError(f"the data set in {prepared.folder} has {error}: {_ANEW}") from error
+    return splits[0], splits[1], prepared.classes
+
+
 def _read_digits(paths: Mapping[str, Path]) -> _Parts:
     from sklearn.datasets import load_digits
 
@@ -246,7 +297,7 @@ def _read_digits(paths: Mapping[str, Path]) -> _Parts:
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     whole = Split(grey[..., np.newaxis], bunch.target.astype(np.int32))
     train, test = _stratified(whole, _DIGITS_TEST)
-    return train, test, _DIGIT_CLASSES
+    return train, test, DIGIT_CLASSES
 
 
 def _read_mnist(classes: tuple[str, ...], paths: Mapping[str, Path]) -> _Parts:
@@ -271,20 +322,20 @@ def _read_cifar(layout: CifarLayout, paths: Mapping[str, Path]) -> _Parts:
 
 
 _DIGITS_TEST = 360  # 20% of 1,797
-_DIGIT_CLASSES = tuple("0123456789")
-_CLOTHING_CLASSES = (
+DIGIT_CLASSES = tuple("0123456789")
+CLOTHING_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _TABLE: dict[str, _Entry] = {
     "digits": _Entry(read=_read_digits, files={}),
     "mnist": _Entry(
-        read=partial(_read_mnist, _DIGIT_CLASSES),
+        read=partial(_read_mnist, DIGIT_CLASSES),
         files={file: file.name.removesuffix(".gz") for file in PUBLISHED["mnist"]},
         own_folder_only=True,
     ),
     "fashion_mnist": _Entry(
-        read=partial(_read_mnist, _CLOTHING_CLASSES),
+        read=partial(_read_mnist, CLOTHING_CLASSES),
         files={file: file.name.removesuffix(".gz") for file in PUBLISHED["fashion_mnist"]},
         own_folder_only=True,
     ),

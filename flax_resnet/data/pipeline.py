@@ -21,10 +21,18 @@ class Source(Protocol):
     Attributes:
       streams: images are decoded when asked for, cropped as ``draws`` say; otherwise they are in
         memory, and random crops are the device's work.
+      bad: path and reason of the files found so far that cannot be decoded.
+      image_shape: ``(H, W, C)`` of the images of a batch.
     """
 
     @property
     def streams(self) -> bool: ...
+
+    @property
+    def bad(self) -> dict[str, str]: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
 
     @property
     def labels(self) -> np.ndarray:
@@ -97,15 +105,17 @@ def train_batches(
     batch_size: int,
     start: int,
     stop: int,
+    random_crops: bool = True,
     shard: Shard = Shard(),
 ) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop`` (exclusive), ``{"image", "label"}``.
 
     ``batch_size`` is the global one; each process of a pod makes its ``shard`` of it.
+    ``random_crops`` is for images that stream; those in memory are cropped on the device.
     """
     for step in range(start, stop):
         indices = shard.of(batch_indices(seed, step, batch_size, len(split)))
-        if split.streams:
+        if split.streams and random_crops:
             yield split.gather(indices, shard.of(crop_draws(seed, step, batch_size)))
         else:
             yield split.gather(indices)

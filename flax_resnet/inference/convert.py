@@ -8,14 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..config import ModelConfig
+from ..config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from ..data import Preprocessing
 from ..errors import UserError
 from ..models import create_model, default_image_shape
 from ..training import build_model
 from ..weights import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     from_torchvision,
     imagenet_classes,
     infer_model,

@@ -3,6 +3,7 @@
 from .checkpoint import Checkpoints, read_variables, write_variables
 from .loop import TrainResult, train
 from .optim import create_optimizer, create_schedule
+from .preview import augment_preview
 from .setup import build_model
 from .state import StepOptions, TrainState, create_train_state
 from .step import eval_step, train_step
@@ -13,6 +14,7 @@ __all__ = [
     "StepOptions",
     "TrainResult",
     "TrainState",
+    "augment_preview",
     "build_model",
     "create_optimizer",
     "create_schedule",

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ..config import Config, check_config
-from ..data import Prefetch, Split, eval_batches, train_batches
+from ..data import Prefetch, Source, eval_batches, train_batches
 from ..errors import UserError
 from ..report import Progress, append_history, keep_history, results_table
 from .checkpoint import Checkpoints
@@ -120,6 +120,7 @@ def _train(
             batch_size=config.data.batch_size,
             start=start,
             stop=run.last_step,
+            random_crops=config.augment.random_resized_crop,
             shard=local_shard(),
         ),
         partial(shard_batch, mesh=mesh),
@@ -246,7 +247,7 @@ def _evaluate_and_log(
     return val
 
 
-def evaluate_split(state: TrainState, split: Split, batch_size: int, mesh: Mesh) -> Scores:
+def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh) -> Scores:
     """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images."""
     sums = zero_metrics()
     for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
@@ -292,6 +293,8 @@ def _finish(
     if jax.process_index() == 0:
         append_history(workdir / HISTORY, entry)
     console.print(results_table(f"{run.config.model.name} on {data.name}", rows))
+    for path, why in data.bad.items():
+        console.print(f"[yellow]left out:[/] {path} {why}")
     rates = [line["images_per_second"] for line in past]
     rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
     console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
@@ -308,6 +311,10 @@ def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
         f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
         f"{devices}{'s' if mesh.devices.size > 1 else ''}."
     )
+    road = "decoded as they are needed" if data.train.streams else "held in memory"
+    console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}.")
+    for note in data.notes:
+        console.print(f"[yellow]note:[/] {note}")
 
 
 def _means(sums: Metrics) -> Scores:

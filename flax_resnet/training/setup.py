@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..config import Config, ModelConfig
-from ..data import Augmentation, Dataset, Preprocessing, load_dataset
+from ..config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, ModelConfig
+from ..data import Augmentation, Dataset, Mixing, Preprocessing, Split, open_dataset
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, create_model
 from .optim import create_optimizer, create_schedule
@@ -66,20 +66,16 @@ def prepare(config: Config) -> Run:
       UserError: missing or damaged data, an unknown model or option.
     """
     model = build_model(config.model, num_classes=10)  # fails on a wrong name before data is read
-    dataset = load_dataset(
-        config.data.name,
-        config.data.dir,
-        validation=config.data.validation,
-        download=config.data.download,
-    )
+    dataset = open_dataset(config.data, config.augment)
     model = build_model(config.model, num_classes=len(dataset.classes))
     total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
     schedule = create_schedule(config.optimizer, total_steps, config.epochs)
-    mean, std = channel_statistics(dataset.train.images)
-    preprocessing = Preprocessing(mean, std, config.data.image_size)
+    preprocessing = build_preprocessing(dataset, config.data.image_size)
+    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     options = StepOptions(
-        augment=Augmentation(config.data.crop_padding, config.data.flip),
+        augment=augment,
         preprocess=preprocessing,
+        mix=mix,
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
     )
@@ -92,6 +88,19 @@ def prepare(config: Config) -> Run:
     )
     state = init(jax.random.key(config.seed))
     return Run(config, dataset, model, preprocessing, schedule, state, total_steps)
+
+
+def build_augmentation(
+    config: AugmentConfig, image_size: int | None, dataset: Dataset
+) -> tuple[Augmentation, Mixing | None]:
+    """What is done to a batch on the device: to each image, and to pairs of them."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    mix = Mixing(fields.pop("mixup_alpha"), fields.pop("cutmix_alpha"))
+    crop = image_size or dataset.image_shape[0]
+    # Images that stream are cropped where they are decoded.
+    wanted = fields.pop("random_resized_crop") and not dataset.train.streams
+    augment = Augmentation(random_resized_crop=crop if wanted else None, **fields)
+    return augment, mix if mix != Mixing() else None
 
 
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -109,6 +118,14 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         return create_model(name, num_classes=num_classes, dtype=dtype, **switches)
     except ValueError as error:
         raise UserError(f"--model: {error}", exit_code=2) from error
+
+
+def build_preprocessing(dataset: Dataset, image_size: int | None) -> Preprocessing:
+    """Normalisation by the training images' own statistics, or, where they stream, by ImageNet's;
+    images in memory are resized too."""
+    if isinstance(dataset.train, Split):
+        return Preprocessing(*channel_statistics(dataset.train.images), image_size)
+    return Preprocessing(IMAGENET_MEAN, IMAGENET_STD)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

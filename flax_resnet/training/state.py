@@ -18,12 +18,15 @@ class StepOptions:
     Attributes:
       augment: ``(key, images, place) -> images`` in training, see data.Augmentation.
       preprocess: ``images -> images`` in training and evaluation, see data.Preprocessing.
+      mix: ``(key, images, targets, axis_name) -> images, targets`` in training, targets ``[N, K]``
+        float: mixup or CutMix, see data.Mixing; the model must have ``num_classes``.
       label_smoothing: share of each label spread evenly over all classes.
       ema_decay: decay of the moving average of parameters and running statistics, or None.
     """
 
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     preprocess: Callable[[jax.Array], jax.Array] | None = None
+    mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     label_smoothing: float = 0.0
     ema_decay: float | None = None
 

@@ -50,6 +50,11 @@ def train_step(
         images = options.augment(augment_key, images, place)
     if options.preprocess is not None:
         images = options.preprocess(images)
+    mixed = None
+    if options.mix is not None:
+        mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
+        soft = _targets(batch["label"], model.num_classes, images.dtype, options.label_smoothing)
+        images, mixed = options.mix(mix_key, images, soft, axis_name)
     weights = _weights(batch)
     total = jnp.maximum(_global_sum(weights.sum(), axis_name), 1)
 
@@ -61,8 +66,10 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
-        targets = optax.smooth_labels(targets, options.label_smoothing)
+        targets = mixed
+        if targets is None:
+            classes, smoothing = logits.shape[-1], options.label_smoothing
+            targets = _targets(batch["label"], classes, logits.dtype, smoothing)
         losses = optax.softmax_cross_entropy(logits, targets)
         return jnp.sum(losses * weights) / total, (logits, updates.get("batch_stats", {}))
 
@@ -102,6 +109,11 @@ def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> 
 def zero_metrics() -> Metrics:
     """The sums of no examples."""
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
+
+
+def _targets(labels: jax.Array, classes: int, dtype: Any, smoothing: float) -> jax.Array:
+    """Distributions over the classes, ``[N, classes]``."""
+    return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=dtype), smoothing)
 
 
 def _weights(batch: Batch) -> jax.Array:

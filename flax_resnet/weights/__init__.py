@@ -6,16 +6,12 @@ from .infer import InferredModel, infer_model
 from .layouts import torchvision_names
 from .pretrained import PretrainedInfo, load_pretrained
 from .published import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PublishedWeights,
     imagenet_classes,
     published_weights,
 )
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "InferredModel",
     "Leftover",
     "PretrainedInfo",

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, create_model
 from .convert import HEAD, from_torchvision
@@ -19,8 +20,6 @@ from .infer import infer_model
 from .layouts import torchvision_names
 from .names import fresh_variables
 from .published import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PublishedWeights,
     find_published,
     imagenet_classes,

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import UserError
 
 CLASSES_FILE = Path(__file__).with_name("imagenet_classes.txt")
 TORCH_URL = "https://download.pytorch.org/models/"
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # How the sets were trained.
 _VISION = "https://github.com/pytorch/vision/"

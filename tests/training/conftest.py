@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_quick_compilations(tmp_path_factory):
-    """Runs that differ in nothing XLA sees are compiled once, and quickly, in child processes too."""
+    """Runs that differ in nothing XLA sees are compiled once, and quickly; child processes' too."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "xla"),
         "jax_persistent_cache_min_compile_time_secs": 0.1,

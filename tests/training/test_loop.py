@@ -15,11 +15,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 BASE = Config(
     model=ModelConfig(name="resnet8"),
-    data=DataConfig(name="digits", batch_size=128, crop_padding=1, flip=False),
+    data=DataConfig(name="digits", batch_size=128),
+    augment=AugmentConfig(crop_padding=1, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.05),
     epochs=2,
     compile_cache=None,

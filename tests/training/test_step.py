@@ -95,6 +95,28 @@ def test_label_smoothing_is_the_papers(batch):
     np.testing.assert_allclose(losses[smoothing] - losses[0.0], expected, atol=1e-6)
 
 
+def test_mixed_images_and_targets_reach_the_loss(batch):
+    """A mixture that turns the images round and asks for fixed targets."""
+    wanted = np.random.default_rng(1).dirichlet(np.ones(10), 8)
+
+    def mix(key, images, targets, axis_name):
+        assert targets.shape == (8, 10)
+        return images[::-1], jnp.asarray(wanted, jnp.float32)
+
+    prepare = Preprocessing((0.5,) * 3, (0.25,) * 3)
+    state = make_state(
+        batch, tx=optax.sgd(1.0), options=fr.StepOptions(preprocess=prepare, mix=mix)
+    )
+    after, _ = jitted_step(state, batch)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits, _ = state.model.apply(
+        variables, prepare(batch["image"])[::-1], train=True, mutable=["batch_stats"]
+    )
+    # One step of plain SGD moves the classifier's bias by -rate * mean(softmax - target).
+    moved = state.params["fc"]["bias"] - after.params["fc"]["bias"]
+    np.testing.assert_allclose(moved, (jax.nn.softmax(logits) - wanted).mean(0), atol=1e-6)
+
+
 def test_ema_is_the_running_average_of_weights_and_statistics(batch):
     options = fr.StepOptions(preprocess=Preprocessing((0.5,) * 3, (0.25,) * 3), ema_decay=0.75)
     state = make_state(batch, options=options)
@@ -129,14 +151,15 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import flax_resnet as fr
-from flax_resnet.data import Augmentation
+from flax_resnet.data import Augmentation, Mixing
 
 rng = np.random.default_rng(0)
 batch = {"image": rng.normal(size=(8, 8, 8, 3)), "label": rng.integers(0, 10, 8),
          "mask": np.array([1, 1, 1, 1, 1, 1, 0, 1], bool)}
 model = fr.create_model("resnet8", dtype=jnp.float64, param_dtype=jnp.float64, dropout=0.2,
                         stochastic_depth=0.3)
-options = fr.StepOptions(augment=Augmentation(1, True), ema_decay=0.9, label_smoothing=0.1)
+options = fr.StepOptions(augment=Augmentation(1, True), mix=Mixing(0.2, 1.0), ema_decay=0.9,
+                         label_smoothing=0.1)
 start = fr.create_train_state(model, optax.sgd(0.1, 0.9), jax.random.key(0),
                               jnp.asarray(batch["image"]), options)
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

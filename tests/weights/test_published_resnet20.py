@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet.config import IMAGENET_MEAN, IMAGENET_STD
 from flax_resnet.data import load_dataset
-from flax_resnet.weights import IMAGENET_MEAN, IMAGENET_STD
 
 from .conftest import GOLDEN
 

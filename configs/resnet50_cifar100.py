@@ -1,0 +1,24 @@
+"""ResNet-50 with a 3x3 stem on CIFAR-100.
+
+Source:   He et al. 2015 (arXiv:1512.03385) on 32x32 images, with the weight decay and the schedule
+          that common reproductions use: x0.2 at epochs 60, 120 and 160.
+Command:  python train.py --config resnet50_cifar100
+Expected: 79.9% test accuracy (published reproductions; not run by us in full).
+Cost:     200 epochs; an accelerator is needed.
+"""
+
+from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+
+config = Config(
+    model=ModelConfig(name="resnet50", stem="cifar"),
+    data=DataConfig(name="cifar100", batch_size=128),
+    optimizer=OptimizerConfig(
+        learning_rate=0.1,
+        weight_decay=5e-4,
+        schedule="step",
+        milestones=(60, 120, 160),
+        decay_factor=0.2,
+        warmup_epochs=1,
+    ),
+    epochs=200,
+)

@@ -1,0 +1,178 @@
+"""RandAugment and TrivialAugment: random operations of random or given strength, image by image.
+
+Under ``vmap`` a ``lax.switch`` would compute all fourteen operations of every image. Here each of
+them is a special case of three passes: one affine warp, one table of values, one blend with the
+grey and one with the smoothed image; what is not drawn is the identity, exactly.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import color
+from .geometry import Interpolation, Level, about_centre, warp
+
+BINS = 31  # strengths, 0 to 30
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the policies.
+
+    Attributes:
+      rand, wide: its strength at bins 0 and 30 of RandAugment and of TrivialAugmentWide, linear
+        between.
+      signed: the strength gets a random sign.
+    """
+
+    name: str
+    rand: tuple[float, float] = (0.0, 0.0)
+    wide: tuple[float, float] = (0.0, 0.0)
+    signed: bool = False
+
+
+# As torchvision 0.28 has them, after Cubuk et al. 2019 and Müller & Hutter 2021. Shears are slopes,
+# rotation degrees counter-clockwise; brightness to sharpness add to a blend's factor 1.
+OPERATIONS = (
+    Operation("identity"),
+    Operation("shear_x", (0, 0.3), (0, 0.99), True),
+    Operation("shear_y", (0, 0.3), (0, 0.99), True),
+    # RandAugment: shares of the image's side, 150 pixels of 331. TrivialAugment: pixels.
+    Operation("translate_x", (0, 150 / 331), (0, 32), True),
+    Operation("translate_y", (0, 150 / 331), (0, 32), True),
+    Operation("rotate", (0, 30), (0, 135), True),
+    Operation("brightness", (0, 0.9), (0, 0.99), True),
+    Operation("contrast", (0, 0.9), (0, 0.99), True),
+    Operation("posterize", (8, 4), (8, 2)),  # bits kept, rounded
+    Operation("solarize", (255, 0), (255, 0)),  # threshold
+    Operation("autocontrast"),
+    Operation("equalize"),
+    Operation("color", (0, 0.9), (0, 0.99), True),
+    Operation("sharpness", (0, 0.9), (0, 0.99), True),
+)
+NAMES = tuple(operation.name for operation in OPERATIONS)
+
+
+def strengths(policy: Literal["rand", "wide"], height: int, width: int) -> np.ndarray:
+    """Strength of every operation and bin without sign, float32 ``[14, 31]``, translations in
+    pixels of an image of that size."""
+    ends = np.array([getattr(operation, policy) for operation in OPERATIONS])
+    table = np.linspace(ends[:, 0], ends[:, 1], BINS, axis=1)
+    if policy == "rand":
+        table[NAMES.index("translate_x")] *= width
+        table[NAMES.index("translate_y")] *= height
+    for name in ("translate_x", "translate_y"):
+        table[NAMES.index(name)] = np.trunc(table[NAMES.index(name)])
+    table[NAMES.index("posterize")] = np.round(table[NAMES.index("posterize")])
+    return table.astype(np.float32)
+
+
+def rand_augment(
+    key: jax.Array,
+    image: jax.Array,
+    number: int = 2,
+    magnitude: int = 9,
+    fill_value: Level = 0,
+    interpolation: Interpolation = "bilinear",
+) -> jax.Array:
+    """RandAugment (Cubuk et al. 2019) of a uint8 image ``[H, W, C]``, C 1 or 3.
+
+    ``number`` operations in a row, each drawn anew, of strength ``magnitude``, 0 to 30.
+    """
+    table = jnp.asarray(strengths("rand", *image.shape[:2]))
+    for operation_key in jax.random.split(key, number):
+        index, sign = _draw(operation_key)
+        image = apply_operation(
+            image, index, sign * table[index, magnitude], fill_value, interpolation
+        )
+    return image
+
+
+def trivial_augment(
+    key: jax.Array,
+    image: jax.Array,
+    fill_value: Level = 0,
+    interpolation: Interpolation = "bilinear",
+) -> jax.Array:
+    """TrivialAugmentWide (Müller & Hutter 2021) of a uint8 image ``[H, W, C]``, C 1 or 3.
+
+    One operation of one strength, all equally likely.
+    """
+    table = jnp.asarray(strengths("wide", *image.shape[:2]))
+    operation_key, bin_key = jax.random.split(key)
+    index, sign = _draw(operation_key)
+    strength = table[index, jax.random.randint(bin_key, (), 0, BINS, jnp.int32)]
+    return apply_operation(image, index, sign * strength, fill_value, interpolation)
+
+
+def apply_operation(
+    image: jax.Array,
+    index: jax.Array,
+    strength: jax.Array,
+    fill_value: Level = 0,
+    interpolation: Interpolation = "bilinear",
+) -> jax.Array:
+    """Operation ``OPERATIONS[index]`` of a signed strength; both may be traced."""
+    matrix = _matrix(index, strength, *image.shape[:2])
+    image = warp(image, matrix, "constant", fill_value, interpolation)
+    image = color.apply_table(image, _table(image, index, strength))
+
+    def factor(name: str) -> jax.Array:
+        return jnp.where(index == NAMES.index(name), 1 + strength, 1)
+
+    image = color.adjust_saturation(image, factor("color"))
+    return color.adjust_sharpness(image, factor("sharpness"))
+
+
+def _draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An operation's index and the sign of its strength."""
+    index_key, sign_key = jax.random.split(key)
+    index = jax.random.randint(index_key, (), 0, len(OPERATIONS), jnp.int32)
+    signed = jnp.array([operation.signed for operation in OPERATIONS])
+    negative = jax.random.bernoulli(sign_key) & signed[index]
+    return index, jnp.where(negative, jnp.float32(-1), jnp.float32(1))
+
+
+def _matrix(index: jax.Array, strength: jax.Array, height: int, width: int) -> jax.Array:
+    """Where the warp looks each pixel up; the identity for operations that move nothing."""
+    zero, one = jnp.zeros_like(strength), jnp.ones_like(strength)
+    angle = jnp.deg2rad(strength)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turn = about_centre(jnp.array([[cos, -sin, zero], [sin, cos, zero]]), height, width)
+    matrices = {
+        "identity": jnp.array([[one, zero, zero], [zero, one, zero]]),
+        "shear_x": jnp.array([[one, strength, zero], [zero, one, zero]]),
+        "shear_y": jnp.array([[one, zero, zero], [strength, one, zero]]),
+        "translate_x": jnp.array([[one, zero, -strength], [zero, one, zero]]),
+        "translate_y": jnp.array([[one, zero, zero], [zero, one, -strength]]),
+        "rotate": turn,
+    }
+    return _choose(index, matrices, "identity")
+
+
+def _table(image: jax.Array, index: jax.Array, strength: jax.Array) -> jax.Array:
+    """What becomes of each value, ``[256, C]``; the identity for operations of another kind."""
+    counts = color.histogram(image)
+    tables = {
+        "identity": jnp.arange(256, dtype=jnp.uint8)[:, None],
+        "brightness": color.brightness_table(1 + strength),
+        "contrast": color.contrast_table(image, 1 + strength),
+        "posterize": color.posterize_table(jnp.clip(strength, 0, 8)),
+        "solarize": color.solarize_table(strength),
+        "autocontrast": color.autocontrast_table(counts),
+        "equalize": color.equalize_table(counts),
+    }
+    shape = (256, image.shape[-1])
+    tables = {name: jnp.broadcast_to(table, shape) for name, table in tables.items()}
+    return _choose(index, tables, "identity")
+
+
+def _choose(index: jax.Array, cases: dict[str, jax.Array], other: str) -> jax.Array:
+    """The case that bears the name of operation ``index``, else ``other``."""
+    result = cases[other]
+    for name, value in cases.items():
+        result = jnp.where(index == NAMES.index(name), value, result)
+    return result

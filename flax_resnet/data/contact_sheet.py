@@ -1,0 +1,86 @@
+"""A picture of examples of every class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from flax_resnet.data.images import BadImage, resize_center_crop
+from flax_resnet.data.records import ImageRecords, counted
+from flax_resnet.errors import UserError
+
+_MARGIN = 4  # pixels around every example
+_NAME_WIDTH = 160
+_TEXT_SIZE = 15
+_MOST_CLASSES = 200
+
+
+def contact_sheet(
+    records: ImageRecords,
+    path: str | os.PathLike[str],
+    *,
+    per_class: int = 8,
+    tile: int = 112,
+) -> None:
+    """Write a picture with a row for each class: its name, and examples from train.
+
+    The examples stand evenly spaced in the order of the class's files. A grey cross stands for
+    one that cannot be decoded. After 200 classes it ends.
+
+    Args:
+        path: the picture's; its ending decides the format, .png or .jpg for example.
+        per_class: most examples of a class.
+        tile: height and width of an example, in pixels.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    classes = records.classes[:_MOST_CLASSES]
+    pitch = tile + 2 * _MARGIN
+    sheet = Image.new("RGB", (_NAME_WIDTH + per_class * pitch, len(classes) * pitch), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_TEXT_SIZE)
+    for label, name in enumerate(classes):
+        own = np.flatnonzero(records.train.labels == label)
+        top = label * pitch + _MARGIN
+        number = counted(len(own), "image", "images")
+        lines = f"{_fitting(draw, font, name)}\n{number}"
+        draw.multiline_text((_MARGIN, top), lines, fill="black", font=font)
+        chosen = own[np.linspace(0, len(own) - 1, min(per_class, len(own))).astype(int)]
+        for column, position in enumerate(chosen):
+            left = _NAME_WIDTH + column * pitch + _MARGIN
+            sheet.paste(_example(records.train.paths[position], tile), (left, top))
+    target = Path(path).expanduser()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(target)
+    # ValueError: an ending that stands for no format, or one that cannot hold the picture.
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{target} cannot be written ({error}): name another place, ending in .png"
+        ) from error
+
+
+def _example(path: str, tile: int) -> Image.Image:
+    try:
+        return Image.fromarray(resize_center_crop(path, tile, tile))
+    except BadImage:
+        cross = Image.new("RGB", (tile, tile), "lightgrey")
+        draw = ImageDraw.Draw(cross)
+        draw.line((0, 0, tile, tile), fill="grey", width=3)
+        draw.line((0, tile, tile, 0), fill="grey", width=3)
+        return cross
+
+
+def _fitting(
+    draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name: str
+) -> str:
+    """Return the name, shortened to the width of its column."""
+    name = " ".join(name.split())
+    shown = name
+    while shown and draw.textlength(shown, font) > _NAME_WIDTH - 2 * _MARGIN:
+        shown = f"{shown.removesuffix('…')[:-1]}…"
+    return shown

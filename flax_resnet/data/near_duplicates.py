@@ -1,0 +1,81 @@
+"""Images that look alike: difference hashes, and the pairs of them that are close."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from flax_resnet.data.images import Pixels
+
+TILE = (8, 9)
+"""Height and width that an image is squeezed to before it is hashed."""
+
+# Of 64 bits. Copies that were resized or compressed anew differ in at most so many.
+MOST_BITS = 3
+# Mean difference of grey tiles, of 255. Images with little in them, such as a bright sky, have
+# few edges and so often the same hash; this tells them apart.
+_MOST_GREY = 8.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def grey_tile(tile: Pixels) -> npt.NDArray[np.float32]:
+    """Return the luma, float32 [8, 9], 0 to 255, of an image squeezed to uint8 [8, 9, 3]."""
+    return tile.astype(np.float32) @ _LUMA
+
+
+def difference_hashes(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Return a hash of each grey tile [N, 8, 9], uint64 [N].
+
+    Each bit says whether a pixel is brighter than its left neighbour: brightness and contrast do
+    not matter, and scale and compression hardly.
+    """
+    bits = np.diff(tiles, axis=2) > 0
+    packed = np.packbits(bits.reshape(len(tiles), 64), axis=1)
+    return packed.view(np.uint64).reshape(len(tiles))
+
+
+def near_pairs(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Find the images that are nearly the same.
+
+    Hashes that differ in at most three of 64 bits agree in at least one of their four quarters:
+    only those that share a quarter are compared. Of images with one and the same hash, each is
+    compared with the first only.
+
+    Args:
+        tiles: grey tiles float32 [N, 8, 9].
+
+    Returns:
+        int64 [P, 3], sorted: the positions of two images, the lesser first, and the number of
+        bits in which their hashes differ.
+    """
+    hashes, first, same = np.unique(
+        difference_hashes(tiles), return_index=True, return_inverse=True
+    )
+    repeats = np.flatnonzero(first[same] != np.arange(len(tiles)))
+    pairs = [np.stack([first[same[repeats]], repeats], axis=1)]
+    pairs += [first[found] for found in map(_pairs_by_quarter, [hashes] * 4, range(0, 64, 16))]
+    ends = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+    left, right = ends.T
+    grey = np.abs(tiles[left] - tiles[right]).mean((1, 2))
+    codes = hashes[same]
+    bits = np.bitwise_count(codes[left] ^ codes[right])
+    return np.column_stack([ends, bits])[grey <= _MOST_GREY].astype(np.int64)
+
+
+def _pairs_by_quarter(hashes: npt.NDArray[np.uint64], shift: int) -> npt.NDArray[np.int64]:
+    """Return positions [P, 2] of close hashes that agree in the 16 bits from `shift` on."""
+    quarter = hashes >> np.uint64(shift) & np.uint64(0xFFFF)
+    order = np.argsort(quarter, kind="stable")
+    quarter, hashes = quarter[order], hashes[order]
+    # In sorted order, those that agree stand together: compare each with its
+    # neighbour, then with the next but one of those that still agree, and so on.
+    here = np.arange(len(hashes))
+    found = [np.zeros((0, 2), np.int64)]
+    step = 0
+    while len(here):
+        step += 1
+        here = here[here + step < len(hashes)]
+        here = here[quarter[here] == quarter[here + step]]
+        close = here[np.bitwise_count(hashes[here] ^ hashes[here + step]) <= MOST_BITS]
+        found.append(np.stack([order[close], order[close + step]], axis=1))
+    return np.concatenate(found)

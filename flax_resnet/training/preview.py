@@ -1,0 +1,68 @@
+"""A picture of what augmentation does to the images of a config."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ..config import Config
+from ..data import open_dataset, train_batches
+from ..errors import UserError
+from .setup import build_augmentation
+
+_GAP = 2  # pixels between images
+_LEAST = 64  # smaller images are enlarged to this, by whole factors
+
+
+def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8) -> None:
+    """Write the first images of the first training batch, augmented ``columns`` times.
+
+    Each row is one image: as it is stored (decoded images: as they are cropped), then as steps 0,
+    1, ... would see it.
+
+    Raises:
+      UserError: data or settings are wrong, or the picture cannot be written.
+    """
+    dataset = open_dataset(config.data, config.augment)
+    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
+    batches = train_batches(
+        dataset.train,
+        seed=config.seed,
+        batch_size=rows,
+        start=0,
+        stop=1,
+        random_crops=config.augment.random_resized_crop,
+    )
+    images = jnp.asarray(next(iter(batches))["image"])
+    shown = [images]
+    for step in range(columns):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        seen = augment(key, images, jnp.arange(rows))
+        if mix is not None:
+            seen, _ = mix(key, seen, jnp.ones((rows, 1)), None)
+        shown.append(seen)
+    side = max(max(column.shape[1:3]) for column in shown)
+    strips = [
+        np.concatenate([_tile(column[row], side) for column in shown], 1) for row in range(rows)
+    ]
+    grid = np.concatenate(strips)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid).save(path)
+    except (OSError, ValueError) as error:  # ValueError: an ending that stands for no format
+        raise UserError(
+            f"{path} cannot be written ({error}): name another place, ending in .png."
+        ) from error
+
+
+def _tile(image: jax.Array, side: int) -> np.ndarray:
+    """One image, RGB, in the middle of a white square of ``side`` pixels or more."""
+    factor = max(1, _LEAST // side)
+    pixels = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
+    height, width, channels = pixels.shape
+    tile = np.full((side * factor + _GAP, side * factor + _GAP, 3), 255, np.uint8)
+    top, left = (side * factor - height) // 2, (side * factor - width) // 2
+    tile[top : top + height, left : left + width] = pixels.repeat(3 // channels, 2)
+    return tile
