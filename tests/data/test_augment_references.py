@@ -1,0 +1,200 @@
+"""Augmentation beside Pillow and NumPy: each operation, and the policies made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from flax_resnet import UserError
+from flax_resnet.data.augment import (
+    Augmentation,
+    Mixing,
+    color,
+    cutmix,
+    mixup,
+    resize_center_crop,
+)
+from flax_resnet.data.augment.geometry import warp
+from flax_resnet.data.augment.policies import NAMES, OPERATIONS, apply_operation
+
+jitted_operation = jax.jit(apply_operation)
+jitted_warp = jax.jit(warp, static_argnames="fill")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiling takes nearly all the time, and XLA's optimisations most of that."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A smooth picture with noise, 24x32: uint8 [H, W, 3]."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((32, 24), Image.Resampling.BICUBIC), np.int64)
+    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 10, 240).astype(np.uint8)
+
+
+def levels_apart(ours, pillow):
+    return np.abs(np.asarray(ours, np.int64) - np.asarray(pillow, np.int64)).max()
+
+
+@pytest.mark.parametrize(
+    ("ours", "pillow", "most"),
+    [
+        (color.autocontrast, ImageOps.autocontrast, 0),
+        (color.equalize, ImageOps.equalize, 0),
+        (lambda x: color.posterize(x, 3), lambda p: ImageOps.posterize(p, 3), 0),
+        (lambda x: color.solarize(x, 100), lambda p: ImageOps.solarize(p, 100), 0),
+        (lambda x: jnp.repeat(color.grey(x), 3, -1), lambda p: p.convert("L").convert("RGB"), 0),
+    ],
+    ids=["autocontrast", "equalize", "posterize", "solarize", "grey"],
+)
+def test_levels_are_pillows(photo, ours, pillow, most):
+    assert levels_apart(jax.jit(ours)(photo), pillow(Image.fromarray(photo))) <= most
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.7])
+@pytest.mark.parametrize(
+    ("ours", "pillow"),
+    [
+        (color.adjust_brightness, ImageEnhance.Brightness),
+        (color.adjust_contrast, ImageEnhance.Contrast),
+        (color.adjust_saturation, ImageEnhance.Color),
+        (color.adjust_sharpness, ImageEnhance.Sharpness),
+    ],
+    ids=["brightness", "contrast", "saturation", "sharpness"],
+)
+def test_enhancements_are_pillows(photo, ours, pillow, factor):
+    expected = pillow(Image.fromarray(photo)).enhance(factor)
+    assert levels_apart(jax.jit(ours)(photo, factor), expected) <= 1
+
+
+def test_hue_turns_in_thirds_as_channels_do(photo):
+    turned = color.adjust_hue(jnp.asarray(photo), 1 / 3)
+    assert levels_apart(turned, photo[..., [2, 0, 1]]) <= 1
+
+
+def test_a_quarter_turn_and_a_shift_are_exact(photo):
+    square = photo[:24, :24]
+    turn = jnp.array([[0.0, -1.0, 24.0], [1.0, 0.0, 0.0]])  # from (x, y) to (24 - y, x)
+    np.testing.assert_array_equal(jitted_warp(square, turn), np.rot90(square, 1))
+    shift = jnp.array([[1.0, 0.0, 5.0], [0.0, 1.0, 0.0]])  # 5 pixels to the left
+    for fill, expected in (
+        ("constant", np.pad(photo, ((0, 0), (0, 5), (0, 0)))),
+        ("nearest", np.pad(photo, ((0, 0), (0, 5), (0, 0)), mode="edge")),
+        ("reflect", np.pad(photo, ((0, 0), (0, 5), (0, 0)), mode="symmetric")),
+    ):
+        np.testing.assert_array_equal(jitted_warp(photo, shift, fill=fill), expected[:, 5:])
+
+
+@pytest.mark.parametrize("name", ["identity", "rotate", "posterize", "color"])
+def test_operations_of_the_policies_are_pillows(photo, name):
+    strength = {"rotate": 20.0, "posterize": 4.0, "color": 0.5}.get(name, 0.0)
+    image = Image.fromarray(photo)
+    bilinear = {"resample": Image.Resampling.BILINEAR, "fillcolor": 0}
+    expected = {
+        "identity": lambda: image,
+        "rotate": lambda: image.rotate(strength, **bilinear),
+        "posterize": lambda: ImageOps.posterize(image, 4),
+        "color": lambda: ImageEnhance.Color(image).enhance(1.5),
+    }
+    ours = np.asarray(
+        apply_operation(jnp.asarray(photo), jnp.asarray(NAMES.index(name)), jnp.float32(strength))
+    )
+    inside = np.s_[6:-6, 8:-8] if name == "rotate" else np.s_[:]
+    assert levels_apart(ours[inside], np.asarray(expected[name]())[inside]) <= 1
+
+
+def test_strengths_are_the_papers():
+    ranges = {operation.name: operation for operation in OPERATIONS}
+    assert len(ranges) == 14
+    assert ranges["rotate"].rand == (0, 30) and ranges["rotate"].wide == (0, 135)
+    assert ranges["shear_x"].rand == (0, 0.3) and ranges["shear_x"].wide == (0, 0.99)
+
+
+SETTINGS = {
+    "resized crop": {"random_resized_crop": 16},
+    "warps": {"rotation": 20, "shift": 0.1, "shear": 10, "zoom": 0.2, "fill": "reflect"},
+    "rand_augment": {"rand_augment": (2, 9)},
+    "trivial_augment": {"trivial_augment": True},
+    "colours": {"color_jitter": (0.4, 0.4, 0.4, 0.1), "grayscale": 0.3},
+    "erasing": {"random_erasing": 0.5, "cutout": 6},
+}
+
+
+SLOW = ("trivial_augment", "colours", "erasing")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SETTINGS]
+)
+def test_an_image_depends_on_its_own_place_only(photo, name):
+    augment = jax.jit(Augmentation(**SETTINGS[name]))
+    images = np.stack([photo, photo[::-1], photo[:, ::-1], photo])
+    key, place = jax.random.key(3), np.arange(4)
+    whole = np.asarray(augment(key, images, place))
+    assert whole.dtype == np.uint8
+    assert whole.shape == ((4, 16, 16, 3) if name == "resized crop" else images.shape)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_array_equal(augment(key, images[order], place[order]), whole[order])
+    assert any(not np.array_equal(whole[0], np.asarray(augment(key, images, place + n))[0])
+               for n in range(1, 6))  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (120, 90), (41, 64)])
+def test_evaluation_crop_is_pillows(height, width):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    image = small.resize((width, height), Image.Resampling.BICUBIC)
+    shorter, resize, crop = min(height, width), 37, 32
+    size = (int(resize * width / shorter), int(resize * height / shorter))
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    expected = image.resize(size, Image.Resampling.BILINEAR)
+    expected = np.asarray(expected.crop((left, top, left + crop, top + crop)), np.float64)
+    ours = np.asarray(resize_center_crop(np.asarray(image)[None], resize, crop)[0], np.float64)
+    assert np.abs(ours - expected).mean() <= 1
+
+
+def test_mixup_weighs_images_and_targets_alike():
+    rng = np.random.default_rng(0)
+    images = rng.random((6, 4, 4, 3), np.float32)
+    targets = np.eye(6, dtype=np.float32)
+    mixed, soft = mixup(jax.random.key(1), images, targets, alpha=1.0)
+    share = float(soft[0, 0])
+    assert 0 < share < 1
+    np.testing.assert_allclose(soft, share * targets + (1 - share) * np.roll(targets, 1, 0))
+    expected = share * images + (1 - share) * np.roll(images, 1, 0)
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_cutmix_puts_in_a_box_and_weighs_targets_by_its_area():
+    images = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 12, 10, 1))
+    seen = set()
+    for seed in range(8):
+        mixed, soft = cutmix(jax.random.key(seed), images, np.eye(4, dtype=np.float32), alpha=1.0)
+        own = np.asarray(mixed[2, ..., 0]) == 2
+        assert set(np.unique(np.asarray(mixed[2]))) <= {1.0, 2.0}
+        np.testing.assert_allclose(soft[2], [0, 1 - own.mean(), own.mean(), 0], atol=1e-6)
+        rows, columns = (~own).any(1), (~own).any(0)
+        assert np.array_equal(~own, rows[:, None] & columns)  # a box
+        seen.add(round(float(own.mean()), 3))
+    assert len(seen) > 3
+
+
+def test_mistaken_settings_are_told():
+    with pytest.raises(UserError, match="choose one of them"):
+        Augmentation(rand_augment=(2, 9), trivial_augment=True)
+    with pytest.raises(UserError, match="fill is 'mirror'"):
+        Augmentation(fill="mirror")
+    with pytest.raises(UserError, match="magnitude is 40"):
+        Augmentation(rand_augment=(2, 40))
+    with pytest.raises(UserError, match="mixup_alpha"):
+        Mixing(mixup_alpha=-1)
+    with pytest.raises(UserError, match="uint8"):
+        Augmentation(rotation=3)(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.arange(1))
