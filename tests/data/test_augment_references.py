@@ -174,7 +174,9 @@ def test_mixup_weighs_images_and_targets_alike():
 
 
 def test_cutmix_puts_in_a_box_and_weighs_targets_by_its_area():
-    images = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 12, 10, 1))
+    images = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones(
+        (4, 12, 10, 1), np.float32
+    )
     seen = set()
     for seed in range(8):
         mixed, soft = cutmix(jax.random.key(seed), images, np.eye(4, dtype=np.float32), alpha=1.0)

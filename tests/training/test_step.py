@@ -191,6 +191,7 @@ print(json.dumps({"jit": worst(jitted), "shard_map": worst(shard), "pmap": worst
 """
 
 
+@pytest.mark.slow
 def test_one_device_jit_shard_map_and_pmap_over_four_agree():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
