@@ -11,7 +11,8 @@ LONGEST = 360
 
 # Higher rooms may import lower ones. Rooms of one height do not know each other.
 HEIGHT = {
-    "cli": 6,
+    "cli": 7,
+    "commands": 6,
     "inference": 5,
     "training": 4,
     "report": 3,
