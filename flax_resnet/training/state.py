@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from .freezing import Trainable, partition
+
 
 @dataclass(frozen=True)
 class StepOptions:
@@ -22,6 +24,10 @@ class StepOptions:
         float: mixup or CutMix, see data.Mixing; the model must have ``num_classes``.
       label_smoothing: share of each label spread evenly over all classes.
       ema_decay: decay of the moving average of parameters and running statistics, or None.
+      trainable: whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")`` is
+        trained; None trains all. What is not keeps its bits, is not differentiated and has no part
+        in the optimiser's state. Batch norm's running statistics are the model's business
+        (``frozen_until``, ``frozen_statistics``).
     """
 
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
@@ -29,6 +35,7 @@ class StepOptions:
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     label_smoothing: float = 0.0
     ema_decay: float | None = None
+    trainable: Trainable | None = None
 
 
 @struct.dataclass
@@ -38,7 +45,7 @@ class TrainState:
     Attributes:
       step: steps done, int32 ``[]``.
       params, batch_stats: the model's variables.
-      opt_state: the optimiser's.
+      opt_state: the optimiser's, of the parameters that train.
       ema: ``{"params", "batch_stats"}`` averaged over steps, or None.
       key: raw data of the run's PRNG key, uint32; randomness is this folded with ``step``.
     """
@@ -76,6 +83,9 @@ def create_train_state(
       key: PRNG key of the initial weights and of all the run's randomness.
       sample: images ``[N, H, W, C]`` as batches hold them; only shape and dtype matter.
       options: see :class:`StepOptions`.
+
+    Raises:
+      ValueError: ``options.trainable`` is true of no parameter.
     """
     init_key, run_key = jax.random.split(key)
     images = jnp.zeros(sample.shape, sample.dtype)
@@ -83,12 +93,15 @@ def create_train_state(
         images = options.preprocess(images)
     variables = model.init(init_key, images, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    trained, _ = partition(params, options.trainable)
+    if not trained:
+        raise ValueError("trainable is true of no parameter: there is nothing to train")
     ema = {"params": params, "batch_stats": batch_stats} if options.ema_decay else None
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=tx.init(params),
+        opt_state=tx.init(trained),
         # A copy: a donated state must not hold the same buffer twice.
         ema=jax.tree.map(jnp.copy, ema),
         key=jax.random.key_data(run_key),

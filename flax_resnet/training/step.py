@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from .freezing import merge, partition
 from .state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -36,13 +37,14 @@ def train_step(
     model, options = state.model, state.options
     images, count = batch["image"], batch["image"].shape[0]
     place = jnp.arange(count)
-    params = state.params
+    trained, frozen = partition(state.params, options.trainable)
+    own = trained
     if axis_name is not None:
         model = model.clone(axis_name=axis_name)
         place += count * lax.axis_index(axis_name)
         # Each device differentiates its own copy: shard_map would otherwise sum the gradients of
         # replicated parameters on its own (check_vma), pmap would not, and one rule serves both.
-        params = jax.tree.map(lambda leaf: lax.pcast(leaf, axis_name, to="varying"), params)
+        own = jax.tree.map(lambda leaf: lax.pcast(leaf, axis_name, to="varying"), own)
 
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     augment_key, dropout_key = jax.random.split(step_key)
@@ -58,9 +60,10 @@ def train_step(
     weights = _weights(batch)
     total = jnp.maximum(_global_sum(weights.sum(), axis_name), 1)
 
-    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    # A function of the trained parameters alone: nothing below the first of them is differentiated.
+    def loss_of(own: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": merge(own, frozen), "batch_stats": state.batch_stats},
             images,
             train=True,
             mutable=["batch_stats"],
@@ -73,14 +76,16 @@ def train_step(
         losses = optax.softmax_cross_entropy(logits, targets)
         return jnp.sum(losses * weights) / total, (logits, updates.get("batch_stats", {}))
 
-    (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
     grads = _global_sum(grads, axis_name)
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = state.tx.update(grads, state.opt_state, trained)
+    params = merge(optax.apply_updates(trained, updates), frozen)
     ema = state.ema
     if ema is not None and options.ema_decay is not None:
         new = {"params": params, "batch_stats": batch_stats}
-        ema = optax.incremental_update(new, ema, 1 - options.ema_decay)
+        keep = options.ema_decay
+        # In this form what has not changed, as where it is frozen, stays equal to the bit.
+        ema = jax.tree.map(lambda old, now: old + (1 - keep) * (now - old), ema, new)
     new_state = dataclasses.replace(
         state,
         step=state.step + 1,
