@@ -2,6 +2,7 @@
 
 from .augment import Augmentation, Mixing, Preprocessing
 from .datasets import Dataset, Split, dataset_names, load_dataset
+from .framing import Framing
 from .opening import open_dataset
 from .pipeline import (
     Prefetch,
@@ -16,6 +17,7 @@ from .pipeline import (
 __all__ = [
     "Augmentation",
     "Dataset",
+    "Framing",
     "Mixing",
     "Prefetch",
     "Preprocessing",

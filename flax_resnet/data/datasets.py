@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from flax_resnet.data import formats
 from flax_resnet.data.formats import CifarLayout, FormatError
+from flax_resnet.data.framing import Framing
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
@@ -108,6 +109,11 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image of a batch."""
         return self.train.image_shape
+
+    @property
+    def framing(self) -> Framing:
+        """How a photo becomes one of these images, as evaluation sees them."""
+        return getattr(self.test, "framing", None) or Framing.like(self.image_shape)
 
     @property
     def bad(self) -> dict[str, str]:

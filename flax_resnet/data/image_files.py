@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from flax_resnet.data.framing import Framing
 from flax_resnet.data.images import (
     MAX_PIXELS,
     BadImage,
     Interpolation,
     Pixels,
     random_resized_crop,
-    resize_center_crop,
 )
 from flax_resnet.data.records import Records
 from flax_resnet.errors import UserError
 
 OnBadImage = Literal["error", "skip"]
-# The shorter side before the middle is cropped: 256 for 224, as torchvision evaluates.
-_RESIZE = 256 / 224
 
 
 class ImageFiles:
@@ -33,6 +31,7 @@ class ImageFiles:
         labels: int32 [N].
         bad: path -> reason of each file found so far that could not be decoded; with "skip".
         streams: True: images are decoded when asked for, cropped as `draws` say.
+        framing: how images become pixels where there are no draws.
     """
 
     streams = True
@@ -70,12 +69,12 @@ class ImageFiles:
         self.labels = records.labels
         self.bad: dict[str, str] = {}
         self._paths = records.paths
+        self.framing = Framing.evaluating(size, resize, interpolation)
         self._size = size
-        self._resize = round(size * _RESIZE) if resize is None else resize
-        if not 1 <= size <= self._resize:
+        if self.framing.resize is None or not 1 <= size <= self.framing.resize:
             raise UserError(
-                f"images of {size} pixels cannot be cropped from ones resized to {self._resize}: "
-                "resize to at least as many"
+                f"images of {size} pixels cannot be cropped from ones resized to "
+                f"{self.framing.resize}: resize to at least as many"
             )
         self._scale = scale
         self._ratio = ratio
@@ -85,13 +84,23 @@ class ImageFiles:
         # Started when first used, and ended with the last reference to it.
         self._pool = ThreadPoolExecutor(workers or _cores(), "decode")
 
+    @classmethod
+    def framed(cls, paths: Sequence[str], framing: Framing) -> ImageFiles:
+        """Files without labels (all 0), in any framing; those that cannot be decoded are masked
+        out and noted in `bad`. There are no random crops of them."""
+        records = Records(tuple(paths), np.zeros(len(paths), np.int32))
+        size, resize = framing.height, framing.resize
+        files = cls(records, size=size, resize=resize or size, on_bad_image="skip")
+        files.framing = framing
+        return files
+
     def __len__(self) -> int:
         return len(self._paths)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image of a batch."""
-        return self._size, self._size, 3
+        return self.framing.height, self.framing.width, self.framing.channels
 
     def gather(
         self, indices: npt.ArrayLike, draws: npt.NDArray[np.float64] | None = None
@@ -104,7 +113,7 @@ class ImageFiles:
                 `images.crop_box` for k). None: resized, and the middle cropped.
 
         Returns:
-            "image": uint8 [B, size, size, 3], "label": int32 [B]. With "skip" and no draws also
+            "image": uint8 [B, *image_shape], "label": int32 [B]. With "skip" and no draws also
             "mask": bool [B], False for images that cannot be decoded, which are black.
 
         Raises:
@@ -114,7 +123,7 @@ class ImageFiles:
         """
         index = np.asarray(indices) if np.size(indices) else np.zeros(0, np.intp)
         labels = self.labels[index]  # raises before any work is done
-        images = np.zeros((len(index), self._size, self._size, 3), np.uint8)
+        images = np.zeros((len(index), *self.image_shape), np.uint8)
         chosen = np.array(index % max(len(self), 1))
 
         def fill(row: int) -> bool:
@@ -166,13 +175,7 @@ class ImageFiles:
             return None
 
     def _center(self, path: str) -> Pixels:
-        return resize_center_crop(
-            path,
-            self._resize,
-            self._size,
-            interpolation=self._interpolation,
-            max_pixels=self._max_pixels,
-        )
+        return self.framing.read(path, max_pixels=self._max_pixels)
 
     def _crop_by(self, draws: npt.NDArray[np.float64]) -> Callable[[str], Pixels]:
         return lambda path: random_resized_crop(

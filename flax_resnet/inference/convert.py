@@ -23,7 +23,7 @@ from ..weights import (
     to_torchvision,
     torchvision_names,
 )
-from .run_folder import LoadedRun, load_run, save_run
+from .run_folder import LoadedRun, framing_of, load_run, save_run
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def _load_file(path: Path, name: str | None, num_classes: int | None) -> LoadedR
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     classes = imagenet_classes() if wanted == 1000 else tuple(map(str, range(wanted)))
-    return LoadedRun(config, variables, classes, Preprocessing(IMAGENET_MEAN, IMAGENET_STD))
+    framing = framing_of(model, 3)
+    return LoadedRun(
+        config, variables, classes, Preprocessing(IMAGENET_MEAN, IMAGENET_STD), framing
+    )
 
 
 def _verify(run: LoadedRun, target: Path) -> tuple[dict[str, float], float]:

@@ -10,9 +10,17 @@ from typing import Any
 import flax.linen as nn
 
 from ..config import ModelConfig
-from ..data import Preprocessing
+from ..data import Framing, Preprocessing
+from ..data.opening import IMAGE_SIZE
 from ..errors import UserError
-from ..training import build_model, read_variables, write_json, write_variables
+from ..models import default_image_shape
+from ..training import (
+    build_model,
+    read_variables,
+    write_description,
+    write_json,
+    write_variables,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class LoadedRun:
       variables: ``{"params", "batch_stats"}``.
       classes: names of the classes, in the order of the logits.
       preprocessing: from pixels to the model's input.
+      framing: from an image file to the pixels.
       step: training steps behind the weights.
     """
 
@@ -31,6 +40,7 @@ class LoadedRun:
     variables: Mapping[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    framing: Framing
     step: int = 0
 
     @property
@@ -56,15 +66,35 @@ def load_run(folder: str | Path) -> LoadedRun:
             if name.startswith("model.")
         }
         config = ModelConfig(**model)
+        framed = preprocessing.pop("framing", None)
         mean, std = tuple(preprocessing.pop("mean")), tuple(preprocessing.pop("std"))
         prepare = Preprocessing(mean, std, **preprocessing)
         names = tuple(map(str, classes))
+        framing = Framing(**framed) if framed else _older_framing(config, len(mean), settings)
     except (TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"The settings in {folder} are not those of a run of this version ({error})."
         ) from error
     step, variables = read_variables(folder / "checkpoints")
-    return LoadedRun(config, variables, names, prepare, step)
+    return LoadedRun(config, variables, names, prepare, framing, step)
+
+
+def _older_framing(config: ModelConfig, channels: int, settings: Mapping[str, Any]) -> Framing:
+    """What runs did before ``preprocessing.json`` said it."""
+    if settings.get("data.name") == "folder":
+        size = settings.get("data.image_size") or IMAGE_SIZE
+        return Framing.evaluating(size, settings.get("data.resize"))
+    if settings.get("data.name") == "digits":
+        return Framing.like((8, 8, 1))
+    return framing_of(build_model(config, 10), channels)
+
+
+def framing_of(model: nn.Module, channels: int) -> Framing:
+    """How photos are usually shown to a model: at its usual size, cropped only at ImageNet's."""
+    height, width, _ = default_image_shape(model)
+    if height == 224:
+        return dataclasses.replace(Framing.evaluating(height), channels=channels)
+    return Framing.like((height, width, channels))
 
 
 def save_run(folder: str | Path, run: LoadedRun) -> None:
@@ -80,8 +110,7 @@ def save_run(folder: str | Path, run: LoadedRun) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         model = dataclasses.asdict(run.config).items()
         write_json(folder / "config.json", {f"model.{name}": value for name, value in model})
-        write_json(folder / "classes.json", list(run.classes))
-        write_json(folder / "preprocessing.json", dataclasses.asdict(run.preprocessing))
+        write_description(folder, run.classes, run.preprocessing, run.framing)
         write_variables(folder / "checkpoints", run.variables)
     except OSError as error:
         raise UserError(f"The run's folder {folder} cannot be written ({error}).") from error

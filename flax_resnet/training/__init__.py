@@ -1,16 +1,18 @@
 """Training: the pure steps, their state, and the loop around them."""
 
 from .checkpoint import Checkpoints, read_variables, write_variables
+from .forward import Forwarded, forward, static_batch_size
 from .loop import TrainResult, train
 from .optim import create_optimizer, create_schedule
 from .preview import augment_preview
 from .setup import build_model
 from .state import StepOptions, TrainState, create_train_state
 from .step import eval_step, train_step
-from .workdir import write_json
+from .workdir import write_description, write_json
 
 __all__ = [
     "Checkpoints",
+    "Forwarded",
     "StepOptions",
     "TrainResult",
     "TrainState",
@@ -20,9 +22,12 @@ __all__ = [
     "create_schedule",
     "create_train_state",
     "eval_step",
+    "forward",
     "read_variables",
+    "static_batch_size",
     "train",
     "train_step",
+    "write_description",
     "write_json",
     "write_variables",
 ]

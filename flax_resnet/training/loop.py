@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_bat
 from .setup import Run, prepare
 from .state import TrainState
 from .step import Metrics, eval_step, train_step, zero_metrics
-from .workdir import open_workdir, write_json
+from .workdir import open_workdir, write_description
 
 LOG_SECONDS = 0.5  # between looks at the metrics: each makes the host wait for the device
 HISTORY = "history.jsonl"
@@ -76,8 +76,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     run = prepare(config)
     workdir = open_workdir(config)
     if primary:
-        write_json(workdir / "classes.json", list(run.dataset.classes))
-        write_json(workdir / "preprocessing.json", asdict(run.preprocessing))
+        names, framing = run.dataset.classes, run.dataset.framing
+        write_description(workdir, names, run.preprocessing, framing)
     _print_plan(run, mesh, console)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:

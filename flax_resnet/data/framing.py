@@ -1,0 +1,75 @@
+"""From an image file to the pixels that a model was trained on: resized, cropped, coloured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from flax_resnet.data.images import (
+    MAX_PIXELS,
+    Content,
+    Interpolation,
+    Pixels,
+    resize_center_crop,
+    thumbnail,
+)
+
+_RESIZE = 256 / 224  # the shorter side before the middle is cropped, as torchvision evaluates
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image file becomes stored pixels, uint8 ``[height, width, channels]``.
+
+    It is what evaluation does to the files of a folder. For a set whose images were in memory it
+    says how a photo is made one of them: the shorter side resized to theirs, the middle cut out,
+    grey where they are.
+
+    Attributes:
+        height, width: of the pixels that come out.
+        resize: the shorter side before the middle is cropped; None squeezes the whole image.
+        interpolation: of the resizing, which is antialiased.
+        channels: 3 (red, green, blue) or 1 (grey, by ITU-R 601 as Pillow's ``convert("L")``).
+    """
+
+    height: int
+    width: int
+    resize: int | None
+    interpolation: Interpolation = "bilinear"
+    channels: int = 3
+
+    @classmethod
+    def evaluating(
+        cls, size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
+    ) -> Framing:
+        """Return the one that cuts the middle ``size`` of colour photos; ``resize`` is 256/224 of
+        it by default, rounded."""
+        return cls(size, size, round(size * _RESIZE) if resize is None else resize, interpolation)
+
+    @classmethod
+    def like(cls, image_shape: tuple[int, int, int]) -> Framing:
+        """Return the one that makes photos look like stored images ``(H, W, C)``."""
+        height, width, channels = image_shape
+        return cls(height, width, height if height == width else None, channels=channels)
+
+    def read(self, content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+        """Decode an image file to uint8 ``[height, width, channels]``.
+
+        Raises:
+            BadImage: as for ``images.read_image``.
+        """
+        if self.resize is None:
+            pixels = thumbnail(content, (self.height, self.width), max_pixels=max_pixels)
+        else:
+            pixels = resize_center_crop(
+                content,
+                self.resize,
+                self.height,
+                interpolation=self.interpolation,
+                max_pixels=max_pixels,
+            )
+        if self.channels == 1:
+            return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
+        return pixels
