@@ -3,7 +3,7 @@
 from .config import Config, check_config, list_configs, load_config
 from .errors import UserError
 from .inference import load_run
-from .models import ResNet, create_model, list_models, summarize
+from .models import ResNet, create_model, fold_batch_norm, list_models, summarize
 from .training import (
     StepOptions,
     TrainState,
@@ -31,6 +31,7 @@ __all__ = [
     "create_model",
     "create_train_state",
     "eval_step",
+    "fold_batch_norm",
     "from_torchvision",
     "infer_model",
     "list_configs",

@@ -1,5 +1,6 @@
 """Flax Linen models. This package imports nothing else of flax_resnet."""
 
+from .folding import fold_batch_norm
 from .layers import QUICK_COMPILATION
 from .mnist import MnistResNet
 from .resnet import ResNet
@@ -14,6 +15,7 @@ __all__ = [
     "StageSummary",
     "create_model",
     "default_image_shape",
+    "fold_batch_norm",
     "list_models",
     "summarize",
 ]

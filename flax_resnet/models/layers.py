@@ -120,6 +120,25 @@ class GroupNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
+class FoldedNorm(nn.Module):
+    """What :func:`folding.fold_batch_norm` leaves of a batch norm: nothing, as the convolution
+    before it holds it, or, where another layer comes before it, its ``affine`` map of each channel.
+    """
+
+    affine: bool
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not self.affine:
+            return x
+        scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        return (x * scale + bias).astype(self.dtype)
+
+
 class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) or, with ``whole_sample``, stochastic depth (Huang et al.
     2016): every value, or a whole example, is zeroed with probability ``rate``; the rest grow by

@@ -1,5 +1,6 @@
 """A small residual net for 28x28 grey digits, as widely taught with MNIST."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import BatchNorm, Dropout, dense_init
-from .resnet import Conv, ConvSpec, ResidualBlock, block_layout
+from .blocks import Conv, ConvSpec, ResidualBlock, block_layout
+from .layers import BatchNorm, Dropout, FoldedNorm, dense_init
 
 
 class MnistResNet(nn.Module):
@@ -25,19 +26,27 @@ class MnistResNet(nn.Module):
     axis_name: str | None = None
     frozen_statistics: bool = False
     frozen_affine: bool = False
+    norm: str = "batch"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        if self.norm not in ("batch", "folded"):
+            raise ValueError(f"norm={self.norm!r} is not one of ('batch', 'folded')")
+        super().__post_init__()
+
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, **types)
-        norm = partial(
-            BatchNorm,
-            axis_name=self.axis_name,
-            frozen_statistics=self.frozen_statistics,
-            frozen_affine=self.frozen_affine,
-            **types,
-        )
+        conv = partial(Conv, use_bias=self.norm == "folded", **types)
+        norm: Callable[..., nn.Module] = partial(FoldedNorm, affine=False, **types)
+        if self.norm == "batch":
+            norm = partial(
+                BatchNorm,
+                axis_name=self.axis_name,
+                frozen_statistics=self.frozen_statistics,
+                frozen_affine=self.frozen_affine,
+                **types,
+            )
 
         def stage(planes: int) -> list[ResidualBlock]:
             return [ResidualBlock(block_layout("basic", planes, 1, "v1.5", 1, 64), conv, norm)]

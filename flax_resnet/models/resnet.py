@@ -1,8 +1,7 @@
-"""ResNet, ResNeXt, wide and pre-activation ResNets: the blocks and the net.
+"""ResNet, ResNeXt, wide and pre-activation ResNets: the net over its blocks.
 
 Parameters carry torchvision's names (``conv1``, ``bn1``, ``layer3_5/conv2``,
-``layer2_0/downsample_conv``, ``fc``). Images are ``[N, H, W, C]``; paddings are explicit, because
-"SAME" pads a strided convolution differently from torch.
+``layer2_0/downsample_conv``, ``fc``). Images are ``[N, H, W, C]``.
 
 Papers: He et al. 2015a "Deep Residual Learning" (v1, options A/B/C, CIFAR and plain nets); He et
 al. 2016 "Identity Mappings" (v2); Xie et al. 2017 "Aggregated Residual Transformations" (groups);
@@ -11,164 +10,22 @@ Zagoruyko & Komodakis 2016 "Wide Residual Networks"; He et al. 2019 "Bag of Tric
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .convolution import conv_general_dilated
-from .layers import BatchNorm, Dropout, GroupNorm, conv_init, dense_bias_init, dense_init
-
-EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its planes
+from .blocks import EXPANSION, Conv, ConvSpec, ResidualBlock, block_layout
+from .layers import BatchNorm, Dropout, FoldedNorm, GroupNorm, dense_bias_init, dense_init
 
 CHOICES = {
     "block": tuple(EXPANSION),
     "stem": ("imagenet", "cifar", "deep"),
     "shortcut": ("A", "B", "C"),
     "version": ("v1", "v1.5", "v2"),
-    "norm": ("batch", "group"),
+    "norm": ("batch", "group", "folded"),
 }
-
-
-class ConvSpec(NamedTuple):
-    """One convolution of a block."""
-
-    features: int
-    kernel: int
-    stride: int = 1
-    groups: int = 1
-
-
-def block_layout(
-    block: str, planes: int, stride: int, version: str, groups: int, width_per_group: int
-) -> tuple[ConvSpec, ...]:
-    """The convolutions of a block, first to last (He et al. 2015a, figure 5; Xie et al. 2017)."""
-    if block == "basic":
-        return ConvSpec(planes, 3, stride), ConvSpec(planes, 3)
-    width = int(planes * (width_per_group / 64)) * groups
-    first, second = (stride, 1) if version == "v1" else (1, stride)
-    return (
-        ConvSpec(width, 1, first),
-        ConvSpec(width, 3, second, groups),
-        ConvSpec(planes * EXPANSION[block], 1),
-    )
-
-
-class Conv(nn.Module):
-    """A square convolution without bias, padded by ``kernel // 2`` on every side."""
-
-    spec: ConvSpec
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    kernel_init: Callable[..., jax.Array] = conv_init
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        features, kernel, stride, groups = self.spec
-        shape = (kernel, kernel, x.shape[-1] // groups, features)
-        weight = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        side = (kernel // 2, kernel // 2)
-        return conv_general_dilated(
-            x.astype(self.dtype),
-            weight.astype(self.dtype),
-            (stride, stride),
-            (side, side),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
-
-
-class ResidualBlock(nn.Module):
-    """A residual block: post-activation (v1, v1.5) or pre-activation (v2).
-
-    Attributes:
-      layout: its convolutions.
-      conv, norm: constructors of the two layers, called with ``name``.
-      shortcut, avg_pool_shortcut, residual, zero_init_residual: as in :class:`ResNet`.
-      preactivate: normalise and rectify before each convolution instead of after.
-      drop_path: probability of skipping the residual branch of an example in training.
-      dropout: dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 3.4).
-      axis_name: see :class:`ResNet`.
-    """
-
-    layout: tuple[ConvSpec, ...]
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
-    shortcut: str = "B"
-    avg_pool_shortcut: bool = False
-    residual: bool = True
-    zero_init_residual: bool = False
-    preactivate: bool = False
-    drop_path: float = 0.0
-    dropout: float = 0.0
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        branch = self._preactivated if self.preactivate else self._postactivated
-        return branch(x, train)
-
-    def _postactivated(self, x: jax.Array, train: bool) -> jax.Array:
-        y, last = x, len(self.layout)
-        for i, spec in enumerate(self.layout, start=1):
-            if i == last:
-                y = Dropout(self.dropout, axis_name=self.axis_name)(y, train)
-            y = self.conv(spec, name=f"conv{i}")(y)
-            zero = {"scale_init": nn.initializers.zeros} if i == last and self._zero else {}
-            y = self.norm(name=f"bn{i}", **zero)(y, train)
-            if i < last:
-                y = nn.relu(y)
-        if self.residual:
-            y = self._shortcut(x, train) + self._drop_path(y, train)
-        return nn.relu(y)
-
-    def _preactivated(self, x: jax.Array, train: bool) -> jax.Array:
-        y, last = x, len(self.layout)
-        # Where the shape changes, the projection starts from the shared first activation; the
-        # identity passes the raw input (He et al. 2016, the authors' code).
-        shortcut = x
-        for i, spec in enumerate(self.layout, start=1):
-            y = nn.relu(self.norm(name=f"bn{i}")(y, train))
-            if i == 1 and self.residual:
-                shortcut = self._shortcut(x if self._is_identity(x) else y, train)
-            if i == last:
-                y = Dropout(self.dropout, axis_name=self.axis_name)(y, train)
-            zero = {"kernel_init": nn.initializers.zeros} if i == last and self._zero else {}
-            y = self.conv(spec, name=f"conv{i}", **zero)(y)
-        return shortcut + self._drop_path(y, train) if self.residual else y
-
-    @property
-    def _zero(self) -> bool:
-        return self.zero_init_residual and self.residual
-
-    @property
-    def _stride(self) -> int:
-        return max(spec.stride for spec in self.layout)
-
-    def _is_identity(self, x: jax.Array) -> bool:
-        same = self._stride == 1 and x.shape[-1] == self.layout[-1].features
-        return same and self.shortcut != "C"
-
-    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
-        if self._is_identity(x):
-            return x
-        stride, features = self._stride, self.layout[-1].features
-        if self.shortcut == "A":
-            missing = features - x.shape[-1]
-            x = x[:, ::stride, ::stride]
-            return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        if self.avg_pool_shortcut and stride > 1:
-            # Odd sizes: the last window is cut short and averages what there is.
-            edges = tuple((0, size % stride) for size in x.shape[1:3])
-            window = (stride, stride)
-            x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
-            stride = 1
-        x = self.conv(ConvSpec(features, 1, stride), name="downsample_conv")(x)
-        return x if self.preactivate else self.norm(name="downsample_bn")(x, train)
-
-    def _drop_path(self, y: jax.Array, train: bool) -> jax.Array:
-        return Dropout(self.drop_path, whole_sample=True, axis_name=self.axis_name)(y, train)
 
 
 class ResNet(nn.Module):
@@ -201,7 +58,8 @@ class ResNet(nn.Module):
         linearly towards it (Huang et al. 2016).
       dropout: dropout rate before the classifier.
       block_dropout: dropout rate inside each block (wide ResNets).
-      norm: ``"batch"`` or ``"group"`` (Wu & He 2018).
+      norm: ``"batch"``, ``"group"`` (Wu & He 2018), or ``"folded"``: inference only, made by
+        :func:`folding.fold_batch_norm`.
       momentum, epsilon: of batch norm, see :class:`layers.BatchNorm`.
       frozen_statistics, frozen_affine: freeze batch norm's running statistics, or its scale and
         bias, whatever ``train`` says.
@@ -253,9 +111,12 @@ class ResNet(nn.Module):
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, **types)
+        after = self.version != "v2"  # each norm follows a convolution
+        conv = partial(Conv, use_bias=self.norm == "folded" and after, **types)
         norm: Callable[..., nn.Module]
-        if self.norm == "group":
+        if self.norm == "folded":
+            norm = partial(FoldedNorm, affine=not after, **types)
+        elif self.norm == "group":
             norm = partial(GroupNorm, epsilon=self.epsilon, **types)
         else:
             norm = partial(

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .blocks import Conv
 from .mnist import MnistResNet
-from .resnet import Conv
 
 
 @dataclass(frozen=True)

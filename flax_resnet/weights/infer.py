@@ -9,7 +9,8 @@ import flax.linen as nn
 
 from ..errors import UserError
 from ..models import create_model
-from ..models.resnet import EXPANSION, ResNet
+from ..models.blocks import EXPANSION
+from ..models.resnet import ResNet
 from ..models.variants import VARIANTS, variant_options
 
 Shape = tuple[int, ...]

@@ -9,8 +9,8 @@ import pytest
 from flax.errors import InvalidRngError
 
 from flax_resnet.models import ResNet
+from flax_resnet.models.blocks import Conv, ConvSpec
 from flax_resnet.models.layers import BatchNorm, Dropout, GroupNorm
-from flax_resnet.models.resnet import Conv, ConvSpec
 
 EPSILON = 1e-5
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}

@@ -9,8 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from flax_resnet.models import ResNet, create_model
+from flax_resnet.models.blocks import Conv, ResidualBlock, block_layout
 from flax_resnet.models.layers import BatchNorm
-from flax_resnet.models.resnet import Conv, ResidualBlock, block_layout
 
 TINY = {"stage_sizes": (1, 2), "widths": (8, 16), "num_classes": 5, "stem": "cifar"}
 

@@ -1,0 +1,104 @@
+"""Folded batch norm computes what the running statistics compute."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import flax_resnet as fr
+from flax_resnet.models import MnistResNet, ResNet
+
+TINY = {"stage_sizes": (1, 1), "widths": (4, 8), "num_classes": 5, "stem": "cifar"}
+IMAGES = np.random.default_rng(0).normal(size=(2, 12, 12, 3))
+
+NETS = {
+    "basic": ResNet(block="basic", **TINY),
+    "bottleneck": ResNet(block="bottleneck", **TINY),
+    "v1": ResNet(block="bottleneck", version="v1", **TINY),
+    "resnext": ResNet(block="bottleneck", groups=4, width_per_group=16, **TINY),
+    "wide": ResNet(block="bottleneck", width_per_group=128, **TINY),
+    "imagenet stem": ResNet(block="basic", **TINY | {"stem": "imagenet"}),
+    "resnet-d": ResNet(block="bottleneck", avg_pool_shortcut=True, **TINY | {"stem": "deep"}),
+    "shortcut A": ResNet(block="basic", shortcut="A", **TINY),
+    "shortcut C": ResNet(block="basic", shortcut="C", **TINY),
+    "plain": ResNet(block="basic", residual=False, **TINY),
+    "dropout": ResNet(
+        block="basic", dropout=0.3, block_dropout=0.2, stochastic_depth=0.5, remat=True, **TINY
+    ),
+    "epsilon": ResNet(block="basic", epsilon=0.1, **TINY),
+    "v2": ResNet(block="bottleneck", version="v2", **TINY),
+    "v2 deep": ResNet(block="basic", version="v2", **TINY | {"stem": "deep"}),
+    "wrn": ResNet(block="basic", version="v2", stem_width=2, block_dropout=0.3, **TINY),
+    "mnist": MnistResNet((4, 8), num_classes=5),
+}
+
+
+def random_variables(model, dtype=np.float64):
+    """Of sensible sizes, statistics far from the fresh 0 and 1."""
+    rng = np.random.default_rng(1)
+    init = partial(model.init, train=False)
+    shapes = jax.eval_shape(lambda key: init(key, jnp.asarray(IMAGES)), jax.random.key(0))
+
+    def fill(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.5, 2, leaf.shape), dtype)
+        fan_in = np.prod(leaf.shape[:-1])
+        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in), dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def logits(model, variables, images):
+    return jax.jit(partial(model.apply, train=False))(variables, images)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_folded_logits_are_the_same_in_float64(net):
+    with jax.enable_x64(True):
+        model = NETS[net].clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        variables = random_variables(model)
+        folded, fewer = fr.fold_batch_norm(model, variables)
+        wanted = logits(model, variables, jnp.asarray(IMAGES))
+        got = logits(folded, fewer, jnp.asarray(IMAGES))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-11 * float(np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("net", ["resnet-d", "v2"])
+def test_folded_logits_are_the_same_in_float32(net):
+    variables = random_variables(NETS[net], np.float32)
+    folded, fewer = fr.fold_batch_norm(NETS[net], variables)
+    wanted = logits(NETS[net], variables, IMAGES.astype(np.float32))
+    got = logits(folded, fewer, IMAGES.astype(np.float32))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * float(np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_folded_variables_are_what_the_folded_model_has(net):
+    model = NETS[net]
+    variables = random_variables(model, np.float32)
+    before = flatten_dict(variables, sep="/")
+    folded, fewer = fr.fold_batch_norm(model, variables)
+    traced = jax.eval_shape(lambda variables: fr.fold_batch_norm(model, variables)[1], variables)
+    assert folded.norm == "folded"
+    wanted = jax.eval_shape(
+        lambda key: folded.init(key, jnp.zeros(IMAGES.shape), train=False), jax.random.key(0)
+    )
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (fewer, traced, wanted))
+    assert described[0] == described[1] == described[2]
+    names = {name.split("/")[-2] for name in flatten_dict(fewer, sep="/")}
+    if getattr(model, "version", "v1.5") != "v2":
+        assert not any("bn" in name for name in names)
+    for name, leaf in flatten_dict(variables, sep="/").items():
+        assert leaf is before[name]
+
+
+def test_models_without_batch_norm_come_back_as_they_are():
+    group = ResNet(block="basic", norm="group", **TINY)
+    variables = random_variables(group, np.float32)
+    for model in (group, NETS["basic"].clone(norm="folded")):
+        assert fr.fold_batch_norm(model, variables) == (model, variables)
+    with pytest.raises(ValueError, match="norm='layer'"):
+        MnistResNet(norm="layer")
