@@ -90,10 +90,10 @@ def _load_file(path: Path, name: str | None, num_classes: int | None) -> LoadedR
     config = ModelConfig(**{"name": inferred.name, **options})
     if name is not None and name != inferred.name:
         config = ModelConfig(name=name)
-    held = create_model(inferred.name, **inferred.options).num_classes
-    wanted = num_classes or held
+    held = inferred.classes
+    wanted = num_classes or held or create_model(inferred.name).num_classes
     model = build_model(config, wanted)
-    fresh = wanted != held or "fc.weight" not in names
+    fresh = wanted != held
     try:
         variables = from_torchvision(tensors, model, head="drop" if fresh else "keep")
     except UserError as error:

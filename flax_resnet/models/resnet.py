@@ -8,8 +8,10 @@ al. 2016 "Identity Mappings" (v2); Xie et al. 2017 "Aggregated Residual Transfor
 Zagoruyko & Komodakis 2016 "Wide Residual Networks"; He et al. 2019 "Bag of Tricks" (ResNet-D).
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import flax.linen as nn
@@ -56,6 +58,8 @@ class ResNet(nn.Module):
         that a block starts as the identity (Goyal et al. 2017, section 5.1).
       stochastic_depth: probability of skipping the last block's branch; earlier blocks' grow
         linearly towards it (Huang et al. 2016).
+      hidden: widths of layers of the head between the pooled features and the classifier, each
+        with a ReLU.
       dropout: dropout rate before the classifier.
       block_dropout: dropout rate inside each block (wide ResNets).
       norm: ``"batch"``, ``"group"`` (Wu & He 2018), or ``"folded"``: inference only, made by
@@ -63,6 +67,9 @@ class ResNet(nn.Module):
       momentum, epsilon: of batch norm, see :class:`layers.BatchNorm`.
       frozen_statistics, frozen_affine: freeze batch norm's running statistics, or its scale and
         bias, whatever ``train`` says.
+      frozen_until: the first of :attr:`parts` that trains: those before it run as in evaluation,
+        whatever ``train`` says (their batch norms keep their statistics).
+      starts_at: the part that the net starts at: its input takes the place of the images.
       axis_name: mapped axis (``shard_map``, ``pmap``) over which batch-norm statistics are shared
         and examples are counted; ``train_step`` sets it.
       dtype, param_dtype: of the computation, of the parameters.
@@ -87,6 +94,7 @@ class ResNet(nn.Module):
     version: str = "v1.5"
     zero_init_residual: bool = False
     stochastic_depth: float = 0.0
+    hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     block_dropout: float = 0.0
     norm: str = "batch"
@@ -94,6 +102,8 @@ class ResNet(nn.Module):
     epsilon: float = 1e-5
     frozen_statistics: bool = False
     frozen_affine: bool = False
+    frozen_until: str | None = None
+    starts_at: str | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -107,7 +117,16 @@ class ResNet(nn.Module):
             raise ValueError(f"{len(self.stage_sizes)} stages but {len(self.widths)} widths")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups and width_per_group need block='bottleneck'")
+        for option in ("frozen_until", "starts_at"):
+            if getattr(self, option) not in (None, *self.parts):
+                known = ", ".join(self.parts)
+                raise ValueError(f"{option}={getattr(self, option)!r} is not a part: {known}")
         super().__post_init__()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """``"stem"``, ``"layer1"``, ... and ``"fc"``, the head, in the order they run."""
+        return "stem", *(f"layer{i + 1}" for i in range(len(self.stage_sizes))), "fc"
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -134,11 +153,10 @@ class ResNet(nn.Module):
             self.bn_last = norm()
         self.head_dropout = Dropout(self.dropout, axis_name=self.axis_name)
         fan_in = self.widths[-1] * EXPANSION[self.block]
-        self.fc = nn.Dense(
-            self.num_classes,
-            kernel_init=dense_init,
-            bias_init=dense_bias_init(fan_in),
-            **types,
+        sizes = [fan_in, *self.hidden, self.num_classes]
+        *self.fc_hidden, self.fc = (
+            nn.Dense(size, kernel_init=dense_init, bias_init=dense_bias_init(before), **types)
+            for before, size in pairwise(sizes)
         )
 
     def _setup_stem(self, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]) -> None:
@@ -186,16 +204,23 @@ class ResNet(nn.Module):
     def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Every stage's output: ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``,
         and ``"pooled"`` ``[N, C]``, the input of the classifier."""
-        outputs = {"stem": self._stem(x.astype(self.dtype), train)}
-        y = outputs["stem"]
-        for stage in range(1, len(self.stage_sizes) + 1):
-            for block in getattr(self, f"layer{stage}"):
-                y = block(y, train)
-            if stage == len(self.stage_sizes) and self.version == "v2":
-                y = nn.relu(self.bn_last(y, train))
-            outputs[f"layer{stage}"] = y
-        outputs["pooled"] = jnp.mean(y, axis=(1, 2))
+        start = self.parts.index(self.starts_at or "stem")
+        trained = self.parts.index(self.frozen_until or "stem")
+        outputs, y = {}, x.astype(self.dtype)
+        for i, part in enumerate(self.parts[start:-1], start):
+            y = outputs[part] = self._part(part, y, train and i >= trained)
+        # The head's own input is the pooled features.
+        outputs["pooled"] = y if self.starts_at == "fc" else jnp.mean(y, axis=(1, 2))
         return outputs
+
+    def _part(self, part: str, x: jax.Array, train: bool) -> jax.Array:
+        if part == "stem":
+            return self._stem(x, train)
+        for block in getattr(self, part):
+            x = block(x, train)
+        if part == self.parts[-2] and self.version == "v2":
+            x = nn.relu(self.bn_last(x, train))
+        return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         if self.stem == "deep":
@@ -212,7 +237,21 @@ class ResNet(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images ``[N, H, W, C]`` to logits ``[N, num_classes]``."""
-        pooled = self.head_dropout(self.features(x, train)["pooled"], train)
-        logits = self.fc(pooled)
+        y = self.features(x, train)["pooled"]
+        for dense in self.fc_hidden:
+            y = nn.relu(dense(y))
+        logits = self.fc(self.head_dropout(y, train))
         # A loss in bfloat16 would round away small differences.
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def part_of(layer: str, last: str) -> str:
+    """Which part holds the parameters named ``layer``: ``"layer2"`` those of ``"layer2_0"``;
+    ``last`` is the last part before the head."""
+    if layer.startswith("fc"):
+        return "fc"
+    if layer == "bn_last":
+        return last
+    if layer.startswith(("conv1", "bn1")):
+        return "stem"
+    return "layer" + re.findall(r"\d+", layer)[0]  # layer2_0, or a conv2 between the stages

@@ -1,7 +1,6 @@
 """Parameters, multiply-accumulates, output shapes and memory of a model, without running it."""
 
 import math
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from .blocks import Conv
 from .mnist import MnistResNet
+from .resnet import part_of
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,10 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
     shapes = {name: outputs[name].shape[1:] for name in names}
     shapes["fc"] = jax.eval_shape(apply, variables, image).shape[1:]
 
-    def stage_of(layer: str) -> str:
-        if layer in ("fc", "bn_last"):
-            return "fc" if layer == "fc" else names[-1]
-        if layer.startswith(("conv1", "bn1")):
-            return "stem"
-        return "layer" + re.findall(r"\d+", layer)[0]  # layer2_0, or a conv2 between the stages
-
     stages = tuple(
-        StageSummary(name, shape, sum(n for layer, n in sizes.items() if stage_of(layer) == name))
+        StageSummary(
+            name, shape, sum(n for layer, n in sizes.items() if part_of(layer, names[-1]) == name)
+        )
         for name, shape in shapes.items()
     )
     return ModelSummary(

@@ -20,8 +20,6 @@ from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, tor
 
 logger = logging.getLogger(__name__)
 
-HEAD = ("fc.weight", "fc.bias")
-
 
 @dataclass(frozen=True)
 class Leftover:
@@ -121,7 +119,7 @@ def from_torchvision(
                 mismatched.append(f"{name} {problem}")
             else:
                 converted[leaf.path] = jax.device_put(leaf.from_torch(array))
-    dropped = [name for name in leaves if head == "drop" and name in HEAD]
+    dropped = [name for name in leaves if head == "drop" and _of_head(name)]
     leftover = Leftover(
         missing=tuple(name for name in leaves if name not in names and name not in dropped),
         unexpected=tuple(original for name, original in names.items() if name not in leaves),
@@ -132,7 +130,7 @@ def from_torchvision(
             f"These weights do not fit the model: {_advice(tensors, names, leftover)}. {leftover}."
         )
     if dropped:
-        logger.warning("fc is fresh: %d classes", leaves["fc.bias"].shape[0])
+        logger.warning("fc is fresh: %d classes", leaves[dropped[-1]].shape[0])
     variables = _filled(model, leaves, converted, channels, key)
     return variables if strict else (variables, leftover)
 

@@ -12,6 +12,7 @@ from ..models import create_model
 from ..models.blocks import EXPANSION
 from ..models.resnet import ResNet
 from ..models.variants import VARIANTS, variant_options
+from .names import head_modules
 
 Shape = tuple[int, ...]
 
@@ -21,10 +22,16 @@ class InferredModel:
     """A named model and the options in which it differs from that name's own.
 
     ``version="v1"`` cannot be told from ``"v1.5"``: the arrays are the same.
+
+    Attributes:
+      name: of the variant.
+      options: in which it differs from the variant.
+      classes: how many its classifier has; None where the arrays hold no classifier.
     """
 
     name: str
     options: Mapping[str, Any]
+    classes: int | None
 
     def create(self, **options: Any) -> nn.Module:
         """The model; ``options`` come over the inferred ones."""
@@ -47,9 +54,8 @@ def infer_model(shapes: Mapping[str, Shape]) -> InferredModel:
         row = {**_DEFAULTS, **variant_options(name)}
         if all(row[option] == value for option, value in found.items()):
             own = switches | {"stem_width": _stem_width(shapes, row)}
-            return InferredModel(
-                name, {option: value for option, value in own.items() if row[option] != value}
-            )
+            differing = {key: value for key, value in own.items() if row[key] != value}
+            return InferredModel(name, differing, switches.get("num_classes"))
     described = ", ".join(f"{option}={value!r}" for option, value in found.items())
     raise UserError(
         f"These are weights of a ResNet that no name stands for ({described}): create it with "
@@ -114,9 +120,20 @@ def _switches(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "avg_pool_shortcut": pooled,
         "norm": "batch" if any(name.endswith("running_mean") for name in shapes) else "group",
     }
-    if "fc.weight" in shapes:
-        switches["num_classes"] = shapes["fc.weight"][0]
+    hidden = _hidden(shapes)
+    head = f"{head_modules(len(hidden)).get('fc', 'fc')}.weight"
+    if head in shapes:
+        switches |= {"num_classes": shapes[head][0], "hidden": hidden}
     return switches
+
+
+def _hidden(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
+    """Widths of the head's hidden layers: fc.0 and fc.3 are a hidden one and the classifier."""
+    numbers = {int(match[1]) for name in shapes if (match := re.match(r"fc\.(\d+)\.weight$", name))}
+    count = len(numbers) - 1
+    wanted = {int(name.removeprefix("fc.")) for name in head_modules(count).values()}
+    # A projection head, as of MoCo, has another layout.
+    return tuple(shapes[f"fc.{2 * i}.weight"][0] for i in range(count)) if numbers == wanted else ()
 
 
 def _stem_width(shapes: Mapping[str, Shape], row: Mapping[str, Any]) -> int | None:

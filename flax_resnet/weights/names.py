@@ -40,6 +40,14 @@ DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"
 POOLED_DOWNSAMPLE = {"downsample_conv": "downsample.1", "downsample_bn": "downsample.2"}
 
 
+def head_modules(hidden: int) -> dict[str, str]:
+    """The head's modules by torch's names: ``fc`` alone, or with hidden layers the ``Sequential``
+    of a linear layer and a ReLU for each, a dropout, and the classifier."""
+    if not hidden:
+        return {}
+    return {f"fc_hidden_{i}": f"fc.{2 * i}" for i in range(hidden)} | {"fc": f"fc.{2 * hidden + 1}"}
+
+
 @dataclass(frozen=True)
 class Leaf:
     """One array of a model's variables.
@@ -92,7 +100,7 @@ def torch_leaves(model: nn.Module, channels: int = 3) -> Mapping[str, Leaf]:
     """
     shapes = jax.eval_shape(lambda key: fresh_variables(model, key, channels), jax.random.key(0))
     downsample = POOLED_DOWNSAMPLE if getattr(model, "avg_pool_shortcut", False) else DOWNSAMPLE
-    modules = DEEP_STEM | downsample
+    modules = DEEP_STEM | downsample | head_modules(len(getattr(model, "hidden", ())))
     leaves = {
         _torch_name(path[1:], modules): Leaf(path, leaf.shape, leaf.dtype)
         for path, leaf in traverse_util.flatten_dict(shapes).items()
@@ -112,7 +120,7 @@ def _torch_order(name: str) -> tuple[Any, ...]:
     layer = re.fullmatch(r"layer(\d+)", modules[0])
     stage, block = (int(layer[1]), int(modules[1])) if layer else (0, 0)
     if modules[0] in ("bn_last", "fc"):
-        stage = sys.maxsize
+        stage, block = sys.maxsize, int(modules[1]) if len(modules) == 2 else 0
     inside = ".".join(modules[2:] if layer else modules)
     kind, number = re.match(r"(\D*)(\d*)", inside).groups()  # type: ignore[union-attr]
     last = kind.startswith("downsample")

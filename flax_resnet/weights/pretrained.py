@@ -13,7 +13,7 @@ import jax
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, create_model
-from .convert import HEAD, from_torchvision
+from .convert import from_torchvision
 from .files import READERS, read_weights
 from .hub import fetch_published, fetch_timm
 from .infer import infer_model
@@ -91,7 +91,7 @@ def load_pretrained(
         inferred = infer_model({key: tensors[names[key]].shape for key in names})
         if inferred.name != name:
             raise UserError(f"these are weights of {inferred}, not of {name}.")
-        held = inferred.create().num_classes if HEAD[0] in names else None
+        held = inferred.classes
         model = inferred.create(**{"num_classes": num_classes or held or 1000, **options})
         same = held == model.num_classes
         variables = from_torchvision(tensors, model, head="keep" if same else "drop", key=key)

@@ -32,6 +32,7 @@ def test_torchvisions_models_are_told_apart(name):
         ("wrn28_10", {}),
         ("wrn16_8", {"num_classes": 100}),
         ("resnet34", {"norm": "group"}),
+        ("resnet20", {"hidden": (16, 8), "num_classes": 5}),
     ],
     ids=str,
 )
@@ -41,6 +42,20 @@ def test_name_and_switches_are_found(name, options):
     inferred = fr.infer_model(shapes)
     assert (inferred.name, dict(inferred.options)) == (name, options)
     assert inferred.create() == model
+
+
+def test_a_head_of_more_layers_is_torchs_sequential():
+    """Linear, ReLU, Linear, ReLU, Dropout, Linear."""
+    names = list(torch_shapes(fr.create_model("resnet20", hidden=(16, 8))))
+    assert [name for name in names if name.startswith("fc")] == [
+        f"fc.{place}.{leaf}" for place in (0, 2, 5) for leaf in ("weight", "bias")
+    ]
+
+
+def test_a_projection_head_is_no_classifier():
+    shapes = dict(torch_shapes(fr.create_model("resnet20", hidden=(16,))))
+    shapes |= {"fc.2.weight": shapes.pop("fc.3.weight"), "fc.2.bias": shapes.pop("fc.3.bias")}
+    assert fr.infer_model(shapes).classes is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The parts of a net: frozen up to one, started at one, a head of more layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_resnet.models import ResNet, create_model
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+PARTS = ("stem", "layer1", "layer2", "layer3", "fc")
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of a pre-activation net, with running statistics that are not those of a fresh one."""
+    model = make()
+    fresh = jax.jit(lambda: model.init(jax.random.key(0), IMAGES, train=False))()
+    statistics = jax.tree.map(lambda leaf: leaf + 0.1, fresh["batch_stats"])
+    return {"params": fresh["params"], "batch_stats": statistics}
+
+
+def make(**options):
+    common = {"widths": (8, 8, 8), "num_classes": 5, "stem": "cifar", "version": "v2"}
+    return ResNet((1, 1, 1), "basic", **common | options)
+
+
+def train(model, variables, images=IMAGES):
+    apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
+    return apply(variables, images)
+
+
+def layers_of(part):
+    return {"stem": ("conv1",), "layer3": ("layer3_0", "bn_last")}.get(part, (f"{part}_0",))
+
+
+@pytest.mark.parametrize("first", PARTS)
+def test_parts_before_the_first_that_trains_keep_their_statistics(variables, first):
+    _, new = train(make(frozen_until=first), variables)
+    for number, part in enumerate(PARTS[1:-1], start=1):
+        for layer in layers_of(part):
+            kept = jax.tree.map(
+                lambda a, b: bool((a == b).all()),
+                variables["batch_stats"][layer],
+                new["batch_stats"][layer],
+            )
+            assert set(jax.tree.leaves(kept)) == {number < PARTS.index(first)}, layer
+
+
+def test_frozen_parts_run_as_in_evaluation(variables):
+    logits, _ = train(make(frozen_until="fc", stochastic_depth=0.9), variables)
+    expected = make().apply(variables, IMAGES, train=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", PARTS[1:])
+def test_a_net_started_at_a_part_goes_on_from_its_input(variables, part):
+    model = make(frozen_until=part)
+    outputs = model.apply(variables, IMAGES, method="features")
+    before = "pooled" if part == "fc" else PARTS[PARTS.index(part) - 1]
+    logits, new = train(model, variables)
+    upper_logits, upper = train(model.clone(starts_at=part), variables, outputs[before])
+    np.testing.assert_allclose(upper_logits, logits, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), upper, new)
+
+
+def test_hidden_layers_stand_before_the_classifier(variables):
+    model = make(hidden=(6, 7))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES, train=False))["params"]
+    shapes = {name: params[name]["kernel"].shape for name in ("fc_hidden_0", "fc_hidden_1", "fc")}
+    assert shapes == {"fc_hidden_0": (8, 6), "fc_hidden_1": (6, 7), "fc": (7, 5)}
+    rng = np.random.default_rng(1)
+    head = {
+        name: {"kernel": rng.normal(size=shape), "bias": rng.normal(size=shape[1])}
+        for name, shape in shapes.items()
+    }
+    y = np.asarray(make().apply(variables, IMAGES, method="features")["pooled"], np.float64)
+    for name in ("fc_hidden_0", "fc_hidden_1"):
+        y = np.maximum(y @ head[name]["kernel"] + head[name]["bias"], 0)
+    expected = y @ head["fc"]["kernel"] + head["fc"]["bias"]
+    head = jax.tree.map(jnp.float32, head)
+    got = model.apply({**variables, "params": variables["params"] | head}, IMAGES)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["frozen_until", "starts_at"])
+def test_a_part_that_is_not_there_is_told(option):
+    with pytest.raises(ValueError, match="layer4' is not a part: stem, layer1, layer2, layer3, fc"):
+        create_model("resnet8", **{option: "layer4"})
