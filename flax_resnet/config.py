@@ -163,6 +163,9 @@ class Config:
     """Stop after this many steps in all; the schedule still follows epochs."""
     seed: int = 0
     """Of the initial weights, the order of the images and the augmentation."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy over the classes, or yes and no for each class: for images with any number of
+    classes, and possible with one."""
     label_smoothing: float = 0.0
     """Share of each label spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None

@@ -96,6 +96,7 @@ class Dataset:
 
     Attributes:
         notes: what a user should know about what was found, each a sentence.
+        multi_label: an image may have any number of classes; labels are float32 [N, classes].
     """
 
     name: str
@@ -104,6 +105,7 @@ class Dataset:
     validation: Source
     test: Source
     notes: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

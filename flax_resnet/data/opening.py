@@ -9,6 +9,7 @@ from .arrays import read_arrays
 from .datasets import Dataset, load_dataset
 from .folder import find_images
 from .image_files import ImageFiles
+from .records import SPLITS
 
 FOLDER = "folder"
 IMAGE_SIZE = 224  # of image files where nothing else is asked for, as ImageNet's models see them
@@ -42,5 +43,6 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
         workers=data.workers,
         on_bad_image=data.on_bad_image,
     )
-    parts = {split: files(records) for split, records in found.splits.items()}
-    return Dataset(path.resolve().name, found.classes, **parts, notes=found.notes)
+    train, validation, test = (files(found.splits[split]) for split in SPLITS)
+    name = path.resolve().name
+    return Dataset(name, found.classes, train, validation, test, notes=found.notes)

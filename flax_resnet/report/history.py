@@ -2,8 +2,9 @@
 
 Keys: ``step``, ``epoch``, ``time`` (seconds of the run so far), ``train_loss train_top1 val_loss
 val_top1 val_top5 learning_rate images_per_second data_wait``; the last line of a finished run has
-``test_loss test_top1 test_top5`` of the best checkpoint. Accuracies and ``data_wait`` are
-fractions.
+``test_loss test_top1 test_top5`` of the best checkpoint. Where an image has any number of classes
+there are ``val_map`` and ``test_map`` too, mean average precisions. Accuracies and ``data_wait``
+are fractions.
 """
 
 import json

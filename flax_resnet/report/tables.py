@@ -15,18 +15,22 @@ def results_table(title: str, rows: Mapping[str, tuple[int, Scores | None, Score
     Args:
       title: above the table.
       rows: by name ("best", "last"): step, validation and test scores, each with fractions
-        ``top1`` and ``top5``; None where nothing was kept for validation.
+        ``top1``, ``top5`` and perhaps ``map``; None where nothing was kept for validation.
     """
+    names = {"top1": "top-1", "top5": "top-5"}
+    if any("map" in scores for _, *both in rows.values() for scores in both if scores):
+        names["map"] = "mAP"
     table = Table(title=title, title_justify="left")
     table.add_column("checkpoint")
     table.add_column("step", justify="right")
-    for column in ("val top-1", "val top-5", "test top-1", "test top-5"):
-        table.add_column(column, justify="right")
+    for split in ("val", "test"):
+        for name in names.values():
+            table.add_column(f"{split} {name}", justify="right")
     for name, (step, validation, test) in rows.items():
         cells = [
             f"{scores[key]:.2%}" if scores else "–"
             for scores in (validation, test)
-            for key in ("top1", "top5")
+            for key in names
         ]
         table.add_row(name, f"{step:,}", *cells)
     return table

@@ -11,7 +11,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from ..errors import UserError
 
-METRIC = "val_top1"
+METRIC = "score"
 
 
 class Checkpoints:
@@ -41,13 +41,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best validation accuracy, or None."""
+        """Step of the checkpoint with the best validation score, or None."""
         self._manager.wait_until_finished()
         return self._manager.best_step()
 
-    def save(self, step: int, tree: Any, val_top1: float | None = None) -> None:
-        """Save a pytree as of ``step``, with its validation accuracy if it was evaluated."""
-        metrics = None if val_top1 is None else {METRIC: val_top1}
+    def save(self, step: int, tree: Any, score: float | None = None) -> None:
+        """Save a pytree as of ``step``, with its validation score if it was evaluated."""
+        metrics = None if score is None else {METRIC: score}
         tree = serialization.to_state_dict(tree)
         if self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(tree), metrics=metrics)

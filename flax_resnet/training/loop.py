@@ -18,20 +18,19 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ..config import Config, check_config
-from ..data import Prefetch, Source, eval_batches, train_batches
+from ..data import Prefetch, train_batches
 from ..errors import UserError
 from ..report import Progress, append_history, keep_history, results_table
 from .checkpoint import Checkpoints
+from .evaluation import Scores, evaluate_split, score_of, to_means
 from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_batch
 from .setup import Run, prepare
 from .state import TrainState
-from .step import Metrics, eval_step, train_step, zero_metrics
+from .step import Metrics, train_step, zero_metrics
 from .workdir import open_workdir, write_description
 
 LOG_SECONDS = 0.5  # between looks at the metrics: each makes the host wait for the device
 HISTORY = "history.jsonl"
-
-Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class TrainResult:
       workdir: the run's folder.
       step: steps done.
       finished: False where a signal stopped it before its end.
-      best_step: step of the checkpoint with the best validation accuracy.
-      test: ``{"loss", "top1", "top5"}`` of that checkpoint on the test images; empty unless
+      best_step: step of the checkpoint with the best validation score, see score_of.
+      test: scores of that checkpoint on the test images, see evaluate_split; empty unless
         finished.
     """
 
@@ -137,7 +136,7 @@ def _train(
                 clock.steps += 1
                 evaluates = run.evaluation_is_due(step) or step == run.last_step
                 if evaluates or stop.is_set() or clock.log_is_due():
-                    means = _means(sums)
+                    means = to_means(sums)
                     _check_finite(means, step, config)
                     progress.update(
                         step,
@@ -152,7 +151,7 @@ def _train(
                     val = _evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
                     if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
                         sums = replicate(zero_metrics(), mesh)
-                    checkpoints.save(step, {"state": state, "sums": sums}, val.get("top1"))
+                    checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
                 elif stop.is_set() or _saves_after(step, config):
                     checkpoints.save(step, {"state": state, "sums": sums})
                 if step == run.last_step or stop.is_set():
@@ -239,24 +238,13 @@ def _evaluate_and_log(
     if jax.process_index() == 0:
         append_history(workdir / HISTORY, entry)
     told = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""
+    told += f"  val mAP {val['map']:.2%}" if "map" in val else ""
     console.print(
         f"epoch {entry['epoch']:g}  step {step:,}  loss {train_means['loss']:.4f}  "
         f"top-1 {train_means['top1']:.2%}{told}  {rate:,.0f} images/s  data wait {wait:.0%}"
     )
     clock.restart()
     return val
-
-
-def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh) -> Scores:
-    """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images."""
-    sums = zero_metrics()
-    for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
-        metrics = _jitted_eval_step(state, shard_batch(batch, mesh))
-        sums = jax.tree.map(jnp.add, sums, metrics)
-    return _means(sums) if len(split) else {}
-
-
-_jitted_eval_step = jax.jit(eval_step)
 
 
 def _finish(
@@ -274,7 +262,7 @@ def _finish(
     past = keep_history(workdir / HISTORY, last)
     seconds = past[-1]["time"] if past else 0.0
     val = {
-        line["step"]: {"top1": line["val_top1"], "top5": line["val_top5"]}
+        line["step"]: {name[4:]: line[name] for name in line if name.startswith("val_")}
         for line in past
         if "val_top1" in line
     }
@@ -315,12 +303,6 @@ def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
     console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}.")
     for note in data.notes:
         console.print(f"[yellow]note:[/] {note}")
-
-
-def _means(sums: Metrics) -> Scores:
-    values = {name: float(value) for name, value in jax.device_get(sums).items()}
-    count = max(values.pop("count"), 1.0)
-    return {name: value / count for name, value in values.items()}
 
 
 def _check_finite(means: Scores, step: int, config: Config) -> None:

@@ -67,6 +67,11 @@ def prepare(config: Config) -> Run:
     """
     model = build_model(config.model, num_classes=10)  # fails on a wrong name before data is read
     dataset = open_dataset(config.data, config.augment)
+    if dataset.multi_label and config.loss != "sigmoid":
+        raise UserError(
+            f"The images of {dataset.name} have any number of classes each: use --loss sigmoid.",
+            exit_code=2,
+        )
     model = build_model(config.model, num_classes=len(dataset.classes))
     total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
     schedule = create_schedule(config.optimizer, total_steps, config.epochs)
@@ -76,6 +81,7 @@ def prepare(config: Config) -> Run:
         augment=augment,
         preprocess=preprocessing,
         mix=mix,
+        loss=config.loss,
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
     )

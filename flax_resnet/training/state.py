@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,11 @@ class StepOptions:
       preprocess: ``images -> images`` in training and evaluation, see data.Preprocessing.
       mix: ``(key, images, targets, axis_name) -> images, targets`` in training, targets ``[N, K]``
         float: mixup or CutMix, see data.Mixing; the model must have ``num_classes``.
-      label_smoothing: share of each label spread evenly over all classes.
+      loss: "softmax" cross-entropy, where an image has one class; or "sigmoid" binary
+        cross-entropy, the mean over the classes, where it has any number of them (labels ``[N,
+        classes]``), or where each class is to be a question of its own.
+      label_smoothing: share of each label spread evenly over all classes; with labels ``[N,
+        classes]``, over yes and no.
       ema_decay: decay of the moving average of parameters and running statistics, or None.
       trainable: whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")`` is
         trained; None trains all. What is not keeps its bits, is not differentiated and has no part
@@ -33,6 +37,7 @@ class StepOptions:
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     preprocess: Callable[[jax.Array], jax.Array] | None = None
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     trainable: Trainable | None = None

@@ -1,8 +1,10 @@
 """The pure train and evaluation steps, the same under jit, shard_map and pmap.
 
 A batch is ``{"image": [N, H, W, C] uint8 or float, "label": [N] int, "mask": [N] bool}``; the mask
-is optional. With ``axis_name`` the batch is one device's share and the step is called inside
-``shard_map`` or ``pmap`` over that axis; gradients, metrics and batch norm are then global.
+is optional. Where an image has any number of classes the labels are float ``[N, classes]`` of 0 and
+1, and the loss is "sigmoid". With ``axis_name`` the batch is one device's share and the step is
+called inside ``shard_map`` or ``pmap`` over that axis; gradients, metrics and batch norm are then
+global.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ import optax
 from jax import lax
 
 from .freezing import merge, partition
-from .state import TrainState
+from .state import StepOptions, TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -55,7 +57,7 @@ def train_step(
     mixed = None
     if options.mix is not None:
         mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
-        soft = _targets(batch["label"], model.num_classes, images.dtype, options.label_smoothing)
+        soft = _targets(batch["label"], model.num_classes, images.dtype, options)
         images, mixed = options.mix(mix_key, images, soft, axis_name)
     weights = _weights(batch)
     total = jnp.maximum(_global_sum(weights.sum(), axis_name), 1)
@@ -71,9 +73,8 @@ def train_step(
         )
         targets = mixed
         if targets is None:
-            classes, smoothing = logits.shape[-1], options.label_smoothing
-            targets = _targets(batch["label"], classes, logits.dtype, smoothing)
-        losses = optax.softmax_cross_entropy(logits, targets)
+            targets = _targets(batch["label"], logits.shape[-1], logits.dtype, options)
+        losses = _losses(logits, targets, options)
         return jnp.sum(losses * weights) / total, (logits, updates.get("batch_stats", {}))
 
     (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(own)
@@ -94,7 +95,7 @@ def train_step(
         opt_state=opt_state,
         ema=ema,
     )
-    return new_state, _metric_sums(logits, batch["label"], weights, axis_name)
+    return new_state, _metric_sums(logits, batch["label"], weights, options, axis_name)
 
 
 def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:
@@ -102,13 +103,20 @@ def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> 
 
     ``{"loss", "top1", "top5", "count"}``: cross-entropy without smoothing, correct answers, and
     examples, so that they add up over batches, devices and hosts. With fewer than five classes
-    ``top5`` counts all. The moving average of the weights is evaluated where there is one.
+    ``top5`` counts all. Where an image has any number of classes, an answer is correct if it is one
+    of them. The moving average of the weights is evaluated where there is one.
     """
+    logits = eval_logits(state, batch)
+    return _metric_sums(logits, batch["label"], _weights(batch), state.options, axis_name)
+
+
+def eval_logits(state: TrainState, batch: Batch) -> jax.Array:
+    """Logits ``[N, classes]`` of a batch, as evaluation computes them."""
     images = batch["image"]
     if state.options.preprocess is not None:
         images = state.options.preprocess(images)
     logits: Any = state.model.apply(state.eval_variables, images, train=False)
-    return _metric_sums(logits, batch["label"], _weights(batch), axis_name)
+    return logits
 
 
 def zero_metrics() -> Metrics:
@@ -116,24 +124,44 @@ def zero_metrics() -> Metrics:
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
 
 
-def _targets(labels: jax.Array, classes: int, dtype: Any, smoothing: float) -> jax.Array:
-    """Distributions over the classes, ``[N, classes]``."""
+def _targets(labels: jax.Array, classes: int, dtype: Any, options: StepOptions) -> jax.Array:
+    """What each class's output should be, ``[N, classes]``.
+
+    Smoothing moves targets towards 1 / classes where one class is right, towards 1 / 2 where each
+    class is a question of its own.
+    """
+    smoothing = options.label_smoothing
+    if labels.ndim == 2:
+        return labels.astype(dtype) * (1 - smoothing) + smoothing / 2
     return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=dtype), smoothing)
+
+
+def _losses(logits: jax.Array, targets: jax.Array, options: StepOptions) -> jax.Array:
+    """Cross-entropy of each example, ``[N]``; of sigmoids the mean over the classes."""
+    if options.loss == "sigmoid":
+        return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1)
+    return optax.softmax_cross_entropy(logits, targets)
 
 
 def _weights(batch: Batch) -> jax.Array:
     mask = batch.get("mask")
     if mask is None:
-        return jnp.ones(batch["label"].shape, jnp.float32)
+        return jnp.ones(batch["label"].shape[:1], jnp.float32)
     return mask.astype(jnp.float32)
 
 
 def _metric_sums(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, axis_name: str | None
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    options: StepOptions,
+    axis_name: str | None,
 ) -> Metrics:
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    unsmoothed = dataclasses.replace(options, label_smoothing=0.0)
+    targets = _targets(labels, logits.shape[-1], logits.dtype, unsmoothed)
+    losses = _losses(logits, targets, options)
     _, best = lax.top_k(logits, min(TOP_K, logits.shape[-1]))
-    hits = best == labels[:, None]
+    hits = jnp.take_along_axis(targets, best, axis=-1) > 0
     per_example = {
         "loss": losses,
         "top1": hits[:, 0],
