@@ -2,9 +2,10 @@
 
 from .checkpoint import Checkpoints, read_variables, write_variables
 from .forward import Forwarded, forward, static_batch_size
-from .loop import TrainResult, train
+from .loop import train
 from .optim import create_optimizer, create_schedule
 from .preview import augment_preview
+from .recording import TrainResult
 from .setup import build_model
 from .state import StepOptions, TrainState, create_train_state
 from .step import eval_step, train_step

@@ -1,15 +1,10 @@
 """The training loop: step, log, evaluate, save; take up where a run stopped."""
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -20,37 +15,17 @@ from rich.console import Console
 from ..config import Config, check_config
 from ..data import Prefetch, train_batches
 from ..errors import UserError
-from ..report import Progress, append_history, keep_history, results_table
+from ..report import Progress, keep_history
 from .checkpoint import Checkpoints
-from .evaluation import Scores, evaluate_split, score_of, to_means
+from .clock import Clock
+from .evaluation import Scores, score_of, to_means
 from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_batch
+from .preemption import stop_on_signal
+from .recording import HISTORY, TrainResult, evaluate_and_log, finish
 from .setup import Run, prepare
 from .state import TrainState
 from .step import Metrics, train_step, zero_metrics
 from .workdir import open_workdir, write_description
-
-LOG_SECONDS = 0.5  # between looks at the metrics: each makes the host wait for the device
-HISTORY = "history.jsonl"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to.
-
-    Attributes:
-      workdir: the run's folder.
-      step: steps done.
-      finished: False where a signal stopped it before its end.
-      best_step: step of the checkpoint with the best validation score, see score_of.
-      test: scores of that checkpoint on the test images, see evaluate_split; empty unless
-        finished.
-    """
-
-    workdir: Path
-    step: int
-    finished: bool
-    best_step: int | None
-    test: Scores
 
 
 def train(config: Config, console: Console | None = None) -> TrainResult:
@@ -80,14 +55,14 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     _print_plan(run, mesh, console)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
-        with _stop_on_signal(console) as stop:
+        with stop_on_signal(console) as stop:
             state, step = _train(run, mesh, workdir, checkpoints, stop, console)
             if stop.is_set() and step < run.last_step:
                 console.print(
                     f"Stopped after step {step:,}; saved. The same command goes on from there."
                 )
                 return TrainResult(workdir, step, False, checkpoints.best_step(), {})
-            return _finish(run, mesh, workdir, checkpoints, state, console)
+            return finish(run, mesh, workdir, checkpoints, state, console)
     finally:
         checkpoints.close()
 
@@ -126,7 +101,7 @@ def _train(
     )
     batch = next(batches)
     advance = _compile_step(state, sums, batch, console)
-    clock = _Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
+    clock = Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
     step = start
     try:
         with Progress(console, run.last_step, start) as progress:
@@ -148,7 +123,7 @@ def _train(
                     )
                 if evaluates:
                     # The history first: a run killed before the save writes its line again.
-                    val = _evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
+                    val = evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
                     if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
                         sums = replicate(zero_metrics(), mesh)
                     checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
@@ -159,40 +134,6 @@ def _train(
                 batch = next(batches)
     finally:
         batches.close()
-
-
-class _Clock:
-    """Time, speed and data wait of training, without evaluation, since the last evaluation."""
-
-    def __init__(self, batch_size: int, batches: Prefetch, before: float) -> None:
-        self._batch_size, self._batches = batch_size, batches
-        self._start = time.perf_counter() - before
-        self.restart()
-
-    def restart(self) -> None:
-        self.steps = 0
-        self._began = self._logged = time.perf_counter()
-        self._waited = self._batches.waited
-
-    def log_is_due(self) -> bool:
-        now = time.perf_counter()
-        due = now - self._logged >= LOG_SECONDS
-        if due:
-            self._logged = now
-        return due
-
-    @property
-    def total(self) -> float:
-        """Seconds of the whole run, those before a resumption included."""
-        return time.perf_counter() - self._start
-
-    @property
-    def images_per_second(self) -> float:
-        return self.steps * self._batch_size / (time.perf_counter() - self._began)
-
-    @property
-    def data_wait(self) -> float:
-        return (self._batches.waited - self._waited) / (time.perf_counter() - self._began)
 
 
 def _compile_step(state: TrainState, sums: Metrics, batch: Any, console: Console) -> Any:
@@ -209,84 +150,6 @@ def _compile_step(state: TrainState, sums: Metrics, batch: Any, console: Console
     compiled = jitted.lower(state, sums, batch).compile()
     console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
     return compiled
-
-
-def _evaluate_and_log(
-    run: Run,
-    mesh: Mesh,
-    state: TrainState,
-    train_means: Scores,
-    step: int,
-    clock: _Clock,
-    workdir: Path,
-    console: Console,
-) -> Scores:
-    rate, wait = clock.images_per_second, clock.data_wait
-    val = evaluate_split(state, run.dataset.validation, run.config.data.batch_size, mesh)
-    entry = {
-        "step": step,
-        "epoch": run.ends_epoch(step) or round(run.epoch_at(step), 4),
-        "time": round(clock.total, 3),
-        "train_loss": train_means["loss"],
-        "train_top1": train_means["top1"],
-        **{f"val_{name}": value for name, value in val.items()},
-        # Of the step just done: schedules count from 0.
-        "learning_rate": float(run.schedule(step - 1)),
-        "images_per_second": round(rate, 2),
-        "data_wait": round(wait, 4),
-    }
-    if jax.process_index() == 0:
-        append_history(workdir / HISTORY, entry)
-    told = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""
-    told += f"  val mAP {val['map']:.2%}" if "map" in val else ""
-    console.print(
-        f"epoch {entry['epoch']:g}  step {step:,}  loss {train_means['loss']:.4f}  "
-        f"top-1 {train_means['top1']:.2%}{told}  {rate:,.0f} images/s  data wait {wait:.0%}"
-    )
-    clock.restart()
-    return val
-
-
-def _finish(
-    run: Run,
-    mesh: Mesh,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    console: Console,
-) -> TrainResult:
-    """Evaluate the best and the last checkpoint on the test images; table and last history line."""
-    data, batch_size = run.dataset, run.config.data.batch_size
-    last = int(state.step)
-    best = checkpoints.best_step() or last
-    past = keep_history(workdir / HISTORY, last)
-    seconds = past[-1]["time"] if past else 0.0
-    val = {
-        line["step"]: {name[4:]: line[name] for name in line if name.startswith("val_")}
-        for line in past
-        if "val_top1" in line
-    }
-    tested = {last: evaluate_split(state, data.test, batch_size, mesh)}
-    if best != last:
-        template = {"state": state, "sums": replicate(zero_metrics(), mesh)}
-        state = checkpoints.restore(best, template)["state"]
-        tested[best] = evaluate_split(state, data.test, batch_size, mesh)
-    rows = {
-        name: (step, val.get(step), tested[step])
-        for name, step in {"best": best, "last": last}.items()
-    }
-    test = tested[best]
-    entry = {"step": last, "epoch": round(run.epoch_at(last), 4), "time": seconds}
-    entry |= {"best_step": best} | {f"test_{name}": value for name, value in test.items()}
-    if jax.process_index() == 0:
-        append_history(workdir / HISTORY, entry)
-    console.print(results_table(f"{run.config.model.name} on {data.name}", rows))
-    for path, why in data.bad.items():
-        console.print(f"[yellow]left out:[/] {path} {why}")
-    rates = [line["images_per_second"] for line in past]
-    rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
-    console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
-    return TrainResult(workdir, last, True, best, test)
 
 
 def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
@@ -316,25 +179,3 @@ def _check_finite(means: Scores, step: int, config: Config) -> None:
 
 def _saves_after(step: int, config: Config) -> bool:
     return config.save_every_steps is not None and step % config.save_every_steps == 0
-
-
-@contextmanager
-def _stop_on_signal(console: Console) -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-
-    def handle(number: int, _: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-        console.print(f"{signal.Signals(number).name}: finishing the step and saving.")
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
