@@ -1,5 +1,6 @@
 """The command line ``flax-resnet``: which commands there are, and how they end."""
 
+import io
 import logging
 import sys
 import traceback
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())

@@ -19,7 +19,7 @@ def check_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--most", type=int, default=5, help="files to name for each finding")
     options = parser.parse_args(list(arguments))
     report = check_folder(options.source)
-    Console(highlight=False).print(render(report, most=options.most))
+    Console(highlight=False).print(render(report, most=options.most), soft_wrap=True)
     if options.sheet:
         contact_sheet(find_images(options.source), options.sheet)
         print(f"Look at {options.sheet}.")

@@ -1,4 +1,4 @@
-"""The report on a folder of images as tables for a terminal."""
+"""The report on a folder of images for a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _IMBALANCE = 3.0
 
 
 def render(report: FolderReport, *, most: int = 5) -> RenderableType:
-    """Return the report for `rich.console.Console.print`.
+    """Return the report for `rich.console.Console.print(..., soft_wrap=True)`.
+
+    Long names of files stay whole on their line, so that they can be copied.
 
     Args:
         most: files or groups of files to name for each finding; the report has them all.
@@ -37,14 +39,12 @@ def render(report: FolderReport, *, most: int = 5) -> RenderableType:
     findings = list(_findings(report))
     if not findings:
         return Group(*parts, Text("nothing wrong was found"))
-    table = Table("finding", "number", "files", box=box.SIMPLE)
     for name, lines in findings:
-        shown = list(lines[:most])
+        shown = [f"  {line}" for line in lines[:most]]
         if len(lines) > most:
-            shown.append(f"and {len(lines) - most:,} more")
-        table.add_row(name, f"{len(lines):,}", escape("\n".join(shown)))
-    table.columns[1].justify = "right"
-    return Group(*parts, table)
+            shown.append(f"  and {len(lines) - most:,} more")
+        parts += [Text(), Text(f"{name}: {len(lines):,}", "bold"), *map(Text, shown)]
+    return Group(*parts)
 
 
 def _counts(report: FolderReport) -> Table:

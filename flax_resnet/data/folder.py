@@ -154,7 +154,7 @@ def _read_part(folder: str) -> _Part:
             ("empty", "folders without images are left out"),
             ("other", "files without an image's ending are ignored"),
             ("loop", "links that lead round in a circle are not followed"),
-            ("dead", "links that lead nowhere are ignored"),
+            ("dead", "links that lead nowhere, and pipes and the like, are ignored"),
         )
         if odd.get(kind)
     ]
@@ -188,7 +188,7 @@ def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[_Ki
 
 
 def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of the folders, the files and the dead links in a folder, sorted.
+    """Return the names of the folders, the files and what is neither in a folder, sorted.
 
     Raises:
         UserError: it cannot be read.
@@ -203,8 +203,10 @@ def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
                 dead.append(entry.name)
             elif entry.is_dir():
                 folders.append(entry.name)
-            else:
+            elif entry.is_file():
                 files.append(entry.name)
+            else:  # Reading a pipe would wait for ever.
+                dead.append(entry.name)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be read ({error.strerror or error}): give yourself the right to, "

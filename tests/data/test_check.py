@@ -1,0 +1,240 @@
+"""A look at a folder before training: what is counted, what is found, and how it is shown."""
+
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from flax_resnet.cli import main
+from flax_resnet.data.check import FolderReport, check_folder
+from flax_resnet.data.check_tables import render
+from flax_resnet.data.contact_sheet import contact_sheet
+from flax_resnet.data.folder import find_images
+from flax_resnet.errors import UserError
+
+
+def photo(seed: int, height: int = 40, width: int = 60) -> Image.Image:
+    """A picture with as much in it as a photo has when it is squeezed to a few pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(root: Path, name: str, image: Image.Image, **options) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def shown(report: FolderReport, **options) -> str:
+    console = Console(width=80, highlight=False)
+    with console.capture() as capture:
+        console.print(render(report, **options), soft_wrap=True)
+    return capture.get()
+
+
+def below(root: Path, paths) -> list[str]:
+    return sorted(Path(path).relative_to(root).as_posix() for path in paths)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One of everything: 24 photos, and each thing that is wrong with folders."""
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(12):
+        save(root, f"train/cat/{number}.jpg", photo(number))
+    for number in range(3):
+        save(root, f"train/dog/{number}.jpg", photo(100 + number, 90, 33))
+        save(root, f"val/cat/{number}.jpg", photo(200 + number))
+        save(root, f"val/dog/{number}.jpg", photo(300 + number))
+    train = root / "train"
+    shutil.copy(train / "cat/1.jpg", train / "dog/copy.jpg")  # the other class
+    shutil.copy(train / "cat/2.jpg", root / "val/cat/copy.jpg")  # the other split
+    shutil.copy(train / "cat/3.jpg", train / "cat/copy.jpg")
+    bright = photo(4).resize((120, 80)).point(lambda level: min(255, level + 4))
+    save(root, "val/cat/again.png", bright)
+    (train / "cat/text.jpg").write_bytes(b"not found")
+    (train / "cat/half.jpg").write_bytes((train / "cat/5.jpg").read_bytes()[:-300])
+    gone = photo(500, 50, 70).quantize(16)  # what photo sites answer for a photo that is gone
+    save(root, "train/cat/gone.gif", gone)
+    (train / "dog/gone.jpg").write_bytes((train / "cat/gone.gif").read_bytes())
+    save(root, "train/dog/tiny.png", photo(400, 31, 50))
+    save(root, "train/dog/long.png", photo(401, 40, 161))
+    save(root, "train/dog/huge.png", Image.new("1", (7100, 7100)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return check_folder(folder)
+
+
+def test_images_of_each_class_are_counted_by_split(report):
+    assert report.classes == ("cat", "dog")
+    assert report.counts == {"train": (16, 8), "validation": (5, 3), "test": (0, 0)}
+    assert report.imbalance == 2
+
+
+def test_unreadable_files_are_named_with_the_reason(folder, report):
+    assert below(folder, report.unreadable) == ["train/cat/half.jpg", "train/cat/text.jpg"]
+    assert "is text" in report.unreadable[str(folder / "train/cat/text.jpg")]
+    assert "truncated" in report.unreadable[str(folder / "train/cat/half.jpg")]
+
+
+def test_an_image_not_found_gif_among_photos_is_told_by_its_ending_and_its_copies(folder, report):
+    assert report.wrong_endings == {str(folder / "train/dog/gone.jpg"): "GIF"}
+    (group,) = [group for group in report.duplicates if len(group.paths) == 2
+                and "gone" in group.paths[0]]  # fmt: skip
+    assert group.across_classes and not group.across_splits
+
+
+def test_equal_files_are_found_within_and_across_classes_and_splits(folder, report):
+    groups = {tuple(below(folder, group.paths)): group for group in report.duplicates}
+    gone = groups.pop(("train/cat/gone.gif", "train/dog/gone.jpg"))
+    assert gone.classes == ("cat", "dog")
+    facts = {paths: (g.across_classes, g.across_splits) for paths, g in groups.items()}
+    assert facts == {
+        ("train/cat/1.jpg", "train/dog/copy.jpg"): (True, False),
+        ("train/cat/2.jpg", "val/cat/copy.jpg"): (False, True),
+        ("train/cat/3.jpg", "train/cat/copy.jpg"): (False, False),
+    }
+
+
+def test_a_photo_that_was_scaled_and_brightened_is_nearly_the_same(folder, report):
+    (pair,) = report.near_duplicates
+    assert below(folder, pair.paths) == ["train/cat/4.jpg", "val/cat/again.png"]
+    assert pair.across_splits and not pair.across_classes and pair.bits <= 3
+
+
+def test_extreme_sizes_are_named(folder, report):
+    assert below(folder, report.tiny) == ["train/dog/tiny.png"]
+    assert below(folder, report.long) == ["train/dog/long.png"]
+    assert below(folder, report.huge) == ["train/dog/huge.png"]
+
+
+def test_the_most_pixels_can_be_set(folder):
+    bad = check_folder(folder, max_pixels=7000).unreadable
+    assert "7100×7100 pixels, more than the 7,000" in bad[str(folder / "train/dog/huge.png")]
+
+
+def test_what_is_shown(report):
+    text = shown(report)
+    lines = [line.strip() for line in text.splitlines()]
+    rows = {
+        line.split()[0]: line.split()[1:] for line in lines if line[:3] in ("cat", "dog", "all")
+    }
+    assert rows == {"cat": ["16", "5", "21"], "dog": ["8", "3", "11"], "all": ["24", "8", "32"]}
+    for line in (
+        "30 images, GIF, JPEG, PNG; height 31 to 7100 (median 40), width 33 to 7100 (median 60)",
+        "no image, or damaged: 2",
+        "train/cat/text.jpg is text and not an image: it begins with 'not found'",
+        "ending of another format: 1",
+        "train/dog/gone.jpg is GIF",
+        "same file in two classes: 2",
+        "same file in two splits: 1",
+        "train/cat/2.jpg (train), val/cat/copy.jpg (validation)",
+        "same file within a class: 1",
+        "nearly the same image in two splits: 1",
+        "train/dog/tiny.png (50×31)",
+        "longer than 4:1: 1",
+        "train/dog/huge.png (7100×7100)",
+    ):
+        assert line in lines, text
+
+
+def test_most_bounds_what_is_named_and_says_how_many_more(report):
+    text = shown(report, most=1)
+    assert "and 1 more" in text and "half.jpg" in text and "text.jpg" not in text
+
+
+def test_nothing_wrong_and_an_imbalance(tmp_path):
+    for number in range(8):
+        save(tmp_path, f"train/a/{number}.png", photo(number))
+    save(tmp_path, "train/b/0.png", photo(50))
+    save(tmp_path, "val/a/0.png", photo(60))
+    text = shown(check_folder(tmp_path))
+    assert "nothing wrong was found" in text and "8.0 times as many images" in text
+    assert "1 class has no image in validation (b)" in text
+
+
+def test_where_no_image_can_be_read(tmp_path):
+    for name in ("a/1.jpg", "b/[red]2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    text = shown(check_folder(tmp_path, ratios=(1, 0, 0)))
+    assert "no image can be read" in text and "b/[red]2.jpg is empty" in text
+
+
+def test_long_names_stay_whole_on_their_line(tmp_path):
+    name = f"a/{'x' * 150}.jpg"
+    save(tmp_path, name, photo(1))
+    save(tmp_path, "b/2.jpg", photo(2))
+    (tmp_path / name).write_bytes(b"")
+    assert f"  {name} is empty" in shown(check_folder(tmp_path)).splitlines()
+
+
+def test_names_that_are_not_utf8_can_be_shown(tmp_path, monkeypatch):
+    """As of archives from other systems."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(odd)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    with open(odd + b"/\xe9.png", "wb") as file:
+        photo(1).save(file, "PNG")
+    save(tmp_path, "b/2.png", photo(2))
+    sheet = str(tmp_path / "sheet.png")
+    strict = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", strict)
+    assert main(["check", str(tmp_path), "--sheet", sheet]) == 0
+    strict.flush()
+    assert "caf" in strict.buffer.getvalue().decode()
+    assert Image.open(sheet).width > 500
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path, capfd):
+    assert main(["check", str(tmp_path / "gone")]) == 1
+    assert "does not exist: name a folder of images" in capfd.readouterr().err
+
+
+# --- The picture -------------------------------------------------------------
+
+
+def test_a_row_for_each_class_and_a_cross_for_what_is_bad(tmp_path):
+    for number, colour in enumerate(["red", "lime", "blue"]):
+        for name in "ab":
+            save(tmp_path, f"train/{number}/{name}.png", Image.new("RGB", (30, 20), colour))
+    (tmp_path / "train/2/b.png").write_bytes(b"gone")
+    records = find_images(tmp_path, ratios=(1, 0, 0))
+    contact_sheet(records, tmp_path / "new" / "sheet.png", per_class=3, tile=20)
+    sheet = np.asarray(Image.open(tmp_path / "new" / "sheet.png").convert("RGB"))
+    assert sheet.shape == (3 * 28, 160 + 3 * 28, 3)
+    for row, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        tiles = [sheet[28 * row + 14, 160 + 28 * column + 9] for column in range(3)]
+        assert tuple(tiles[0]) == colour
+        assert tuple(tiles[1]) == (colour if row < 2 else (211, 211, 211))
+        assert tuple(tiles[2]) == (255, 255, 255)  # no third image
+    assert (sheet[:, :150] < 100).any()  # the names
+
+
+def test_examples_are_spread_over_the_class(tmp_path):
+    for number in range(9):
+        save(tmp_path, f"train/a/{number}.png", Image.new("RGB", (9, 9), (20 * number, 0, 0)))
+    save(tmp_path, "train/b/0.png", Image.new("RGB", (9, 9)))
+    contact_sheet(find_images(tmp_path, ratios=(1, 0, 0)), tmp_path / "s.png", per_class=3, tile=8)
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    assert [sheet[8, 160 + 16 * n + 8, 0] for n in range(3)] == [0, 80, 160]
+
+
+@pytest.mark.parametrize("name", ["sheet.docx", "sheet"])
+def test_a_picture_of_no_known_format_is_refused(tmp_path, name):
+    save(tmp_path, "a/1.png", photo(1))
+    save(tmp_path, "b/2.png", photo(2))
+    with pytest.raises(UserError, match=r"name another place, ending in \.png"):
+        contact_sheet(find_images(tmp_path), tmp_path / name)

@@ -1,0 +1,253 @@
+"""Image files as a source of batches: values, order, shards, and files that cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flax_resnet.config import AugmentConfig, DataConfig
+from flax_resnet.data import open_dataset
+from flax_resnet.data.image_files import ImageFiles
+from flax_resnet.data.images import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.pipeline import (
+    CROP_DRAWS,
+    Shard,
+    batch_indices,
+    crop_draws,
+    eval_batches,
+    train_batches,
+)
+from flax_resnet.data.records import Records
+from flax_resnet.errors import UserError
+
+SIZE = 6
+BAD = {3: "text", 4: "cut off", 9: "empty"}  # after the last comes the first
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Ten files with as many labels; those of BAD cannot be decoded."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = rng.integers(0, 256, (14 + number, 23 - number, 3), np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.jpg")
+    (root / "3.jpg").write_bytes(b"<html>not found</html>")
+    (root / "4.jpg").write_bytes((root / "4.jpg").read_bytes()[:-40])
+    (root / "9.jpg").write_bytes(b"")
+    paths = tuple(str(root / f"{number}.jpg") for number in range(COUNT))
+    return Records(paths, np.arange(COUNT, dtype=np.int32))
+
+
+def files(records: Records, **options) -> ImageFiles:
+    return ImageFiles(records, **({"size": SIZE, "workers": 2, "on_bad_image": "skip"} | options))
+
+
+def good(records: Records) -> Records:
+    kept = [n for n in range(COUNT) if n not in BAD]
+    return Records(tuple(records.paths[n] for n in kept), records.labels[kept])
+
+
+# --- Values ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("resize", "used"), [(None, 7), (6, 6), (11, 11)])
+def test_without_draws_the_middle_is_cropped(records, resize, used):
+    """256/224 of 6 is 7, rounded."""
+    source = files(good(records), resize=resize, on_bad_image="error")
+    batch = source.gather(np.array([2, 0, 2]))
+    assert sorted(batch) == ["image", "label"]
+    paths = good(records).paths
+    expected = np.stack([resize_center_crop(paths[n], used, SIZE) for n in (2, 0, 2)])
+    np.testing.assert_array_equal(batch["image"], expected)
+    assert batch["label"].tolist() == [2, 0, 2]
+    assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+    assert source.image_shape == (SIZE, SIZE, 3) and len(source) == COUNT - len(BAD)
+
+
+def test_draws_decide_the_crops(records):
+    options = {"scale": (0.2, 0.5), "ratio": (1.0, 1.5), "interpolation": "bicubic"}
+    draws = np.random.default_rng(1).random((4, CROP_DRAWS))
+    batch = files(good(records), **options).gather([0, 1, 2, 1], draws)
+    expected = [
+        random_resized_crop(good(records).paths[n], row, SIZE, **options)
+        for n, row in zip((0, 1, 2, 1), draws, strict=True)
+    ]
+    np.testing.assert_array_equal(batch["image"], np.stack(expected))
+
+
+@pytest.mark.parametrize("workers", [None, 1, 5])
+def test_the_number_of_threads_changes_nothing(records, workers):
+    draws = np.random.default_rng(2).random((20, CROP_DRAWS))
+    index = np.arange(20) % COUNT
+    one, other = files(records, workers=1), files(records, workers=workers)
+    assert_same([one.gather(index, draws)], [other.gather(index, draws)])
+    assert one.bad == other.bad
+
+
+def test_an_empty_batch_and_positions_outside(records):
+    source = files(good(records))
+    assert source.gather([])["image"].shape == (0, SIZE, SIZE, 3)
+    with pytest.raises(IndexError):
+        source.gather([0, 7])
+    assert source.gather([-1])["label"].tolist() == [8]
+    assert len(files(Records((), np.zeros(0, np.int32)))) == 0
+
+
+def test_a_crop_larger_than_what_it_is_cropped_from(records):
+    with pytest.raises(UserError, match=r"images of 6 pixels cannot be cropped from .* 5"):
+        files(records, resize=5)
+
+
+def test_closed_it_gathers_no_more(records):
+    with files(good(records)) as source:
+        source.gather([0])
+    with pytest.raises(RuntimeError):
+        source.gather([0])
+
+
+# --- Files that cannot be read -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(3, "is text and not an image"), (4, "truncated"), (9, "is empty")]
+)
+def test_error_stops_at_the_file_with_its_name(records, number, reason):
+    source = files(records, on_bad_image="error")
+    for draws in (None, np.zeros((2, CROP_DRAWS))):
+        with pytest.raises(BadImage, match=reason) as caught:
+            source.gather([0, number], draws)
+        assert caught.value.name == records.paths[number]
+    assert source.bad == {}
+
+
+def test_in_evaluation_bad_files_are_masked_and_named(records):
+    source = files(records)
+    batch = source.gather(np.arange(COUNT))
+    assert np.flatnonzero(~batch["mask"]).tolist() == sorted(BAD)
+    assert not batch["image"][~batch["mask"]].any()
+    assert batch["label"].tolist() == list(range(COUNT))
+    assert list(source.bad) == [records.paths[n] for n in sorted(BAD)]
+    assert "truncated" in source.bad[records.paths[4]]
+    seen = [b["label"][b["mask"]] for b in eval_batches(source, batch_size=4)]
+    assert np.concatenate(seen).tolist() == [n for n in range(COUNT) if n not in BAD]
+
+
+def test_in_training_the_next_good_file_takes_the_place(records):
+    draws = np.random.default_rng(3).random((4, CROP_DRAWS))
+    batch = files(records).gather([3, 4, 9, 5], draws)
+    assert batch["label"].tolist() == [5, 5, 0, 5]
+    expected = [
+        random_resized_crop(records.paths[n], row, SIZE)
+        for n, row in zip((5, 5, 0, 5), draws, strict=True)
+    ]
+    np.testing.assert_array_equal(batch["image"], np.stack(expected))
+    assert "mask" not in batch
+
+
+def test_where_no_file_can_be_read_training_stops(records):
+    bad = Records(tuple(records.paths[n] for n in BAD), np.zeros(len(BAD), np.int32))
+    with pytest.raises(UserError, match=r"none of the 3 images can be decoded .*; replace them"):
+        files(bad).gather([0], np.zeros((1, CROP_DRAWS)))
+
+
+def test_an_image_of_too_many_pixels_is_skipped_with_its_size(records):
+    source = files(good(records), max_pixels=300)
+    batch = source.gather(np.arange(7))
+    sizes = [Image.open(path).size for path in good(records).paths]
+    assert batch["mask"].tolist() == [width * height <= 300 for width, height in sizes]
+    assert not batch["mask"].all()
+    assert all("more than the 300 that are allowed" in reason for reason in source.bad.values())
+
+
+# --- The order of batches, as seen from several processes and from later on ---
+
+
+def run(records: Records, seed: int, batch_size: int, start: int, stop: int, **options):
+    """The batches of a new process."""
+    source = files(records)
+    return list(
+        train_batches(
+            source, seed=seed, batch_size=batch_size, start=start, stop=stop, **options
+        )
+    )  # fmt: skip
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def assert_same(first: list, second: list) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+streaming = settings(deadline=None, max_examples=25, database=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@streaming
+@given(
+    seed=seeds,
+    share=st.integers(1, 4),
+    processes=st.integers(2, 3),
+    start=st.integers(0, 40),
+    crops=st.booleans(),
+)
+def test_processes_make_the_parts_of_one_batch(records, seed, share, processes, start, crops):
+    """Also where one of them meets a bad file in its part that the other never sees."""
+    options = {"start": start, "stop": start + 2, "random_crops": crops}
+    size = share * processes
+    parts = [
+        run(records, seed, size, **options, shard=Shard(index, processes))
+        for index in range(processes)
+    ]
+    whole = run(records, seed, size, **options)
+    assert_same([joined(list(batches)) for batches in zip(*parts, strict=True)], whole)
+
+
+@streaming
+@given(seed=seeds, batch_size=st.integers(1, 6), start=st.integers(1, 8), crops=st.booleans())
+def test_a_run_begun_later_goes_on_as_the_first(records, seed, batch_size, start, crops):
+    first = run(records, seed, batch_size, 0, start + 2, random_crops=crops)
+    later = run(records, seed, batch_size, start, start + 2, random_crops=crops)
+    assert_same(first[start:], later)
+
+
+@streaming
+@given(seed=seeds, step=st.integers(0, 1000))
+def test_batches_are_the_files_of_the_order_cropped_by_the_steps_draws(records, seed, step):
+    (batch,) = run(records, seed, 4, step, step + 1)
+    stand_in = {3: 5, 4: 5, 9: 0}
+    chosen = [stand_in.get(n, n) for n in batch_indices(seed, step, 4, COUNT).tolist()]
+    assert batch["label"].tolist() == chosen
+    draws = crop_draws(seed, step, 4)
+    expected = [
+        random_resized_crop(records.paths[n], row, SIZE)
+        for n, row in zip(chosen, draws, strict=True)
+    ]
+    np.testing.assert_array_equal(batch["image"], np.stack(expected))
+
+
+# --- Through the one door ----------------------------------------------------
+
+
+def test_a_folder_with_bad_files_through_the_door(records, tmp_path):
+    for number in range(COUNT):
+        target = tmp_path / "photos" / "train" / "ab"[number % 2] / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(records.paths[number]).read_bytes())
+    settings = {"name": "folder", "dir": str(tmp_path / "photos"), "image_size": SIZE}
+    dataset = open_dataset(DataConfig(**settings, splits=(1, 0, 0)), AugmentConfig())
+    list(eval_batches(dataset.train, batch_size=4))
+    assert sorted(Path(path).name for path in dataset.bad) == ["3.jpg", "4.jpg", "9.jpg"]
+    strict = DataConfig(**settings, splits=(1, 0, 0), on_bad_image="error")
+    with pytest.raises(BadImage):
+        list(eval_batches(open_dataset(strict, AugmentConfig()).train, batch_size=4))
