@@ -105,7 +105,7 @@ def open_tree(source: Path, scratch: Path) -> Tree:
 
 
 def folder_places(folder: Path) -> dict[str, Place]:
-    """Find all files below a folder, sorted by name.
+    """Find all files below a folder, sorted by name, but for what macOS adds.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -117,7 +117,7 @@ def folder_places(folder: Path) -> dict[str, Place]:
             for name in sorted(files):
                 path = Path(parent, name)
                 found[path.relative_to(folder).as_posix()] = Place(path)
-    return found
+    return _without_macos_notes(found)
 
 
 def tar_places(path: Path, source: Path, within: Place | None = None) -> dict[str, Place]:
@@ -154,7 +154,7 @@ def tar_places(path: Path, source: Path, within: Place | None = None) -> dict[st
         file.seek(start)
         if start + tarfile.BLOCKSIZE > end or any(file.read(tarfile.BLOCKSIZE)):
             raise UserError(_cut_short(source))
-    return found
+    return _without_macos_notes(found)
 
 
 @contextlib.contextmanager
@@ -170,6 +170,15 @@ def reading(source: Path) -> Iterator[None]:
         raise UserError(
             f"{source} cannot be read ({error.strerror or error}): give a file or folder that can"
         ) from error
+
+
+def _without_macos_notes(places: dict[str, Place]) -> dict[str, Place]:
+    """Leave out what macOS puts beside the files it packs or copies: `._1.jpg` is no image."""
+    return {
+        name: place
+        for name, place in places.items()
+        if not posixpath.basename(name).startswith("._") and "__MACOSX" not in name.split("/")
+    }
 
 
 def _refuse_to_lead_out(member: tarfile.TarInfo, source: Path) -> None:

@@ -291,6 +291,10 @@ def _read_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> _Parts
         if part not in prepared.splits:
             raise UserError(f"the data set in {prepared.folder} has no split {part!r}: {_ANEW}")
         batch = prepared.splits[part].gather(np.arange(len(prepared.splits[part])))
+        if (batch["label"] < 0).any():
+            raise UserError(
+                f"the data set in {prepared.folder} has images without a label in {part}: {_ANEW}"
+            )
         try:
             splits.append(Split(batch["image"], batch["label"]))
         except ValueError as error:

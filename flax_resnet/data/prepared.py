@@ -60,13 +60,15 @@ class PreparedSplit:
         A set that TFDS itself prepared is read through for them, images and all, the first time.
 
         Raises:
-            UserError: a file is damaged.
+            UserError: a file is damaged, or a label is out of range.
         """
         labels = self._noted_labels()
         if labels is None:
             starts = range(0, len(self), _CHUNK)
             chunks = (range(start, min(start + _CHUNK, len(self))) for start in starts)
             labels = np.array([self._label(e) for chunk in chunks for e in self._examples(chunk)])
+        elif not self.multi_label:
+            self._check_range(labels)
         return labels.astype(np.float32 if self.multi_label else np.int32)
 
     def content(self, index: int) -> bytes:
@@ -85,7 +87,7 @@ class PreparedSplit:
             IndexError, UserError: as `content`.
         """
         examples = self._examples([int(index) for index in indices])
-        return [example.features.feature[self.image].bytes_list.value[0] for example in examples]
+        return [self._image(example) for example in examples]
 
     def gather(self, indices: npt.ArrayLike) -> dict[str, np.ndarray]:
         """Read and decode a batch of images of one size.
@@ -130,21 +132,39 @@ class PreparedSplit:
         except (RuntimeError, DecodeError) as error:
             raise UserError(_damaged(self.folder, error)) from error
 
+    def _image(self, example: Any) -> bytes:
+        values = example.features.feature[self.image].bytes_list.value
+        if len(values) != 1:
+            raise UserError(_damaged(self.folder, "an example has no image"))
+        return values[0]
+
     def _label(self, example: Any) -> npt.ArrayLike:
-        values = example.features.feature[self.label].int64_list.value
+        values = list(example.features.feature[self.label].int64_list.value)
         if not self.multi_label:
+            if len(values) != 1:
+                raise UserError(_damaged(self.folder, "an example has no label"))
+            self._check_range(values)
             return values[0]
+        self._check_range(values, least=0)
         row = np.zeros(self.num_classes, np.uint8)
-        row[list(values)] = 1
+        row[values] = 1
         return row
+
+    def _check_range(self, labels: npt.ArrayLike, least: int = -1) -> None:
+        values = np.asarray(labels)
+        strange = values[(values < least) | (values >= self.num_classes)]
+        if len(strange):
+            problem = f"a label of {strange[0]}, where there are {self.num_classes} classes"
+            raise UserError(_damaged(self.folder, problem))
 
     def _noted_labels(self) -> npt.NDArray[Any] | None:
         try:
             labels = np.load(labels_file(self.folder, self.name, self.label), allow_pickle=False)
-        except (OSError, ValueError):
+            shape, kind = labels.shape, labels.dtype.kind
+        except Exception:  # of any kind where the note is damaged; the records have the labels too
             return None
-        shape = (len(self), self.num_classes) if self.multi_label else (len(self),)
-        return labels if labels.shape == shape else None
+        wanted = (len(self), self.num_classes) if self.multi_label else (len(self),)
+        return labels if shape == wanted and kind in "iu" else None
 
     def _decoded(self, content: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
         from PIL import Image

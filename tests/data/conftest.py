@@ -3,16 +3,21 @@
 import gzip
 import io
 import struct
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flax_resnet.data import datasets
 from flax_resnet.data.datasets import load_dataset
+from flax_resnet.data.prepare import prepare
 from flax_resnet.data.published import PUBLISHED
+from flax_resnet.data.tfds_folder import find_prepared
 from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 
@@ -58,6 +63,87 @@ def assert_told() -> Callable[..., None]:
         assert caught.value.exit_code == 1
 
     return check
+
+
+# --- Photos, archives of them, and prepared sets read back ----------------------
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> Callable[[int], bytes]:
+    """``jpeg(seed)``: a small JPEG file, another for each seed."""
+
+    def make(seed: int) -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (9, 7 + seed % 5, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tar() -> Callable[..., bytes]:
+    """``tar(files)``: a tar with the files of ``{name: content}``; any names, as given."""
+
+    def make(files: Mapping[str, bytes], compress: bool = False) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return gzip.compress(buffer.getvalue(), 1) if compress else buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def place() -> Callable[[Path, Mapping[str, bytes]], Path]:
+    """``place(folder, files)``: write the files of ``{name: content}``; returns the folder."""
+
+    def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read_back() -> Callable[..., list[dict[str, Any]]]:
+    """``read_back(name, data_dir, split)``: all examples by ``tfds.data_source``, the image as the
+    bytes of its file; also checked to be what Pillow makes of these where TFDS decodes it."""
+
+    def read(name: str, data_dir: Path, split: str) -> list[dict[str, Any]]:
+        import tensorflow_datasets as tfds
+
+        where = {"data_dir": data_dir, "split": split}
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        stored = list(tfds.data_source(name, **where, decoders=decoders))
+        for raw, decoded in zip(stored, tfds.data_source(name, **where), strict=True):
+            pixels = np.asarray(Image.open(io.BytesIO(raw["image"])))
+            np.testing.assert_array_equal(decoded["image"].reshape(pixels.shape), pixels)
+        assert "tensorflow" not in sys.modules
+        return stored
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """``refused(name, source, data_dir)``: the sentence with which preparing fails, after which
+    there is no prepared set."""
+
+    def told(name: str, source: Path, data_dir: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            prepare(name, source, data_dir)
+        message = str(caught.value)
+        assert "\n" not in message and caught.value.exit_code == 1
+        assert find_prepared(name, data_dir) is None
+        return message
+
+    return told
 
 
 # --- CIFAR -------------------------------------------------------------------

@@ -1,0 +1,132 @@
+"""PASCAL VOC 2012 prepared in both forms, from the archive and from what is extracted from it."""
+
+import numpy as np
+import pytest
+
+from flax_resnet.data.prepare import prepare
+from flax_resnet.data.prepared import open_prepared
+from flax_resnet.data.voc import CLASSES
+
+ROOT = "VOCdevkit/VOC2012/"
+# What the lists say of image n and each class, by the class's number: 1, or 0 for difficult ones;
+# all else -1.
+TRAIN = [{0: 1}, {14: 1, 6: 1, 19: 0}, {19: 1, 3: 0}, {7: 0}]
+VAL = [{2: 1}, {2: 1, 14: 1}]
+
+
+def listed(marks, start):
+    return "".join(f"2008_{start + n:06} {mark:2}\n" for n, mark in enumerate(marks)).encode()
+
+
+@pytest.fixture(scope="module")
+def files(jpeg):
+    """The files of the archive: six images, and another that no list names."""
+    files = {f"{ROOT}JPEGImages/2008_{n:06}.jpg": jpeg(n) for n in range(7)}
+    for label, name in enumerate(CLASSES):
+        for split, said, start in (("train", TRAIN, 0), ("val", VAL, len(TRAIN))):
+            marks = [marks.get(label, -1) for marks in said]
+            files[f"{ROOT}ImageSets/Main/{name}_{split}.txt"] = listed(marks, start)
+    files[f"{ROOT}ImageSets/Main/aeroplane_trainval.txt"] = b"2008_000000 1\n"
+    files[f"{ROOT}Annotations/2008_000000.xml"] = b"<annotation/>"
+    return files
+
+
+@pytest.fixture(scope="module", params=["tar", "tar.gz", "devkit", "VOC2012"])
+def source(request, files, tar, place, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voc")
+    if request.param.startswith("tar"):
+        path = folder / "VOCtrainval_11-May-2012.tar"
+        path.write_bytes(tar(files, compress=request.param == "tar.gz"))
+        return path
+    place(folder, files)
+    return folder / ("VOCdevkit/VOC2012" if request.param == "VOC2012" else "")
+
+
+def test_the_classes_are_vocs_in_order():
+    """As section 2 of the development kit lists them, in the order of the alphabet."""
+    assert len(CLASSES) == 20 and list(CLASSES) == sorted(CLASSES)
+    assert {"aeroplane", "diningtable", "pottedplant", "tvmonitor"} <= set(CLASSES)
+
+
+def test_multi_label_form(source, files, read_back, tmp_path):
+    prepare("voc2012", source, tmp_path)
+    for split, said, start in (("train", TRAIN, 0), ("validation", VAL, len(TRAIN))):
+        examples = read_back("voc2012", tmp_path, split)
+        assert len(examples) == len(said)
+        for n, (example, marks) in enumerate(zip(examples, said, strict=True), start):
+            assert example["image"] == files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"]
+            assert example["image/filename"] == f"2008_{n:06}.jpg".encode()
+            assert list(example["labels"]) == sorted(marks)
+            sure = sorted(label for label, mark in marks.items() if mark == 1)
+            assert list(example["labels_no_difficult"]) == sure
+
+
+def test_single_label_form(source, files, read_back, tmp_path, console):
+    prepare("voc2012_single_label", source, tmp_path, console)
+    train = read_back("voc2012_single_label", tmp_path, "train")
+    # Of one class marked 1; those of several, and of difficult objects only, are left out.
+    assert [int(example["label"]) for example in train] == [0, 19]
+    for example, n in zip(train, (0, 2), strict=True):
+        assert example["image"] == files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"]
+    (validation,) = read_back("voc2012_single_label", tmp_path, "validation")
+    assert int(validation["label"]) == 2
+    assert "2 of the 4 train images have exactly one class" in console.text()
+
+
+def test_the_prepared_set_is_opened_with_its_labels(files, tar, tmp_path):
+    (tmp_path / "some.tar").write_bytes(tar(files))
+    prepare("voc2012", tmp_path / "some.tar", tmp_path)
+    train = open_prepared("voc2012", tmp_path).splits["train"]
+    expected = np.array([[marks.get(n) == 1 for n in range(20)] for marks in TRAIN], np.float32)
+    np.testing.assert_array_equal(train.labels, expected)
+    assert train.multi_label and train.image_shape is None
+    assert train.contents([3, 0]) == [files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"] for n in (3, 0)]
+
+
+def test_voc2007_beside_it_does_not_matter(files, tar, read_back, tmp_path):
+    other = {name.replace("VOC2012", "VOC2007"): b"x" for name in files}
+    (tmp_path / "both.tar").write_bytes(tar(other | files))
+    prepare("voc2012", tmp_path / "both.tar", tmp_path)
+    assert len(read_back("voc2012", tmp_path, "train")) == len(TRAIN)
+
+
+LISTS = f"{ROOT}ImageSets/Main/"
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({f"{LISTS}cat_train.txt": None}, f"has no {LISTS}cat_train.txt"),
+        ({f"{LISTS}aeroplane_train.txt": None}, "has no ImageSets/Main/aeroplane_train.txt"),
+        ({f"{LISTS}dog_val.txt": b"2008_000004 1\n2008_000005 2\n"}, "each with 1, 0 or -1"),
+        ({f"{LISTS}dog_val.txt": b"2008_000004\n"}, "is not a list of images"),
+        ({f"{LISTS}dog_val.txt": b""}, "is not a list of images"),
+        ({f"{LISTS}dog_val.txt": b"2008_000004 1\n"}, "lists other images than aeroplane_val"),
+        ({f"{ROOT}JPEGImages/2008_000002.jpg": None}, "lacks 1 of its 4 listed images, such as"),
+        ({f"{ROOT}JPEGImages/2008_000002.jpg": b"GIF89a"}, "2008_000002.jpg in"),
+        ({"VOCdevkit/../../x": b""}, "leads out of the archive by '..'"),
+        ({"/etc/passwd": b""}, "has an absolute path"),
+    ],
+)
+@pytest.mark.parametrize("name", ["voc2012", "voc2012_single_label"])
+def test_damaged_archives_are_refused(changed, sentence, name, files, tar, refused, tmp_path):
+    path = tmp_path / "some.tar"
+    left = {file: content for file, content in (files | changed).items() if content is not None}
+    path.write_bytes(tar(left))
+    message = refused(name, path, tmp_path)
+    assert sentence in message and str(path) in message and "give " in message
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_an_archive_cut_short_is_refused(share, files, tar, refused, tmp_path):
+    content = tar(files)
+    (tmp_path / "some.tar").write_bytes(content[: int(len(content) * share)])
+    message = refused("voc2012", tmp_path / "some.tar", tmp_path)
+    assert "cut short" in message or "damaged" in message
+
+
+def test_where_no_image_has_one_class(files, tar, refused, tmp_path):
+    marks = {f"{LISTS}{name}_val.txt": listed([1, 1], len(TRAIN)) for name in CLASSES}
+    (tmp_path / "some.tar").write_bytes(tar(files | marks))
+    message = refused("voc2012_single_label", tmp_path / "some.tar", tmp_path)
+    assert "has no image of one class in validation" in message
