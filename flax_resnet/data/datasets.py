@@ -17,6 +17,7 @@ from flax_resnet.data.framing import Framing
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
+from flax_resnet.data.stratified import stratified
 from flax_resnet.data.tfds_folder import find_prepared
 from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
@@ -24,10 +25,6 @@ from flax_resnet.errors import UserError
 DEFAULT_FOLDER = "~/tensorflow_datasets/downloads"
 _OTHERWISE = "use --config digits, which needs no download"
 _ANEW = "delete it and prepare it again"
-
-# The splits belong to the data set, not to a run: another training seed must
-# see the same validation images, or results could not be compared.
-_SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,24 +257,8 @@ def _advice(error: FormatError, entry: _Entry, paths: Mapping[str, Path]) -> str
 
 
 def _stratified(whole: Split, held_out: int) -> tuple[Split, Split]:
-    """Split off `held_out` images, each class in proportion; both keep the order.
-
-    Raises:
-        ValueError: too few images for every class to be on both sides.
-    """
-    if held_out == 0:
-        return whole, Split(whole.images[:0], whole.labels[:0])
-    # Here and not at the top: scikit-learn takes a second to import.
-    from sklearn.model_selection import train_test_split
-
-    kept, carved = train_test_split(
-        np.arange(len(whole)),
-        test_size=held_out,
-        stratify=whole.labels,
-        random_state=_SPLIT_SEED,
-    )
-    kept.sort()
-    carved.sort()
+    """Split off `held_out` images, see `stratified.stratified`."""
+    kept, carved = stratified(whole.labels, held_out)
     return (
         Split(whole.images[kept], whole.labels[kept]),
         Split(whole.images[carved], whole.labels[carved]),
