@@ -7,6 +7,7 @@ set, rates are fractions.
 
 import dataclasses
 import difflib
+import json
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class DataConfig:
     """Which images, and how they are fed."""
 
     name: str = "cifar10"
-    """digits, mnist, fashion_mnist, cifar10, cifar100, a prepared TFDS set, or folder: the image
+    """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set, or folder: the image
     folder, .csv, .jsonl or .npz that dir names."""
     dir: str | None = None
     """Folder with the original files or prepared sets; default ~/tensorflow_datasets."""
@@ -70,11 +71,14 @@ class DataConfig:
     """Share of the training images kept aside to choose the best checkpoint."""
     image_size: int | None = None
     """Height and width the model sees. None: as stored; of image files 224."""
+    train_sizes: tuple[tuple[int, int], ...] = ()
+    """In training, where they differ: (first epoch, from 0; height and width), such as 0 160 12
+    192."""
     resize: int | None = None
     """Image files in evaluation: the shorter side, before the middle of image_size is cut out;
     default 256/224 of image_size."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of train, validation and test in a folder without splits of its own."""
+    """Shares of train, validation and test where a folder or prepared set has no splits."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """Images that cannot be read: leave them out and say so, or stop."""
     workers: int | None = None
@@ -117,6 +121,8 @@ class AugmentConfig:
     """Probability of an erased box."""
     cutout: int = 0
     """Side in pixels of a square cut out; 0 for none."""
+    repeats: int = 1
+    """Copies of each image in a batch, augmented differently; the batch stays as large."""
     mixup_alpha: float = 0.0
     """Mix each image with its neighbour, by shares from Beta(alpha, alpha); 0 for none."""
     cutmix_alpha: float = 0.0
@@ -139,7 +145,7 @@ class OptimizerConfig:
     """L2 strength."""
     decay_all: bool = False
     """Decay normalisation parameters and biases too; the default decays kernels only."""
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     """How the rate falls after warm-up."""
     warmup_epochs: float = 0.0
     """Epochs of linear rise from zero."""
@@ -170,6 +176,8 @@ class Config:
     """Share of each label spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None
     """Keep and evaluate a moving average of the weights, for example 0.999."""
+    evaluate_flipped: bool = False
+    """Evaluate the mean of the logits of each image and its mirror image."""
     workdir: str | None = None
     """The run's folder; default runs/NAME. A started run in it goes on where it stopped."""
     evaluate_every: int = 1
@@ -223,8 +231,7 @@ def flatten(config: Config) -> dict[str, Any]:
     for name, value in dataclasses.asdict(config).items():
         inner = value.items() if isinstance(value, dict) else ((None, value),)
         for key, leaf in inner:
-            leaf = list(leaf) if isinstance(leaf, tuple) else leaf
-            flat[f"{name}.{key}" if key else name] = leaf
+            flat[f"{name}.{key}" if key else name] = json.loads(json.dumps(leaf))
     return flat
 
 
@@ -239,6 +246,8 @@ def check_config(config: Config) -> list[str]:
         "data.batch-size": config.data.batch_size,
         "evaluate-every": config.evaluate_every,
         "optimizer.learning-rate": config.optimizer.learning_rate,
+        "augment.repeats": config.augment.repeats,
+        **{f"data.train-sizes of epoch {at}": size for at, size in config.data.train_sizes},
     }
     if config.max_steps is not None:
         positive["max-steps"] = config.max_steps
@@ -260,6 +269,18 @@ def check_config(config: Config) -> list[str]:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
+    epochs = [epoch for epoch, _ in config.data.train_sizes]
+    if epochs != sorted(set(epochs)) or min(epochs, default=0) < 0:
+        raise UserError(
+            f"--data.train-sizes begin at epochs {', '.join(map(str, epochs))}; they must rise.",
+            exit_code=2,
+        )
+    if config.data.batch_size % config.augment.repeats:
+        raise UserError(
+            f"--augment.repeats is {config.augment.repeats}; --data.batch-size "
+            f"{config.data.batch_size} must be a multiple of it.",
+            exit_code=2,
+        )
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
     if config.optimizer.weight_decay < 0:

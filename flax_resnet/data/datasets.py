@@ -68,13 +68,16 @@ class Split:
         return height, width, channels
 
     def gather(
-        self, indices: npt.ArrayLike, draws: npt.NDArray[np.float64] | None = None
+        self,
+        indices: npt.ArrayLike,
+        draws: npt.NDArray[np.float64] | None = None,
+        size: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Copy out a batch.
 
         Args:
             indices: integers [B], each a position in the split.
-            draws: not used; sources that stream crop by them.
+            draws, size: not used; sources that stream crop by them.
 
         Returns:
             "image": uint8 [B, H, W, C], "label": int32 [B].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,11 @@ class Framing:
         """Return the one that makes photos look like stored images ``(H, W, C)``."""
         height, width, channels = image_shape
         return cls(height, width, height if height == width else None, channels=channels)
+
+    def scaled(self, size: int) -> Framing:
+        """Return the one that shows the same part of an image in ``size`` x ``size`` pixels."""
+        resize = None if self.resize is None else round(self.resize * size / self.height)
+        return dataclasses.replace(self, height=size, width=size, resize=resize)
 
     def read(self, content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         """Decode an image file to uint8 ``[height, width, channels]``.

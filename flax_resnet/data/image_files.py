@@ -1,11 +1,14 @@
-"""A source of batches that decodes image files as they are asked for."""
+"""A source of batches that decodes image files as they are asked for.
+
+The files lie in a folder (`records.Records`) or within a prepared set (`prepared.PreparedSplit`).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from flax_resnet.data.framing import Framing
 from flax_resnet.data.images import (
     MAX_PIXELS,
     BadImage,
+    Content,
     Interpolation,
     Pixels,
     random_resized_crop,
@@ -24,12 +28,35 @@ from flax_resnet.errors import UserError
 OnBadImage = Literal["error", "skip"]
 
 
+class Photos(Protocol):
+    """Image files of a split and their labels, which several threads may read at a time."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """int32 [N], or float32 [N, classes] where an image has any number of them."""
+        ...
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of one label: (), or (classes,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Content, npt.ArrayLike]:
+        """Return the file, or its path, and its label."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Return where the file is, for messages."""
+        ...
+
+
 class ImageFiles:
     """Images and labels of one split, from files decoded by threads.
 
     Attributes:
-        labels: int32 [N].
-        bad: path -> reason of each file found so far that could not be decoded; with "skip".
+        bad: place -> reason of each file found so far that could not be decoded; with "skip".
         streams: True: images are decoded when asked for, cropped as `draws` say.
         framing: how images become pixels where there are no draws.
     """
@@ -38,7 +65,7 @@ class ImageFiles:
 
     def __init__(
         self,
-        records: Records,
+        photos: Photos,
         *,
         size: int,
         resize: int | None = None,
@@ -66,11 +93,9 @@ class ImageFiles:
         Raises:
             UserError: `resize` is less than `size`, or `size` less than 1.
         """
-        self.labels = records.labels
         self.bad: dict[str, str] = {}
-        self._paths = records.paths
+        self._photos = photos
         self.framing = Framing.evaluating(size, resize, interpolation)
-        self._size = size
         if self.framing.resize is None or not 1 <= size <= self.framing.resize:
             raise UserError(
                 f"images of {size} pixels cannot be cropped from ones resized to "
@@ -78,11 +103,11 @@ class ImageFiles:
             )
         self._scale = scale
         self._ratio = ratio
-        self._interpolation: Interpolation = interpolation
         self._skip = on_bad_image == "skip"
         self._max_pixels = max_pixels
         # Started when first used, and ended with the last reference to it.
-        self._pool = ThreadPoolExecutor(workers or _cores(), "decode")
+        self._workers = workers or _cores()
+        self._pool = ThreadPoolExecutor(self._workers, "decode")
 
     @classmethod
     def framed(cls, paths: Sequence[str], framing: Framing) -> ImageFiles:
@@ -95,7 +120,17 @@ class ImageFiles:
         return files
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._photos)
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """int32 [N], or float32 [N, classes] where an image has any number of them."""
+        return self._photos.labels
+
+    @property
+    def workers(self) -> int:
+        """Threads that decode."""
+        return self._workers
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -103,7 +138,10 @@ class ImageFiles:
         return self.framing.height, self.framing.width, self.framing.channels
 
     def gather(
-        self, indices: npt.ArrayLike, draws: npt.NDArray[np.float64] | None = None
+        self,
+        indices: npt.ArrayLike,
+        draws: npt.NDArray[np.float64] | None = None,
+        size: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Decode a batch.
 
@@ -111,10 +149,13 @@ class ImageFiles:
             indices: integers [B], each a position in the split.
             draws: [B, k] in [0, 1): each image is a random crop, decided by its row alone (see
                 `images.crop_box` for k). None: resized, and the middle cropped.
+            size: height and width that come out, where they are not those of `image_shape`; the
+                shorter side before the middle is cropped changes in proportion.
 
         Returns:
-            "image": uint8 [B, *image_shape], "label": int32 [B]. With "skip" and no draws also
-            "mask": bool [B], False for images that cannot be decoded, which are black.
+            "image": uint8 [B, H, W, C], "label": int32 [B] or float32 [B, classes]. With "skip"
+            and no draws also "mask": bool [B], False for images that cannot be decoded, which are
+            black.
 
         Raises:
             BadImage: of the first such file of the batch, unless they are skipped.
@@ -122,17 +163,24 @@ class ImageFiles:
             IndexError: an index outside the split.
         """
         index = np.asarray(indices) if np.size(indices) else np.zeros(0, np.intp)
-        labels = self.labels[index]  # raises before any work is done
-        images = np.zeros((len(index), *self.image_shape), np.uint8)
-        chosen = np.array(index % max(len(self), 1))
+        count = len(self)
+        if len(index) and not -count <= index.min() <= index.max() < count:
+            raise IndexError(f"images {index.min()} to {index.max()} of {count}")
+        framing = self.framing if size is None else self.framing.scaled(size)
+        shape = (framing.height, framing.width, framing.channels)
+        images = np.zeros((len(index), *shape), np.uint8)
+        label_shape = self._photos.label_shape
+        labels = np.zeros((len(index), *label_shape), np.float32 if label_shape else np.int32)
 
         def fill(row: int) -> bool:
-            decode = self._center if draws is None else self._crop_by(draws[row])
-            candidates = [chosen[row]] if draws is None else self._from(chosen[row])
-            for candidate in candidates:
-                image = self._decoded(self._paths[candidate], decode)
-                if image is not None:
-                    images[row], chosen[row] = image, candidate
+            draw = None if draws is None else draws[row]
+            # In training the files that follow stand in for one that cannot be decoded.
+            for step in range(1 if draws is None else count):
+                place = (int(index[row]) + step) % count
+                content, labels[row] = self._photos.read(place)
+                pixels = self._decoded(self._photos.place(place), content, draw, framing)
+                if pixels is not None:
+                    images[row] = pixels
                     return True
             return False
 
@@ -141,12 +189,12 @@ class ImageFiles:
             masked = {"mask": done} if self._skip else {}
             return {"image": images, "label": labels, **masked}
         if not done.all():
-            path, reason = next(iter(self.bad.items()))
+            place, reason = next(iter(self.bad.items()))
             raise UserError(
-                f"none of the {len(self)} images can be decoded ({path}, for one, {reason}); "
+                f"none of the {len(self)} images can be decoded ({place}, for one, {reason}); "
                 "replace them"
             )
-        return {"image": images, "label": self.labels[chosen]}
+        return {"image": images, "label": labels}
 
     def close(self) -> None:
         """End the threads; nothing can be gathered any more."""
@@ -158,35 +206,33 @@ class ImageFiles:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _from(self, first: int) -> Iterator[int]:
-        """Yield every position of the split once, from this one on and round."""
-        return ((first + step) % len(self) for step in range(len(self)))
-
-    def _decoded(self, path: str, decode: Callable[[str], Pixels]) -> Pixels | None:
+    def _decoded(
+        self,
+        place: str,
+        content: Content,
+        draws: npt.NDArray[np.float64] | None,
+        framing: Framing,
+    ) -> Pixels | None:
         """Return the image, or None where it is bad and skipped."""
-        if path in self.bad:
+        if place in self.bad:
             return None
         try:
-            return decode(path)
+            if draws is None:
+                return framing.read(content, max_pixels=self._max_pixels)
+            return random_resized_crop(
+                content,
+                draws,
+                framing.height,
+                scale=self._scale,
+                ratio=self._ratio,
+                interpolation=framing.interpolation,
+                max_pixels=self._max_pixels,
+            )
         except BadImage as error:
             if not self._skip:
-                raise
-            self.bad[path] = error.reason
+                raise BadImage(place, error.reason) from error
+            self.bad[place] = error.reason
             return None
-
-    def _center(self, path: str) -> Pixels:
-        return self.framing.read(path, max_pixels=self._max_pixels)
-
-    def _crop_by(self, draws: npt.NDArray[np.float64]) -> Callable[[str], Pixels]:
-        return lambda path: random_resized_crop(
-            path,
-            draws,
-            self._size,
-            scale=self._scale,
-            ratio=self._ratio,
-            interpolation=self._interpolation,
-            max_pixels=self._max_pixels,
-        )
 
 
 def _cores() -> int:

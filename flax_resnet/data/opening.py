@@ -1,15 +1,20 @@
 """One door to all data: a config's data section becomes a data set."""
 
+import difflib
 from functools import partial
 from pathlib import Path
 
 from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
 from .arrays import read_arrays
-from .datasets import Dataset, load_dataset
+from .datasets import Dataset, dataset_names, load_dataset
 from .folder import find_images
 from .image_files import ImageFiles
+from .prepared import open_prepared
+from .prepared_sets import open_parts
+from .published import CATALOGUE
 from .records import SPLITS
+from .tfds_folder import find_prepared
 
 FOLDER = "folder"
 IMAGE_SIZE = 224  # of image files where nothing else is asked for, as ImageNet's models see them
@@ -17,13 +22,27 @@ IMAGE_SIZE = 224  # of image files where nothing else is asked for, as ImageNet'
 
 def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     """The data set that ``data`` names: in memory where it is a set of arrays, decoded batch by
-    batch where it is image files.
+    batch where it is image files, be they in a folder or in a prepared TFDS set.
 
     Raises:
       UserError: missing, damaged or strange data, each in its sentence.
     """
+    streamed = partial(
+        ImageFiles,
+        size=data.image_size or IMAGE_SIZE,
+        resize=data.resize,
+        scale=augment.crop_scale,
+        ratio=augment.crop_ratio,
+        workers=data.workers,
+        on_bad_image=data.on_bad_image,
+    )
     if data.name != FOLDER:
-        return load_dataset(data.name, data.dir, validation=data.validation, download=data.download)
+        if data.name in dataset_names() or _is_misspelt(data):
+            return load_dataset(
+                data.name, data.dir, validation=data.validation, download=data.download
+            )
+        prepared = open_prepared(data.name, data.dir)
+        return open_parts(prepared, streamed, validation=data.validation, ratios=data.splits)
     if data.dir is None:
         raise UserError(
             "--data.name folder needs --data.dir: the folder with a folder of images for each "
@@ -34,15 +53,13 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     if path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
     found = find_images(path, ratios=data.splits)
-    files = partial(
-        ImageFiles,
-        size=data.image_size or IMAGE_SIZE,
-        resize=data.resize,
-        scale=augment.crop_scale,
-        ratio=augment.crop_ratio,
-        workers=data.workers,
-        on_bad_image=data.on_bad_image,
-    )
-    train, validation, test = (files(found.splits[split]) for split in SPLITS)
+    train, validation, test = (streamed(found.splits[split]) for split in SPLITS)
     name = path.resolve().name
     return Dataset(name, found.classes, train, validation, test, notes=found.notes)
+
+
+def _is_misspelt(data: DataConfig) -> bool:
+    """Whether a name is near one that we know, and not that of a prepared set."""
+    if data.name in CATALOGUE or find_prepared(data.name, data.dir):
+        return False
+    return bool(difflib.get_close_matches(data.name, dataset_names()))

@@ -41,12 +41,15 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+    def gather(
+        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+    ) -> Batch:
         """``{"image": uint8 [B, H, W, C], "label"}`` of the images at ``indices`` ``[B]``.
 
         With ``draws`` (float64 ``[B, CROP_DRAWS]``, in [0, 1)) each is a random crop that its row
-        alone decides; without, the whole image or its middle. ``"mask"`` (bool ``[B]``), where
-        there is one, is False for images that could not be read.
+        alone decides; without, the whole image or its middle. Images that stream have height and
+        width ``size``, where it is given. ``"mask"`` (bool ``[B]``), where there is one, is False
+        for images that could not be read.
         """
         ...
 
@@ -59,12 +62,24 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
+def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int = 1) -> np.ndarray:
     """Which images step ``step`` (from 0) trains on, int64 ``[batch_size]``.
 
     The epochs' orders stand one after the other and batches are cut from that line, so nothing is
     dropped: a batch may take the end of one epoch and the start of the next.
+
+    With ``repeats`` a batch holds ``batch_size / repeats`` images, each so many times, to be
+    augmented anew (Hoffer et al. 2020, "Augment your batch"; Berman et al. 2019). The copies of an
+    image are that far apart, so that what mixes neighbours mixes different images. An image comes
+    ``repeats`` times in as many epochs' worth of steps, as without repeats.
+
+    Raises:
+      ValueError: the batch does not divide by ``repeats``.
     """
+    if repeats > 1:
+        if batch_size % repeats:
+            raise ValueError(f"a batch of {batch_size} does not divide by {repeats} repeats")
+        return np.tile(batch_indices(seed, step, batch_size // repeats, size), repeats)
     first = step * batch_size
     epochs = range(first // size, (first + batch_size - 1) // size + 1)
     line = np.concatenate([epoch_order(seed, epoch, size) for epoch in epochs])
@@ -106,19 +121,24 @@ def train_batches(
     start: int,
     stop: int,
     random_crops: bool = True,
+    repeats: int = 1,
+    size_at: Callable[[int], int | None] = lambda step: None,
     shard: Shard = Shard(),
 ) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop`` (exclusive), ``{"image", "label"}``.
 
     ``batch_size`` is the global one; each process of a pod makes its ``shard`` of it.
-    ``random_crops`` is for images that stream; those in memory are cropped on the device.
+    ``repeats``: see :func:`batch_indices`. ``random_crops`` and ``size_at``, height and width by
+    step, are for images that stream; those in memory are cropped and resized on the device.
     """
     for step in range(start, stop):
-        indices = shard.of(batch_indices(seed, step, batch_size, len(split)))
-        if split.streams and random_crops:
-            yield split.gather(indices, shard.of(crop_draws(seed, step, batch_size)))
-        else:
+        indices = shard.of(batch_indices(seed, step, batch_size, len(split), repeats))
+        if not split.streams:
             yield split.gather(indices)
+            continue
+        draws = shard.of(crop_draws(seed, step, batch_size)) if random_crops else None
+        size = size_at(step)
+        yield split.gather(indices, draws, **({} if size is None else {"size": size}))
 
 
 def eval_batches(split: Source, *, batch_size: int, shard: Shard = Shard()) -> Iterator[Batch]:

@@ -80,6 +80,24 @@ class PreparedSplit:
         """
         return self.contents([index])[0]
 
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of one label: (), or (num_classes,) where `multi_label`."""
+        return (self.num_classes,) if self.multi_label else ()
+
+    def read(self, index: int) -> tuple[bytes, npt.ArrayLike]:
+        """Return an image as `content` does, and its label: a number, or uint8 [num_classes].
+
+        Raises:
+            IndexError, UserError: as `content`.
+        """
+        (example,) = self._examples([int(index)])
+        return example.features.feature[self.image].bytes_list.value[0], self._label(example)
+
+    def place(self, index: int) -> str:
+        """Return where an image is, for messages."""
+        return f"{self.name} image {index} of {self.folder}"
+
     def contents(self, indices: Iterable[int]) -> list[bytes]:
         """Return images as `content` does; a batch at a time is several times as fast.
 

@@ -52,6 +52,19 @@ class Records:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """(): a label is one number."""
+        return ()
+
+    def read(self, index: int) -> tuple[str, np.int32]:
+        """Return the path of a file and its label."""
+        return self.paths[index], self.labels[index]
+
+    def place(self, index: int) -> str:
+        """Return the path of a file."""
+        return self.paths[index]
+
 
 @dataclass(frozen=True, eq=False)
 class ImageRecords:

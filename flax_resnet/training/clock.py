@@ -8,7 +8,8 @@ LOG_SECONDS = 0.5  # between looks at the metrics: each makes the host wait for 
 
 
 class Clock:
-    """Time, speed and data wait of training, without evaluation, since the last evaluation."""
+    """Time, speed and data wait of training, without evaluation, since the last evaluation or
+    compilation."""
 
     def __init__(self, batch_size: int, batches: Prefetch, before: float) -> None:
         self._batch_size, self._batches = batch_size, batches

@@ -1,5 +1,6 @@
 """The training loop: step, log, evaluate, save; take up where a run stopped."""
 
+import dataclasses
 import math
 import threading
 import time
@@ -95,17 +96,24 @@ def _train(
             start=start,
             stop=run.last_step,
             random_crops=config.augment.random_resized_crop,
+            repeats=config.augment.repeats,
+            size_at=run.train_size_at,
             shard=local_shard(),
         ),
         partial(shard_batch, mesh=mesh),
     )
     batch = next(batches)
-    advance = _compile_step(state, sums, batch, console)
+    advance, size = None, None
     clock = Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
     step = start
     try:
         with Progress(console, run.last_step, start) as progress:
             while True:
+                if advance is None or size != run.train_size_at(step):
+                    size = run.train_size_at(step)
+                    state = dataclasses.replace(state, options=run.options_for(size))
+                    advance = _compile_step(state, sums, batch, console)
+                    clock.restart()
                 state, sums = advance(state, sums, batch)
                 step += 1
                 clock.steps += 1
@@ -163,7 +171,8 @@ def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
         f"{devices}{'s' if mesh.devices.size > 1 else ''}."
     )
     road = "decoded as they are needed" if data.train.streams else "held in memory"
-    console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}.")
+    sizes = "".join(f", in training {size} from epoch {at}" for at, size in config.data.train_sizes)
+    console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}{sizes}.")
     for note in data.notes:
         console.print(f"[yellow]note:[/] {note}")
 

@@ -9,13 +9,16 @@ from ..config import OptimizerConfig
 
 
 def create_schedule(config: OptimizerConfig, total_steps: int, epochs: float) -> optax.Schedule:
-    """Learning rate by step (from 0): a linear warm-up, then constant, cosine to zero, or steps."""
+    """Learning rate by step (from 0): a linear warm-up, then constant, falling to zero along a
+    cosine or a line, or in steps."""
     per_epoch = total_steps / epochs
     warmup = round(config.warmup_epochs * per_epoch)
     rate = config.learning_rate
     after: optax.Schedule
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(rate, max(total_steps - warmup, 1))
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(rate, 0.0, max(total_steps - warmup, 1))
     elif config.schedule == "step":
         # Milestones count from the start of training, join_schedules from the end of warm-up.
         drops = {

@@ -48,6 +48,23 @@ class Run:
         """Epochs done after ``step`` steps."""
         return step * self.config.data.batch_size / len(self.dataset.train)
 
+    def train_size_at(self, step: int) -> int | None:
+        """Height and width of the training images after ``step`` steps; None as in evaluation."""
+        epoch = self.epoch_at(step)
+        sizes = [size for first, size in self.config.data.train_sizes if first <= epoch]
+        return sizes[-1] if sizes else None
+
+    def options_for(self, size: int | None) -> StepOptions:
+        """What a step does to training images of that size, see ``train_size_at``."""
+        options = self.state.options
+        if size is None or self.dataset.train.streams:
+            return options
+        augment = options.augment
+        if isinstance(augment, Augmentation) and augment.random_resized_crop is not None:
+            augment = dataclasses.replace(augment, random_resized_crop=size)
+        resized = dataclasses.replace(self.preprocessing, image_size=size)
+        return dataclasses.replace(options, augment=augment, train_preprocess=resized)
+
     def ends_epoch(self, step: int) -> int | None:
         """The number of the epoch that step completes, from 1, or None."""
         epoch = math.floor(self.epoch_at(step))
@@ -83,6 +100,7 @@ def prepare(config: Config) -> Run:
         mix=mix,
         loss=config.loss,
         label_smoothing=config.label_smoothing,
+        evaluate_flipped=config.evaluate_flipped,
         ema_decay=config.ema_decay,
     )
     sample = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.uint8)
@@ -101,6 +119,7 @@ def build_augmentation(
 ) -> tuple[Augmentation, Mixing | None]:
     """What is done to a batch on the device: to each image, and to pairs of them."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    del fields["repeats"]  # of the order of images, not of what is done to one
     mix = Mixing(fields.pop("mixup_alpha"), fields.pop("cutmix_alpha"))
     crop = image_size or dataset.image_shape[0]
     # Images that stream are cropped where they are decoded.

@@ -20,6 +20,8 @@ class StepOptions:
     Attributes:
       augment: ``(key, images, place) -> images`` in training, see data.Augmentation.
       preprocess: ``images -> images`` in training and evaluation, see data.Preprocessing.
+      train_preprocess: the same in training, where it differs.
+      evaluate_flipped: evaluate the mean of the logits of each image and its mirror image.
       mix: ``(key, images, targets, axis_name) -> images, targets`` in training, targets ``[N, K]``
         float: mixup or CutMix, see data.Mixing; the model must have ``num_classes``.
       loss: "softmax" cross-entropy, where an image has one class; or "sigmoid" binary
@@ -36,6 +38,8 @@ class StepOptions:
 
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     preprocess: Callable[[jax.Array], jax.Array] | None = None
+    train_preprocess: Callable[[jax.Array], jax.Array] | None = None
+    evaluate_flipped: bool = False
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0

@@ -52,8 +52,9 @@ def train_step(
     augment_key, dropout_key = jax.random.split(step_key)
     if options.augment is not None:
         images = options.augment(augment_key, images, place)
-    if options.preprocess is not None:
-        images = options.preprocess(images)
+    prepare = options.train_preprocess or options.preprocess
+    if prepare is not None:
+        images = prepare(images)
     mixed = None
     if options.mix is not None:
         mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
@@ -116,6 +117,9 @@ def eval_logits(state: TrainState, batch: Batch) -> jax.Array:
     if state.options.preprocess is not None:
         images = state.options.preprocess(images)
     logits: Any = state.model.apply(state.eval_variables, images, train=False)
+    if state.options.evaluate_flipped:
+        logits += state.model.apply(state.eval_variables, images[:, :, ::-1], train=False)
+        logits /= 2
     return logits
 
 

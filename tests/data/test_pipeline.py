@@ -218,3 +218,84 @@ def test_eval_batches_have_every_image_once_under_the_mask(batch_size: int, size
         np.testing.assert_array_equal(batch["image"], split.images[batch["label"]])
     labels = [label for batch in batches for label in batch["label"][batch["mask"]].tolist()]
     assert labels == list(range(size))
+
+
+@properties
+@given(
+    seed=seeds,
+    repeats=st.integers(1, 4),
+    images=st.integers(1, 20),
+    size=sizes,
+    step=st.integers(0, 30),
+)
+def test_repeated_images_are_the_batch_without_repeats_over_again(
+    seed: int, repeats: int, images: int, size: int, step: int
+) -> None:
+    batch = batch_indices(seed, step, images * repeats, size, repeats)
+    once = batch_indices(seed, step, images, size)
+    assert batch.shape == (images * repeats,)
+    np.testing.assert_array_equal(batch.reshape(repeats, images), np.tile(once, (repeats, 1)))
+
+
+@properties
+@given(seed=seeds, repeats=st.integers(1, 4), images=st.integers(1, 12), size=sizes)
+def test_with_repeats_every_image_comes_as_often_as_without(
+    seed: int, repeats: int, images: int, size: int
+) -> None:
+    steps = size  # images * size / images: so many that the line ends with an epoch
+    line = [batch_indices(seed, step, images * repeats, size, repeats) for step in range(steps)]
+    counts = np.bincount(np.concatenate(line), minlength=size)
+    assert set(counts.tolist()) == {images * repeats}
+
+
+def test_repeats_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch of 6 does not divide by 4 repeats"):
+        batch_indices(0, 0, 6, 10, 4)
+
+
+class Sized(Streaming):
+    """A source that notes the size it was asked for."""
+
+    def gather(
+        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+    ) -> Batch:
+        return super().gather(indices, draws) | {"size": np.array(size)}
+
+
+@properties
+@given(
+    seed=seeds,
+    repeats=st.integers(1, 3),
+    share=st.integers(1, 3),
+    processes=st.integers(1, 3),
+    start=st.integers(0, 8),
+)
+def test_repeats_and_sizes_are_functions_of_seed_and_step(
+    seed: int, repeats: int, share: int, processes: int, start: int
+) -> None:
+    def run(start: int, shard: Shard = Shard()) -> list[Batch]:
+        epoch_order.cache_clear()
+        batches = train_batches(
+            Sized(11),
+            seed=seed,
+            batch_size=repeats * share * processes,
+            start=start,
+            stop=10,
+            repeats=repeats,
+            size_at=lambda step: 4 + step // 3,
+            shard=shard,
+        )
+        return list(batches)
+
+    whole = run(0)
+    assert [int(batch["size"]) for batch in whole] == [4, 4, 4, 5, 5, 5, 6, 6, 6, 7]
+    assert_same_batches(whole[start:], run(start))
+    for batches in zip(
+        whole, *(run(0, Shard(n, processes)) for n in range(processes)), strict=True
+    ):
+        expected, *parts = batches
+        for name in ("image", "label"):
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(joined, expected[name])
+    # Each copy is cropped by draws of its own.
+    assert len(np.unique(whole[0]["image"][:, 0])) == len(whole[0]["image"])

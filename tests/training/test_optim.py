@@ -32,6 +32,12 @@ def test_cosine_ends_near_zero():
     np.testing.assert_allclose(found, (1 + np.cos(np.pi * np.arange(100) / 100)) / 2, atol=1e-6)
 
 
+def test_a_line_falls_to_zero_after_warmup():
+    options = {"schedule": "linear", "learning_rate": 1.0, "warmup_epochs": 2}
+    found = rates(100, 10, **options)
+    np.testing.assert_allclose(found[20:], 1 - np.arange(80) / 80, atol=1e-6)
+
+
 def updates(config, gradients, start):
     """Parameters after one step for each gradient, at a constant rate."""
     tx = create_optimizer(config, lambda step: config.learning_rate)
