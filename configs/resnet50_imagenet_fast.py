@@ -2,8 +2,8 @@
 
 Source:   Leclerc et al. 2023 (FFCV) and github.com/libffcv/ffcv-imagenet, rn50_configs: SGD, 1.7
           for a batch of 4,096 (8 x 512), here 0.425 for 1,024; 2 epochs of warm-up, then a line to
-          zero; weight decay 1e-4 but on norms; label smoothing 0.1; crops and mirror images; trained
-          at 160 and for the last quarter at 192, evaluated at 256 with mirror images.
+          zero; weight decay 1e-4 but on norms; label smoothing 0.1; crops and mirror images;
+          trained at 160 and for the last quarter at 192, evaluated at 256 with mirror images.
 Command:  python train.py --config resnet50_imagenet_fast --data.dir IMAGENET
           python train.py --config resnet50_imagenet_fast --data.dir IMAGENET --epochs 88 \
               --data.train-sizes 0 160 71 192 --workdir runs/resnet50_imagenet_88
