@@ -48,6 +48,8 @@ class ModelConfig:
     """Keep batch norm's running statistics as they are."""
     frozen_affine: bool | None = None
     """Keep batch norm's scale and bias as they are."""
+    ops: Literal["auto", "jax", "onednn", "reference"] = "auto"
+    """How convolutions are computed on CPU: chosen; without oneDNN; with it; as XLA does."""
     remat: bool | None = None
     """Recompute blocks in the backward pass: less memory, a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -188,8 +190,9 @@ class Config:
     """Folder of compiled programs, for quick restarts; None for none."""
 
 
-# What may change when a run is taken up again: none of it changes the numbers of a step.
-FREE_ON_RESUME = ("data.dir", "data.download", "max_steps", "workdir", "compile_cache")
+# What may change when a run is taken up again: none of it changes the numbers of a step, but for
+# rounding.
+FREE_ON_RESUME = ("model.ops", "data.dir", "data.download", "max_steps", "workdir", "compile_cache")
 
 
 def config_folders() -> list[Path]:

@@ -22,7 +22,7 @@ def list_command(arguments: Sequence[str]) -> None:
 
 def summary_command(arguments: Sequence[str]) -> None:
     """Show a model's parameters, multiply-accumulates, output shapes and memory."""
-    from ..models import create_model, default_image_shape, summarize
+    from ..models import OPS, create_model, default_image_shape, summarize
     from ..report import summary_table
 
     parser = argparse.ArgumentParser(
@@ -33,21 +33,22 @@ def summary_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--num-classes", type=int)
     parser.add_argument("--image-size", type=int, help="height and width")
     parser.add_argument("--channels", type=int)
+    parser.add_argument("--ops", choices=OPS, default="auto", help="how convolutions are computed")
     parser.add_argument("--batch-size", type=int, default=32, help="for the memory estimate")
     options = parser.parse_args(list(arguments))
-    chosen = {"stem": options.stem, "num_classes": options.num_classes}
+    chosen = {"stem": options.stem, "num_classes": options.num_classes, "ops": options.ops}
     try:
         model = create_model(
             options.name, **{name: value for name, value in chosen.items() if value is not None}
         )
+        height, width, channels = default_image_shape(model)
+        size, channels = options.image_size, options.channels or channels
+        if size is not None:
+            height = width = size
+        summary = summarize(model, (height, width, channels))
     except ValueError as error:
         raise UserError(str(error)[0].upper() + str(error)[1:], exit_code=2) from error
-    height, width, channels = default_image_shape(model)
-    size, channels = options.image_size, options.channels or channels
-    if size is not None:
-        height = width = size
-    summary = summarize(model, (height, width, channels))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(summary_table(f"{options.name}, {height}×{width}×{channels}", summary))
     weights = summary.weight_bytes / 1e6
     activations = summary.activation_bytes * options.batch_size / 1e6
@@ -57,3 +58,5 @@ def summary_command(arguments: Sequence[str]) -> None:
         f"memory      weights {weights:,.0f} MB; training, SGD with momentum, batch "
         f"{options.batch_size}: about {3 * weights + activations:,.0f} MB before XLA's savings"
     )
+    ways = ", ".join(f"{count} {name}" for name, count in summary.lowerings.items())
+    console.print(f"convolve    {ways}")

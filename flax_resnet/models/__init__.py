@@ -2,12 +2,14 @@
 
 from .folding import fold_batch_norm
 from .layers import QUICK_COMPILATION
+from .lowerings import OPS
 from .mnist import MnistResNet
 from .resnet import ResNet
 from .summary import ModelSummary, StageSummary, default_image_shape, summarize
 from .variants import create_model, list_models
 
 __all__ = [
+    "OPS",
     "QUICK_COMPILATION",
     "MnistResNet",
     "ModelSummary",

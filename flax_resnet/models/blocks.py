@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .convolution import conv_general_dilated
 from .layers import Dropout, conv_init
+from .lowerings import Convolution, convolve
 
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its planes
 
@@ -42,32 +42,34 @@ def block_layout(
 
 
 class Conv(nn.Module):
-    """A square convolution, padded by ``kernel // 2`` on every side; by default without bias."""
+    """A square convolution, padded by ``kernel // 2`` on every side; by default without bias.
+
+    ``ops``: how it is computed, see :func:`lowerings.convolve`.
+    """
 
     spec: ConvSpec
     use_bias: bool = False
+    ops: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        features, kernel, stride, groups = self.spec
-        shape = (kernel, kernel, x.shape[-1] // groups, features)
-        weight = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        side = (kernel // 2, kernel // 2)
-        y = conv_general_dilated(
-            x.astype(self.dtype),
-            weight.astype(self.dtype),
-            (stride, stride),
-            (side, side),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
+        features, size, _, groups = self.spec
+        shape = (size, size, x.shape[-1] // groups, features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        y = convolve(self.convolution(x, kernel), self.ops)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
             y += bias.astype(self.dtype)
         return y
+
+    def convolution(self, x: jax.Array, kernel: jax.Array) -> Convolution:
+        """What is to be computed of images ``[N, H, W, C]``."""
+        _, size, stride, groups = self.spec
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return Convolution(x, kernel, stride, size // 2, groups)
 
 
 class ResidualBlock(nn.Module):

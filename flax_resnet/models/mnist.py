@@ -27,6 +27,7 @@ class MnistResNet(nn.Module):
     frozen_statistics: bool = False
     frozen_affine: bool = False
     norm: str = "batch"
+    ops: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -37,7 +38,7 @@ class MnistResNet(nn.Module):
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, use_bias=self.norm == "folded", **types)
+        conv = partial(Conv, use_bias=self.norm == "folded", ops=self.ops, **types)
         norm: Callable[..., nn.Module] = partial(FoldedNorm, affine=False, **types)
         if self.norm == "batch":
             norm = partial(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from .blocks import EXPANSION, Conv, ConvSpec, ResidualBlock, block_layout
 from .layers import BatchNorm, Dropout, FoldedNorm, GroupNorm, dense_bias_init, dense_init
+from .lowerings import OPS
 
 CHOICES = {
     "block": tuple(EXPANSION),
@@ -27,6 +28,7 @@ CHOICES = {
     "shortcut": ("A", "B", "C"),
     "version": ("v1", "v1.5", "v2"),
     "norm": ("batch", "group", "folded"),
+    "ops": OPS,
 }
 
 
@@ -72,6 +74,8 @@ class ResNet(nn.Module):
       starts_at: the part that the net starts at: its input takes the place of the images.
       axis_name: mapped axis (``shard_map``, ``pmap``) over which batch-norm statistics are shared
         and examples are counted; ``train_step`` sets it.
+      ops: how convolutions are computed on CPU: ``"auto"`` chooses, ``"jax"`` without oneDNN,
+        ``"onednn"`` demands it, ``"reference"`` leaves all to XLA; see :mod:`lowerings`.
       dtype, param_dtype: of the computation, of the parameters.
       remat: recompute each block in the backward pass instead of storing its activations (Chen et
         al. 2016).
@@ -105,6 +109,7 @@ class ResNet(nn.Module):
     frozen_until: str | None = None
     starts_at: str | None = None
     axis_name: str | None = None
+    ops: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -131,7 +136,7 @@ class ResNet(nn.Module):
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         after = self.version != "v2"  # each norm follows a convolution
-        conv = partial(Conv, use_bias=self.norm == "folded" and after, **types)
+        conv = partial(Conv, use_bias=self.norm == "folded" and after, ops=self.ops, **types)
         norm: Callable[..., nn.Module]
         if self.norm == "folded":
             norm = partial(FoldedNorm, affine=not after, **types)

@@ -1,6 +1,8 @@
 """Parameters, multiply-accumulates, output shapes and memory of a model, without running it."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .blocks import Conv
+from .lowerings import choose
 from .mnist import MnistResNet
 from .resnet import part_of
 
@@ -35,6 +38,7 @@ class ModelSummary:
       weight_bytes: parameters and running statistics.
       activation_bytes: what the backward pass keeps of one image's forward pass, before XLA's
         optimisations: an upper estimate.
+      lowerings: how many convolutions are computed in which way here, by its name.
     """
 
     parameters: int
@@ -42,6 +46,7 @@ class ModelSummary:
     stages: tuple[StageSummary, ...]
     weight_bytes: int
     activation_bytes: int
+    lowerings: Mapping[str, int]
 
 
 def default_image_shape(model: nn.Module) -> tuple[int, int, int]:
@@ -75,12 +80,14 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
         )
         for name, shape in shapes.items()
     )
+    macs, lowerings = _arithmetic(model, variables, image)
     return ModelSummary(
         parameters=sum(sizes.values()),
-        macs=_macs(model, variables, image),
+        macs=macs,
         stages=stages,
         weight_bytes=_bytes(variables),
-        activation_bytes=_activation_bytes(model, variables, image),
+        activation_bytes=_activation_bytes(model.clone(ops="reference"), variables, image),
+        lowerings=lowerings,
     )
 
 
@@ -107,18 +114,24 @@ def _activation_bytes(model: nn.Module, variables: Any, image: jax.ShapeDtypeStr
     return max(0, _bytes(stored) - _bytes(variables["params"]))
 
 
-def _macs(model: nn.Module, variables: Any, image: jax.ShapeDtypeStruct) -> int:
-    """Counted layer by layer from its meaning, as a lowering may do other arithmetic."""
+def _arithmetic(
+    model: nn.Module, variables: Any, image: jax.ShapeDtypeStruct
+) -> tuple[int, Mapping[str, int]]:
+    """Multiply-accumulates, counted layer by layer from their meaning, as a lowering may do other
+    arithmetic; and the convolutions by the name of their lowering, the most frequent first."""
     counts: list[int] = []
+    lowerings: Counter[str] = Counter()
 
     def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         result = call(*args, **kwargs)
         module = context.module
         if isinstance(module, Conv | nn.Dense) and context.method_name == "__call__":
-            kernel: tuple[int, ...] = module.get_variable("params", "kernel").shape
-            counts.append(math.prod(result.shape) * math.prod(kernel[:-1]))
+            kernel: jax.Array = module.get_variable("params", "kernel")
+            counts.append(math.prod(result.shape) * math.prod(kernel.shape[:-1]))
+            if isinstance(module, Conv):
+                lowerings[choose(module.convolution(args[0], kernel), module.ops).name] += 1
         return result
 
     with nn.intercept_methods(count):
         jax.eval_shape(partial(model.apply, train=False), variables, image)
-    return sum(counts)
+    return sum(counts), dict(lowerings.most_common())

@@ -117,3 +117,13 @@ def test_final_norm_of_v2_belongs_to_the_last_stage():
 def test_second_convolution_of_the_mnist_net_belongs_to_layer2():
     stem = summarize(create_model("resnet_mnist")).stages[0]
     assert stem.parameters == 5 * 5 * 16 + 2 * 16
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all is XLA's own")
+def test_lowerings_are_counted_by_the_models_ops():
+    reference = summarize(create_model("resnet50", ops="reference")).lowerings
+    assert reference == {"XLA's own": 53}
+    chosen = summarize(create_model("resnext50_32x4d", ops="jax")).lowerings
+    assert chosen["1x1 as a matrix product"] == 36
+    assert chosen["groups merged into blocks"] == 16
+    assert sum(chosen.values()) == 53

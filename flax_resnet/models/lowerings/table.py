@@ -1,0 +1,72 @@
+"""The table of lowerings, and the choice.
+
+To add a way of computing convolutions: a file beside this one with its ``LOWERINGS``, rows of
+:class:`Lowering`, and its name in ``TABLE``. The row above wins. ``tests/models/test_lowerings.py``
+holds every row, values and gradients, to the meaning (``convolution.reference``).
+"""
+
+import jax
+
+from . import grouped, onednn, pointwise
+from .convolution import Convolution, Lowering, check, reference
+
+# Which families of lowerings a value of ``ops`` admits.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "auto": ("onednn", "jax"),  # the best there is; oneDNN where flax_resnet_onednn is installed
+    "jax": ("jax",),
+    "onednn": ("onednn", "jax"),  # the same, but an error where it is not installed
+    "reference": (),
+}
+OPS = tuple(FAMILIES)
+
+TABLE: tuple[Lowering, ...] = (
+    *onednn.LOWERINGS,
+    *pointwise.LOWERINGS,
+    *grouped.LOWERINGS,
+)
+
+REFERENCE = Lowering("XLA's own", "jax", "any", lambda conv: True, reference)
+
+
+def choose(conv: Convolution, ops: str = "auto") -> Lowering:
+    """The lowering of ``conv`` for ``jax.default_backend()``.
+
+    Raises:
+      ValueError: ``ops`` is not one of ``OPS``, or is ``"onednn"`` and that is not installed.
+    """
+    if ops not in FAMILIES:
+        raise ValueError(f"ops={ops!r} is not one of {OPS}")
+    if ops == "onednn" and not onednn.is_available():
+        raise ValueError(
+            "ops='onednn' needs the package flax-resnet-onednn, which is not installed"
+        )
+    if 0 in conv.x.shape or 0 in conv.kernel.shape:
+        return REFERENCE
+    backend = jax.default_backend()
+    for row in TABLE:
+        if row.backend == backend and row.family in FAMILIES[ops] and row.applies(conv):
+            return row
+    return REFERENCE
+
+
+def convolve(conv: Convolution, ops: str = "auto") -> jax.Array:
+    """The convolution's result, ``[N, H', W', F]`` of the dtype of its operands.
+
+    What it means is ``lax.conv_general_dilated``; how it is computed is chosen by :func:`choose`.
+    Results agree up to rounding, with one exception: where groups are merged (``grouped.py``) an
+    infinity or NaN in one group also makes its neighbours in the same block NaN. The gradients of
+    some lowerings are rules of their own, so that forward-mode differentiation (``jax.jvp``,
+    ``jax.hessian``) needs ``ops="reference"``.
+
+    The choice is made by ``jax.default_backend()`` when the call is traced. A program traced for
+    another device than the default one gets right results, maybe slower.
+
+    Args:
+      conv: operands of one floating dtype, stride, padding and groups.
+      ops: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
+
+    Raises:
+      ValueError, TypeError: shapes or dtypes that do not fit together, an unknown ``ops``.
+    """
+    check(conv)
+    return choose(conv, ops).lower(conv)
