@@ -113,7 +113,7 @@ def place() -> Callable[[Path, Mapping[str, bytes]], Path]:
 @pytest.fixture(scope="session")
 def read_back() -> Callable[..., list[dict[str, Any]]]:
     """``read_back(name, data_dir, split)``: all examples by ``tfds.data_source``, the image as the
-    bytes of its file; also checked to be what Pillow makes of these where TFDS decodes it."""
+    bytes of its file; of the first few also that TFDS decodes to what Pillow does."""
 
     def read(name: str, data_dir: Path, split: str) -> list[dict[str, Any]]:
         import tensorflow_datasets as tfds
@@ -121,9 +121,10 @@ def read_back() -> Callable[..., list[dict[str, Any]]]:
         where = {"data_dir": data_dir, "split": split}
         decoders = {"image": tfds.decode.SkipDecoding()}
         stored = list(tfds.data_source(name, **where, decoders=decoders))
-        for raw, decoded in zip(stored, tfds.data_source(name, **where), strict=True):
+        decoded = tfds.data_source(name, **where)
+        for index, raw in enumerate(stored[:9]):
             pixels = np.asarray(Image.open(io.BytesIO(raw["image"])))
-            np.testing.assert_array_equal(decoded["image"].reshape(pixels.shape), pixels)
+            np.testing.assert_array_equal(decoded[index]["image"].reshape(pixels.shape), pixels)
         assert "tensorflow" not in sys.modules
         return stored
 

@@ -1,16 +1,23 @@
 """`prepare` writes folders that TFDS reads, and never needs TensorFlow."""
 
+import hashlib
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.data import load_dataset
 from flax_resnet.data.prepare import preparable_names, prepare
+from flax_resnet.data.published import PUBLISHED
+from flax_resnet.data.tfds_folder import find_prepared
+from flax_resnet.download import PublishedFile
 
 READ = """
 import json, sys
@@ -77,3 +84,139 @@ def test_what_is_not_the_set_is_refused(tmp_path):
 
 def test_the_sets_that_can_be_prepared():
     assert {"cifar10", "cifar100", "mnist", "fashion_mnist"} <= set(preparable_names())
+
+
+# --- Several at once -----------------------------------------------------------
+
+COMMAND = "from flax_resnet.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+
+
+def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
+    """Both are held up by the lock until both are there; then one works and one finds it done."""
+    archive = place_cifar10(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    arguments = ["prepare", "cifar10", "--from", str(archive), "--data.dir", str(tmp_path)]
+    held = FileLock(tmp_path / "cifar10" / ".prepare.lock")
+    with held:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            lines = iter(process.stderr.readline, "")
+            assert "another process is preparing cifar10: waiting for it\n" in lines
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    folder = tmp_path / "cifar10" / "3.0.2"
+    assert [out for out, _ in told] == [f"{folder}\n"] * 2
+    done = sorted("prepared already" in err for _, err in told)
+    assert done == [False, True]
+    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+    left = {path.name for path in folder.parent.iterdir()}
+    assert left <= {"3.0.2", ".prepare.lock"}
+
+
+def test_what_a_killed_process_left_does_not_keep_out(tmp_path, place_cifar10):
+    archive = place_cifar10(tmp_path)
+    home = tmp_path / "cifar10"
+    (home / ".unpacked").mkdir(parents=True)
+    (home / ".unpacked" / "uncompressed.tar").write_bytes(b"half")
+    (home / ".prepare.lock").write_bytes(b"")
+    (home / "incomplete.3.0.2").mkdir()
+    (home / "incomplete.3.0.2" / "cifar10-train.array_record-00000-of-00001").write_bytes(b"half")
+    prepare("cifar10", archive, tmp_path)
+    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+
+
+# --- Where it cannot be written --------------------------------------------------
+
+
+def test_something_else_in_its_place_is_not_touched(tmp_path, place_cifar10):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no data set in the format ArrayRecord: move it away"):
+        prepare("cifar10", place_cifar10(tmp_path), tmp_path)
+    assert (tmp_path / "cifar10" / "3.0.2" / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, place_cifar10):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be written .*choose another folder"):
+        prepare("cifar10", place_cifar10(tmp_path), tmp_path / "file")
+
+
+# --- Downloaded ------------------------------------------------------------------
+
+
+class Archive(BaseHTTPRequestHandler):
+    """Serves ``server.body``; the first answer breaks off half-way where ``server.drops``."""
+
+    def do_GET(self):
+        body, asked = self.server.body, self.headers["Range"]
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.server.starts.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        half = self.server.drops and len(self.server.starts) == 1
+        self.wfile.write(body[start : len(body) // 2 if half else None])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, cifar10_archive):
+    """A server of the made archive, which is taken for the published one."""
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as httpd:
+        httpd.body, httpd.drops, httpd.starts = cifar10_archive, False, []
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}/cifar-10-binary.tar.gz"
+        file = PublishedFile(
+            "cifar-10-binary.tar.gz",
+            httpd.url,
+            len(cifar10_archive),
+            hashlib.sha256(cifar10_archive).hexdigest(),
+        )
+        monkeypatch.setitem(PUBLISHED, "cifar10", (file,))
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield httpd
+        httpd.shutdown()
+        thread.join()
+
+
+def test_a_dropped_download_is_resumed_and_prepared(server, tmp_path, cifar10_archive, console):
+    server.drops = True
+    prepare("cifar10", None, tmp_path, console)
+    assert server.starts == [0, len(cifar10_archive) // 2]
+    archive = tmp_path / "downloads" / "cifar10" / "cifar-10-binary.tar.gz"
+    assert archive.read_bytes() == cifar10_archive
+    assert "by checksum not" not in console.text()
+    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+
+
+def test_a_download_of_wrong_bytes_is_refused(server, tmp_path):
+    server.body = server.body[:-100] + bytes(100)
+    with pytest.raises(UserError) as caught:
+        prepare("cifar10", None, tmp_path)
+    message = str(caught.value)
+    for fact in (server.url, PUBLISHED["cifar10"][0].sha256, "--from", "received"):
+        assert fact in message, message
+    assert "\n" not in message
+    assert not list(tmp_path.rglob("*.tar.gz*"))
+    assert find_prepared("cifar10", tmp_path) is None
+
+
+def test_what_was_downloaded_before_is_not_fetched_again(server, tmp_path, place_cifar10):
+    (tmp_path / "downloads").mkdir()
+    place_cifar10(tmp_path / "downloads")
+    prepare("cifar10", None, tmp_path)
+    assert server.starts == []
