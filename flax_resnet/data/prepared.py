@@ -92,7 +92,7 @@ class PreparedSplit:
             IndexError, UserError: as `content`.
         """
         (example,) = self._examples([int(index)])
-        return example.features.feature[self.image].bytes_list.value[0], self._label(example)
+        return self._image(example), self._label(example)
 
     def place(self, index: int) -> str:
         """Return where an image is, for messages."""
@@ -193,7 +193,7 @@ class PreparedSplit:
                 if image.size == (shape[1], shape[0]):
                     return np.asarray(image.convert(_MODES[shape[2]])).reshape(shape)
                 problem = f"an image of {image.size[1]}×{image.size[0]} pixels"
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # on damaged files Pillow lets through what its parsers raise
             raise UserError(_damaged(self.folder, error)) from error
         raise UserError(_damaged(self.folder, problem))
 

@@ -74,7 +74,8 @@ def open_parts(
         streamed: makes a source of image files.
 
     Raises:
-        UserError: no split train, a split that cannot be divided so, or a damaged file.
+        UserError: no split train, a split that cannot be divided so or has no labels, or a
+            damaged file.
     """
     check_ratios(ratios)
     if "train" not in prepared.splits:
@@ -87,6 +88,12 @@ def open_parts(
     if "test" in found and _is_unlabelled(found["test"]):
         del found["test"]
         notes.append(f"{prepared.folder}: the images of test have no labels and are left out")
+    for split, part in found.items():
+        if _is_unlabelled(part):
+            raise UserError(
+                f"the images of {split} in {prepared.folder} have no labels (-1): choose another "
+                "set"
+            )
     if len(found) == 1:
         shares = tuple(share / sum(ratios) for share in ratios)
         parts = _divided(found["train"], shares)

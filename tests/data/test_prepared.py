@@ -1,15 +1,18 @@
 """Prepared TFDS sets read back: values, choices of features, and every kind of damage."""
 
+import io
 import json
 import pickle
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flax_resnet.data import load_dataset
 from flax_resnet.data.prepare import prepare
 from flax_resnet.data.prepared import open_prepared
+from flax_resnet.data.prepared_sets import open_parts
 from flax_resnet.errors import UserError
 
 
@@ -39,6 +42,13 @@ def told(call):
 def read_all(data_dir, name="mnist"):
     opened = open_prepared(name, data_dir)
     return {split: part.gather(range(len(part))) for split, part in opened.splits.items()}
+
+
+def png(height, width):
+    """A PNG of this size, which takes a few bytes a row."""
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # --- Values ------------------------------------------------------------------
@@ -208,6 +218,8 @@ def rewritten(folder, **changed):
         ({"image": None}, "an example has no image"),
         ({"image": b"no image"}, "cannot identify image file"),
         ({"image": b"\x89PNG\r\n\x1a\n\0\0"}, "is damaged ("),
+        ({"image": png(5, 28)}, "an image of 5×28 pixels"),
+        ({"image": png(20_000, 10_000)}, "exceeds limit of 178956970 pixels"),
     ],
 )
 def test_examples_without_a_good_image(copy, changed, sentence, noted):
@@ -216,6 +228,14 @@ def test_examples_without_a_good_image(copy, changed, sentence, noted):
         (copy[1] / "train.label.npy").unlink()
     message = told(lambda: read_all(copy[0]))
     assert sentence in message and f"the data set in {copy[1]} is damaged (" in message
+
+
+def test_an_example_read_by_itself(copy):
+    expected = open_prepared("mnist", copy[0]).splits["train"].labels[1]
+    rewritten(copy[1], image=None)
+    train = open_prepared("mnist", copy[0]).splits["train"]
+    assert "an example has no image" in told(lambda: train.read(0))
+    assert train.read(1) == (train.content(1), expected)
 
 
 @pytest.mark.parametrize(
@@ -248,5 +268,7 @@ def test_a_set_without_labels_is_not_trained_on(copy):
     rewritten(copy[1], label=-1)
     (copy[1] / "train.label.npy").unlink()
     assert open_prepared("mnist", copy[0]).splits["train"].labels[0] == -1
+    message = told(lambda: open_parts(open_prepared("mnist", copy[0]), streamed=None))
+    assert "the images of train in" in message and "have no labels (-1)" in message
     message = told(lambda: load_dataset("mnist", copy[0], validation=0, download=False))
     assert "has images without a label in train" in message
