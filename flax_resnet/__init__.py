@@ -2,7 +2,7 @@
 
 from .config import Config, check_config, list_configs, load_config
 from .errors import UserError
-from .inference import load_run
+from .inference import embed, evaluate, load_run, predict
 from .models import ResNet, create_model, fold_batch_norm, list_models, summarize
 from .training import (
     StepOptions,
@@ -30,7 +30,9 @@ __all__ = [
     "check_config",
     "create_model",
     "create_train_state",
+    "embed",
     "eval_step",
+    "evaluate",
     "fold_batch_norm",
     "from_torchvision",
     "infer_model",
@@ -40,6 +42,7 @@ __all__ = [
     "load_pretrained",
     "load_run",
     "load_weights",
+    "predict",
     "save_weights",
     "summarize",
     "to_torchvision",

@@ -10,6 +10,12 @@ from rich.console import Console
 
 from .commands.data import check_command, prepare_command
 from .commands.models import list_command, summary_command
+from .commands.prediction import (
+    embed_command,
+    evaluate_command,
+    predict_command,
+    report_command,
+)
 from .commands.training import preview_command, train_command
 from .commands.weights import convert_command, inspect_command
 from .errors import UserError
@@ -50,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
+    "predict": predict_command,
+    "evaluate": evaluate_command,
+    "embed": embed_command,
+    "report": report_command,
     "list": list_command,
     "summary": summary_command,
     "convert": convert_command,

@@ -69,6 +69,9 @@ def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, before ours is reached
+        reason = f"has more pixels than the {max_pixels:,} that are allowed: make it smaller"
+        raise BadImage(name, reason) from error
     except UnidentifiedImageError as error:
         raise BadImage(name, _what_else(data)) from error
     # Any: on damaged files Pillow also lets through what its parsers stumble over

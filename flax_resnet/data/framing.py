@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,9 @@ from flax_resnet.data.images import (
     resize_center_crop,
     thumbnail,
 )
+from flax_resnet.errors import UserError
 
+_CHANNELS = ((), (1,), (3,))
 _RESIZE = 256 / 224  # the shorter side before the middle is cropped, as torchvision evaluates
 
 
@@ -79,3 +82,23 @@ class Framing:
         if self.channels == 1:
             return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
         return pixels
+
+    def fit(self, image: np.ndarray) -> Pixels:
+        """Do the same to an image in memory, uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]``.
+
+        One that has the right shape already is returned as it is.
+
+        Raises:
+            UserError: another shape or type.
+        """
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS:
+            raise UserError(
+                f"an image is {image.dtype} {list(image.shape)}: give uint8 (0 to 255) [H, W], "
+                "[H, W, 1] or [H, W, 3]"
+            )
+        if image.shape == (self.height, self.width, self.channels):
+            return image
+        grey = image.shape[2:] in ((), (1,))
+        file = io.BytesIO()  # as a file, so that there is one way for both
+        Image.fromarray(image.reshape(image.shape[:2]) if grey else image).save(file, "BMP")
+        return self.read(file.getvalue())

@@ -110,10 +110,11 @@ class ImageFiles:
         self._pool = ThreadPoolExecutor(self._workers, "decode")
 
     @classmethod
-    def framed(cls, paths: Sequence[str], framing: Framing) -> ImageFiles:
-        """Files without labels (all 0), in any framing; those that cannot be decoded are masked
+    def framed(cls, records: Records | Sequence[str], framing: Framing) -> ImageFiles:
+        """Files in any framing, of paths alone labelled 0; those that cannot be decoded are masked
         out and noted in `bad`. There are no random crops of them."""
-        records = Records(tuple(paths), np.zeros(len(paths), np.int32))
+        if not isinstance(records, Records):
+            records = Records(tuple(records), np.zeros(len(records), np.int32))
         size, resize = framing.height, framing.resize
         files = cls(records, size=size, resize=resize or size, on_bad_image="skip")
         files.framing = framing

@@ -1,6 +1,30 @@
-"""What is done with trained weights: a run's folder read back, conversion."""
+"""What is done with trained weights: a run read back, prediction, evaluation, conversion."""
 
 from .convert import Conversion, convert_weights
+from .embed import Embeddings, embed, write_embeddings
+from .evaluate import Evaluated, evaluate
+from .find_files import FoundFiles, find_files
+from .loading import load_any, read_classes
+from .predict import Guess, Predictions, predict, predict_batches
 from .run_folder import LoadedRun, load_run, save_run
 
-__all__ = ["Conversion", "LoadedRun", "convert_weights", "load_run", "save_run"]
+__all__ = [
+    "Conversion",
+    "Embeddings",
+    "Evaluated",
+    "FoundFiles",
+    "Guess",
+    "LoadedRun",
+    "Predictions",
+    "convert_weights",
+    "embed",
+    "evaluate",
+    "find_files",
+    "load_any",
+    "load_run",
+    "predict",
+    "predict_batches",
+    "read_classes",
+    "save_run",
+    "write_embeddings",
+]

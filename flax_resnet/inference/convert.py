@@ -1,6 +1,5 @@
 """Weights from one kind of file to another, or to and from a run's folder, and the proof."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +7,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
-from ..data import Preprocessing
-from ..errors import UserError
-from ..models import create_model, default_image_shape
-from ..training import build_model
+from ..models import default_image_shape
 from ..weights import (
-    from_torchvision,
-    imagenet_classes,
-    infer_model,
     load_weights,
-    read_weights,
     save_weights,
     to_torchvision,
-    torchvision_names,
 )
-from .run_folder import LoadedRun, framing_of, load_run, save_run
+from .loading import load_file
+from .run_folder import LoadedRun, load_run, save_run
 
 
 @dataclass(frozen=True)
@@ -69,40 +60,13 @@ def convert_weights(
       UserError: a file is missing, damaged or of another kind, or the weights are of another model.
     """
     source, target = Path(source), Path(target)
-    run = load_run(source) if source.is_dir() else _load_file(source, model, num_classes)
+    run = load_run(source) if source.is_dir() else load_file(source, model, num_classes)
     if target.suffix:
         save_weights(target, run.variables, run.model)
     else:
         save_run(target, run)
     differences, largest = _verify(run, target) if verify else ({}, 0.0)
     return Conversion(run, len(jax.tree.leaves(run.variables)), differences, largest)
-
-
-def _load_file(path: Path, name: str | None, num_classes: int | None) -> LoadedRun:
-    tensors = read_weights(path)
-    names = torchvision_names(tensors)
-    try:
-        inferred = infer_model({name: tensors[names[name]].shape for name in names})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    ours = {field.name for field in dataclasses.fields(ModelConfig)}
-    options = {key: value for key, value in inferred.options.items() if key in ours}
-    config = ModelConfig(**{"name": inferred.name, **options})
-    if name is not None and name != inferred.name:
-        config = ModelConfig(name=name)
-    held = inferred.classes
-    wanted = num_classes or held or create_model(inferred.name).num_classes
-    model = build_model(config, wanted)
-    fresh = wanted != held
-    try:
-        variables = from_torchvision(tensors, model, head="drop" if fresh else "keep")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    classes = imagenet_classes() if wanted == 1000 else tuple(map(str, range(wanted)))
-    framing = framing_of(model, 3)
-    return LoadedRun(
-        config, variables, classes, Preprocessing(IMAGENET_MEAN, IMAGENET_STD), framing
-    )
 
 
 def _verify(run: LoadedRun, target: Path) -> tuple[dict[str, float], float]:

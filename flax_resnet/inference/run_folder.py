@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 
@@ -22,6 +23,11 @@ from ..training import (
     write_variables,
 )
 
+if TYPE_CHECKING:
+    from .embed import Embeddings
+    from .evaluate import Evaluated
+    from .predict import Predictions
+
 
 @dataclass(frozen=True)
 class LoadedRun:
@@ -34,6 +40,8 @@ class LoadedRun:
       preprocessing: from pixels to the model's input.
       framing: from an image file to the pixels.
       step: training steps behind the weights.
+      settings: of its training, by dotted name as in ``config.json``; empty where unknown.
+      fresh_classifier: its weights are random: the file held a backbone only, or other classes.
     """
 
     config: ModelConfig
@@ -42,11 +50,36 @@ class LoadedRun:
     preprocessing: Preprocessing
     framing: Framing
     step: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fresh_classifier: bool = False
 
     @property
     def model(self) -> nn.Module:
         """The Linen module."""
         return build_model(self.config, len(self.classes))
+
+    @cached_property
+    def programs(self) -> dict[Any, Any]:
+        """Compiled functions by what they compute, so that a second call does not wait."""
+        return {}
+
+    def predict(self, images: Any, **options: Any) -> "Predictions":
+        """Classify paths or images in memory; see :func:`predict`."""
+        from .predict import predict
+
+        return predict(self, images, **options)
+
+    def embed(self, images: Any, **options: Any) -> "Embeddings":
+        """Features of paths or images in memory; see :func:`embed`."""
+        from .embed import embed
+
+        return embed(self, images, **options)
+
+    def evaluate(self, source: str | Path | None = None, **options: Any) -> "Evaluated":
+        """Compare with the true classes; see :func:`evaluate`."""
+        from .evaluate import evaluate
+
+        return evaluate(self, source, **options)
 
 
 def load_run(folder: str | Path) -> LoadedRun:
@@ -76,7 +109,7 @@ def load_run(folder: str | Path) -> LoadedRun:
             f"The settings in {folder} are not those of a run of this version ({error})."
         ) from error
     step, variables = read_variables(folder / "checkpoints")
-    return LoadedRun(config, variables, names, prepare, framing, step)
+    return LoadedRun(config, variables, names, prepare, framing, step, settings)
 
 
 def _older_framing(config: ModelConfig, channels: int, settings: Mapping[str, Any]) -> Framing:

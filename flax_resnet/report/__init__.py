@@ -1,15 +1,21 @@
 """What a run tells: its history, its progress, its results."""
 
+from .evaluation import Evaluation, evaluate_logits
 from .history import append_history, keep_history, read_history
+from .page import write_page
 from .progress import Progress
-from .tables import arrays_table, results_table, summary_table
+from .tables import arrays_table, evaluation_tables, results_table, summary_table
 
 __all__ = [
+    "Evaluation",
     "Progress",
     "append_history",
     "arrays_table",
+    "evaluate_logits",
+    "evaluation_tables",
     "keep_history",
     "read_history",
     "results_table",
     "summary_table",
+    "write_page",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from ..models import ModelSummary
+from .evaluation import Evaluation
 
 Scores = Mapping[str, float]
 
@@ -56,3 +57,33 @@ def arrays_table(title: str, arrays: Mapping[str, tuple[tuple[int, ...], str]]) 
     for name, (shape, dtype) in arrays.items():
         table.add_row(name, "×".join(map(str, shape)) or "scalar", dtype)
     return table
+
+
+def evaluation_tables(evaluation: Evaluation, most: int = 50) -> list[Table]:
+    """What an evaluation found: the whole, and precision, recall and F1 of (at most) each class,
+    those of the least F1 where there are more than ``most``."""
+    whole = Table(title=evaluation.name, title_justify="left", show_header=False)
+    whole.add_column("what")
+    whole.add_column("value", justify="right")
+    for name, value in {
+        "images": f"{evaluation.count:,}",
+        "top-1": f"{evaluation.top1:.2%}",
+        "top-5": f"{evaluation.top5:.2%}",
+        "loss": f"{evaluation.loss:.4f}",
+        "calibration error": f"{evaluation.calibration_error:.2%}",
+        f"temperature, fitted on {evaluation.temperature_from}": f"{evaluation.temperature:.3f}",
+        "calibration error at that temperature": f"{evaluation.calibrated_error:.2%}",
+    }.items():
+        whole.add_row(name, value)
+    classes = Table(title="classes", title_justify="left")
+    classes.add_column("class")
+    for column in ("images", "precision", "recall", "F1"):
+        classes.add_column(column, justify="right")
+    columns = (evaluation.support, evaluation.precision, evaluation.recall, evaluation.f1)
+    rows = list(zip(evaluation.classes, *columns, strict=True))
+    if len(rows) > most:
+        rows = sorted(rows, key=lambda row: row[-1])[:most]
+        classes.title = f"the {most} classes of the least F1"
+    for name, support, *shares in rows:
+        classes.add_row(name, f"{support:,}", *(f"{share:.2%}" for share in shares))
+    return [whole, classes]

@@ -12,6 +12,7 @@ from .checkpoint import Checkpoints
 from .clock import Clock
 from .evaluation import Scores, evaluate_split
 from .mesh import replicate
+from .run_report import write_run_report
 from .setup import Run
 from .state import TrainState
 from .step import zero_metrics
@@ -115,4 +116,6 @@ def finish(
     rates = [line["images_per_second"] for line in past]
     rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
     console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
+    if page := write_run_report(workdir, data, state, batch_size):
+        console.print(f"Open {page}.")
     return TrainResult(workdir, last, True, best, test)

@@ -1,0 +1,99 @@
+"""The image files that words on a command line stand for: files, folders, patterns, a list."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+from ..data.folder import ENDINGS
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files to be read, and words that led to none.
+
+    Attributes:
+      paths: each file once, in the order of the words; a folder's sorted by path.
+      missing: word -> why there is nothing, as the end of a sentence.
+      passed_over: files in folders without an image's ending.
+    """
+
+    paths: tuple[str, ...]
+    missing: dict[str, str]
+    passed_over: int
+
+
+def find_files(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None = None) -> FoundFiles:
+    """Find what ``words`` name.
+
+    A word is a file (of whatever name: its content decides), a folder (all files below it with
+    an image's ending; hidden ones are passed over), a pattern such as ``photos/**/*.jpg``, or
+    ``-``: a list of such words in ``stdin``, one a line or ended by NUL. A file that is reached
+    twice counts once.
+    """
+    found: dict[str, str] = {}  # by normal path, as first reached
+    missing: dict[str, str] = {}
+    passed_over = 0
+    for word in _with_list(words, stdin):
+        paths, why = _of_word(word)
+        if isinstance(paths, _Folder):
+            passed_over += paths.others
+            paths = paths.images
+        if why:
+            missing[word] = why
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
+    return FoundFiles(tuple(found.values()), missing, passed_over)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    images: list[str]
+    others: int
+
+
+def _with_list(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None) -> Iterator[str]:
+    for word in words:
+        if word == STDIN and stdin is not None:
+            text = stdin.read()
+            lines = text.split("\0") if "\0" in text else text.splitlines()
+            yield from (line.strip() for line in lines if line.strip())
+        else:
+            yield os.path.expanduser(os.fspath(word))
+
+
+def _of_word(word: str) -> tuple["list[str] | _Folder", str]:
+    """The files of a word; and, where there are none, why."""
+    if os.path.isdir(word):
+        folder = _below(word)
+        return folder, "" if folder.images else "holds no images"
+    if os.path.exists(word):
+        return [word], ""
+    if re.match(r"https?://", word):
+        return [], "is an address: download the image and give the file"
+    if glob.has_magic(word):
+        matched = sorted(glob.glob(word, recursive=True))
+        files = [path for path in matched if os.path.isfile(path)]
+        return files, "" if files else "matches no files"
+    return [], "does not exist"
+
+
+def _below(folder: str) -> _Folder:
+    images, others = [], 0
+    seen: set[tuple[int, int]] = set()  # links may lead round in a circle
+    for where, names, files in os.walk(folder, followlinks=True):
+        status = os.stat(where)
+        if (status.st_dev, status.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
+        shown = [name for name in files if not name.startswith(".")]
+        chosen = [name for name in shown if name.lower().endswith(ENDINGS)]
+        images += [os.path.join(where, name) for name in chosen]
+        others += len(shown) - len(chosen)
+    return _Folder(sorted(images), others)

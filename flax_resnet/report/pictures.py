@@ -1,0 +1,136 @@
+"""Drawn with Matplotlib: learning curves and confusion matrices, as SVG or a picture file."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from .evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TRAIN, _VALIDATION, _OTHER = "#8a94a6", "#1f6feb", "#7a4fbf"
+_INK, _GRID = "#1c2430", "#e3e6eb"
+_NAMED, _COUNTED = 40, 25  # most classes whose names, whose counts are written
+_STYLE: Any = {
+    "font.size": 10, "axes.edgecolor": "#b6bdc9", "axes.labelcolor": _INK, "text.color": _INK,
+    "xtick.color": "#5a6473", "ytick.color": "#5a6473", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "flax_resnet",
+}  # fmt: skip
+
+# Title, unit, and the keys of the history with their names and colours.
+_CURVES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("Loss", "cross-entropy", (("train_loss", "train", _TRAIN),
+                               ("val_loss", "validation", _VALIDATION))),
+    ("Accuracy", "top-1", (("train_top1", "train", _TRAIN),
+                           ("val_top1", "validation", _VALIDATION))),
+    ("Learning rate", "", (("learning_rate", "learning rate", _OTHER),)),
+)  # fmt: skip
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Loss, accuracy and learning rate by epoch, as SVG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11.5, 3.1), layout="constrained")
+        for axes, (title, unit, lines) in zip(
+            figure.subplots(1, len(_CURVES)), _CURVES, strict=True
+        ):
+            for key, name, color in lines:
+                points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+                marker = "o" if len(points) < 15 else ""
+                axes.plot(*zip(*points, strict=True) if points else ((), ()), color=color,
+                          label=name, marker=marker, markersize=3.5, linewidth=1.8)  # fmt: skip
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(unit)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if title == "Accuracy":
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if len(lines) > 1:
+                axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def confusion_svg(evaluation: Evaluation) -> str:
+    """The confusion matrix as SVG."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        return _svg(_confusion(evaluation))
+
+
+def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
+    """Write the confusion matrix as a picture; the ending decides the format (.png, .svg, .pdf).
+
+    Raises:
+      UserError: the picture cannot be written.
+    """
+    import matplotlib as mpl
+
+    target = Path(path).expanduser()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_STYLE):
+            _save(_confusion(evaluation), target, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: an ending that stands for no format
+        raise UserError(
+            f"{target} cannot be written ({error}): name another place, ending in .png."
+        ) from error
+
+
+def _confusion(evaluation: Evaluation) -> "Figure":
+    """Rows are true classes, columns predicted ones; colour is the share of the row."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(evaluation.confusion)
+    size = len(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(4.2 + 0.42 * size, 12)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(False)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if size <= _COUNTED:
+        for row, column in np.ndindex(size, size):
+            if counts[row, column]:
+                color = "white" if shares[row, column] > 0.55 else _INK
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center",
+                          color=color, fontsize=10 if size <= 12 else 7)  # fmt: skip
+    if size <= _NAMED:
+        names = [name if len(name) <= 24 else f"{name[:23]}…" for name in evaluation.classes]
+        upright = max(map(len, names)) <= 3
+        axes.set_xticks(range(size), names, rotation=0 if upright else 40,
+                        ha="center" if upright else "right", rotation_mode="anchor")  # fmt: skip
+        axes.set_yticks(range(size), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{evaluation.top1:.1%} of {evaluation.count:,} right")
+    bar = figure.colorbar(picture, shrink=0.7, label="share of the true class")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def _svg(figure: "Figure") -> str:
+    file = io.StringIO()
+    none = {"Date": None, "Creator": None}  # the same figures give the same file
+    _save(figure, file, format="svg", transparent=True, metadata=none)
+    return file.getvalue()[file.getvalue().index("<svg") :]
+
+
+def _save(figure: "Figure", target: Any, **options: Any) -> None:
+    with warnings.catch_warnings():  # of letters that the font lacks: the browser has others
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(target, **options)

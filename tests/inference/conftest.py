@@ -1,0 +1,60 @@
+"""A tiny run on a folder of photos, trained once for all tests of what is done with a run."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_resnet.cli import main
+
+CLASSES = ("blue", "green", "red")
+TRAIN = (
+    *("--model.name", "resnet8", "--model.stem", "cifar", "--data.name", "folder"),
+    *("--data.image-size", "16", "--data.batch-size", "16", "--optimizer.schedule", "constant"),
+    *("--optimizer.learning-rate", "0.02", "--augment.crop-padding", "0", "--epochs", "9"),
+    *("--evaluate-every", "9", "--compile-cache", "None"),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_compilations(tmp_path_factory):
+    """The nets are tiny: optimising their programs takes longer than running them."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def photo(color, seed, size=(30, 20)):
+    pixels = np.random.default_rng(seed).integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[..., CLASSES[::-1].index(color)] += 180
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """train, val and test of three classes; one file of test is no image."""
+    folder = tmp_path_factory.mktemp("photos")
+    for color in CLASSES:
+        for split, count in (("train", 24), ("val", 5), ("test", 5)):
+            (folder / split / color).mkdir(parents=True)
+            for number in range(count):
+                where = folder / split / color / f"{number}.png"
+                photo(color, 100 * len(split) + number).save(where)
+    (folder / "test" / "red" / "4.png").write_bytes(b"<html>not found</html>")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(photos, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "colors"
+    arguments = ("--data.dir", str(photos), "--workdir", str(workdir))
+    assert main(["train", "--config", "digits", *TRAIN, *arguments]) == 0
+    return workdir

@@ -1,0 +1,132 @@
+"""Evaluation beside the run's own record, scikit-learn's figures and a file's truth."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
+
+import flax_resnet as fr
+from flax_resnet.cli import main
+from tests.inference.conftest import CLASSES, photo
+
+
+@pytest.fixture(scope="module")
+def run(run_folder):
+    return fr.load_run(run_folder)
+
+
+def last_line(run_folder):
+    return json.loads((run_folder / "history.jsonl").read_text().splitlines()[-1])
+
+
+def test_its_own_test_images_give_what_training_found(run, run_folder):
+    done = run.evaluate()
+    found = last_line(run_folder)
+    assert done.result.count == 14  # one of the 15 files is no image
+    assert done.result.top1 == pytest.approx(found["test_top1"])
+    assert done.result.loss == pytest.approx(found["test_loss"], rel=1e-4)
+    assert done.result.temperature_from == "validation"
+    assert len(done.predictions.failed) == 1
+
+
+def test_figures_are_those_of_scikit_learn(run, photos):
+    result, predictions, labels = vars(run.evaluate(photos, split="all")).values()
+    assert len(labels) == 3 * 34
+    read = np.array([name not in predictions.failed for name in predictions.names])
+    guessed = predictions.probabilities[read].argmax(1)
+    expected = precision_recall_fscore_support(labels[read], guessed, zero_division=0)
+    got = (result.precision, result.recall, result.f1, result.support)
+    np.testing.assert_allclose(got, expected)
+    assert result.top1 == pytest.approx((labels[read] == guessed).mean())
+
+
+def test_a_folder_without_splits_is_evaluated_whole(run, tmp_path):
+    for color in ("blue", "red"):  # no green: the classes are the run's
+        (tmp_path / color).mkdir()
+        for number in range(3):
+            photo(color, number, (20, 20)).save(tmp_path / color / f"{number}.png")
+    done = run.evaluate(tmp_path)
+    assert done.result.count == 6
+    assert done.result.support == (3, 0, 3)
+    assert done.result.temperature_from == "the same images"
+
+
+def test_the_command_writes_files_and_names_the_bad_one(run_folder, photos, tmp_path, capsys):
+    names = {"--output": "files.csv", "--json": "e.json", "--confusion": "c.png"}
+    arguments = [word for key, name in names.items() for word in (key, str(tmp_path / name))]
+    assert main(["evaluate", str(run_folder), *arguments]) == 1
+    shown = capsys.readouterr()
+    assert "1 of 15 could not be read" in shown.err
+    assert "calibration error" in shown.out
+    rows = list(csv.DictReader((tmp_path / "files.csv").open()))
+    assert len(rows) == len({row["file"] for row in rows}) == 15
+    assert all(row["true"] == row["file"].split("/")[-2] for row in rows)
+    held = json.loads((tmp_path / "e.json").read_text())
+    right = sum(row["true"] == row["label"] for row in rows)
+    assert np.trace(held["confusion"]) == right
+    assert Image.open(tmp_path / "c.png").size[0] > 500
+
+
+def test_mistakes_are_shown(run_folder, tmp_path, capsys):
+    """Photos in the folders of other colours."""
+    for color, other in zip(CLASSES, CLASSES[1:] + CLASSES[:1], strict=True):
+        (tmp_path / "in" / other).mkdir(parents=True)
+        photo(color, 3, (20, 20)).save(tmp_path / "in" / other / "a.png")
+    sheet = tmp_path / "m.png"
+    arguments = [str(run_folder), str(tmp_path / "in"), "--mistakes", str(sheet)]
+    assert main(["evaluate", *arguments]) == 0
+    assert "3 of 3 mistakes" in capsys.readouterr().out
+    assert Image.open(sheet).size[0] > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{run}", "{new}"], "does not exist"),
+        (["{run}", "{strange}"], "has 1 class that is not among those asked for"),
+        (["{file}"], "There is no data to evaluate on"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, run_folder, photos, tmp_path, capsys, arguments, sentence):
+    (tmp_path / "strange" / "purple").mkdir(parents=True)
+    photo("red", 1).save(tmp_path / "strange" / "purple" / "a.png")
+    fr.save_weights(tmp_path / "w.npz", run.variables, run.model)
+    places = {"run": run_folder, "photos": photos, "new": tmp_path / "new"}
+    places |= {"strange": tmp_path / "strange", "file": tmp_path / "w.npz"}
+    assert main(["evaluate", *(word.format(**places) for word in arguments)]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_embeddings_feed_the_classifier(run, run_folder, photos, tmp_path, capsys):
+    """The features times the classifier's weights are the logits."""
+    folder = photos / "test" / "blue"
+    for name in ("e.npz", "e.parquet"):
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow")
+        output = tmp_path / name
+        assert main(["embed", str(run_folder), str(folder), "--output", str(output)]) == 0
+        assert "64 features of 5 images" in capsys.readouterr().out
+    held = np.load(tmp_path / "e.npz")
+    fc = run.variables["params"]["fc"]
+    logits = held["features"] @ np.asarray(fc["kernel"]) + np.asarray(fc["bias"])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = run.predict(held["files"].tolist()).probabilities
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
+    assert table["file"].to_pylist() == held["files"].tolist()
+    np.testing.assert_array_equal(np.stack(table["features"].to_pylist()), held["features"])
+
+
+def test_embed_names_what_is_bad(run_folder, photos, tmp_path, capsys):
+    output = str(tmp_path / "e.npz")
+    arguments = [str(run_folder), str(photos / "test" / "red"), "--output"]
+    assert main(["embed", *arguments, output]) == 1
+    assert "1 of 5 could not be read" in capsys.readouterr().err
+    assert np.load(output)["features"].shape == (4, 64)
+    assert main(["embed", *arguments, str(tmp_path / "e.txt")]) == 2
+    assert "must end in .npz or .parquet" in capsys.readouterr().err
