@@ -4,6 +4,7 @@ from .config import Config, check_config, list_configs, load_config
 from .errors import UserError
 from .inference import embed, evaluate, load_run, predict
 from .models import ResNet, create_model, fold_batch_norm, list_models, summarize
+from .runtime import tune_cpu
 from .training import (
     StepOptions,
     TrainState,
@@ -48,5 +49,6 @@ __all__ = [
     "to_torchvision",
     "train",
     "train_step",
+    "tune_cpu",
 ]
 __version__ = "0.1.0"

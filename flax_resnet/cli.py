@@ -19,6 +19,15 @@ from .commands.prediction import (
 from .commands.training import preview_command, train_command
 from .commands.weights import convert_command, inspect_command
 from .errors import UserError
+from .runtime import tune_cpu
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """:func:`main` for a process of its own: on a CPU its settings are seen to first."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in COMPUTING and not {"-h", "--help"} & set(arguments):
+        tune_cpu(restart=arguments[0] in LASTING)
+    return main(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +79,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+# On a CPU: the commands that compute, and those that last, for which a restart pays.
+COMPUTING = ("train", "finetune", "evaluate", "predict", "embed")
+LASTING = ("train", "finetune")
+
+
 def _usage() -> str:
     lines = ["usage: flax-resnet COMMAND [options]", ""]
     lines += [f"  {name:17}{command.__doc__}" for name, command in COMMANDS.items()]
@@ -78,4 +92,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

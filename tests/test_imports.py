@@ -19,6 +19,7 @@ HEIGHT = {
     "data": 2,
     "weights": 2,
     "models": 1,
+    "runtime": 1,
 }
 # Single files that every room but `models` may import; each may itself import `errors`.
 SHARED = ("config", "download", "errors")
