@@ -10,6 +10,8 @@ from .training import (
     TrainState,
     create_train_state,
     eval_step,
+    finetune,
+    finetune_config,
     train,
     train_step,
 )
@@ -34,6 +36,8 @@ __all__ = [
     "embed",
     "eval_step",
     "evaluate",
+    "finetune",
+    "finetune_config",
     "fold_batch_norm",
     "from_torchvision",
     "infer_model",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from .commands.data import check_command, prepare_command
+from .commands.finetune import finetune_command
 from .commands.models import list_command, summary_command
 from .commands.prediction import (
     embed_command,
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train_command,
+    "finetune": finetune_command,
     "predict": predict_command,
     "evaluate": evaluate_command,
     "embed": embed_command,

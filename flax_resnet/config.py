@@ -44,6 +44,8 @@ class ModelConfig:
     """Dropout rate before the classifier."""
     block_dropout: float | None = None
     """Dropout rate inside the blocks (wide ResNets)."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of hidden layers between the pooled features and the classifier."""
     frozen_statistics: bool | None = None
     """Keep batch norm's running statistics as they are."""
     frozen_affine: bool | None = None
@@ -79,6 +81,8 @@ class DataConfig:
     resize: int | None = None
     """Image files in evaluation: the shorter side, before the middle of image_size is cut out;
     default 256/224 of image_size."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Of image files' resizing; default bilinear."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, validation and test where a folder or prepared set has no splits."""
     on_bad_image: Literal["skip", "error"] = "skip"
@@ -158,6 +162,40 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """Starting from weights that were trained on other images."""
+
+    weights: str = "none"
+    """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), timm/NAME, a file of weights,
+    or a run's folder. The classifier is always fresh. They also say the normalisation, and the
+    image_size, resize and interpolation where data leaves these open."""
+    mode: Literal["full", "partial", "head", "gradual"] = "full"
+    """What trains: all; the parts from freeze_until on; the head alone; or the head first, and a
+    part more below it after each unfreeze_epochs."""
+    freeze_until: str | None = None
+    """The first part that trains, such as layer4; default of partial: the last stage. In gradual,
+    those before it never do."""
+    unfreeze_epochs: float = 1.0
+    """gradual: epochs between one part and the next, or fewer where there are not so many."""
+    layer_decay: float | None = None
+    """Learning rate of each part over that of the part above it; default 1, in gradual 1/2.6
+    (Howard & Ruder 2018, section 3.2)."""
+    statistics: Literal["frozen", "updated"] = "frozen"
+    """Batch norm's running statistics in frozen parts; model.frozen_statistics is for all parts."""
+    affine: Literal["frozen", "trained"] = "frozen"
+    """Batch norm's scale and bias in frozen parts; model.frozen_affine is for all parts."""
+    views: int | None = None
+    """Compute the frozen parts once for this many views of each image and keep the results on disk:
+    1 is the image without augmentation, more are augmented. 0: compute them at every step. Default:
+    1 for the head, 0 otherwise."""
+    solver: Literal["lbfgs", "sgd"] | None = None
+    """head: L-BFGS on all images at once, its L2 strength chosen on the validation images, or the
+    optimizer's steps. Default: lbfgs where there are views and no hidden layers."""
+    feature_cache: str = "~/.cache/flax_resnet/features"
+    """Folder of the kept results; delete it at any time."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -165,6 +203,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     epochs: int = 10
     """Passes over the training images."""
     max_steps: int | None = None
@@ -192,7 +231,15 @@ class Config:
 
 # What may change when a run is taken up again: none of it changes the numbers of a step, but for
 # rounding.
-FREE_ON_RESUME = ("model.ops", "data.dir", "data.download", "max_steps", "workdir", "compile_cache")
+FREE_ON_RESUME = (
+    "model.ops",
+    "data.dir",
+    "data.download",
+    "max_steps",
+    "workdir",
+    "compile_cache",
+    "transfer.feature_cache",
+)
 
 
 def config_folders() -> list[Path]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flax_resnet.data.decoding import read_bytes
 from flax_resnet.data.framing import Framing
 from flax_resnet.data.images import (
     MAX_PIXELS,
@@ -132,6 +133,14 @@ class ImageFiles:
     def workers(self) -> int:
         """Threads that decode."""
         return self._workers
+
+    def content(self, index: int) -> bytes:
+        """Return the file as it is; of one that cannot be read, where it should be."""
+        content, _ = self._photos.read(index)
+        try:
+            return content if isinstance(content, bytes) else read_bytes(os.fspath(content))
+        except BadImage:
+            return self._photos.place(index).encode()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

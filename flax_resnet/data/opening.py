@@ -33,6 +33,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
         resize=data.resize,
         scale=augment.crop_scale,
         ratio=augment.crop_ratio,
+        interpolation=data.interpolation or "bilinear",
         workers=data.workers,
         on_bad_image=data.on_bad_image,
     )

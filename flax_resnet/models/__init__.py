@@ -4,7 +4,7 @@ from .folding import fold_batch_norm
 from .layers import QUICK_COMPILATION
 from .lowerings import OPS
 from .mnist import MnistResNet
-from .resnet import ResNet
+from .resnet import ResNet, part_of
 from .summary import ModelSummary, StageSummary, default_image_shape, summarize
 from .variants import create_model, list_models
 
@@ -19,5 +19,6 @@ __all__ = [
     "default_image_shape",
     "fold_batch_norm",
     "list_models",
+    "part_of",
     "summarize",
 ]

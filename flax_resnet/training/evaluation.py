@@ -1,10 +1,12 @@
 """Scores of a state on all images of a split, each image counted once."""
 
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -16,6 +18,8 @@ from .step import Batch, Metrics, eval_logits, eval_step, zero_metrics
 
 Scores = dict[str, float]
 
+_NO_TX = optax.identity()
+
 
 def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh) -> Scores:
     """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images.
@@ -23,6 +27,7 @@ def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh
     Where an image has any number of classes, also ``"map"``, the mean average precision: the
     logits of all images are kept for it, four bytes an image and class.
     """
+    state = _for_evaluation(state)
     sums = zero_metrics()
     kept = []
     for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
@@ -41,6 +46,15 @@ def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh
         logits, labels, mask = (np.concatenate(parts) for parts in zip(*kept, strict=True))
         scores["map"] = mean_average_precision(logits[mask], labels[mask])
     return scores
+
+
+def _for_evaluation(state: TrainState) -> TrainState:
+    """The state without what training alone needs, so that all phases of a run share a program."""
+    options = dataclasses.replace(state.options, trainable=None, train_preprocess=None)
+    model = state.model
+    if getattr(model, "frozen_until", None) is not None:
+        model = model.clone(frozen_until=None)
+    return dataclasses.replace(state, model=model, tx=_NO_TX, opt_state=(), options=options)
 
 
 def score_of(scores: Scores) -> float | None:

@@ -20,12 +20,16 @@ from ..report import Progress, keep_history
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .evaluation import Scores, score_of, to_means
+from .features import keep_features, views_of
+from .head import train_head
 from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_batch
+from .plan import phase_told, print_plan
 from .preemption import stop_on_signal
 from .recording import HISTORY, TrainResult, evaluate_and_log, finish
 from .setup import Run, prepare
 from .state import TrainState
 from .step import Metrics, train_step, zero_metrics
+from .transfer import choose_solver
 from .workdir import open_workdir, write_description
 
 
@@ -49,14 +53,21 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     mesh = data_mesh()
     check_batch_size(config.data.batch_size, mesh)
     run = prepare(config)
+    views = views_of(run)
+    solver = choose_solver(config, views)
     workdir = open_workdir(config)
     if primary:
         names, framing = run.dataset.classes, run.dataset.framing
         write_description(workdir, names, run.preprocessing, framing)
-    _print_plan(run, mesh, console)
+    print_plan(run, mesh, console)
+    if views:
+        run = keep_features(run, views, console)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
         with stop_on_signal(console) as stop:
+            if solver == "lbfgs":
+                state, step = train_head(run, workdir, checkpoints, console)
+                return finish(run, mesh, workdir, checkpoints, state, console)
             state, step = _train(run, mesh, workdir, checkpoints, stop, console)
             if stop.is_set() and step < run.last_step:
                 console.print(
@@ -78,8 +89,9 @@ def _train(
 ) -> tuple[TrainState, int]:
     """Train to the last step, or to a signal; returns the state and the steps done."""
     config = run.config
-    state, sums = replicate((run.state, zero_metrics()), mesh)
     start = checkpoints.latest_step() or 0
+    phase = run.phase_at(start - 1)  # as it was saved
+    state, sums = replicate((run.in_phase(run.state, phase), zero_metrics()), mesh)
     if start:
         saved = checkpoints.restore(start, {"state": state, "sums": sums})
         state, sums = saved["state"], saved["sums"]
@@ -95,7 +107,7 @@ def _train(
             batch_size=config.data.batch_size,
             start=start,
             stop=run.last_step,
-            random_crops=config.augment.random_resized_crop,
+            random_crops=run.draws_crops,
             repeats=config.augment.repeats,
             size_at=run.train_size_at,
             shard=local_shard(),
@@ -109,9 +121,13 @@ def _train(
     try:
         with Progress(console, run.last_step, start) as progress:
             while True:
+                if run.phase_at(step) != phase:
+                    phase, advance = run.phase_at(step), None
+                    state = replicate(run.in_phase(state, phase), mesh)
+                    console.print(phase_told(phase))
                 if advance is None or size != run.train_size_at(step):
                     size = run.train_size_at(step)
-                    state = dataclasses.replace(state, options=run.options_for(size))
+                    state = dataclasses.replace(state, options=run.sized(state.options, size))
                     advance = _compile_step(state, sums, batch, console)
                     clock.restart()
                 state, sums = advance(state, sums, batch)
@@ -158,23 +174,6 @@ def _compile_step(state: TrainState, sums: Metrics, batch: Any, console: Console
     compiled = jitted.lower(state, sums, batch).compile()
     console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
     return compiled
-
-
-def _print_plan(run: Run, mesh: Mesh, console: Console) -> None:
-    data, config = run.dataset, run.config
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-    devices = f"{mesh.devices.size} {jax.default_backend().upper()} device"
-    console.print(
-        f"{config.model.name} ({parameters:,} parameters) on {data.name}: {len(data.train):,} "
-        f"training, {len(data.validation):,} validation, {len(data.test):,} test images; "
-        f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
-        f"{devices}{'s' if mesh.devices.size > 1 else ''}."
-    )
-    road = "decoded as they are needed" if data.train.streams else "held in memory"
-    sizes = "".join(f", in training {size} from epoch {at}" for at, size in config.data.train_sizes)
-    console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}{sizes}.")
-    for note in data.notes:
-        console.print(f"[yellow]note:[/] {note}")
 
 
 def _check_finite(means: Scores, step: int, config: Config) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from ..config import Config
 from ..data import open_dataset, train_batches
 from ..errors import UserError
-from .setup import build_augmentation
+from .build import build_augmentation
 
 _GAP = 2  # pixels between images
 _LEAST = 64  # smaller images are enlarged to this, by whole factors

@@ -98,7 +98,8 @@ def finish(
     }
     tested = {last: evaluate_split(state, data.test, batch_size, mesh)}
     if best != last:
-        template = {"state": state, "sums": replicate(zero_metrics(), mesh)}
+        was = run.in_phase(state, run.phase_at(best - 1))
+        template = replicate({"state": was, "sums": zero_metrics()}, mesh)
         state = checkpoints.restore(best, template)["state"]
         tested[best] = evaluate_split(state, data.test, batch_size, mesh)
     rows = {

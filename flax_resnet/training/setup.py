@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,12 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, ModelConfig
-from ..data import Augmentation, Dataset, Mixing, Preprocessing, Split, open_dataset
+from ..config import Config, DataConfig
+from ..data import Augmentation, Dataset, Preprocessing, open_dataset
+from ..data.images import Interpolation
+from ..data.opening import FOLDER
+from ..data.records import some
 from ..errors import UserError
-from ..models import QUICK_COMPILATION, create_model
+from ..models import QUICK_COMPILATION
+from .build import build_augmentation, build_model, build_preprocessing
+from .freezing import partition
 from .optim import create_optimizer, create_schedule
 from .state import StepOptions, TrainState, create_train_state
+from .transfer import (
+    Phase,
+    StartingWeights,
+    find_start,
+    plan_phases,
+    rate_factors,
+    scale_by_part,
+    starting_variables,
+    trained_by,
+)
 
 
 @dataclass(frozen=True)
@@ -25,19 +42,28 @@ class Run:
     Attributes:
       dataset: images and labels of the three splits.
       model: the Linen module.
+      options: of the steps; each phase adds what trains.
       preprocessing: from stored pixels to the model's input.
-      schedule: learning rate by step.
-      state: the fresh state.
+      schedule: learning rate by step, of the head where parts differ.
+      phases: which parts train when.
+      state: the fresh state, in the first phase.
       total_steps: steps of all epochs.
+      start: the weights it starts from, or None for random ones.
+      views: how many views of each image the frozen parts were run on once, see features; 0 where
+        the data set holds images.
     """
 
     config: Config
     dataset: Dataset
     model: nn.Module
+    options: StepOptions
     preprocessing: Preprocessing
     schedule: optax.Schedule
+    phases: tuple[Phase, ...]
     state: TrainState
     total_steps: int
+    start: StartingWeights | None = None
+    views: int = 0
 
     @property
     def last_step(self) -> int:
@@ -54,9 +80,8 @@ class Run:
         sizes = [size for first, size in self.config.data.train_sizes if first <= epoch]
         return sizes[-1] if sizes else None
 
-    def options_for(self, size: int | None) -> StepOptions:
+    def sized(self, options: StepOptions, size: int | None) -> StepOptions:
         """What a step does to training images of that size, see ``train_size_at``."""
-        options = self.state.options
         if size is None or self.dataset.train.streams:
             return options
         augment = options.augment
@@ -75,24 +100,52 @@ class Run:
         epoch = self.ends_epoch(step)
         return step == self.total_steps or bool(epoch and epoch % self.config.evaluate_every == 0)
 
+    @property
+    def draws_crops(self) -> bool:
+        """Whether training images that stream are chosen or cropped by draws."""
+        return self.config.augment.random_resized_crop or self.views > 1
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that step ``step``, from 0, belongs to."""
+        return [phase for phase in self.phases if phase.first_step <= max(step, 0)][-1]
+
+    def in_phase(self, state: TrainState, phase: Phase) -> TrainState:
+        """``state`` about to take the first step of ``phase``: with the optimiser's state of what
+        trains there, made anew, as what has just been freed has no past in it."""
+        parts = getattr(self.model, "parts", ())
+        schedule = self.schedule
+        tx = create_optimizer(self.config.optimizer, lambda step: schedule(step + phase.first_step))
+        factors = rate_factors(self.config.transfer, parts)
+        if set(factors.values()) - {1.0}:
+            tx = optax.chain(tx, scale_by_part(factors))
+        frozen_affine = bool(self.config.model.frozen_affine)
+        trainable = trained_by(phase, parts, self.config.transfer, frozen_affine)
+        model = self.model
+        if phase.frozen_until and self.config.transfer.statistics == "frozen":
+            model = model.clone(frozen_until=phase.frozen_until)
+        opt_state = jax.jit(tx.init)(partition(state.params, trainable)[0])
+        options = dataclasses.replace(self.options, trainable=trainable)
+        return dataclasses.replace(state, model=model, tx=tx, options=options, opt_state=opt_state)
+
 
 def prepare(config: Config) -> Run:
     """Load the data and build the rest.
 
     Raises:
-      UserError: missing or damaged data, an unknown model or option.
+      UserError: missing or damaged data or weights, an unknown model or option.
     """
     model = build_model(config.model, num_classes=10)  # fails on a wrong name before data is read
-    dataset = open_dataset(config.data, config.augment)
-    if dataset.multi_label and config.loss != "sigmoid":
-        raise UserError(
-            f"The images of {dataset.name} have any number of classes each: use --loss sigmoid.",
-            exit_code=2,
-        )
+    parts = getattr(model, "parts", ())
+    if not parts and config.transfer.mode != "full":
+        raise UserError(f"{config.model.name} trains in mode full only.", exit_code=2)
+    plan_phases(config.transfer, parts, 1, 1)  # fails on a wrong part
+    start = find_start(config.transfer.weights, config.model.name)
+    dataset = open_dataset(_as_expected(config.data, start), config.augment)
+    _check_labels(dataset, config)
     model = build_model(config.model, num_classes=len(dataset.classes))
     total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
-    schedule = create_schedule(config.optimizer, total_steps, config.epochs)
-    preprocessing = build_preprocessing(dataset, config.data.image_size)
+    info = None if start is None else start.info
+    preprocessing = build_preprocessing(dataset, config.data.image_size, info)
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     options = StepOptions(
         augment=augment,
@@ -104,62 +157,67 @@ def prepare(config: Config) -> Run:
         ema_decay=config.ema_decay,
     )
     sample = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.uint8)
-    tx = create_optimizer(config.optimizer, schedule)
     # One compiled program instead of thousands of small operations.
     init = jax.jit(
-        lambda key: create_train_state(model, tx, key, sample, options),
+        lambda key: create_train_state(model, optax.identity(), key, sample, options),
         compiler_options=QUICK_COMPILATION,
     )
-    state = init(jax.random.key(config.seed))
-    return Run(config, dataset, model, preprocessing, schedule, state, total_steps)
+    key = jax.random.key(config.seed)
+    state = init(key)
+    if start is not None:
+        state = _started_from(state, starting_variables(start, model, key))
+    run = Run(
+        config,
+        dataset,
+        model,
+        options,
+        preprocessing,
+        create_schedule(config.optimizer, total_steps, config.epochs),
+        plan_phases(config.transfer, parts, total_steps, config.epochs),
+        state,
+        total_steps,
+        start,
+    )
+    return dataclasses.replace(run, state=run.in_phase(state, run.phases[0]))
 
 
-def build_augmentation(
-    config: AugmentConfig, image_size: int | None, dataset: Dataset
-) -> tuple[Augmentation, Mixing | None]:
-    """What is done to a batch on the device: to each image, and to pairs of them."""
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    del fields["repeats"]  # of the order of images, not of what is done to one
-    mix = Mixing(fields.pop("mixup_alpha"), fields.pop("cutmix_alpha"))
-    crop = image_size or dataset.image_shape[0]
-    # Images that stream are cropped where they are decoded.
-    wanted = fields.pop("random_resized_crop") and not dataset.train.streams
-    augment = Augmentation(random_resized_crop=crop if wanted else None, **fields)
-    return augment, mix if mix != Mixing() else None
+def _as_expected(data: DataConfig, start: StartingWeights | None) -> DataConfig:
+    """The section with what it leaves open filled in as the starting weights expect it."""
+    if start is None:
+        return data
+    info = start.info
+    size = data.image_size or info.crop
+    known: Interpolation = "bicubic" if info.interpolation == "bicubic" else "bilinear"
+    return dataclasses.replace(
+        data,
+        image_size=size,
+        resize=data.resize or round(size * info.resize / info.crop),
+        interpolation=data.interpolation or known,
+    )
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The Linen module a config describes.
-
-    Raises:
-      UserError: unknown name or option; the message holds the nearest ones.
-    """
-    switches = {
-        name: value for name, value in dataclasses.asdict(config).items() if value is not None
-    }
-    name = switches.pop("name")
-    dtype = jnp.dtype(switches.pop("dtype"))
-    try:
-        return create_model(name, num_classes=num_classes, dtype=dtype, **switches)
-    except ValueError as error:
-        raise UserError(f"--model: {error}", exit_code=2) from error
-
-
-def build_preprocessing(dataset: Dataset, image_size: int | None) -> Preprocessing:
-    """Normalisation by the training images' own statistics, or, where they stream, by ImageNet's;
-    images in memory are resized too."""
-    if isinstance(dataset.train, Split):
-        return Preprocessing(*channel_statistics(dataset.train.images), image_size)
-    return Preprocessing(IMAGENET_MEAN, IMAGENET_STD)
+def _check_labels(dataset: Dataset, config: Config) -> None:
+    """Raises UserError where the labels do not suit the loss, or a class cannot be learned."""
+    if dataset.multi_label:
+        if config.loss != "sigmoid":
+            raise UserError(
+                f"The images of {dataset.name} have any number of classes each: use --loss "
+                "sigmoid.",
+                exit_code=2,
+            )
+        return
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    lacking = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
+    if lacking and config.data.name == FOLDER:
+        raise UserError(
+            f"{config.data.dir}: no training image of {some(lacking)}; add images there, ten or "
+            "more of a class, or take these classes out."
+        )
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images ``[N, H, W, C]``, from 0 to 1."""
-    levels = np.arange(256) / 255
-    means, stds = [], []
-    for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
-        mean = float(share @ levels)
-        means.append(round(mean, 6))
-        stds.append(round(float(np.sqrt(share @ (levels - mean) ** 2)), 6))
-    return tuple(means), tuple(stds)
+def _started_from(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    ema = None
+    if state.ema is not None:  # a copy: a donated state must not hold the same buffer twice
+        ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+    return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)

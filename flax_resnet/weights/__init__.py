@@ -4,7 +4,7 @@ from .convert import Leftover, from_torchvision, to_torchvision
 from .files import load_weights, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .layouts import torchvision_names
-from .pretrained import PretrainedInfo, load_pretrained
+from .pretrained import PretrainedInfo, find_weights, load_pretrained
 from .published import (
     PublishedWeights,
     imagenet_classes,
@@ -16,6 +16,7 @@ __all__ = [
     "Leftover",
     "PretrainedInfo",
     "PublishedWeights",
+    "find_weights",
     "from_torchvision",
     "imagenet_classes",
     "infer_model",

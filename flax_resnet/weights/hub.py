@@ -13,8 +13,8 @@ from .published import PublishedWeights
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _WAYS_ON = (
-    "pass the path of a file of weights in place of the name, "
-    'or weights="none" to start from random values'
+    "pass the path of a file of weights in place of the name (--weights PATH), "
+    'or start from random values (--weights none, weights="none")'
 )
 
 

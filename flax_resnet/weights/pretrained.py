@@ -1,5 +1,6 @@
 """A model with published weights, in one call."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def load_pretrained(
         init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
         variables = init(key)
         return model, variables, PretrainedInfo(None, _numbered(model.num_classes))
-    path, facts = _find(name, str(weights), cache)
+    path, found = find_weights(name, str(weights), cache)
     tensors = read_weights(path)
     names = torchvision_names(tensors)
     try:
@@ -99,22 +100,30 @@ def load_pretrained(
         raise UserError(f"{path}: {error}") from error
     count = model.num_classes
     classes = imagenet_classes() if count == held == 1000 else _numbered(count)
-    return model, variables, PretrainedInfo(path, classes, **facts)
+    return model, variables, dataclasses.replace(found, classes=classes)
 
 
 def _numbered(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _find(name: str, weights: str, cache: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The file, and the fields of :class:`PretrainedInfo` known for it."""
+def find_weights(name: str, weights: str, cache: Path | None = None) -> tuple[Path, PretrainedInfo]:
+    """The file that ``weights`` of the model ``name`` stand for, fetched if need be, and what is
+    known of it without reading it, its classes left out; arguments as of :func:`load_pretrained`.
+
+    Raises:
+      UserError: no such set, no connection, or a wrong hash.
+    """
+    facts: dict[str, Any] = {}
     if weights.startswith("timm/"):
         path, config = fetch_timm(weights)
-        return path, _timm_facts(config)
-    if Path(weights).suffix.lower() in READERS or Path(weights).exists():
-        return Path(weights), {}
-    entry = find_published(name, weights)
-    return fetch_published(entry, cache), _published_facts(entry)
+        facts = _timm_facts(config)
+    elif Path(weights).suffix.lower() in READERS or Path(weights).exists():
+        path = Path(weights)
+    else:
+        entry = find_published(name, weights)
+        path, facts = fetch_published(entry, cache), _published_facts(entry)
+    return path, PretrainedInfo(path, (), **facts)
 
 
 def _published_facts(entry: PublishedWeights) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""What a run is about to do, told before it does it."""
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from ..data import Dataset
+from ..models import part_of
+from .setup import Run
+from .transfer import Phase, rate_factors
+
+MOST_CLASSES = 20  # rows of the table of classes
+FEW = 10  # training images of a class
+
+
+def print_plan(run: Run, mesh: Mesh, console: Console) -> None:
+    """Print the data, the model, and for transfer learning what trains, when and how."""
+    data, config = run.dataset, run.config
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    devices = f"{mesh.devices.size} {jax.default_backend().upper()} device"
+    console.print(
+        f"{config.model.name} ({parameters:,} parameters) on {data.name}: {len(data.train):,} "
+        f"training, {len(data.validation):,} validation, {len(data.test):,} test images; "
+        f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
+        f"{devices}{'s' if mesh.devices.size > 1 else ''}."
+    )
+    road = "decoded as they are needed" if data.train.streams else "held in memory"
+    sizes = "".join(f", in training {size} from epoch {at}" for at, size in config.data.train_sizes)
+    console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {road}{sizes}.")
+    if data.train.streams and not data.multi_label:
+        console.print(_classes_table(data))
+    if run.start is not None or config.transfer.mode != "full":
+        _print_transfer(run, console)
+    for note in data.notes:
+        console.print(f"[yellow]note:[/] {note}")
+
+
+def phase_told(phase: Phase) -> str:
+    """What trains from now on, in a sentence."""
+    if phase.frozen_until is None:
+        return "From here on all parts train."
+    return f"From here on {phase.frozen_until} trains too."
+
+
+def _classes_table(data: Dataset) -> Table:
+    """Images of each class in each split; the largest classes where there are many."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    counts = [np.bincount(split.labels, minlength=len(data.classes)) for split in splits.values()]
+    table = Table("class", *splits, title="Images", title_justify="left")
+    order = np.argsort(-counts[0], kind="stable")
+    shown = sorted(order[:MOST_CLASSES]) if len(order) > MOST_CLASSES else range(len(order))
+    for label in shown:
+        numbers = [f"{count[label]:,}" for count in counts]
+        few = " [yellow](few)[/]" if counts[0][label] < FEW else ""
+        table.add_row(data.classes[label], numbers[0] + few, *numbers[1:])
+    if rest := len(order) - len(shown):
+        fewest = int(counts[0][order[MOST_CLASSES:]].min())
+        table.add_row(f"and {rest:,} more", f"{fewest:,} or more", "", "")
+    return table
+
+
+def _print_transfer(run: Run, console: Console) -> None:
+    config, prepared, framing = run.config, run.preprocessing, run.dataset.framing
+    source = run.start.source if run.start is not None else "random values"
+    console.print(f"Starts from {source}, with a fresh head; mode {config.transfer.mode}.")
+    console.print(_parts_table(run))
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (prepared.mean, prepared.std))
+    resized = f"shorter side to {framing.resize}, " if framing.resize else ""
+    console.print(
+        f"Preprocessing: {resized}middle {framing.height}×{framing.width} "
+        f"({framing.interpolation}), mean {mean}, std {std}."
+    )
+
+
+def _parts_table(run: Run) -> Table:
+    """For each part its parameters, from which epoch they train, how fast, and batch norm."""
+    transfer, model = run.config.transfer, run.config.model
+    parts: tuple[str, ...] = getattr(run.model, "parts", ())
+    sizes, affine = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
+    for path, leaf in traverse_util.flatten_dict(run.state.params).items():
+        part = part_of(path[0], parts[-2])
+        sizes[part] += leaf.size
+        affine[part] += leaf.size if any("bn" in name for name in path[:-1]) else 0
+    rates = rate_factors(transfer, parts)
+    headings = ("part", "parameters", "trains", "rate", "norm statistics", "norm scale")
+    table = Table(*headings, title="What trains", title_justify="left")
+    for part in parts:
+        began = _first_phase_of(run, part)
+        trains = began is not None
+        when = "frozen" if began is None else _when(run, began)
+        statistics = affined = "–"
+        if affine[part]:
+            updated = (trains or transfer.statistics == "updated") and not model.frozen_statistics
+            scaled = (trains or transfer.affine == "trained") and not model.frozen_affine
+            statistics = "updated" if updated else "frozen"
+            affined = "trained" if scaled else "frozen"
+        rate = f"×{rates[part]:.2g}" if trains else ""
+        table.add_row(part, f"{sizes[part]:,}", when, rate, statistics, affined)
+    return table
+
+
+def _first_phase_of(run: Run, part: str) -> Phase | None:
+    parts = run.model.parts  # type: ignore[attr-defined]
+    for phase in run.phases:
+        if parts.index(part) >= parts.index(phase.frozen_until or parts[0]):
+            return phase
+    return None
+
+
+def _when(run: Run, phase: Phase) -> str:
+    if phase.first_step == 0:
+        return "at once"
+    return f"epoch {run.epoch_at(phase.first_step):.2g} on"

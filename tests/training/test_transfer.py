@@ -1,0 +1,231 @@
+"""Fine-tuning from weights: what trains when, what stays, and what is wrong with a folder."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from PIL import Image
+
+import flax_resnet as fr
+from flax_resnet.cli import main
+from flax_resnet.config import TransferConfig
+from flax_resnet.training import read_variables
+from flax_resnet.training.transfer import plan_phases, rate_factors
+
+PARTS = ("stem", "layer1", "layer2", "layer3", "fc")
+QUICK = ("--image-size", "16", "--batch-size", "16", "--compile-cache", "None")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        for split, count in (("train", 16), ("val", 6), ("test", 5)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8)
+                pixels[..., 2 - label] += 180
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights of resnet8 for ten classes, with statistics unlike a fresh net's."""
+    model = fr.create_model("resnet8")
+    sample = np.zeros((1, 16, 16, 3), np.float32)
+    fresh = jax.jit(lambda: model.init(jax.random.key(1), sample, train=False))()
+    statistics = jax.tree.map(lambda leaf: leaf + 0.25, fresh["batch_stats"])
+    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    fr.save_weights(path, {"params": fresh["params"], "batch_stats": statistics}, model)
+    return path
+
+
+def finetune(photos, weights, workdir, *options):
+    places = (str(photos), "--weights", str(weights), "--workdir", str(workdir))
+    return main(["finetune", *places, *QUICK, *options])
+
+
+def changed_parts(workdir, weights):
+    """Parts of the best checkpoint whose parameters, and whose statistics, are not the weights'."""
+    _, after = read_variables(workdir / "checkpoints")
+    before = fr.load_weights(weights, fr.create_model("resnet8"))
+    found = {}
+    for collection in ("params", "batch_stats"):
+        old = flatten_dict(jax.tree.map(np.asarray, before[collection]))
+        new = flatten_dict(jax.tree.map(np.asarray, after[collection]))
+        found[collection] = {
+            path[0].partition("_")[0]
+            for path in new
+            if not path[0].startswith("fc") and old[path].tobytes() != new[path].tobytes()
+        }
+    return found["params"], found["batch_stats"]
+
+
+UPPER = {"layer2", "layer3"}
+ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "params", "statistics"),
+    [
+        (("--mode", "partial", "--freeze-until", "layer2"), UPPER, UPPER),
+        (("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
+        (("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
+        (("--mode", "full"), ALL, ALL - {"conv1"}),
+    ],
+    ids=["partial", "head with moving statistics", "hidden head", "full"],
+)
+def test_what_is_frozen_keeps_its_bits(photos, weights, tmp_path, options, params, statistics):
+    assert finetune(photos, weights, tmp_path / "run", "--epochs", "1", *options) == 0
+    assert changed_parts(tmp_path / "run", weights) == (params, statistics - {"conv1"})
+
+
+def test_affine_alone_of_the_frozen_parts_can_train(photos, weights, tmp_path):
+    more = ("--mode", "head", "--views", "0", "--transfer.affine", "trained", "--epochs", "1")
+    assert finetune(photos, weights, tmp_path / "run", *more) == 0
+    _, after = read_variables(tmp_path / "run" / "checkpoints")
+    before = fr.load_weights(weights, fr.create_model("resnet8"))
+    old = flatten_dict(jax.tree.map(np.asarray, before["params"]))
+    for path, leaf in flatten_dict(after["params"]).items():
+        if path[0] != "fc":
+            is_norm = any("bn" in name for name in path)
+            assert (np.asarray(leaf).tobytes() != old[path].tobytes()) == is_norm, path
+
+
+def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
+    options = ("--mode", "gradual", "--epochs", "5", "--data.batch-size", "24")
+    assert finetune(photos, weights, tmp_path / "whole", *options) == 0
+    # Two steps an epoch, a part more after each: stops inside a phase, and between two.
+    for stop in ("3", "6", "10"):
+        more = ("--max-steps", stop)
+        assert finetune(photos, weights, tmp_path / "parts", *options, *more) == 0
+    whole, parts = (
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert len(whole) == 6
+    for one, other in zip(whole, [line for line in parts if line["epoch"] % 1 == 0], strict=True):
+        for name in ("train_loss", "val_loss", "test_loss"):
+            assert one.get(name) == other.get(name), (one["epoch"], name)
+
+
+def test_phases_free_one_part_after_the_other():
+    def phases(**options):
+        return [
+            (phase.first_step, phase.frozen_until)
+            for phase in plan_phases(TransferConfig(**options), PARTS, 100, 10)
+        ]
+
+    assert phases() == [(0, None)]
+    assert phases(mode="head") == [(0, "fc")]
+    assert phases(mode="partial") == [(0, "layer3")]
+    downwards = ["fc", "layer3", "layer2", "layer1", None]
+    assert phases(mode="gradual") == list(zip((0, 10, 20, 30, 40), downwards, strict=True))
+    assert phases(mode="gradual", freeze_until="layer2", unfreeze_epochs=2) == [
+        (0, "fc"),
+        (20, "layer3"),
+        (40, "layer2"),
+    ]
+    # Not so many epochs: shared out evenly.
+    assert phases(mode="gradual", unfreeze_epochs=50) == list(
+        zip((0, 20, 40, 60, 80), downwards, strict=True)
+    )
+
+
+def test_rates_decay_downwards():
+    halved = rate_factors(TransferConfig(layer_decay=0.5), PARTS)
+    assert halved == {"fc": 1, "layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}
+    # Howard & Ruder 2018, section 3.2.
+    assert rate_factors(TransferConfig(mode="gradual"), PARTS)["layer3"] == pytest.approx(1 / 2.6)
+    assert set(rate_factors(TransferConfig(), PARTS).values()) == {1}
+
+
+def test_layer_decay_slows_the_lower_parts(photos, weights, tmp_path):
+    """At a decay of nothing only the head moves."""
+    more = ("--mode", "full", "--layer-decay", "0", "--epochs", "1")
+    assert finetune(photos, weights, tmp_path / "run", *more) == 0
+    assert changed_parts(tmp_path / "run", weights)[0] == set()
+
+
+def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ("--mode", "head", "--views", "0", "--head", "hidden:8", "--epochs", "1")
+    assert finetune(photos, weights, first, *options) == 0
+    run = fr.load_run(first)
+    assert run.classes == ("blue", "green", "red")
+    assert (run.framing.height, run.framing.resize) == (16, 18)  # 16 · 256/224
+    assert json.loads((first / "class_indices.json").read_text())["2"] == "red"
+    assert run.config.name == "resnet8"
+    assert finetune(photos, first, second, "--mode", "full", "--epochs", "1") == 0
+    assert fr.load_run(second).config.hidden is None
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (("--mode", "partial", "--freeze-until", "layer4"), 2, "no such part; its parts are stem"),
+        (("--mode", "full", "--freeze-until", "layer2"), 2, "no meaning in mode full"),
+        (("--head", "deep"), 2, "is not a head"),
+        (("--model", "resnet20"), 1, "holds weights of resnet8, not of resnet20"),
+        (("--weights", "none", "--mode", "head"), 2, "there are none"),
+        (("--weights", "nowhere.safetensors"), 1, "nowhere.safetensors"),
+    ],
+    ids=str,
+)
+def test_wrong_choices_are_told(photos, weights, tmp_path, capfd, options, code, sentence):
+    assert finetune(photos, weights, tmp_path / "run", *options) == code
+    assert sentence in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_weights_and_network_the_ways_on_are_told(photos, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("FLAX_RESNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("flax_resnet.weights.published.TORCH_URL", "http://127.0.0.1:9/")
+    assert main(["finetune", str(photos), "--workdir", str(tmp_path / "run")]) == 1
+    shown = " ".join(capfd.readouterr().err.split())
+    for way in ("--weights PATH", "--weights none", "yourself"):
+        assert way in shown
+
+
+def small_folder(folder, counts):
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (16, 16), (number, 2 * number, len(name))).save(
+                folder / name / f"{number}.png"
+            )
+    return folder
+
+
+def test_one_class_is_told(weights, tmp_path, capfd):
+    folder = small_folder(tmp_path / "photos", {"cat": 20})
+    assert finetune(folder, weights, tmp_path / "run") == 1
+    assert "one class only" in capfd.readouterr().err
+
+
+def test_a_class_without_training_images_is_told(weights, tmp_path, capfd):
+    rows = [f"{place}.png,{name},train" for place, name in enumerate(("cat", "cat"))]
+    rows += ["2.png,dog,val", "3.png,cat,val"]
+    for place in range(4):
+        Image.new("RGB", (16, 16), (place, 0, 0)).save(tmp_path / f"{place}.png")
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(["path,label,split", *rows]))
+    assert finetune(table, weights, tmp_path / "run") == 1
+    assert "no training image of dog" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_class_with_one_image_and_images_beside_the_classes(weights, tmp_path, capfd):
+    folder = small_folder(tmp_path / "photos", {"cat": 20, "dog": 1})
+    Image.new("RGB", (16, 16)).save(folder / "stray.png")
+    code = finetune(folder, weights, tmp_path / "run", "--mode", "full", "--epochs", "1")
+    shown = "".join(capfd.readouterr())
+    if code:  # its one image fell to another split, by its content
+        assert "no training image of dog" in " ".join(shown.split())
+    else:
+        assert "(few)" in shown
+        assert "stray.png" in shown
