@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have a limit of our own
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
     try:

@@ -3,7 +3,10 @@
 import io
 import os
 import shutil
+import struct
 import sys
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +69,7 @@ def folder(tmp_path_factory):
     (train / "dog/gone.jpg").write_bytes((train / "cat/gone.gif").read_bytes())
     save(root, "train/dog/tiny.png", photo(400, 31, 50))
     save(root, "train/dog/long.png", photo(401, 40, 161))
-    save(root, "train/dog/huge.png", Image.new("1", (7100, 7100)))
+    save(root, "train/dog/huge.jpg", Image.new("L", (7100, 7100)))
     return root
 
 
@@ -115,12 +118,12 @@ def test_a_photo_that_was_scaled_and_brightened_is_nearly_the_same(folder, repor
 def test_extreme_sizes_are_named(folder, report):
     assert below(folder, report.tiny) == ["train/dog/tiny.png"]
     assert below(folder, report.long) == ["train/dog/long.png"]
-    assert below(folder, report.huge) == ["train/dog/huge.png"]
+    assert below(folder, report.huge) == ["train/dog/huge.jpg"]
 
 
 def test_the_most_pixels_can_be_set(folder):
     bad = check_folder(folder, max_pixels=7000).unreadable
-    assert "7100×7100 pixels, more than the 7,000" in bad[str(folder / "train/dog/huge.png")]
+    assert "7100×7100 pixels, more than the 7,000" in bad[str(folder / "train/dog/huge.jpg")]
 
 
 def test_what_is_shown(report):
@@ -143,7 +146,7 @@ def test_what_is_shown(report):
         "nearly the same image in two splits: 1",
         "train/dog/tiny.png (50×31)",
         "longer than 4:1: 1",
-        "train/dog/huge.png (7100×7100)",
+        "train/dog/huge.jpg (7100×7100)",
     ):
         assert line in lines, text
 
@@ -196,6 +199,30 @@ def test_names_that_are_not_utf8_can_be_shown(tmp_path, monkeypatch):
     strict.flush()
     assert "caf" in strict.buffer.getvalue().decode()
     assert Image.open(sheet).width > 500
+
+
+def png_header(width, height):
+    """The beginning of a PNG of this size."""
+    facts = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", facts), (b"IDAT", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def test_bombs_are_named_and_pillow_does_not_warn_of_them(tmp_path, capfd):
+    for number in range(2):
+        save(tmp_path, f"{'ab'[number]}/{number}.png", photo(number))
+    (tmp_path / "a/bomb.png").write_bytes(png_header(10_001, 10_000))
+    (tmp_path / "b/huge.png").write_bytes(png_header(20_000, 20_000))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(["check", str(tmp_path)]) == 0
+    assert caught == []
+    shown = capfd.readouterr()
+    assert "a/bomb.png has 10001×10000 pixels, more than the 100,000,000" in shown.out
+    assert "b/huge.png has more pixels than the 100,000,000 that are allowed" in shown.out
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path, capfd):
