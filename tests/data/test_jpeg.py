@@ -1,0 +1,103 @@
+"""The quick way through a JPEG: the pixels are Pillow's, and what is unusual is left to Pillow."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flax_resnet.data import jpeg
+from flax_resnet.data.images import random_resized_crop, read_image, resize_center_crop
+
+
+def photo(height, width, channels=3):
+    """Soft blobs and some noise."""
+    rng = np.random.default_rng(height * width)
+    small = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
+    soft = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    noisy = np.clip(soft + rng.normal(0, 4, soft.shape), 0, 255).astype(np.uint8)
+    return noisy if channels == 3 else noisy[..., 0]
+
+
+def encoded(pixels, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_decoded_pixels_are_pillows(shrink, subsampling, channels):
+    height, width = 61, 83
+    content = encoded(photo(height, width, channels), subsampling=subsampling, quality=90)
+    size = -(-height // shrink), -(-width // shrink)
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft(None, (width // shrink, height // shrink))
+        expected = np.asarray(image.convert("RGB"))
+    found = jpeg.decode(content, *size)
+    assert found.shape == (*size, 3)
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(deadline=None, max_examples=60, database=None)
+@given(
+    shape=st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    edges=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_resizing_a_part_is_pillows_to_rounding(shape, size, edges, interpolation):
+    pixels = photo(*shape)
+    (left, right), (top, bottom) = sorted(edges[:2]), sorted(edges[2:])
+    box = (
+        left * (shape[1] - 1),
+        top * (shape[0] - 1),
+        right * (shape[1] - 1) + 1,
+        bottom * (shape[0] - 1) + 1,
+    )
+    method = Image.Resampling[interpolation.upper()]
+    expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], method, box=box), np.int16)
+    found = jpeg.resize(pixels, box, size, interpolation)
+    assert found.shape == (*size, 3) and found.dtype == np.uint8
+    # Where a cubic overshoots, a few pixels are rounded otherwise between the two axes.
+    assert np.abs(found - expected).max() <= {"bilinear": 1, "bicubic": 8}[interpolation]
+
+
+def test_a_part_of_a_larger_array_is_resized_alone():
+    pixels = photo(40, 50)
+    part = pixels[5:25, 10:40]
+    expected = np.asarray(Image.fromarray(part).resize((7, 9), Image.Resampling.BILINEAR), np.int16)
+    assert np.abs(jpeg.resize(part, (0, 0, 30, 20), (9, 7)) - expected).max() <= 1
+
+
+def test_what_is_unusual_is_left_to_pillow():
+    content = encoded(photo(40, 50))
+    assert jpeg.decode(content[: len(content) // 2], 40, 50) is None
+    assert jpeg.decode(b"<html>", 1, 1) is None
+    # Bytes after the end, which Pillow reads over.
+    assert read_image(content + b"more").shape == (40, 50, 3)
+    rng = np.random.default_rng(0)
+    cmyk = Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8), "CMYK")
+    buffer = io.BytesIO()
+    cmyk.save(buffer, "JPEG")
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_image(buffer.getvalue()), expected)
+
+
+def test_photos_go_the_quick_way(monkeypatch):
+    content = encoded(photo(75, 100))
+    crops = [
+        lambda: random_resized_crop(content, np.full(22, 0.5), 32),
+        lambda: resize_center_crop(content, 36, 32),
+    ]
+    quick = [crop() for crop in crops]
+    seen = []
+    monkeypatch.setattr(jpeg, "decode", lambda *arguments: seen.append(arguments))
+    slow = [crop() for crop in crops]
+    assert len(seen) == 2
+    for one, other in zip(quick, slow, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
