@@ -157,22 +157,6 @@ def simplejpeg_opencv(folder):
     return one_by_one(folder, crop)
 
 
-def torchvision_ops(folder):
-    import torch
-
-    from tests.weights.torchvision_import import torchvision
-
-    torch.set_num_threads(1)
-    resized_crop = importlib.import_module("torchvision.transforms.v2.functional").resized_crop
-
-    def crop(content, box):
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        image = torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB)
-        return resized_crop(image, *box, [SIZE, SIZE], antialias=True)
-
-    return one_by_one(folder, crop)
-
-
 def ours_alone(folder):
     from flax_resnet.data.images import DRAWS, random_resized_crop
 
@@ -287,7 +271,6 @@ JOBS = {
         "OpenCV, reduced, linear (does not antialias)": (opencv, ("cv2",)),
         "OpenCV, reduced, area": (lambda folder: opencv(folder, "INTER_AREA"), ("cv2",)),
         "simplejpeg, OpenCV linear (does not antialias)": (simplejpeg_opencv, ("cv2",)),
-        "torchvision.io, resized_crop": (torchvision_ops, ("torchvision",)),
         "flax_resnet": (ours_alone, ()),
     },
     f"all {CORES} cores": {
