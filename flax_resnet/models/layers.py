@@ -45,8 +45,16 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       axis_name: mapped axis (``shard_map``, ``pmap``) whose devices share their statistics. Under
         ``jit`` over a mesh the batch is one array and its statistics are global without this.
+      groups: the batch is cut into so many equal parts of neighbouring examples, each normalised by
+        its own statistics ("ghost" batch norm, Hoffer et al. 2017), on any number of devices. The
+        running mean and variance take the average of the parts' means and unbiased variances; with
+        ``axis_name`` and more than one part each device holds its own parts' average, and whoever
+        maps averages over the devices, as ``train_step`` does.
       frozen_statistics: normalise by the running statistics, and leave them, even in training.
       frozen_affine: no gradient for ``scale`` and ``bias``.
+
+    Raises:
+      ValueError: ``groups`` do not divide the batch, or neither of groups and devices the other.
     """
 
     momentum: float = 0.9
@@ -54,6 +62,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    groups: int = 1
     frozen_statistics: bool = False
     frozen_affine: bool = False
     scale_init: Initializer = nn.initializers.ones
@@ -71,25 +80,48 @@ class BatchNorm(nn.Module):
 
         x = x.astype(jnp.promote_types(x.dtype, wide))
         if train and not self.frozen_statistics:
-            mean, var, count = self._batch_statistics(x)
+            here, members = self._groups_here(len(x))
+            mean, var, count = self._batch_statistics(x.reshape(here, -1, *x.shape[1:]), members)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased.mean(0)
+            if here > 1:  # to each example those of its group
+                shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+                mean, var = (jnp.repeat(v, len(x) // here, 0).reshape(shape) for v in (mean, var))
         else:
             mean, var = running_mean.value, running_var.value
         y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance of each feature, ``[C]``, and how many values they are of."""
-        axes = tuple(range(x.ndim - 1))
-        count = math.prod(x.shape[:-1])
+    def _groups_here(self, examples: int) -> tuple[int, list[list[int]]]:
+        """How many groups this device's examples make, and which devices share theirs."""
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        if self.groups % devices == 0 and examples % (self.groups // devices) == 0:
+            return self.groups // devices, [[device] for device in range(devices)]
+        if devices % self.groups == 0:
+            size = devices // self.groups
+            return 1, [list(range(first, first + size)) for first in range(0, devices, size)]
+        raise ValueError(
+            f"batch norm in {self.groups} groups does not fit {examples * devices} examples on "
+            f"{devices} devices: one of groups and devices must divide the other, and the batch"
+        )
+
+    def _batch_statistics(
+        self, x: jax.Array, members: list[list[int]]
+    ) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance of each group and feature, ``[G, C]`` of ``[G, N, ..., C]``, and
+        how many values each is of."""
+        axes = tuple(range(1, x.ndim - 1))
+        count = math.prod(x.shape[1:-1])
         mean, mean_square = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
-        if self.axis_name is not None:
-            mean, mean_square = lax.pmean((mean, mean_square), self.axis_name)
-            count *= lax.axis_size(self.axis_name)
+        if self.axis_name is not None and len(members[0]) > 1:
+            together = None if len(members) == 1 else members
+            mean, mean_square = lax.pmean(
+                (mean, mean_square), self.axis_name, axis_index_groups=together
+            )
+            count *= len(members[0])
         # One pass over the data and one collective; rounding may push a zero variance below zero.
         return mean, jnp.maximum(mean_square - jnp.square(mean), 0), count
 

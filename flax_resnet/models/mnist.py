@@ -24,6 +24,7 @@ class MnistResNet(nn.Module):
     num_classes: int = 10
     dropout: float = 0.0
     axis_name: str | None = None
+    batch_norm_groups: int = 1
     frozen_statistics: bool = False
     frozen_affine: bool = False
     norm: str = "batch"
@@ -44,6 +45,7 @@ class MnistResNet(nn.Module):
             norm = partial(
                 BatchNorm,
                 axis_name=self.axis_name,
+                groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
                 **types,

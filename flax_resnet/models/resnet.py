@@ -76,6 +76,7 @@ class ResNet(nn.Module):
         and examples are counted; ``train_step`` sets it.
       ops: how convolutions are computed on CPU: ``"auto"`` chooses, ``"jax"`` without oneDNN,
         ``"onednn"`` demands it, ``"reference"`` leaves all to XLA; see :mod:`lowerings`.
+      batch_norm_groups: parts of the batch with batch-norm statistics of their own.
       dtype, param_dtype: of the computation, of the parameters.
       remat: recompute each block in the backward pass instead of storing its activations (Chen et
         al. 2016).
@@ -110,6 +111,7 @@ class ResNet(nn.Module):
     starts_at: str | None = None
     axis_name: str | None = None
     ops: str = "auto"
+    batch_norm_groups: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -148,6 +150,7 @@ class ResNet(nn.Module):
                 momentum=self.momentum,
                 epsilon=self.epsilon,
                 axis_name=self.axis_name,
+                groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
                 **types,

@@ -1,17 +1,24 @@
 """Checkpoints of a run: the latest always, and the best by validation."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
+from jax import lax
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ..errors import UserError
+from ..models import QUICK_COMPILATION
 
 METRIC = "score"
+CHECKSUM = "checksum"
+AWAITS = "awaits_evaluation"
 
 
 class Checkpoints:
@@ -45,12 +52,32 @@ class Checkpoints:
         self._manager.wait_until_finished()
         return self._manager.best_step()
 
-    def save(self, step: int, tree: Any, score: float | None = None) -> None:
-        """Save a pytree as of ``step``, with its validation score if it was evaluated."""
-        metrics = None if score is None else {METRIC: score}
+    def save(
+        self, step: int, tree: Any, score: float | None = None, evaluated: bool = True
+    ) -> None:
+        """Save a pytree as of ``step``, with its validation score if it has one.
+
+        Args:
+          evaluated: False where the evaluation that is due at this step was not done; a later save
+            at the same step then takes this one's place.
+        """
+        if self._manager.latest_step() == step:
+            if not (evaluated and self.awaits_evaluation(step)):
+                return
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
         tree = serialization.to_state_dict(tree)
-        if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(tree), metrics=metrics)
+        self._manager.save(
+            step,
+            args=ocp.args.StandardSave(tree | {CHECKSUM: checksum(tree)}),
+            metrics=None if score is None else {METRIC: score},
+            custom_metadata={AWAITS: not evaluated},
+        )
+
+    def awaits_evaluation(self, step: int) -> bool:
+        """Whether a signal came before the evaluation that was due at that checkpoint."""
+        self._manager.wait_until_finished()
+        return bool((self._manager.metadata(step).custom_metadata or {}).get(AWAITS))
 
     def restore(self, step: int, template: Any) -> Any:
         """The pytree saved at ``step``, with the structure, types and shardings of ``template``.
@@ -61,8 +88,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         tree = serialization.to_state_dict(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        abstract[CHECKSUM] = jax.eval_shape(checksum, tree)
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            _verify(restored)
         except Exception as error:  # orbax raises many kinds, none of them for a user
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}): "
@@ -101,7 +130,10 @@ def read_variables(folder: Path) -> tuple[int, dict[str, Any]]:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                 manager.item_metadata(step).tree,
             )
-            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))["state"]
+            restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            if CHECKSUM in restored:  # not where convert wrote the run
+                _verify(restored)
+            state = restored["state"]
         except Exception as error:  # orbax raises many kinds, none of them for a user
             raise UserError(
                 f"The checkpoint {folder / str(step)} cannot be read ({_first_line(error)}): "
@@ -117,6 +149,33 @@ def write_variables(folder: Path, variables: Mapping[str, Any]) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         manager.save(0, args=ocp.args.StandardSave({"state": state}))
+
+
+@partial(jax.jit, compiler_options=QUICK_COMPILATION)
+def checksum(tree: Any) -> jax.Array:
+    """A number for each leaf that any changed bit changes, uint32 ``[leaves]``.
+
+    The sum of its words, each times an odd number of its place, modulo 2**32: the same however the
+    leaf is spread over devices. Orbax itself restores a damaged file without a word.
+    """
+    return jnp.stack([_leaf_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _leaf_checksum(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    word = jnp.dtype(f"uint{min(8 * leaf.dtype.itemsize, 32)}")
+    words = lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * size + lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+
+def _verify(restored: dict[str, Any]) -> None:
+    expected = restored.pop(CHECKSUM)
+    if not np.array_equal(jax.device_get(expected), jax.device_get(checksum(restored))):
+        raise ValueError("its checksum differs")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,24 +13,36 @@ from jax.sharding import Mesh
 from ..data import Source, eval_batches
 from .average_precision import mean_average_precision
 from .mesh import local_shard, shard_batch
+from .preemption import Stopped, StopRequest
 from .state import TrainState
-from .step import Batch, Metrics, eval_logits, eval_step, zero_metrics
+from .step import Batch, Metrics, eval_logits, eval_step
 
 Scores = dict[str, float]
 
 _NO_TX = optax.identity()
 
 
-def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh) -> Scores:
+def evaluate_split(
+    state: TrainState,
+    split: Source,
+    batch_size: int,
+    mesh: Mesh,
+    stop: StopRequest | None = None,
+) -> Scores:
     """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images.
 
     Where an image has any number of classes, also ``"map"``, the mean average precision: the
     logits of all images are kept for it, four bytes an image and class.
+
+    Raises:
+      Stopped: ``stop``, polled before each batch, says so.
     """
     state = _for_evaluation(state)
-    sums = zero_metrics()
+    sums = None
     kept = []
     for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
+        if stop is not None and stop.poll():
+            raise Stopped
         placed = shard_batch(batch, mesh)
         if batch["label"].ndim == 1:
             metrics = _jitted_eval_step(state, placed)
@@ -38,8 +50,8 @@ def evaluate_split(state: TrainState, split: Source, batch_size: int, mesh: Mesh
             metrics, logits = _jitted_eval_with_logits(state, placed)
             mine = [_all_rows(array) for array in (logits, placed["label"], placed["mask"])]
             kept.append(mine)
-        sums = jax.tree.map(jnp.add, sums, metrics)
-    if not len(split):
+        sums = metrics if sums is None else jax.tree.map(jnp.add, sums, metrics)
+    if sums is None:
         return {}
     scores = to_means(sums)
     if kept:

@@ -2,33 +2,42 @@
 
 import dataclasses
 import math
-import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from rich.console import Console
 
 from ..config import Config, check_config
 from ..data import Prefetch, train_batches
 from ..errors import UserError
-from ..report import Progress, keep_history
+from ..report import Progress
 from .checkpoint import Checkpoints
 from .clock import Clock
+from .distributed import connect, watch_peers
 from .evaluation import Scores, score_of, to_means
 from .features import keep_features, views_of
 from .head import train_head
-from .mesh import check_batch_size, data_mesh, local_shard, replicate, shard_batch
+from .mesh import data_mesh, local_shard, replicate
+from .parallel import (
+    Advance,
+    Layout,
+    choose_layout,
+    compile_step,
+    configure,
+    enter,
+    leave,
+    place_batch,
+    place_state,
+)
 from .plan import phase_told, print_plan
-from .preemption import stop_on_signal
-from .recording import HISTORY, TrainResult, evaluate_and_log, finish
+from .preemption import Stopped, StopRequest, stop_on_signal
+from .recording import TrainResult, evaluate_and_log, finish, kept_history
 from .setup import Run, prepare
 from .state import TrainState
-from .step import Metrics, train_step, zero_metrics
+from .step import Batch, Metrics, zero_metrics
 from .transfer import choose_solver
 from .workdir import open_workdir, write_description
 
@@ -42,62 +51,81 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     Raises:
       UserError: wrong settings, missing data, a workdir of another run, a loss that is not finite.
     """
-    primary = jax.process_index() == 0
     console = console or Console(highlight=False, soft_wrap=True)
+    warnings = check_config(config)
+    connect(config.parallel)
+    primary = jax.process_index() == 0
     console.quiet = console.quiet or not primary
-    for warning in check_config(config):
+    for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     if config.compile_cache is not None:
         cache = Path(config.compile_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    mesh = data_mesh()
-    check_batch_size(config.data.batch_size, mesh)
-    run = prepare(config)
-    views = views_of(run)
-    solver = choose_solver(config, views)
-    workdir = open_workdir(config)
-    if primary:
-        names, framing = run.dataset.classes, run.dataset.framing
-        write_description(workdir, names, run.preprocessing, framing)
-    print_plan(run, mesh, console)
-    if views:
-        run = keep_features(run, views, console)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        with stop_on_signal(console) as stop:
+    with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
+        layout = choose_layout(
+            config.parallel, config.data.batch_size, config.microbatches, data_mesh()
+        )
+        run = _laid_out(prepare(config), layout)
+        views = views_of(run)
+        solver = choose_solver(config, views)
+        print_plan(run, layout.mesh, console)
+        if config.dry_run:
+            return TrainResult(Path(config.workdir or "."), 0, False, None, {})
+        workdir = open_workdir(config, write=primary)
+        if primary:
+            names, framing = run.dataset.classes, run.dataset.framing
+            write_description(workdir, names, run.preprocessing, framing)
+        if views:
+            run = keep_features(run, views, console)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        try:
             if solver == "lbfgs":
                 state, step = train_head(run, workdir, checkpoints, console)
-                return finish(run, mesh, workdir, checkpoints, state, console)
-            state, step = _train(run, mesh, workdir, checkpoints, stop, console)
-            if stop.is_set() and step < run.last_step:
-                console.print(
-                    f"Stopped after step {step:,}; saved. The same command goes on from there."
-                )
-                return TrainResult(workdir, step, False, checkpoints.best_step(), {})
-            return finish(run, mesh, workdir, checkpoints, state, console)
-    finally:
-        checkpoints.close()
+                state = place_state(state, layout)
+            else:
+                state, step = _train(run, layout, workdir, checkpoints, stop, console)
+            with suppress(Stopped):
+                ended = step >= run.last_step and not checkpoints.awaits_evaluation(step)
+                if ended or solver == "lbfgs":
+                    return finish(run, layout, workdir, checkpoints, state, stop, console)
+            best = checkpoints.best_step()  # waits for the save
+            console.print(
+                f"Stopped after step {step:,}; saved. The same command goes on from there."
+            )
+            return TrainResult(workdir, step, False, best, {})
+        finally:
+            checkpoints.close()
+
+
+def _laid_out(run: Run, layout: Layout) -> Run:
+    """The run whose model, options and state are those of the layout."""
+    parts = configure(run.model, run.options, layout, run.config.microbatches)
+    run = dataclasses.replace(run, model=parts[0], options=parts[1])
+    return dataclasses.replace(run, state=run.in_phase(run.state, run.phases[0]))
 
 
 def _train(
     run: Run,
-    mesh: Mesh,
+    layout: Layout,
     workdir: Path,
     checkpoints: Checkpoints,
-    stop: threading.Event,
+    stop: StopRequest,
     console: Console,
 ) -> tuple[TrainState, int]:
     """Train to the last step, or to a signal; returns the state and the steps done."""
     config = run.config
-    start = checkpoints.latest_step() or 0
+    step = start = checkpoints.latest_step() or 0
     phase = run.phase_at(start - 1)  # as it was saved
-    state, sums = replicate((run.in_phase(run.state, phase), zero_metrics()), mesh)
+    state = place_state(run.in_phase(run.state, phase), layout)
+    sums = replicate(zero_metrics(), layout.mesh)
     if start:
         saved = checkpoints.restore(start, {"state": state, "sums": sums})
         state, sums = saved["state"], saved["sums"]
         console.print(f"Going on from the checkpoint after step {start:,} in {workdir}.")
-    past = keep_history(workdir / HISTORY, start)
-    if start >= run.last_step:
+    past = kept_history(workdir, start)
+    # A signal before or in its evaluation left that to us.
+    owed = start > 0 and checkpoints.awaits_evaluation(start)
+    if start >= run.last_step and not owed:
         return state, start
 
     batches = Prefetch(
@@ -112,30 +140,55 @@ def _train(
             size_at=run.train_size_at,
             shard=local_shard(),
         ),
-        partial(shard_batch, mesh=mesh),
+        partial(place_batch, layout=layout),
     )
-    batch = next(batches)
-    advance, size = None, None
     clock = Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
-    step = start
+
+    def settle(state: TrainState, sums: Metrics, stopping: bool) -> tuple[Metrics, bool]:
+        """Evaluate if it is time, and save; returns the sums to go on with, and whether to stop."""
+        evaluates = run.evaluation_is_due(step) or step == run.last_step
+        if evaluates and not stopping:
+            try:
+                # The history first: a run killed before the save writes its line again.
+                val = evaluate_and_log(
+                    run, layout, state, sums, step, clock, workdir, stop, console
+                )
+            except Stopped:
+                stopping = True
+            else:
+                if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
+                    sums = replicate(zero_metrics(), layout.mesh)
+                checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
+                return sums, stopping
+        checkpoints.save(step, {"state": state, "sums": sums}, evaluated=not evaluates)
+        return sums, stopping
+
+    stopping, advance, size = False, None, None
     try:
+        if owed:
+            sums, stopping = settle(state, sums, stop.poll())
+        state, sums = enter((state, sums), layout)
         with Progress(console, run.last_step, start) as progress:
-            while True:
+            while step < run.last_step and not stopping:
+                batch = next(batches)
                 if run.phase_at(step) != phase:
                     phase, advance = run.phase_at(step), None
-                    state = replicate(run.in_phase(state, phase), mesh)
+                    state = run.in_phase(leave(state, layout), phase)
+                    state = enter(place_state(state, layout), layout)
                     console.print(phase_told(phase))
                 if advance is None or size != run.train_size_at(step):
                     size = run.train_size_at(step)
                     state = dataclasses.replace(state, options=run.sized(state.options, size))
-                    advance = _compile_step(state, sums, batch, console)
+                    advance = _compile(layout, state, sums, batch, console)
                     clock.restart()
-                state, sums = advance(state, sums, batch)
+                with jax.transfer_guard("disallow"):
+                    state, sums = advance(state, sums, batch)
                 step += 1
                 clock.steps += 1
-                evaluates = run.evaluation_is_due(step) or step == run.last_step
-                if evaluates or stop.is_set() or clock.log_is_due():
-                    means = to_means(sums)
+                stopping = stop.poll()
+                pauses = stopping or run.evaluation_is_due(step) or step == run.last_step
+                if pauses or clock.log_is_due():
+                    means = to_means(leave(sums, layout))
                     _check_finite(means, step, config)
                     progress.update(
                         step,
@@ -145,33 +198,20 @@ def _train(
                         rate=clock.images_per_second,
                         wait=clock.data_wait,
                     )
-                if evaluates:
-                    # The history first: a run killed before the save writes its line again.
-                    val = evaluate_and_log(run, mesh, state, means, step, clock, workdir, console)
-                    if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
-                        sums = replicate(zero_metrics(), mesh)
-                    checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
-                elif stop.is_set() or _saves_after(step, config):
-                    checkpoints.save(step, {"state": state, "sums": sums})
-                if step == run.last_step or stop.is_set():
-                    return state, step
-                batch = next(batches)
+                if pauses or _saves_after(step, config):
+                    whole_state, whole_sums = leave((state, sums), layout)
+                    whole_sums, stopping = settle(whole_state, whole_sums, stopping)
+                    sums = enter(whole_sums, layout)
+        return leave(state, layout), step
     finally:
         batches.close()
 
 
-def _compile_step(state: TrainState, sums: Metrics, batch: Any, console: Console) -> Any:
-    """``(state, sums, batch) -> (state, sums)``, compiled; state and sums are donated."""
-
-    def advance(state: TrainState, sums: Metrics, batch: Any) -> tuple[TrainState, Metrics]:
-        state, metrics = train_step(state, batch)
-        return state, jax.tree.map(jnp.add, sums, metrics)
-
+def _compile(
+    layout: Layout, state: TrainState, sums: Metrics, batch: Batch, console: Console
+) -> Advance:
     began = time.perf_counter()
-    # Out as in: otherwise the compiler may lay the new state out differently from the donated one.
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, sums))
-    jitted = jax.jit(advance, donate_argnums=(0, 1), out_shardings=shardings)
-    compiled = jitted.lower(state, sums, batch).compile()
+    compiled = compile_step(layout, state, sums, batch)
     console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
     return compiled
 

@@ -7,7 +7,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..data import Shard
-from ..errors import UserError
 
 DATA_AXIS = "data"
 
@@ -22,17 +21,6 @@ def data_mesh() -> Mesh:
 def local_shard() -> Shard:
     """The part of every batch that this process makes."""
     return Shard(jax.process_index(), jax.process_count())
-
-
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the global batch divides evenly among the devices."""
-    devices = mesh.devices.size
-    if batch_size % devices:
-        nearest = max(devices, round(batch_size / devices) * devices)
-        raise UserError(
-            f"Batch size {batch_size} does not divide among {devices} devices: "
-            f"use --data.batch-size {nearest}."
-        )
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

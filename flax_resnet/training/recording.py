@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 from rich.console import Console
 
-from ..report import append_history, keep_history, results_table
+from ..report import Entry, append_history, keep_history, read_history, results_table
 from .checkpoint import Checkpoints
 from .clock import Clock
-from .evaluation import Scores, evaluate_split
+from .evaluation import Scores, evaluate_split, to_means
 from .mesh import replicate
+from .parallel import Layout, place_state
+from .preemption import StopRequest
 from .run_report import write_run_report
 from .setup import Run
 from .state import TrainState
-from .step import zero_metrics
+from .step import Metrics, zero_metrics
 
 HISTORY = "history.jsonl"
 
@@ -40,19 +41,34 @@ class TrainResult:
     test: Scores
 
 
+def kept_history(workdir: Path, step: int) -> list[Entry]:
+    """The lines of the history up to ``step``; what a resumed run will write again is cut off."""
+    if jax.process_index() == 0:
+        return keep_history(workdir / HISTORY, step)
+    return [line for line in read_history(workdir / HISTORY) if line["step"] <= step]
+
+
 def evaluate_and_log(
     run: Run,
-    mesh: Mesh,
+    layout: Layout,
     state: TrainState,
-    train_means: Scores,
+    train_sums: Metrics,
     step: int,
     clock: Clock,
     workdir: Path,
+    stop: StopRequest,
     console: Console,
 ) -> Scores:
-    """Evaluate the validation images; a line of the history and one on the console."""
+    """Evaluate the validation images; a line of the history and one on the console.
+
+    Raises:
+      Stopped: the run is to stop; nothing was written.
+    """
     rate, wait = clock.images_per_second, clock.data_wait
-    val = evaluate_split(state, run.dataset.validation, run.config.data.batch_size, mesh)
+    train_means = to_means(train_sums)
+    val = evaluate_split(
+        state, run.dataset.validation, run.config.data.batch_size, layout.mesh, stop
+    )
     entry = {
         "step": step,
         "epoch": run.ends_epoch(step) or round(run.epoch_at(step), 4),
@@ -79,29 +95,34 @@ def evaluate_and_log(
 
 def finish(
     run: Run,
-    mesh: Mesh,
+    layout: Layout,
     workdir: Path,
     checkpoints: Checkpoints,
     state: TrainState,
+    stop: StopRequest,
     console: Console,
 ) -> TrainResult:
-    """Evaluate the best and the last checkpoint on the test images; table and last history line."""
+    """Evaluate the best and the last checkpoint on the test images; table and last history line.
+
+    Raises:
+      Stopped: the run is to stop; the same call does the rest.
+    """
     data, batch_size = run.dataset, run.config.data.batch_size
     last = int(state.step)
     best = checkpoints.best_step() or last
-    past = keep_history(workdir / HISTORY, last)
+    past = kept_history(workdir, last)
     seconds = past[-1]["time"] if past else 0.0
     val = {
         line["step"]: {name[4:]: line[name] for name in line if name.startswith("val_")}
         for line in past
         if "val_top1" in line
     }
-    tested = {last: evaluate_split(state, data.test, batch_size, mesh)}
+    tested = {last: evaluate_split(state, data.test, batch_size, layout.mesh, stop)}
     if best != last:
-        was = run.in_phase(state, run.phase_at(best - 1))
-        template = replicate({"state": was, "sums": zero_metrics()}, mesh)
+        was = place_state(run.in_phase(state, run.phase_at(best - 1)), layout)
+        template = {"state": was, "sums": replicate(zero_metrics(), layout.mesh)}
         state = checkpoints.restore(best, template)["state"]
-        tested[best] = evaluate_split(state, data.test, batch_size, mesh)
+        tested[best] = evaluate_split(state, data.test, batch_size, layout.mesh, stop)
     rows = {
         name: (step, val.get(step), tested[step])
         for name, step in {"best": best, "last": last}.items()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import NamedSharding
 
 from .freezing import Trainable, partition
 
@@ -34,6 +35,12 @@ class StepOptions:
         trained; None trains all. What is not keeps its bits, is not differentiated and has no part
         in the optimiser's state. Batch norm's running statistics are the model's business
         (``frozen_until``, ``frozen_statistics``).
+      microbatches: cut the batch into so many parts, run one after the other, to save memory: the
+        gradient is that of the whole batch. Part ``k`` of ``K`` holds every ``K``-th example from
+        the ``k``-th on. Each part has its own batch-norm statistics, and the running ones take them
+        in order; dropout draws anew for each part.
+      gathered: under ``jit`` with parameters spread over the devices, the (replicated) sharding in
+        which the forward and backward pass use them.
     """
 
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
@@ -45,6 +52,8 @@ class StepOptions:
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     trainable: Trainable | None = None
+    microbatches: int = 1
+    gathered: NamedSharding | None = None
 
 
 @struct.dataclass

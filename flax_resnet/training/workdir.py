@@ -11,7 +11,7 @@ from ..data import Framing, Preprocessing
 from ..errors import UserError
 
 
-def open_workdir(config: Config) -> Path:
+def open_workdir(config: Config, write: bool = True) -> Path:
     """The run's folder, made if need be, with ``config.json`` in it.
 
     Raises:
@@ -41,7 +41,8 @@ def open_workdir(config: Config) -> Path:
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        if write:  # of several processes only the first
+            write_json(path, settings)
     except OSError as error:
         raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
     return workdir

@@ -5,15 +5,8 @@ overrides any field (``--optimizer.learning-rate 0.1``). Epochs count passes ove
 set, rates are fractions.
 """
 
-import dataclasses
-import difflib
-import json
-import runpy
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-from .errors import UserError
+from typing import Literal
 
 # Of each channel on the scale 0 to 1, as all published weights for ImageNet expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -143,6 +136,9 @@ class OptimizerConfig:
     """adam adds weight decay to the gradient, as torch's; adamw decouples it."""
     learning_rate: float = 0.1
     """The rate after warm-up."""
+    base_batch_size: int | None = None
+    """The batch size that learning_rate is meant for: it is multiplied by batch size / this (Goyal
+    et al. 2017). None: it is taken as it is."""
     momentum: float = 0.9
     """Of sgd."""
     nesterov: bool = True
@@ -196,6 +192,28 @@ class TransferConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Devices and hosts; see docs/pods.md."""
+
+    mode: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
+    """How the step is compiled: auto takes shard_map where batch norm is not global, else jit."""
+    batch_norm: str = "global"
+    """Whose statistics batch norm uses: global, per_device, or groups:N, the batch in N parts."""
+    shard_params: bool = False
+    """Spread parameters and optimiser state over the devices: less memory on each."""
+    distributed: Literal["auto", "off"] = "auto"
+    """auto: find the other processes on TPU pods, under SLURM, Open MPI and in Kubernetes jobs."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing is found by itself."""
+    processes: int | None = None
+    """How many processes there are, with coordinator."""
+    process: int | None = None
+    """The number of this one, from 0, with coordinator."""
+    timeout: int = 100
+    """Seconds after which a process that is not heard of counts as dead."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -204,6 +222,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     epochs: int = 10
     """Passes over the training images."""
     max_steps: int | None = None
@@ -223,132 +242,21 @@ class Config:
     """The run's folder; default runs/NAME. A started run in it goes on where it stopped."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation images."""
+    microbatches: int = 1
+    """Parts that a step's batch is cut into, one after the other, to save memory."""
     save_every_steps: int | None = None
     """Save also every so many steps; a checkpoint is saved at each evaluation in any case."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"
     """Folder of compiled programs, for quick restarts; None for none."""
+    dry_run: bool = False
+    """Print the plan of memory, communication and scaling, and stop."""
 
 
 # What may change when a run is taken up again: none of it changes the numbers of a step, but for
-# rounding.
+# rounding and, with batch norm per device, the number of devices.
 FREE_ON_RESUME = (
-    "model.ops",
-    "data.dir",
-    "data.download",
-    "max_steps",
-    "workdir",
-    "compile_cache",
+    *("model.ops", "data.dir", "data.download", "max_steps", "workdir", "compile_cache", "dry_run"),
     "transfer.feature_cache",
+    *(f"parallel.{name}" for name in ("mode", "shard_params", "distributed", "coordinator")),
+    *(f"parallel.{name}" for name in ("processes", "process", "timeout")),
 )
-
-
-def config_folders() -> list[Path]:
-    """Where recipes are looked for: the working directory's, then those shipped."""
-    package = Path(__file__).resolve().parent
-    return [Path("configs"), package.parent / "configs", package / "configs"]
-
-
-def list_configs() -> list[str]:
-    """Names of the recipes, sorted."""
-    return sorted({path.stem for folder in config_folders() for path in folder.glob("*.py")})
-
-
-def load_config(name: str) -> Config:
-    """The recipe ``name``: a name in ``configs/`` or the path of a file.
-
-    Its ``workdir`` defaults to ``runs/NAME``.
-
-    Raises:
-      UserError: there is no such recipe (the nearest names are given), or the file has no
-        ``config``.
-    """
-    candidates = [Path(name), *(folder / f"{name}.py" for folder in config_folders())]
-    path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
-    if path is None:
-        known = list_configs()
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}."
-        raise UserError(f"There is no config {name!r}: {hint}", exit_code=2)
-    config = runpy.run_path(str(path)).get("config")
-    if not isinstance(config, Config):
-        raise UserError(f"{path} does not set `config = Config(...)`.", exit_code=2)
-    return dataclasses.replace(config, workdir=config.workdir or f"runs/{path.stem}")
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Fields by dotted name, ``{"optimizer.learning_rate": 0.1, ...}``, as JSON has them."""
-    flat: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(config).items():
-        inner = value.items() if isinstance(value, dict) else ((None, value),)
-        for key, leaf in inner:
-            flat[f"{name}.{key}" if key else name] = json.loads(json.dumps(leaf))
-    return flat
-
-
-def check_config(config: Config) -> list[str]:
-    """Warnings about values that are possible but far from what trains.
-
-    Raises:
-      UserError: a value is impossible.
-    """
-    positive = {
-        "epochs": config.epochs,
-        "data.batch-size": config.data.batch_size,
-        "evaluate-every": config.evaluate_every,
-        "optimizer.learning-rate": config.optimizer.learning_rate,
-        "augment.repeats": config.augment.repeats,
-        **{f"data.train-sizes of epoch {at}": size for at, size in config.data.train_sizes},
-    }
-    if config.max_steps is not None:
-        positive["max-steps"] = config.max_steps
-    if config.save_every_steps is not None:
-        positive["save-every-steps"] = config.save_every_steps
-    if config.data.image_size is not None:
-        positive["data.image-size"] = config.data.image_size
-    for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
-    fractions = {
-        "data.validation": config.data.validation,
-        "label-smoothing": config.label_smoothing,
-        "ema-decay": config.ema_decay or 0.0,
-        "model.stochastic-depth": config.model.stochastic_depth or 0.0,
-        "model.dropout": config.model.dropout or 0.0,
-        "model.block-dropout": config.model.block_dropout or 0.0,
-    }
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
-    epochs = [epoch for epoch, _ in config.data.train_sizes]
-    if epochs != sorted(set(epochs)) or min(epochs, default=0) < 0:
-        raise UserError(
-            f"--data.train-sizes begin at epochs {', '.join(map(str, epochs))}; they must rise.",
-            exit_code=2,
-        )
-    if config.data.batch_size % config.augment.repeats:
-        raise UserError(
-            f"--augment.repeats is {config.augment.repeats}; --data.batch-size "
-            f"{config.data.batch_size} must be a multiple of it.",
-            exit_code=2,
-        )
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
-    if config.optimizer.weight_decay < 0:
-        raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
-    usual_rate = 2.0 if config.optimizer.name == "sgd" else 0.02
-    warnings = []
-    if not usual_rate * 1e-5 <= config.optimizer.learning_rate <= usual_rate:
-        warnings.append(
-            f"learning rate {config.optimizer.learning_rate:g} is far from what trains with "
-            f"{config.optimizer.name} ({usual_rate * 1e-5:g} to {usual_rate:g})"
-        )
-    if config.optimizer.weight_decay > 0.01 and config.optimizer.name != "adamw":
-        warnings.append(
-            f"weight decay {config.optimizer.weight_decay:g} is far above the usual 1e-5 to 1e-3"
-        )
-    if not 8 <= config.data.batch_size <= 8192:
-        warnings.append(
-            f"batch size {config.data.batch_size} is far from the usual 8 to 8192; "
-            "batch norm and the learning rate depend on it"
-        )
-    return warnings

@@ -1,0 +1,35 @@
+"""The settings of a training run: the only place with defaults."""
+
+from .check import check_config
+from .fields import (
+    FREE_ON_RESUME,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TransferConfig,
+)
+from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
+
+__all__ = [
+    "FREE_ON_RESUME",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "TransferConfig",
+    "check_config",
+    "config_folders",
+    "flatten",
+    "list_configs",
+    "load_config",
+    "scaled_learning_rate",
+]

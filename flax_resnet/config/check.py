@@ -1,0 +1,86 @@
+"""Which settings are impossible, and which are merely odd."""
+
+import re
+
+from ..errors import UserError
+from .fields import Config
+from .recipes import scaled_learning_rate
+
+
+def check_config(config: Config) -> list[str]:
+    """Warnings about values that are possible but far from what trains.
+
+    Raises:
+      UserError: a value is impossible.
+    """
+    positive = {
+        "epochs": config.epochs,
+        "data.batch-size": config.data.batch_size,
+        "evaluate-every": config.evaluate_every,
+        "optimizer.learning-rate": config.optimizer.learning_rate,
+        "augment.repeats": config.augment.repeats,
+        **{f"data.train-sizes of epoch {at}": size for at, size in config.data.train_sizes},
+    }
+    positive |= {"microbatches": config.microbatches, "parallel.timeout": config.parallel.timeout}
+    if config.optimizer.base_batch_size is not None:
+        positive["optimizer.base-batch-size"] = config.optimizer.base_batch_size
+    if config.max_steps is not None:
+        positive["max-steps"] = config.max_steps
+    if config.save_every_steps is not None:
+        positive["save-every-steps"] = config.save_every_steps
+    if config.data.image_size is not None:
+        positive["data.image-size"] = config.data.image_size
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
+    fractions = {
+        "data.validation": config.data.validation,
+        "label-smoothing": config.label_smoothing,
+        "ema-decay": config.ema_decay or 0.0,
+        "model.stochastic-depth": config.model.stochastic_depth or 0.0,
+        "model.dropout": config.model.dropout or 0.0,
+        "model.block-dropout": config.model.block_dropout or 0.0,
+    }
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
+    epochs = [epoch for epoch, _ in config.data.train_sizes]
+    if epochs != sorted(set(epochs)) or min(epochs, default=0) < 0:
+        raise UserError(
+            f"--data.train-sizes begin at epochs {', '.join(map(str, epochs))}; they must rise.",
+            exit_code=2,
+        )
+    if config.data.batch_size % config.augment.repeats:
+        raise UserError(
+            f"--augment.repeats is {config.augment.repeats}; --data.batch-size "
+            f"{config.data.batch_size} must be a multiple of it.",
+            exit_code=2,
+        )
+    if not re.fullmatch(r"global|per_device|groups:[1-9]\d*", config.parallel.batch_norm):
+        raise UserError(
+            f"--parallel.batch-norm is {config.parallel.batch_norm!r}; it must be global, "
+            "per_device or groups:N.",
+            exit_code=2,
+        )
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
+    if config.optimizer.weight_decay < 0:
+        raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
+    rate = scaled_learning_rate(config)
+    usual_rate = 2.0 if config.optimizer.name == "sgd" else 0.02
+    warnings = []
+    if not usual_rate * 1e-5 <= rate <= usual_rate:
+        warnings.append(
+            f"learning rate {rate:g} is far from what trains with "
+            f"{config.optimizer.name} ({usual_rate * 1e-5:g} to {usual_rate:g})"
+        )
+    if config.optimizer.weight_decay > 0.01 and config.optimizer.name != "adamw":
+        warnings.append(
+            f"weight decay {config.optimizer.weight_decay:g} is far above the usual 1e-5 to 1e-3"
+        )
+    if not 8 <= config.data.batch_size <= 8192:
+        warnings.append(
+            f"batch size {config.data.batch_size} is far from the usual 8 to 8192; "
+            "batch norm and the learning rate depend on it"
+        )
+    return warnings

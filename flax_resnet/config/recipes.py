@@ -1,0 +1,61 @@
+"""Recipes: found by name, read, and written as flat JSON."""
+
+import dataclasses
+import difflib
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .fields import Config
+
+
+def config_folders() -> list[Path]:
+    """Where recipes are looked for: the working directory's, then those shipped."""
+    package = Path(__file__).resolve().parents[1]
+    return [Path("configs"), package.parent / "configs", package / "configs"]
+
+
+def list_configs() -> list[str]:
+    """Names of the recipes, sorted."""
+    return sorted({path.stem for folder in config_folders() for path in folder.glob("*.py")})
+
+
+def load_config(name: str) -> Config:
+    """The recipe ``name``: a name in ``configs/`` or the path of a file.
+
+    Its ``workdir`` defaults to ``runs/NAME``.
+
+    Raises:
+      UserError: there is no such recipe (the nearest names are given), or the file has no
+        ``config``.
+    """
+    candidates = [Path(name), *(folder / f"{name}.py" for folder in config_folders())]
+    path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
+    if path is None:
+        known = list_configs()
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}."
+        raise UserError(f"There is no config {name!r}: {hint}", exit_code=2)
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path} does not set `config = Config(...)`.", exit_code=2)
+    return dataclasses.replace(config, workdir=config.workdir or f"runs/{path.stem}")
+
+
+def scaled_learning_rate(config: Config) -> float:
+    """The rate after warm-up at this batch size, see ``base_batch_size``."""
+    optimizer = config.optimizer
+    base = optimizer.base_batch_size or config.data.batch_size
+    return optimizer.learning_rate * config.data.batch_size / base
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Fields by dotted name, ``{"optimizer.learning_rate": 0.1, ...}``, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        inner = value.items() if isinstance(value, dict) else ((None, value),)
+        for key, leaf in inner:
+            flat[f"{name}.{key}" if key else name] = json.loads(json.dumps(leaf))
+    return flat

@@ -1,0 +1,32 @@
+"""What the devices of a compiled program say to each other."""
+
+import math
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One operation among devices in a compiled program: its kind, and the bytes it moves."""
+
+    kind: str
+    bytes: int
+
+
+_COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?)\s(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
+
+
+def collectives_of(program: str) -> list[Collective]:
+    """The collective operations of a compiled program's text (HLO)."""
+    found = []
+    for match in _COLLECTIVE.finditer(program):
+        size = 0
+        for _, bits, shape in _ARRAY.findall(match[1]):
+            elements = math.prod(int(side) for side in shape.split(",") if side)
+            size += elements * int(bits or 8) // 8
+        found.append(Collective(match[2], size))
+    return found
