@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .blocks import Conv, ConvSpec, ResidualBlock, block_layout
 from .layers import BatchNorm, Dropout, FoldedNorm, dense_init
+from .lowerings import max_pool
 
 
 class MnistResNet(nn.Module):
@@ -65,7 +66,7 @@ class MnistResNet(nn.Module):
         ``"pooled"`` ``[N, H * W * C]``."""
 
         def pool(y: jax.Array) -> jax.Array:
-            return nn.max_pool(nn.relu(y), (2, 2), (2, 2))
+            return max_pool(nn.relu(y), 2, 2, ops=self.ops)
 
         stem = pool(self.bn1(self.conv1(x), train))
         layer1 = self.layer1[0](stem, train)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from .blocks import EXPANSION, Conv, ConvSpec, ResidualBlock, block_layout
 from .layers import BatchNorm, Dropout, FoldedNorm, GroupNorm, dense_bias_init, dense_init
-from .lowerings import OPS
+from .lowerings import OPS, max_pool
 
 CHOICES = {
     "block": tuple(EXPANSION),
@@ -240,7 +240,7 @@ class ResNet(nn.Module):
         if self.version != "v2":
             x = nn.relu(self.bn1(x, train))
         if self.stem != "cifar":
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, 1, self.ops)
         return x
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 import flax_resnet as fr
-from flax_resnet.models.lowerings import Convolution, choose, convolve, grouped
+from flax_resnet.models.lowerings import Convolution, choose, convolve, grouped, max_pool
 from flax_resnet.models.lowerings.onednn import is_available
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rows are for the CPU")
@@ -221,3 +221,22 @@ def test_a_net_and_its_gradients_are_the_same_in_every_mode(groups):
             for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
                 scale = max(1.0, float(jnp.abs(b).max()))
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_kernels_that_all_devices_share_get_the_sum_of_their_gradients(groups):
+    """Inside shard_map, where the kernel is replicated and the images are not."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    x, kernel = map(jnp.float32, operands(groups=groups))
+
+    def loss(kernel, x, ops):
+        y = convolve(Convolution(x, kernel, 2, 1, groups), ops)
+        return jnp.sum(jnp.square(max_pool(y, 3, 2, 1, ops)))
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(whole, split), out_specs=whole)
+    def gradient(kernel, x):
+        return jax.grad(loss)(kernel, x, "jax")
+
+    wanted = jax.grad(loss)(kernel, x, "reference")
+    np.testing.assert_allclose(jax.jit(gradient)(kernel, x), wanted, rtol=1e-4, atol=1e-4)

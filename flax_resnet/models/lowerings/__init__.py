@@ -5,6 +5,7 @@ computed how.
 """
 
 from .convolution import Convolution, Lowering
+from .pooling import max_pool
 from .table import OPS, choose, convolve
 
-__all__ = ["OPS", "Convolution", "Lowering", "choose", "convolve"]
+__all__ = ["OPS", "Convolution", "Lowering", "choose", "convolve", "max_pool"]

@@ -66,6 +66,17 @@ def reference(conv: Convolution) -> jax.Array:
     )
 
 
+def alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
+    gradient rules of our own must return gradients that vary as their operands do."""
+    varying = [jax.typeof(array).mat.varying for array in arrays]
+    everywhere = frozenset().union(*varying)
+    return [
+        lax.pcast(array, tuple(everywhere - axes), to="varying") if everywhere - axes else array
+        for array, axes in zip(arrays, varying, strict=True)
+    ]
+
+
 def check(conv: Convolution) -> None:
     """Raises ValueError or TypeError, in one sentence, for operands that do not fit together."""
     x, kernel, groups = conv.x, conv.kernel, conv.groups

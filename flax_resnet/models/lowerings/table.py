@@ -7,7 +7,7 @@ holds every row, values and gradients, to the meaning (``convolution.reference``
 
 import jax
 
-from . import grouped, onednn, pointwise
+from . import grouped, onednn, pointwise, strided
 from .convolution import Convolution, Lowering, check, reference
 
 # Which families of lowerings a value of ``ops`` admits.
@@ -23,6 +23,7 @@ TABLE: tuple[Lowering, ...] = (
     *onednn.LOWERINGS,
     *pointwise.LOWERINGS,
     *grouped.LOWERINGS,
+    *strided.LOWERINGS,
 )
 
 REFERENCE = Lowering("XLA's own", "jax", "any", lambda conv: True, reference)

@@ -1,0 +1,62 @@
+"""Max-pool beside a search in NumPy: values, and gradients to the first maximum of each window."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flax_resnet.models.lowerings import max_pool
+
+
+def searched(x, gradient_of, window, stride, padding):
+    """Maxima of all windows, and where ``gradient_of(their shape)`` goes."""
+    n, height, width, channels = x.shape
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(x, sides, constant_values=-np.inf)
+    rows, columns = ((size + 2 * padding - window) // stride + 1 for size in (height, width))
+    values = np.empty((n, rows, columns, channels), x.dtype)
+    gradient, into = gradient_of(values.shape), np.zeros(padded.shape)
+    for image, row, column, channel in np.ndindex(values.shape):
+        top, left = row * stride, column * stride
+        tile = padded[image, top : top + window, left : left + window, channel]
+        i, j = np.unravel_index(np.argmax(tile), tile.shape)
+        values[image, row, column, channel] = tile[i, j]
+        into[image, top + i, left + j, channel] += gradient[image, row, column, channel]
+    return values, into[:, padding : padding + height, padding : padding + width]
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    pool=st.sampled_from([(3, 2, 1), (2, 2, 0), (3, 1, 1), (3, 3, 0), (2, 3, 0), (4, 2, 1)]),
+    levels=st.sampled_from([2, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_values_and_gradients_are_those_of_a_search(size, pool, levels, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-levels, levels, (2, *size, 3)).astype(np.float32)  # few levels: many ties
+
+    def gradient_of(shape):
+        return np.random.default_rng(seed + 1).integers(-9, 9, shape).astype(np.float32)
+
+    values, into = searched(x, gradient_of, *pool)
+    for ops in ("jax", "reference"):
+        got, pull = jax.vjp(lambda x, ops=ops: max_pool(x, *pool, ops), jnp.asarray(x))
+        np.testing.assert_array_equal(got, values)
+        np.testing.assert_array_equal(pull(gradient_of(values.shape))[0], into)
+        np.testing.assert_array_equal(max_pool(jnp.asarray(x), *pool, ops), values)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_types_are_kept(dtype):
+    x = jnp.ones((1, 6, 6, 2), dtype)
+    gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1, "jax").sum())(x)
+    assert max_pool(x, 3, 2, 1, "jax").dtype == gradient.dtype == dtype
+
+
+def test_a_nan_is_the_maximum():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
+    values, _ = jax.vjp(lambda x: max_pool(x, 2, 2, 0, "jax"), x)
+    np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True], [False, False]])
