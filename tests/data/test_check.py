@@ -259,6 +259,15 @@ def test_examples_are_spread_over_the_class(tmp_path):
     assert [sheet[8, 160 + 16 * n + 8, 0] for n in range(3)] == [0, 80, 160]
 
 
+def test_long_names_of_classes_stay_in_their_column(tmp_path):
+    for name in ("n" * 200, "b"):
+        save(tmp_path, f"train/{name}/1.png", Image.new("RGB", (9, 9), "red"))
+    contact_sheet(find_images(tmp_path, ratios=(1, 0, 0)), tmp_path / "s.png", per_class=1, tile=40)
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    assert sheet.shape == (2 * 48, 160 + 48, 3)
+    assert (sheet[:, 157:163] == 255).all() and (sheet[48:, 130:156] < 100).any()
+
+
 @pytest.mark.parametrize("name", ["sheet.docx", "sheet"])
 def test_a_picture_of_no_known_format_is_refused(tmp_path, name):
     save(tmp_path, "a/1.png", photo(1))

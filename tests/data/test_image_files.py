@@ -110,6 +110,37 @@ def test_closed_it_gathers_no_more(records):
         source.gather([0])
 
 
+def test_files_of_all_formats_and_modes_make_one_batch(tmp_path):
+    """Of one colour each, which comes out, up to what a JPEG loses and CMYK mixes."""
+    colour = Image.new("RGB", (20, 12), (200, 100, 50))
+    grey = Image.new("L", (12, 20), 120)
+    deep = Image.fromarray(np.full((9, 9), 120 * 257, np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made = {
+        "a.jpg": (colour, {}),
+        "b.PNG": (colour.convert("RGBA"), {}),
+        "c.webp": (colour, {"lossless": True}),
+        "d.bmp": (colour, {}),
+        "e.gif": (colour.quantize(4), {"save_all": True, "append_images": [grey]}),
+        "f.jpeg": (colour.convert("CMYK"), {}),
+        "g.jpg": (colour, {"exif": turned}),
+        "h.tif": (colour, {}),
+        "i.png": (grey, {}),
+        "j.png": (deep, {}),
+        "k.png": (grey.convert("LA"), {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(tmp_path / name, **options)
+    labels = np.arange(len(made), dtype=np.int32)
+    source = files(Records(tuple(str(tmp_path / name) for name in made), labels))
+    expected = np.array([(200, 100, 50)] * 8 + [(120, 120, 120)] * 3)
+    for draws in (None, np.random.default_rng(0).random((len(made), CROP_DRAWS))):
+        batch = source.gather(labels, draws)
+        assert np.abs(batch["image"] - expected[:, None, None]).max() <= 4
+    assert source.bad == {}
+
+
 # --- Files that cannot be read -----------------------------------------------
 
 
@@ -131,7 +162,7 @@ def test_in_evaluation_bad_files_are_masked_and_named(records):
     assert np.flatnonzero(~batch["mask"]).tolist() == sorted(BAD)
     assert not batch["image"][~batch["mask"]].any()
     assert batch["label"].tolist() == list(range(COUNT))
-    assert list(source.bad) == [records.paths[n] for n in sorted(BAD)]
+    assert sorted(source.bad) == [records.paths[n] for n in sorted(BAD)]
     assert "truncated" in source.bad[records.paths[4]]
     seen = [b["label"][b["mask"]] for b in eval_batches(source, batch_size=4)]
     assert np.concatenate(seen).tolist() == [n for n in range(COUNT) if n not in BAD]

@@ -15,6 +15,7 @@ from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.data import load_dataset
 from flax_resnet.data.prepare import preparable_names, prepare
+from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.data.tfds_folder import find_prepared
 from flax_resnet.download import PublishedFile
@@ -88,6 +89,16 @@ def test_the_sets_that_can_be_prepared():
 
 # --- Several at once -----------------------------------------------------------
 
+
+def assert_whole(data_dir):
+    """The prepared set has all of the made archive's records, with their labels."""
+    splits = open_prepared("cifar10", data_dir).splits
+    for split, count in (("train", 200), ("test", 40)):
+        batch = splits[split].gather(range(count))
+        assert len(splits[split]) == count
+        assert batch["label"].tolist() == [number % 10 for number in range(count)]
+
+
 COMMAND = "from flax_resnet.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
@@ -116,7 +127,7 @@ def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
     assert [out for out, _ in told] == [f"{folder}\n"] * 2
     done = sorted("prepared already" in err for _, err in told)
     assert done == [False, True]
-    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+    assert_whole(tmp_path)
     left = {path.name for path in folder.parent.iterdir()}
     assert left <= {"3.0.2", ".prepare.lock"}
 
@@ -130,7 +141,7 @@ def test_what_a_killed_process_left_does_not_keep_out(tmp_path, place_cifar10):
     (home / "incomplete.3.0.2").mkdir()
     (home / "incomplete.3.0.2" / "cifar10-train.array_record-00000-of-00001").write_bytes(b"half")
     prepare("cifar10", archive, tmp_path)
-    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+    assert_whole(tmp_path)
 
 
 # --- Where it cannot be written --------------------------------------------------
@@ -148,6 +159,33 @@ def test_a_folder_that_cannot_be_made(tmp_path, place_cifar10):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot be written .*choose another folder"):
         prepare("cifar10", place_cifar10(tmp_path), tmp_path / "file")
+
+
+def test_a_full_disk_loses_nothing_and_other_originals_begin_anew(
+    tmp_path, place_cifar10, cifar10, archive
+):
+    """The disk's place is taken by the largest file that the process may write."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    folder = tmp_path / "extracted"
+    folder.mkdir()
+    for name, content in cifar10.items():
+        (folder / name).write_bytes(content)
+    try:
+        with pytest.raises(UserError, match="make room or choose another folder") as caught:
+            prepare("cifar10", folder, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value) and "goes on where it stopped" in str(caught.value)
+    assert find_prepared("cifar10", tmp_path) is None
+    other = place_cifar10(
+        tmp_path, archive(cifar10 | {"test_batch.bin": cifar10["data_batch_1.bin"]})
+    )
+    prepare("cifar10", other, tmp_path)
+    splits = open_prepared("cifar10", tmp_path).splits
+    test, train = splits["test"].gather(range(40)), splits["train"].gather(range(40))
+    np.testing.assert_array_equal(test["image"], train["image"])
 
 
 # --- Downloaded ------------------------------------------------------------------
@@ -200,7 +238,7 @@ def test_a_dropped_download_is_resumed_and_prepared(server, tmp_path, cifar10_ar
     archive = tmp_path / "downloads" / "cifar10" / "cifar-10-binary.tar.gz"
     assert archive.read_bytes() == cifar10_archive
     assert "by checksum not" not in console.text()
-    assert len(load_dataset("cifar10", tmp_path, validation=0.0, download=False).train) == 200
+    assert_whole(tmp_path)
 
 
 def test_a_download_of_wrong_bytes_is_refused(server, tmp_path):
