@@ -101,3 +101,21 @@ def test_train_py_is_the_train_command(repository):
     )
     assert done.returncode == 2
     assert "no config 'no_such_config'" in done.stderr
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys; from flax_resnet.cli import main; main(['--help'])\n"
+    code += "try: main(['predict', '--help'])\nexcept SystemExit: print('jax' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_public_names_are_there():
+    import flax_resnet
+
+    for name in flax_resnet.__all__:
+        assert getattr(flax_resnet, name) is not None
+        assert name in dir(flax_resnet)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = flax_resnet.nothing
