@@ -42,13 +42,18 @@ def ours(paths, state_dict):
 class Photos:
     """The data set of the PyTorch script."""
 
-    def __init__(self, paths, transform):
-        self._paths, self._transform = paths, transform
+    def __init__(self, paths):
+        self._paths, self._transform = paths, None
 
     def __len__(self):
         return len(self._paths)
 
     def __getitem__(self, index):
+        if self._transform is None:  # in the worker
+            from tests.weights.torchvision_import import torchvision
+
+            weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
+            self._transform = weights.transforms()
         return self._transform(Image.open(self._paths[index]).convert("RGB"))
 
 
@@ -58,9 +63,8 @@ def torchs(paths, state_dict):
 
     from tests.weights.torchvision_import import torchvision
 
-    transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
     loader = DataLoader(
-        Photos(paths, transform),
+        Photos(paths),
         batch_size=32,
         num_workers=2,
         persistent_workers=True,
