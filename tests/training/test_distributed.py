@@ -1,0 +1,159 @@
+"""Runs of two processes on this machine's loopback, two devices each; of one, three and eight."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import flax_resnet as fr
+
+ROOT = Path(fr.__file__).parents[1]
+SETTINGS = (
+    *("--config", "digits", "--model.name", "resnet8", "--data.batch-size", "144"),
+    *("--optimizer.schedule", "constant", "--compile-cache", "None", "--evaluate-every", "100"),
+)
+
+
+def start(workdir, *settings, devices=1):
+    """A training process of so many devices."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-m", "flax_resnet.cli", "train", *SETTINGS]
+    return subprocess.Popen(
+        [*command, "--workdir", str(workdir), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+
+
+def start_two(workdir, *settings):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    joint = ("--parallel.coordinator", f"127.0.0.1:{port}", "--parallel.processes", "2")
+    return [
+        start(workdir, *joint, "--parallel.process", str(number), *settings, devices=2)
+        for number in range(2)
+    ]
+
+
+def finish(*processes, seconds=300):
+    """Exit codes and output of the processes."""
+    try:
+        outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
+
+
+def history(workdir):
+    return [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+
+
+def arrays(workdir, step):
+    """The state saved at a step, read on one device whatever devices wrote it."""
+    path, reader = workdir / "checkpoints" / str(step) / "default", ocp.StandardCheckpointer()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        reader.metadata(path).item_metadata.tree,
+    )
+    tree = reader.restore(path, target)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree["state"])]
+
+
+def wait_for(path, *processes, seconds=200):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    codes, outputs = finish(*start_two(two, "--max-steps", "4"))
+    assert codes == [0, 0], outputs
+    assert "4 CPU devices" in outputs[0]
+    assert "loss" not in outputs[1]  # process 0 alone reports
+    codes, outputs = finish(start(one, "--max-steps", "4", devices=4))
+    assert codes == [0], outputs
+    for ours, theirs in zip(history(two), history(one), strict=True):
+        for name in set(ours) - {"time", "images_per_second", "data_wait"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+    for ours, theirs in zip(arrays(two, 4), arrays(one, 4), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    # One process of one device reads the checkpoint that two wrote: to the bit.
+    before = arrays(two, 4)
+    best = fr.load_run(two)
+    assert best.step == 4
+    codes, outputs = finish(start(two, "--max-steps", "4"))
+    assert codes == [0], outputs
+    assert "Going on from the checkpoint after step 4" in outputs[0]
+    for ours, theirs in zip(before, arrays(two, 4), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    codes, outputs = finish(start(two, "--max-steps", "5"))
+    assert codes == [0], outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim):
+    settings = ("--epochs", "1000", "--save-every-steps", "2", "--parallel.timeout", "10")
+    processes = start_two(tmp_path, *settings)
+    wait_for(tmp_path / "checkpoints" / "4", *processes)
+    processes[victim].kill()
+    began = time.monotonic()
+    codes, outputs = finish(processes[1 - victim], seconds=90)
+    assert time.monotonic() - began < 40
+    assert codes == [1], outputs
+    assert "another process of this run is gone" in outputs[0]
+    finish(processes[victim])
+    steps = [
+        int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*") if path.name.isdigit()
+    ]
+    more = ("--max-steps", str(max(steps) + 1), "--epochs", "1000", "--save-every-steps", "2")
+    codes, outputs = finish(start(tmp_path, *more))
+    assert codes == [0], outputs
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
+    settings = ("--epochs", "1000", "--save-every-steps", "2")
+    processes = start_two(tmp_path, *settings)
+    wait_for(tmp_path / "checkpoints" / "2", *processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = finish(*processes)
+    assert codes == [0, 0], outputs
+    assert "The same command goes on from there" in outputs[0]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    """One, eight, then three devices: the losses of one alone, so the same images in the same
+    order."""
+    moved, stayed = tmp_path / "moved", tmp_path / "stayed"
+    for step, devices in ((2, 1), (4, 8), (6, 3)):
+        for workdir, count in ((moved, devices), (stayed, 1)):
+            codes, outputs = finish(start(workdir, "--max-steps", str(step), devices=count))
+            assert codes == [0], outputs
+    ours, theirs = history(moved), history(stayed)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("train_loss", "val_loss", "test_loss"):
+            assert one.get(name) == pytest.approx(other.get(name), rel=1e-3)
