@@ -21,7 +21,12 @@ def check_config(config: Config) -> list[str]:
         "augment.repeats": config.augment.repeats,
         **{f"data.train-sizes of epoch {at}": size for at, size in config.data.train_sizes},
     }
-    positive |= {"microbatches": config.microbatches, "parallel.timeout": config.parallel.timeout}
+    positive |= {
+        "microbatches": config.microbatches,
+        "parallel.timeout": config.parallel.timeout,
+        "parallel.flop-rate": config.parallel.flop_rate,
+        "parallel.bandwidth": config.parallel.bandwidth,
+    }
     if config.optimizer.base_batch_size is not None:
         positive["optimizer.base-batch-size"] = config.optimizer.base_batch_size
     if config.max_steps is not None:

@@ -211,6 +211,10 @@ class ParallelConfig:
     """The number of this one, from 0, with coordinator."""
     timeout: int = 100
     """Seconds after which a process that is not heard of counts as dead."""
+    flop_rate: float = 1e14
+    """dry_run: FLOP/s that a device sustains; a third of an A100's 312e12 in bfloat16."""
+    bandwidth: float = 2.5e10
+    """dry_run: bytes a second that a device sends; 200 Gb/s."""
 
 
 @dataclass(frozen=True)
@@ -259,4 +263,5 @@ FREE_ON_RESUME = (
     "transfer.feature_cache",
     *(f"parallel.{name}" for name in ("mode", "shard_params", "distributed", "coordinator")),
     *(f"parallel.{name}" for name in ("processes", "process", "timeout")),
+    *("parallel.flop_rate", "parallel.bandwidth"),
 )

@@ -13,9 +13,11 @@ class Collective:
     bytes: int
 
 
+# A line such as `%x = (f32[3,3]{1,0}, /*index=5*/f32[]) all-reduce(...)`.
 _COLLECTIVE = re.compile(
-    r"= (\(?[^=]*?)\s(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
+    r"^ *(?:ROOT )?%?[\w.-]+ = (.*?) "
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(",
+    re.MULTILINE,
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
 

@@ -14,6 +14,7 @@ from ..config import Config, check_config
 from ..data import Prefetch, train_batches
 from ..errors import UserError
 from ..report import Progress
+from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .distributed import connect, watch_peers
@@ -70,6 +71,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         solver = choose_solver(config, views)
         print_plan(run, layout.mesh, console)
         if config.dry_run:
+            print_budget(run, layout, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
         workdir = open_workdir(config, write=primary)
         if primary:

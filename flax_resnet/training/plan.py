@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
+from ..config import scaled_learning_rate
 from ..data import Dataset
 from ..models import part_of
 from .setup import Run
@@ -26,6 +27,11 @@ def print_plan(run: Run, mesh: Mesh, console: Console) -> None:
         f"training, {len(data.validation):,} validation, {len(data.test):,} test images; "
         f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
         f"{devices}{'s' if mesh.devices.size > 1 else ''}."
+    )
+    base, given = config.optimizer.base_batch_size, config.optimizer.learning_rate
+    how = f"{given:g} × {config.data.batch_size} / {base}" if base else "as given"
+    console.print(
+        f"Learning rate {scaled_learning_rate(config):g} ({how}); the batch size is the global one."
     )
     road = "decoded as they are needed" if data.train.streams else "held in memory"
     sizes = "".join(f", in training {size} from epoch {at}" for at, size in config.data.train_sizes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..config import Config, DataConfig
+from ..config import Config, DataConfig, scaled_learning_rate
 from ..data import Augmentation, Dataset, Preprocessing, open_dataset
 from ..data.images import Interpolation
 from ..data.opening import FOLDER
@@ -172,7 +172,11 @@ def prepare(config: Config) -> Run:
         model,
         options,
         preprocessing,
-        create_schedule(config.optimizer, total_steps, config.epochs),
+        create_schedule(
+            dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config)),
+            total_steps,
+            config.epochs,
+        ),
         plan_phases(config.transfer, parts, total_steps, config.epochs),
         state,
         total_steps,
