@@ -1,0 +1,190 @@
+"""The convolution and its two gradients, and the fused one of inference."""
+
+import ctypes
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .library import bf16_is_fast, library
+
+Shape = tuple[int, ...]
+
+
+class _Options(NamedTuple):
+    stride: int
+    padding: int
+    groups: int
+
+    def attributes(self) -> dict[str, np.int64]:
+        return {name: np.int64(value) for name, value in self._asdict().items()}
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> jax.Array:
+    """`lax.conv_general_dilated` of images by a kernel, and its gradients, by oneDNN.
+
+    Sums are in float32. On a processor without fast bfloat16 (see :func:`bf16_is_fast`) bfloat16
+    operands are widened to float32 and the result is rounded. Differentiable once, in reverse.
+    Under ``vmap`` members are computed one after another.
+
+    Args:
+      x: images ``[N, H, W, C]``, float32 or bfloat16.
+      kernel: ``[h, w, C / groups, F]``, of the same dtype.
+      stride: of both directions.
+      padding: zeros on each of the four sides.
+      groups: groups of channels.
+
+    Returns:
+      ``[N, H', W', F]`` of the dtype of ``x``.
+
+    Raises:
+      ValueError: shapes that do not fit together.
+      TypeError: another dtype than these two, or two different ones.
+    """
+    options = _Options(stride, padding, groups)
+    _check(x, kernel, options)
+    if x.dtype == jnp.bfloat16 and not bf16_is_fast():
+        wide = _convolution(x.astype(jnp.float32), kernel.astype(jnp.float32), options)
+        return wide.astype(jnp.bfloat16)
+    return _convolution(x, kernel, options)
+
+
+def pack_kernel(
+    kernel: jax.Array, x_shape: Shape, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> jax.Array:
+    """``kernel [h, w, C / groups, F]`` in the layout that oneDNN prefers, for
+    :func:`fused_convolution` of images of ``x_shape`` ``[N, H, W, C]``, on this machine.
+
+    Returns: an opaque array ``[bytes]`` of uint8.
+
+    Raises: as :func:`convolution`.
+    """
+    options = _Options(stride, padding, groups)
+    x = jax.ShapeDtypeStruct(x_shape, kernel.dtype)
+    _check(x, kernel, options)
+    y_shape = _output_shape(x_shape, kernel.shape, options)
+    size = _packed_bytes(x_shape, kernel.shape, y_shape, options, kernel.dtype == jnp.bfloat16)
+    call = _call("flax_resnet_pack", jax.ShapeDtypeStruct((size,), jnp.uint8))
+    shapes = {"x_shape": np.array(x_shape, np.int64), "y_shape": np.array(y_shape, np.int64)}
+    return call(kernel, **shapes, **options.attributes())
+
+
+def fused_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    *,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    packed_from: Shape | None = None,
+) -> jax.Array:
+    """``relu(convolution(x, kernel) + bias + residual)`` in one pass, for inference.
+
+    Args:
+      x: images ``[N, H, W, C]``; float32, or bfloat16 where :func:`bf16_is_fast`.
+      kernel: ``[h, w, C / groups, F]`` of the same dtype or, if ``packed_from`` is given, what
+        :func:`pack_kernel` made of a kernel of that shape for images of this shape.
+      bias: ``[F]`` or None.
+      residual: of the result's shape, or None.
+      relu: whether negative results become zero.
+      stride, padding, groups: as in :func:`convolution`.
+
+    Returns:
+      ``[N, H', W', F]`` of the dtype of ``x``. Not differentiable.
+
+    Raises: as :func:`convolution`.
+    """
+    options = _Options(stride, padding, groups)
+    shape = tuple(kernel.shape if packed_from is None else packed_from)
+    _check(x, jax.ShapeDtypeStruct(shape, x.dtype if packed_from else kernel.dtype), options)
+    out = jax.ShapeDtypeStruct(_output_shape(x.shape, shape, options), x.dtype)
+    rest = [array for array in (bias, residual) if array is not None]
+    attributes: dict[str, Any] = options.attributes() | {
+        "has_bias": np.bool_(bias is not None),
+        "has_residual": np.bool_(residual is not None),
+        "relu": np.bool_(relu),
+    }
+    name = "flax_resnet_forward"
+    if packed_from is not None:
+        name += "_packed"
+        attributes["kernel_shape"] = np.array(shape, np.int64)
+    return _call(name, out)(x, kernel, *rest, **attributes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Array:
+    return fused_convolution(x, kernel, **options._asdict())
+
+
+def _convolution_forward(x: jax.Array, kernel: jax.Array, options: _Options) -> Any:
+    return _convolution(x, kernel, options), (x, kernel)
+
+
+def _convolution_backward(options: _Options, operands: Any, dy: jax.Array) -> Any:
+    x, kernel = operands
+    attributes = options.attributes()
+    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
+    dx = _call("flax_resnet_input_gradient", like_x)(dy, kernel, **attributes)
+    dkernel = _call("flax_resnet_kernel_gradient", like_kernel)(x, dy, **attributes)
+    return dx, dkernel
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _call(name: str, result: jax.ShapeDtypeStruct) -> Any:
+    """The custom call of that name; under ``vmap`` it runs for one member after another."""
+    library()
+    return jax.ffi.ffi_call(name, result, vmap_method="sequential")
+
+
+def _output_shape(x: Shape, kernel: Shape, options: _Options) -> Shape:
+    sides = (
+        (size + 2 * options.padding - window) // options.stride + 1
+        for size, window in zip(x[1:3], kernel[:2], strict=True)
+    )
+    return (x[0], *sides, kernel[3])
+
+
+def _check(x: Any, kernel: Any, options: _Options) -> None:
+    """Raises what :func:`convolution` says it raises."""
+    shapes = f"images {tuple(x.shape)} and a kernel {tuple(kernel.shape)}"
+    if len(x.shape) != 4 or len(kernel.shape) != 4:
+        raise ValueError(
+            f"a convolution takes images [N, H, W, C] and a kernel [h, w, C / groups, F], not "
+            f"{shapes}"
+        )
+    stride, padding, groups = options
+    if stride < 1 or padding < 0 or groups < 1:
+        raise ValueError(
+            f"stride and groups must be at least 1 and padding at least 0, not {stride}, {groups} "
+            f"and {padding}"
+        )
+    if x.shape[3] != kernel.shape[2] * groups or kernel.shape[3] % groups:
+        raise ValueError(f"{groups} groups do not fit {shapes}")
+    if 0 in x.shape or 0 in kernel.shape or min(_output_shape(x.shape, kernel.shape, options)) < 1:
+        raise ValueError(f"the result of padding {padding} and {shapes} would be empty")
+    if x.dtype != kernel.dtype or x.dtype not in (jnp.float32, jnp.bfloat16):
+        raise TypeError(
+            f"oneDNN takes images and kernel of one dtype, float32 or bfloat16, not {x.dtype} and "
+            f"{kernel.dtype}"
+        )
+
+
+def _packed_bytes(x: Shape, kernel: Shape, y: Shape, options: _Options, is_bf16: bool) -> int:
+    message = ctypes.create_string_buffer(500)
+    shapes = ((ctypes.c_int64 * 4)(*shape) for shape in (x, kernel, y))
+    numbers = (ctypes.c_int64(number) for number in options)
+    size = library().flax_resnet_packed_bytes(
+        *shapes, *numbers, ctypes.c_int(is_bf16), message, ctypes.c_int64(500)
+    )
+    if size < 0:
+        raise ValueError(message.value.decode())
+    return size

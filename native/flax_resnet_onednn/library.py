@@ -1,0 +1,49 @@
+"""The compiled library: found, loaded, and its functions registered with XLA."""
+
+import ctypes
+import functools
+import sysconfig
+from pathlib import Path
+
+import jax
+
+TARGETS = (
+    "flax_resnet_forward",
+    "flax_resnet_forward_packed",
+    "flax_resnet_pack",
+    "flax_resnet_input_gradient",
+    "flax_resnet_kernel_gradient",
+)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once; its functions are XLA custom calls of their names from then on.
+
+    Raises:
+      ImportError: it, or oneDNN, cannot be loaded.
+    """
+    path = Path(__file__).with_name("_library.so")
+    try:
+        # oneDNN's wheel puts it there; loaded first, it is found wherever this package lies.
+        onednn = Path(sysconfig.get_path("data")) / "lib" / "libdnnl.so.3"
+        if onednn.exists():
+            ctypes.CDLL(str(onednn))
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ImportError(f"flax_resnet_onednn cannot load its library: {error}") from error
+    for name in TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
+    loaded.flax_resnet_onednn_version.restype = ctypes.c_char_p
+    loaded.flax_resnet_packed_bytes.restype = ctypes.c_int64
+    return loaded
+
+
+def onednn_version() -> str:
+    """The version of oneDNN in use, such as ``"3.2.0"``."""
+    return library().flax_resnet_onednn_version().decode()
+
+
+def bf16_is_fast() -> bool:
+    """Whether this processor has fast convolutions in bfloat16; if not, they run in float32."""
+    return bool(library().flax_resnet_bf16_is_fast())

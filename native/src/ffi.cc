@@ -1,0 +1,260 @@
+// The functions of convolution.h as XLA's typed custom calls.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convolution.h"
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+using flax_resnet::BadArgument;
+using flax_resnet::Dtype;
+using flax_resnet::Epilogue;
+using flax_resnet::Executor;
+using flax_resnet::Problem;
+using Array = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+struct Shape {
+  std::vector<std::int64_t> dims;
+  explicit Shape(const Array& array) {
+    const auto span = array.dimensions();
+    dims.assign(span.begin(), span.end());
+  }
+  explicit Shape(ffi::Span<const std::int64_t> span) : dims(span.begin(), span.end()) {}
+};
+
+Dtype dtype_of(const Array& array) {
+  switch (array.element_type()) {
+    case ffi::DataType::F32:
+      return Dtype::f32;
+    case ffi::DataType::BF16:
+      return Dtype::bf16;
+    default:
+      throw BadArgument("a convolution takes float32 or bfloat16 arrays");
+  }
+}
+
+void same_dtype(const Array& a, const Array& b) {
+  if (a.element_type() != b.element_type()) {
+    throw BadArgument("the arrays of a convolution must be of one dtype");
+  }
+}
+
+Problem problem_of(const Shape& x, const Shape& kernel, const Shape& y, std::int64_t stride,
+                   std::int64_t padding, std::int64_t groups, Dtype dtype) {
+  return flax_resnet::make_problem(x.dims.data(), x.dims.size(), kernel.dims.data(),
+                                   kernel.dims.size(), y.dims.data(), y.dims.size(), stride,
+                                   padding, groups, dtype);
+}
+
+Executor executor_of(ffi::ThreadPool& pool) {
+  return Executor(pool.num_threads(), [&pool](std::function<void()> task) {
+    pool.Schedule(std::move(task));
+  });
+}
+
+template <typename Function>
+ffi::Error guarded(Function function) {
+  try {
+    function();
+    return ffi::Error::Success();
+  } catch (const BadArgument& error) {
+    return ffi::Error::InvalidArgument(error.what());
+  } catch (const dnnl::error& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(error.what());
+  }
+}
+
+// Operands after the kernel: the bias, where has_bias, and the residual, where has_residual.
+Epilogue epilogue_of(ffi::RemainingArgs rest, bool has_bias, bool has_residual, bool relu,
+                     const Array& x, const Shape& y) {
+  Epilogue epilogue;
+  epilogue.relu = relu;
+  if (rest.size() != std::size_t{has_bias} + std::size_t{has_residual}) {
+    throw BadArgument("has_bias and has_residual do not fit the number of operands");
+  }
+  const auto take = [&](std::size_t index, const std::vector<std::int64_t>& dims,
+                        const char* name) {
+    const auto array = rest.get<Array>(index);
+    if (array.has_error()) throw BadArgument(array.error().message());
+    same_dtype(*array, x);
+    if (Shape(*array).dims != dims) {
+      throw BadArgument(std::string("the ") + name + " does not have the shape it should");
+    }
+    return array->untyped_data();
+  };
+  if (has_bias) epilogue.bias = take(0, {y.dims.back()}, "bias");
+  if (has_residual) epilogue.residual = take(has_bias, y.dims, "residual");
+  return epilogue;
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, ffi::RemainingArgs rest, Result y,
+                   std::int64_t stride, std::int64_t padding, std::int64_t groups, bool has_bias,
+                   bool has_residual, bool relu) {
+  return guarded([&] {
+    same_dtype(x, kernel);
+    same_dtype(x, *y);
+    const Shape out(*y);
+    const auto problem =
+        problem_of(Shape(x), Shape(kernel), out, stride, padding, groups, dtype_of(x));
+    flax_resnet::forward(problem, x.untyped_data(), kernel.untyped_data(),
+                         epilogue_of(rest, has_bias, has_residual, relu, x, out),
+                         y->untyped_data(), executor_of(pool));
+  });
+}
+
+ffi::Error ForwardPacked(ffi::ThreadPool pool, Array x, Array packed, ffi::RemainingArgs rest,
+                         Result y, ffi::Span<const std::int64_t> kernel_shape, std::int64_t stride,
+                         std::int64_t padding, std::int64_t groups, bool has_bias,
+                         bool has_residual, bool relu) {
+  return guarded([&] {
+    same_dtype(x, *y);
+    const Shape out(*y);
+    const auto problem =
+        problem_of(Shape(x), Shape(kernel_shape), out, stride, padding, groups, dtype_of(x));
+    flax_resnet::forward_packed(problem, x.untyped_data(), packed.untyped_data(),
+                                static_cast<std::int64_t>(packed.size_bytes()),
+                                epilogue_of(rest, has_bias, has_residual, relu, x, out),
+                                y->untyped_data(), executor_of(pool));
+  });
+}
+
+ffi::Error Pack(Array kernel, Result packed,
+                ffi::Span<const std::int64_t> x_shape, ffi::Span<const std::int64_t> y_shape,
+                std::int64_t stride, std::int64_t padding, std::int64_t groups) {
+  return guarded([&] {
+    const auto problem = problem_of(Shape(x_shape), Shape(kernel), Shape(y_shape), stride, padding,
+                                    groups, dtype_of(kernel));
+    const auto wanted = flax_resnet::packed_bytes(problem);
+    if (static_cast<std::int64_t>(packed->size_bytes()) != wanted) {
+      throw BadArgument("the packed kernel takes " + std::to_string(wanted) + " bytes, not " +
+                        std::to_string(packed->size_bytes()));
+    }
+    flax_resnet::pack(problem, kernel.untyped_data(), packed->untyped_data());
+  });
+}
+
+ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array kernel, Result dx,
+                         std::int64_t stride, std::int64_t padding, std::int64_t groups) {
+  return guarded([&] {
+    same_dtype(dy, kernel);
+    same_dtype(dy, *dx);
+    const auto problem =
+        problem_of(Shape(*dx), Shape(kernel), Shape(dy), stride, padding, groups, dtype_of(dy));
+    flax_resnet::input_gradient(problem, dy.untyped_data(), kernel.untyped_data(),
+                                dx->untyped_data(), executor_of(pool));
+  });
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dkernel,
+                          std::int64_t stride, std::int64_t padding, std::int64_t groups) {
+  return guarded([&] {
+    same_dtype(x, dy);
+    same_dtype(x, *dkernel);
+    const auto problem =
+        problem_of(Shape(x), Shape(*dkernel), Shape(dy), stride, padding, groups, dtype_of(x));
+    flax_resnet::kernel_gradient(problem, x.untyped_data(), dy.untyped_data(),
+                                 dkernel->untyped_data(), executor_of(pool));
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_forward, Forward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .RemainingArgs()
+                                  .Ret<Array>()
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups")
+                                  .Attr<bool>("has_bias")
+                                  .Attr<bool>("has_residual")
+                                  .Attr<bool>("relu"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_forward_packed, ForwardPacked,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .RemainingArgs()
+                                  .Ret<Array>()
+                                  .Attr<ffi::Span<const std::int64_t>>("kernel_shape")
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups")
+                                  .Attr<bool>("has_bias")
+                                  .Attr<bool>("has_residual")
+                                  .Attr<bool>("relu"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<ffi::Span<const std::int64_t>>("x_shape")
+                                  .Attr<ffi::Span<const std::int64_t>>("y_shape")
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups"));
+
+// Plain C, for ctypes.
+extern "C" {
+
+int flax_resnet_bf16_is_fast() { return flax_resnet::bf16_is_fast() ? 1 : 0; }
+
+const char* flax_resnet_onednn_version() {
+  static const std::string text = [] {
+    const dnnl_version_t* version = dnnl_version();
+    return std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
+           std::to_string(version->patch);
+  }();
+  return text.c_str();
+}
+
+// Bytes of the packed kernel of this problem, or -1 with the reason in `message`.
+std::int64_t flax_resnet_packed_bytes(const std::int64_t* x, const std::int64_t* kernel,
+                                      const std::int64_t* y, std::int64_t stride,
+                                      std::int64_t padding, std::int64_t groups, int is_bf16,
+                                      char* message, std::int64_t message_size) {
+  try {
+    const auto problem = flax_resnet::make_problem(x, 4, kernel, 4, y, 4, stride, padding, groups,
+                                                   is_bf16 != 0 ? Dtype::bf16 : Dtype::f32);
+    return flax_resnet::packed_bytes(problem);
+  } catch (const std::exception& error) {
+    std::string text(error.what());
+    text.resize(std::min<std::size_t>(text.size(), message_size - 1));
+    std::copy(text.begin(), text.end(), message);
+    message[text.size()] = 0;
+    return -1;
+  }
+}
+}

@@ -1,0 +1,47 @@
+// One 2-D convolution: images [N, H, W, C] by a kernel [h, w, C / groups, F] to [N, H', W', F].
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace flax_resnet {
+
+enum class Dtype { f32, bf16 };
+
+inline std::int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+// Wrong shapes or dtypes, in one sentence.
+struct BadArgument : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+struct Problem {
+  std::int64_t images, height, width, channels;  // of the input
+  std::int64_t out_height, out_width, features;
+  std::int64_t kernel_height, kernel_width;
+  std::int64_t stride, groups;
+  std::int64_t top, left;  // zeros before the first row and column
+  Dtype dtype;
+
+  // Zeros after the last row and column that are used; negative where some are not reached.
+  std::int64_t bottom() const {
+    return (out_height - 1) * stride + kernel_height - height - top;
+  }
+  std::int64_t right() const { return (out_width - 1) * stride + kernel_width - width - left; }
+
+  std::int64_t input_image() const { return height * width * channels; }
+  std::int64_t output_image() const { return out_height * out_width * features; }
+  std::int64_t kernel_size() const {
+    return kernel_height * kernel_width * (channels / groups) * features;
+  }
+  // As text: the key of a cache, and the subject of an error message.
+  std::string text() const;
+};
+
+// The problem of these shapes. Throws BadArgument.
+Problem make_problem(const std::int64_t* x, std::size_t x_rank, const std::int64_t* kernel,
+                     std::size_t kernel_rank, const std::int64_t* y, std::size_t y_rank,
+                     std::int64_t stride, std::int64_t padding, std::int64_t groups, Dtype dtype);
+
+}  // namespace flax_resnet

@@ -1,0 +1,142 @@
+// Random problems against sums written out, several at once on threads that share the cache: what
+// the sanitizers watch. Usage: driver [problems]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "convolution.h"
+
+namespace {
+
+using namespace flax_resnet;
+using Numbers = std::vector<float>;
+
+// New threads for every call: rude on purpose.
+struct Threads {
+  std::vector<std::thread> all;
+  ~Threads() {
+    for (auto& thread : all) thread.join();
+  }
+};
+
+Numbers random_numbers(std::int64_t size, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  Numbers numbers(size);
+  for (float& number : numbers) number = normal(random);
+  return numbers;
+}
+
+// Calls visit(x index, kernel index, y index) for every product of the convolution.
+template <typename Visit>
+void for_each_product(const Problem& p, Visit visit) {
+  const std::int64_t c_size = p.channels / p.groups, f_size = p.features / p.groups;
+  for (std::int64_t n = 0; n < p.images; ++n)
+    for (std::int64_t oy = 0; oy < p.out_height; ++oy)
+      for (std::int64_t ox = 0; ox < p.out_width; ++ox)
+        for (std::int64_t f = 0; f < p.features; ++f)
+          for (std::int64_t i = 0; i < p.kernel_height; ++i)
+            for (std::int64_t j = 0; j < p.kernel_width; ++j) {
+              const std::int64_t y = oy * p.stride + i - p.top, x = ox * p.stride + j - p.left;
+              if (y < 0 || y >= p.height || x < 0 || x >= p.width) continue;
+              for (std::int64_t c = 0; c < c_size; ++c) {
+                visit(((n * p.height + y) * p.width + x) * p.channels + f / f_size * c_size + c,
+                      ((i * p.kernel_width + j) * c_size + c) * p.features + f,
+                      ((n * p.out_height + oy) * p.out_width + ox) * p.features + f);
+              }
+            }
+}
+
+bool close(const char* what, const Problem& p, const Numbers& got, const Numbers& wanted) {
+  float largest = 1;
+  for (float number : wanted) largest = std::max(largest, std::abs(number));
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    if (!(std::abs(got[i] - wanted[i]) <= 2e-5f * largest)) {
+      std::printf("%s differs at %zu, %g for %g: %s\n", what, i, got[i], wanted[i],
+                  p.text().c_str());
+      return false;
+    }
+  }
+  return true;
+}
+
+bool check(unsigned seed) {
+  std::mt19937 random(seed);
+  const auto pick = [&](std::initializer_list<int> choices) {
+    return static_cast<std::int64_t>(*(choices.begin() + random() % choices.size()));
+  };
+  const std::int64_t groups = pick({1, 1, 2, 8}), kernel = pick({1, 3, 3, 5});
+  const std::int64_t stride = pick({1, 2}), padding = kernel / 2, threads = pick({1, 2, 3});
+  const std::int64_t x[] = {pick({1, 2, 3, 5}), pick({5, 7, 12}), pick({5, 9, 12}),
+                            pick({3, 6, 8, 40}) * groups};
+  const std::int64_t k[] = {kernel, kernel, x[3] / groups, pick({4, 16, 21}) * groups};
+  const std::int64_t y[] = {x[0], (x[1] + 2 * padding - kernel) / stride + 1,
+                            (x[2] + 2 * padding - kernel) / stride + 1, k[3]};
+  const Problem p = make_problem(x, 4, k, 4, y, 4, stride, padding, groups, Dtype::f32);
+
+  const Numbers image = random_numbers(p.images * p.input_image(), random);
+  const Numbers weights = random_numbers(p.kernel_size(), random);
+  const Numbers slope = random_numbers(p.images * p.output_image(), random);
+  const Numbers bias = random_numbers(p.features, random), residual = slope;
+  Numbers value(slope.size()), dx(image.size()), dk(weights.size());
+  for_each_product(p, [&](std::int64_t a, std::int64_t b, std::int64_t c) {
+    value[c] += image[a] * weights[b];
+    dx[a] += slope[c] * weights[b];
+    dk[b] += slope[c] * image[a];
+  });
+
+  Threads pool;
+  const Executor executor(
+      threads, [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
+  Numbers got(value.size()), got_dx(dx.size()), got_dk(dk.size());
+  forward(p, image.data(), weights.data(), {}, got.data(), executor);
+  input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
+  kernel_gradient(p, image.data(), slope.data(), got_dk.data(), executor);
+  bool good = close("forward", p, got, value) && close("input gradient", p, got_dx, dx) &&
+              close("kernel gradient", p, got_dk, dk);
+
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    value[i] = std::max(0.0f, value[i] + bias[i % p.features] + residual[i]);
+  }
+  std::vector<char> packed(packed_bytes(p));
+  pack(p, weights.data(), packed.data());
+  forward_packed(p, image.data(), packed.data(), packed_bytes(p), {bias.data(), residual.data(), true}, got.data(),
+                 executor);
+  return good && close("packed and fused", p, got, value);
+}
+
+bool refuses_what_does_not_fit() {
+  const std::int64_t x[] = {1, 4, 4, 3}, k[] = {3, 3, 3, 8}, y[] = {1, 4, 4, 8}, z[] = {1, 5, 4, 8};
+  make_problem(x, 4, k, 4, y, 4, 1, 1, 1, Dtype::f32);
+  const auto refuses = [&](auto... arguments) {
+    try {
+      make_problem(arguments..., Dtype::f32);
+    } catch (const BadArgument&) {
+      return true;
+    }
+    std::printf("a wrong problem was taken\n");
+    return false;
+  };
+  return refuses(x, 4, k, 4, z, 4, 1, 1, 1) && refuses(x, 4, k, 4, y, 4, 1, 1, 2) &&
+         refuses(x, 3, k, 4, y, 4, 1, 1, 1) && refuses(x, 4, k, 4, y, 4, 0, 1, 1);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const unsigned problems = count > 1 ? std::atoi(arguments[1]) : 40;
+  bool good = refuses_what_does_not_fit();
+  for (unsigned seed = 0; seed < problems; seed += 4) {
+    std::vector<std::future<bool>> results;
+    // The last two are the same problem, whose primitives are made and used by both at once.
+    for (unsigned i = 0; i < 4; ++i) {
+      results.push_back(std::async(std::launch::async, check, seed + std::min(i, 2u)));
+    }
+    for (auto& result : results) good = result.get() && good;
+  }
+  std::printf(good ? "all agree\n" : "FAILED\n");
+  return good ? 0 : 1;
+}

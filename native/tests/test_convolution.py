@@ -1,0 +1,232 @@
+"""The custom calls mean what `jax.lax.conv_general_dilated` means, in values and gradients."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import flax_resnet_onednn as onednn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+# Sums of at most a few thousand products of standard normal numbers: roundings of 2**-24 each, and
+# the result itself of 2**-9 in bfloat16.
+TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}
+
+
+def reference(x, kernel, *, stride=1, padding=0, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def operands(images, height, width, channels, kernel, features, groups, dtype=jnp.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(images, height, width, channels))
+    weights = rng.normal(size=(*kernel, channels // groups, features))
+    return jnp.asarray(x, dtype), jnp.asarray(weights, dtype)
+
+
+def value_and_gradients(function, x, kernel, **options):
+    @jax.jit
+    def run(x, kernel, noise):
+        y, pull = jax.vjp(lambda x, kernel: function(x, kernel, **options), x, kernel)
+        return y, *pull(noise.astype(y.dtype))
+
+    shape = jax.eval_shape(lambda x, k: reference(x, k, **options), x, kernel).shape
+    noise = jnp.asarray(np.random.default_rng(7).normal(size=shape), x.dtype)
+    return run(x, kernel, noise)
+
+
+def assert_close(got, wanted, tolerance):
+    assert got.shape == wanted.shape and got.dtype == wanted.dtype
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    scale = max(1.0, float(np.abs(wanted).max()))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+def assert_same(x, kernel, **options):
+    got = value_and_gradients(onednn.convolution, x, kernel, **options)
+    wide = [array.astype(jnp.float32) for array in (x, kernel)]
+    wanted = value_and_gradients(reference, *wide, **options)
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a, b.astype(x.dtype), TOLERANCE[x.dtype.type])
+
+
+@st.composite
+def problems(draw):
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding = draw(st.integers(0, 3))
+    low = [max(1, side - 2 * padding) for side in kernel]
+    channels = draw(st.sampled_from([1, 2, 3, 5, 8, 12, 33, 40]))
+    features = draw(st.sampled_from([1, 3, 8, 16, 20, 33]))
+    shapes = {
+        "images": draw(st.integers(1, 5)),
+        "height": draw(st.integers(low[0], 14)),
+        "width": draw(st.integers(low[1], 14)),
+        "channels": channels * groups,
+        "kernel": kernel,
+        "features": features * groups,
+        "groups": groups,
+    }
+    options = {"stride": draw(st.integers(1, 3)), "padding": padding, "groups": groups}
+    return shapes, options
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(problems())
+def test_any_problem(problem):
+    shapes, options = problem
+    assert_same(*operands(**shapes), **options)
+
+
+# (images, size, channels, kernel, features, stride, groups): one of each kind in the ResNets.
+LAYERS = [
+    (2, 64, 3, 7, 64, 2, 1),
+    (3, 28, 64, 1, 256, 1, 1),
+    (2, 28, 256, 1, 128, 2, 1),
+    (2, 14, 64, 3, 64, 1, 1),
+    (2, 15, 64, 3, 128, 2, 1),
+    (1, 7, 128, 3, 128, 1, 1),
+    (9, 4, 64, 3, 96, 1, 1),
+    (2, 14, 128, 3, 128, 1, 32),
+    (2, 14, 256, 3, 256, 2, 32),
+]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_of_the_resnets(layer, dtype):
+    images, size, channels, kernel, features, stride, groups = layer
+    x, weights = operands(images, size, size, channels, (kernel, kernel), features, groups, dtype)
+    assert_same(x, weights, stride=stride, padding=kernel // 2, groups=groups)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_fused(layer, packed):
+    images, size, channels, kernel, features, stride, groups = layer
+    x, weights = operands(images, size, size, channels, (kernel, kernel), features, groups)
+    options = {"stride": stride, "padding": kernel // 2, "groups": groups}
+    y = reference(x, weights, **options)
+    rng = np.random.default_rng(3)
+    bias = jnp.asarray(rng.normal(size=features), jnp.float32)
+    residual = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    given_kernel, more = weights, {}
+    if packed:
+        given_kernel = onednn.pack_kernel(weights, x.shape, **options)
+        more = {"packed_from": weights.shape}
+    call = jax.jit(onednn.fused_convolution, static_argnames=("relu", *options, "packed_from"))
+    for b, r, relu in [(bias, None, True), (bias, residual, True), (None, residual, False)]:
+        wanted = y + (0 if b is None else b) + (0 if r is None else r)
+        got = call(x, given_kernel, b, r, relu=relu, **options, **more)
+        assert_close(got, jnp.maximum(wanted, 0) if relu else wanted, TOLERANCE[jnp.float32])
+
+
+def test_operands_are_left_alone():
+    x, kernel = operands(2, 8, 8, 16, (3, 3), 16, 1)
+    before = np.asarray(x).copy(), np.asarray(kernel).copy()
+    step = jax.jit(lambda x, k: onednn.convolution(x, k, padding=1) + x, donate_argnums=0)
+    wanted = reference(x, kernel, padding=1) + x
+    assert_close(step(x + 0, kernel), wanted, 2e-5)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(kernel, before[1])
+
+
+def test_vmap_of_value_and_gradients():
+    x, kernel = operands(6, 7, 7, 8, (3, 3), 16, 1)
+    many = x.reshape(3, 2, 7, 7, 8)
+
+    def slopes(function, x):
+        return jax.grad(lambda x, k: jnp.sum(function(x, k, padding=1) ** 2), (0, 1))(x, kernel)
+
+    got = jax.vmap(lambda x: slopes(onednn.convolution, x))(many)
+    wanted = jax.vmap(lambda x: slopes(reference, x))(many)
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a, b, 2e-5)
+
+
+def test_many_threads_at_once_make_and_share_primitives():
+    cases = [operands(1 + i % 3, 6 + i % 4, 7, 8, (3, 3), 16, 1, seed=i) for i in range(24)]
+    wanted = [reference(x, kernel, padding=1) for x, kernel in cases]
+    call = jax.jit(lambda x, k: onednn.convolution(x, k, padding=1))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda case: call(*case), cases))
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a, b, 2e-5)
+
+
+EIGHT_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from jax.sharding import PartitionSpec as P
+import flax_resnet_onednn as onednn
+assert jax.device_count() == 8
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 9, 9, 16)), jnp.float32)
+k = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 16, 32)), jnp.float32)
+def gradients(x, k):
+    f = lambda x, k: jnp.sum(jnp.sin(onednn.convolution(x, k, padding=1)))
+    return jax.grad(f, (0, 1))(x, k)
+@jax.jit
+@partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()),
+         check_vma=False)
+def sharded(x, k):
+    dx, dk = gradients(x, k)
+    return dx, jax.lax.psum(dk, "data")
+wanted = jax.jit(gradients)(x, k)
+for _ in range(5):
+    for a, b in zip(sharded(x, k), wanted):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+"""
+
+
+def test_shard_map_over_eight_devices():
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", EIGHT_DEVICES], check=True, env=os.environ | environment, timeout=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "options", "message"),
+    [
+        ((2, 8, 8), (3, 3, 4, 8), {}, r"\[N, H, W, C\]"),
+        ((2, 8, 8, 4), (3, 3, 5, 8), {}, "1 groups do not fit images"),
+        ((2, 8, 8, 4), (3, 3, 2, 7), {"groups": 2}, "2 groups do not fit"),
+        ((2, 2, 2, 4), (3, 3, 4, 8), {}, "would be empty"),
+        ((0, 8, 8, 4), (3, 3, 4, 8), {}, "would be empty"),
+        ((2, 8, 8, 4), (3, 3, 4, 8), {"stride": 0}, "at least 1"),
+    ],
+)
+def test_shapes_that_do_not_fit(x, kernel, options, message):
+    with pytest.raises(ValueError, match=message):
+        onednn.convolution(jnp.zeros(x), jnp.zeros(kernel), **options)
+
+
+def test_dtypes_that_do_not_fit():
+    x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 1, 2, 2))
+    with pytest.raises(TypeError, match="one dtype, float32 or bfloat16"):
+        onednn.convolution(x, kernel.astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="not float16"):
+        onednn.convolution(x.astype(jnp.float16), kernel.astype(jnp.float16))
+
+
+def test_a_kernel_packed_for_other_images_of_another_layout_is_refused():
+    x, kernel = operands(1, 8, 8, 16, (3, 3), 16, 1)
+    wrong = jnp.zeros(12, jnp.uint8)
+    with pytest.raises(Exception, match="packed for images of another shape"):
+        onednn.fused_convolution(x, wrong, padding=1, packed_from=kernel.shape).block_until_ready()
