@@ -31,13 +31,12 @@ def test_sizes_are_a_function_of_the_step():
     images = len(run.dataset.train)  # batches of 128
     sizes = [run.train_size_at(step) for step in range(run.total_steps)]
     assert sizes == [6 if step * 128 < images else 10 for step in range(run.total_steps)]
-    shapes = {
-        size: run.options_for(size).train_preprocess(np.zeros((2, 8, 8, 1), np.uint8)).shape
-        for size in (6, 10)
-    }
-    assert shapes == {6: (2, 6, 6, 1), 10: (2, 10, 10, 1)}
-    # Evaluation keeps the size of the stored images.
-    assert run.options_for(6).preprocess(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 8, 8, 1)
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    for size in (6, 10):
+        options = run.sized(run.options, size)
+        assert options.train_preprocess(images).shape == (2, size, size, 1)
+        # Evaluation keeps the size of the stored images.
+        assert options.preprocess(images).shape == (2, 8, 8, 1)
     assert dataclasses.replace(run, config=BASE).train_size_at(0) is None
 
 
