@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from .lowerings.normalization import has_own_gradient, normalize
 
 Initializer = Callable[..., jax.Array]
 
@@ -52,6 +55,7 @@ class BatchNorm(nn.Module):
         maps averages over the devices, as ``train_step`` does.
       frozen_statistics: normalise by the running statistics, and leave them, even in training.
       frozen_affine: no gradient for ``scale`` and ``bias``.
+      ops: on CPU and but for ``"reference"`` the gradient is a quicker rule of its own.
 
     Raises:
       ValueError: ``groups`` do not divide the batch, or neither of groups and devices the other.
@@ -65,6 +69,7 @@ class BatchNorm(nn.Module):
     groups: int = 1
     frozen_statistics: bool = False
     frozen_affine: bool = False
+    ops: str = "auto"
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
@@ -78,10 +83,18 @@ class BatchNorm(nn.Module):
         if self.frozen_affine:
             scale, bias = lax.stop_gradient((scale, bias))
 
-        x = x.astype(jnp.promote_types(x.dtype, wide))
+        own = train and not self.frozen_statistics and has_own_gradient(self.ops)
         if train and not self.frozen_statistics:
             here, members = self._groups_here(len(x))
-            mean, var, count = self._batch_statistics(x.reshape(here, -1, *x.shape[1:]), members)
+            average = partial(_average, axis_name=self.axis_name, members=members)
+            count = math.prod(x.shape[:-1]) // here * len(members[0])
+            own = own and here == 1
+            if own:
+                y, *statistics = normalize(x, scale, bias, self.epsilon, average, wide, self.dtype)
+                mean, var = (value[None] for value in statistics)
+            else:
+                x = x.astype(jnp.promote_types(x.dtype, wide))
+                mean, var = _batch_statistics(x.reshape(here, -1, *x.shape[1:]), average)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
@@ -91,8 +104,10 @@ class BatchNorm(nn.Module):
                 shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
                 mean, var = (jnp.repeat(v, len(x) // here, 0).reshape(shape) for v in (mean, var))
         else:
+            x = x.astype(jnp.promote_types(x.dtype, wide))
             mean, var = running_mean.value, running_var.value
-        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        if not own:
+            y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
 
     def _groups_here(self, examples: int) -> tuple[int, list[list[int]]]:
@@ -108,22 +123,21 @@ class BatchNorm(nn.Module):
             f"{devices} devices: one of groups and devices must divide the other, and the batch"
         )
 
-    def _batch_statistics(
-        self, x: jax.Array, members: list[list[int]]
-    ) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance of each group and feature, ``[G, C]`` of ``[G, N, ..., C]``, and
-        how many values each is of."""
-        axes = tuple(range(1, x.ndim - 1))
-        count = math.prod(x.shape[1:-1])
-        mean, mean_square = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
-        if self.axis_name is not None and len(members[0]) > 1:
-            together = None if len(members) == 1 else members
-            mean, mean_square = lax.pmean(
-                (mean, mean_square), self.axis_name, axis_index_groups=together
-            )
-            count *= len(members[0])
-        # One pass over the data and one collective; rounding may push a zero variance below zero.
-        return mean, jnp.maximum(mean_square - jnp.square(mean), 0), count
+
+def _batch_statistics(x: jax.Array, average: Callable[[Any], Any]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each group and feature, ``[G, C]`` of ``[G, N, ..., C]``."""
+    axes = tuple(range(1, x.ndim - 1))
+    # One pass over the data and one collective; rounding may push a zero variance below zero.
+    mean, mean_square = average((jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)))
+    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+
+
+def _average(values: Any, axis_name: str | None, members: list[list[int]]) -> Any:
+    """Of a tree of arrays over the devices of each group."""
+    if axis_name is None or len(members[0]) == 1:
+        return values
+    together = None if len(members) == 1 else members
+    return lax.pmean(values, axis_name, axis_index_groups=together)
 
 
 class GroupNorm(nn.Module):

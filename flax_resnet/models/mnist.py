@@ -49,6 +49,7 @@ class MnistResNet(nn.Module):
                 groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
+                ops=self.ops,
                 **types,
             )
 

@@ -153,6 +153,7 @@ class ResNet(nn.Module):
                 groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
+                ops=self.ops,
                 **types,
             )
         self._setup_stem(conv, norm)

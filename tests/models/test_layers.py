@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.errors import InvalidRngError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flax_resnet.models import ResNet
 from flax_resnet.models.blocks import Conv, ConvSpec
@@ -103,6 +105,46 @@ def test_batch_norm_gradients_are_finite_differences():
                     sides.append((torch_batch_norm(*moved)[0] * weight).sum())
                 wanted[place] = (sides[0] - sides[1]) / (2 * step)
             np.testing.assert_allclose(gradient, wanted, rtol=1e-6, atol=1e-7)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(
+    shape=st.tuples(*(st.integers(1, 4) for _ in range(4))),
+    dtypes=st.sampled_from([(jnp.float64,) * 2, (jnp.float32,) * 2, (jnp.bfloat16, jnp.float32)]),
+    frozen=st.booleans(),
+    groups=st.sampled_from([1, 2]),
+)
+def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(shape, dtypes, frozen, groups):
+    shape = (shape[0] * groups, *shape[1:3], shape[3] + 1)
+    dtype, param_dtype = dtypes
+    with jax.enable_x64(True):
+        x, weight = (jnp.asarray(normal(*shape, seed=seed), dtype) for seed in (0, 1))
+        variables = batch_norm_variables(shape[-1], param_dtype)
+        if len(x) // groups * shape[1] * shape[2] == 1:
+            return  # the gradient is zero but for rounding, times 1 / sqrt(epsilon)
+
+        def outcome(ops):
+            layer = BatchNorm(
+                dtype=dtype, param_dtype=param_dtype, frozen_affine=frozen, groups=groups, ops=ops
+            )
+
+            def loss(params, x):
+                y, new = layer.apply(
+                    variables | {"params": params}, x, True, mutable=["batch_stats"]
+                )
+                return jnp.sum((y * weight).astype(jnp.float64)), (y, new)
+
+            return jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+
+        wanted, got = (outcome(ops) for ops in ("reference", "jax"))
+        tolerance = {jnp.float64: 1e-9, jnp.float32: 2e-4, jnp.bfloat16: 0.05}[dtype]
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(
+                *(np.asarray(leaf, np.float64) for leaf in (a, b)),
+                rtol=tolerance,
+                atol=tolerance * max(1.0, float(np.abs(np.asarray(b, np.float64)).max())),
+            )
 
 
 def test_batch_norm_of_one_value_stays_finite():

@@ -1,0 +1,117 @@
+"""Batch normalisation by the batch's own statistics, with a gradient rule of its own.
+
+Automatic differentiation of the formulas makes more passes over the batch than there need be, and
+XLA:CPU works each channel's coefficients out anew for each value. The rule takes two reductions in
+one pass and one pass for the result; the coefficients are computed once. Forward, backward and
+ReLU, on 2 cores with AVX2, float32: [8, 56, 56, 64] 14 ms, not 23; [8, 14, 14, 1024] 4, not 8.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .convolution import alike
+from .table import FAMILIES
+
+Average = Callable[[Any], Any]
+
+
+def has_own_gradient(ops: str) -> bool:
+    """Whether :func:`normalize` is the better way, by ``ops`` and backend."""
+    return "jax" in FAMILIES[ops] and jax.default_backend() == "cpu"
+
+
+def normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    average: Average,
+    wide: Any,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``(y, mean, var)`` of images ``[N, ..., C]``: normalised, and the statistics used, ``[C]``.
+
+    Args:
+      x: in any floating dtype.
+      scale, bias: ``[C]``.
+      epsilon: added to the variance, which is the biased one.
+      average: of a pair of arrays over the devices that share their statistics.
+      wide: dtype of the arithmetic, at least.
+      dtype: of ``y``.
+
+    No gradient goes through ``mean`` and ``var``.
+    """
+    x, scale, bias = alike(x, scale, bias)
+    y, mean, var = _normalize(x, scale, bias, epsilon, average, wide, dtype)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    average: Average,
+    wide: Any,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _forward(x, scale, bias, epsilon, average, wide, dtype)[0]
+
+
+def _forward(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    average: Average,
+    wide: Any,
+    dtype: Any,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    axes = tuple(range(x.ndim - 1))
+    values = x.astype(jnp.promote_types(x.dtype, wide))
+    # One pass over the data and one collective; rounding may push a zero variance below zero.
+    mean, mean_square = average((jnp.mean(values, axes), jnp.mean(jnp.square(values), axes)))
+    var = jnp.maximum(mean_square - jnp.square(mean), 0)
+    inverse = lax.rsqrt(var + epsilon)
+    factor = lax.optimization_barrier(inverse * scale)
+    y = ((values - mean) * factor + bias).astype(dtype)
+    return (y, mean, var), (x, scale, bias, mean, inverse)
+
+
+def _backward(
+    epsilon: float,
+    average: Average,
+    wide: Any,
+    dtype: Any,
+    residuals: tuple[jax.Array, ...],
+    gradients: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, bias, mean, inverse = residuals
+    axes = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    values = x.astype(mean.dtype)
+    gradient = gradients[0].astype(mean.dtype)
+    total = jnp.sum(gradient, axes)
+    centred_total = jnp.sum(gradient * (values - mean), axes)
+    shared, centred_shared = average((total / count, centred_total / count))
+    factor = inverse * scale
+    # The parts of the gradient along a constant and along the values have no effect.
+    factor, slope, shared = lax.optimization_barrier(
+        (factor, centred_shared * jnp.square(inverse), shared)
+    )
+    x_gradient = factor * (gradient - shared - (values - mean) * slope)
+    scale_gradient = centred_total * inverse
+    return (
+        x_gradient.astype(x.dtype),
+        scale_gradient.astype(scale.dtype),
+        total.astype(bias.dtype),
+    )
+
+
+_normalize.defvjp(_forward, _backward)
