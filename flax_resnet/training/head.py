@@ -148,7 +148,7 @@ def train_head(
         entry |= {f"train_{name}": float(fit.train[name]) for name in ("loss", "top1")}
         entry |= {f"val_{name}": float(value) for name, value in fit.val.items()}
         entry |= {"learning_rate": 0.0, "l2": fit.strength, "data_wait": 0.0}
-        entry["images_per_second"] = round(passes * len(data.train) / max(seconds, 1e-9), 2)
+        entry["images_per_second"] = 0.0  # no image was looked at
         if jax.process_index() == 0:
             append_history(workdir / HISTORY, entry)
         val = f"  val loss {fit.val['loss']:.4f}  top-1 {fit.val['top1']:.2%}" if fit.val else ""

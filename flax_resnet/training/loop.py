@@ -69,7 +69,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         run = _laid_out(prepare(config), layout)
         views = views_of(run)
         solver = choose_solver(config, views)
-        print_plan(run, layout.mesh, console)
+        print_plan(run, views, solver, layout.mesh, console)
         if config.dry_run:
             print_budget(run, layout, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})

@@ -17,16 +17,23 @@ MOST_CLASSES = 20  # rows of the table of classes
 FEW = 10  # training images of a class
 
 
-def print_plan(run: Run, mesh: Mesh, console: Console) -> None:
-    """Print the data, the model, and for transfer learning what trains, when and how."""
+def print_plan(run: Run, views: int, solver: str, mesh: Mesh, console: Console) -> None:
+    """Print the data, the model, and for transfer learning what trains, when and how.
+
+    Args:
+      views: of each image that the frozen parts are run on once; 0 for none.
+      solver: ``"sgd"``, or ``"lbfgs"`` for a head on them.
+    """
     data, config = run.dataset, run.config
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     devices = f"{mesh.devices.size} {jax.default_backend().upper()} device"
+    steps = f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images"
+    if solver == "lbfgs":
+        steps = "the head fitted by L-BFGS"
     console.print(
         f"{config.model.name} ({parameters:,} parameters) on {data.name}: {len(data.train):,} "
         f"training, {len(data.validation):,} validation, {len(data.test):,} test images; "
-        f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images on "
-        f"{devices}{'s' if mesh.devices.size > 1 else ''}."
+        f"{steps} on {devices}{'s' if mesh.devices.size > 1 else ''}."
     )
     base, given = config.optimizer.base_batch_size, config.optimizer.learning_rate
     how = f"{given:g} × {config.data.batch_size} / {base}" if base else "as given"
@@ -40,6 +47,9 @@ def print_plan(run: Run, mesh: Mesh, console: Console) -> None:
         console.print(_classes_table(data))
     if run.start is not None or config.transfer.mode != "full":
         _print_transfer(run, console)
+    if views:
+        what = "1 view (no augmentation)" if views == 1 else f"{views} augmented views"
+        console.print(f"The frozen parts run once, on {what} of each image.")
     for note in data.notes:
         console.print(f"[yellow]note:[/] {note}")
 

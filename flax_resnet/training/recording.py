@@ -135,7 +135,7 @@ def finish(
     console.print(results_table(f"{run.config.model.name} on {data.name}", rows))
     for path, why in data.bad.items():
         console.print(f"[yellow]left out:[/] {path} {why}")
-    rates = [line["images_per_second"] for line in past]
+    rates = [line["images_per_second"] for line in past if line["images_per_second"]]
     rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
     console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
     if page := write_run_report(workdir, data, state, batch_size):

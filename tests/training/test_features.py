@@ -1,0 +1,190 @@
+"""Features computed once and kept: the same training, and nothing computed twice."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+import flax_resnet as fr
+from flax_resnet.cli import main
+from flax_resnet.training import read_variables
+from flax_resnet.training.feature_store import FeatureStore
+from flax_resnet.training.head import fit_strengths
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        for split, count in (("train", 16), ("val", 6), ("test", 5)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 130, (20, 24, 3), dtype=np.uint8)
+                pixels[..., 2 - label] += 60
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    model = fr.create_model("resnet8")
+    sample = np.zeros((1, 16, 16, 3), np.float32)
+    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    init = jax.jit(lambda: model.init(jax.random.key(1), sample, train=False))
+    fr.save_weights(path, init(), model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finetune(weights, tmp_path_factory):
+    """Runs the command; returns its folder, its history and what it said."""
+    cache = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.mktemp("runs")
+
+    def run(photos, name, *options, capfd, cache=cache):
+        workdir = base / name
+        places = (str(photos), "--weights", str(weights), "--workdir", str(workdir))
+        sizes = ("--image-size", "16", "--batch-size", "16", "--compile-cache", "None")
+        kept = ("--transfer.feature-cache", str(cache))
+        assert main(["finetune", *places, *sizes, *kept, *options]) == 0
+        lines = (workdir / "history.jsonl").read_text().splitlines()
+        return workdir, [json.loads(line) for line in lines], capfd.readouterr().out
+
+    return run
+
+
+def counts(said):
+    """How many rows were computed and how many found."""
+    return tuple(map(int, re.search(r"(\d+) computed, (\d+) found", said).groups()))
+
+
+def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
+    workdir, history, said = finetune(photos, "lbfgs", capfd=capfd)
+    assert history[-1]["test_top1"] > 0.9  # colours
+    assert history[-2]["val_loss"] == min(
+        line["val_loss"] for line in history[:-1] if line["val_top1"] == history[-2]["val_top1"]
+    )
+    run = fr.load_run(workdir)
+    image = np.full((16, 16, 3), 60, np.uint8)
+    image[..., 0] = 130
+    logits = run.model.apply(run.variables, run.preprocessing(image[None]), train=False)
+    assert run.classes[int(np.argmax(logits))] == "red"
+    before = flatten_dict(fr.load_weights(weights, fr.create_model("resnet8")))
+    _, after = read_variables(workdir / "checkpoints")
+    for path, leaf in flatten_dict(after).items():
+        if path[1] != "fc":
+            assert np.asarray(leaf).tobytes() == np.asarray(before[path]).tobytes(), path
+    _, again, said = finetune(photos, "lbfgs", capfd=capfd)
+    assert again == history
+    assert counts(said)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "mode", [("head",), ("partial", "--freeze-until", "layer3")], ids=["head", "partial"]
+)
+def test_kept_features_train_as_forward_passes_do(finetune, photos, mode, capfd):
+    plain = ("--augment.no-random-resized-crop", "--augment.no-flip", "--epochs", "2")
+    options = ("--mode", *mode, "--solver", "sgd", *plain)
+    losses = {}
+    for views in ("0", "1"):
+        _, history, _ = finetune(
+            photos, f"{mode[0]}-{views}", *options, "--views", views, capfd=capfd
+        )
+        losses[views] = [
+            line[name] for line in history[:-1] for name in ("train_loss", "val_loss")
+        ] + [history[-1]["test_loss"]]
+    np.testing.assert_allclose(losses["0"], losses["1"], rtol=2e-3)
+
+
+def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd):
+    folder, cache = tmp_path / "photos", tmp_path / "cache"
+    shutil.copytree(photos, folder)
+    (folder / "train" / "red" / "bad.png").write_bytes(b"<html>")
+    _, _, said = finetune(folder, "first", capfd=capfd, cache=cache)
+    assert counts(said) == (81, 0)
+    assert "bad.png" in said
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(folder / "train" / "red" / "new.png")
+    shutil.copy(folder / "train" / "red" / "0.png", folder / "train" / "red" / "copy.png")
+    _, _, said = finetune(folder, "second", capfd=capfd, cache=cache)
+    assert counts(said)[0] == 1
+    kept = max(cache.rglob("*.npy"), key=lambda path: path.stat().st_size)
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    _, _, said = finetune(folder, "third", capfd=capfd, cache=cache)
+    assert "1 damaged file" in said
+    assert 0 < counts(said)[0] < 83
+
+
+def test_views_are_augmented_and_each_its_own(finetune, photos, capfd):
+    _, _, said = finetune(photos, "views", "--views", "2", capfd=capfd)
+    assert "2 augmented views" in said
+    computed, found = counts(said)
+    assert (computed, found) in ((81 + 2 * 48, 0), (2 * 48, 81))
+
+
+def test_a_store_never_reads_what_is_half_written(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.add(["a", "b"], np.arange(6.0).reshape(2, 3))
+    store.add(["c"], np.full((1, 3), 9.0))
+    next(tmp_path.glob("*.json")).with_suffix(".npy").with_name("x.npy").write_bytes(b"half")
+    again = FeatureStore(tmp_path)
+    rows = again.rows(["c", "a"])
+    np.testing.assert_array_equal(rows[np.array([0, 1])], [[9, 9, 9], [0, 1, 2]])
+    assert "x" not in again
+    assert again.damaged == 0
+
+
+def test_the_head_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    features = (rng.normal(size=(200, 5)) * [1, 2, 3, 4, 5] + labels[:, None]).astype(np.float32)
+    fits = fit_strengths((features, labels), (features[:0], labels[:0]), 3)
+    assert len(fits) == 1  # nothing to choose by
+    standard = (features - features.mean(0)) / features.std(0)
+    theirs = LogisticRegression(C=1 / (fits[0].strength * 200), tol=1e-8, max_iter=1000)
+    expected = theirs.fit(standard, labels).predict_log_proba(standard)
+    logits = features @ fits[0].kernel + fits[0].bias
+    got = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(got, expected, atol=5e-3)
+
+
+def test_the_strength_is_chosen_on_validation():
+    """With more features than examples the least regularised head is not the best."""
+    rng = np.random.default_rng(1)
+    center = rng.normal(size=(2, 60))
+
+    def draw(count):
+        labels = rng.integers(0, 2, count)
+        features = center[labels] * 0.3 + rng.normal(size=(count, 60))
+        return features.astype(np.float32), labels
+
+    fits = fit_strengths(draw(40), draw(400), 2)
+    losses = [fit.val["loss"] for fit in fits]
+    assert losses[0] != min(losses) != losses[-1]
+    assert max(fits, key=lambda fit: fit.rank).val["top1"] == max(fit.val["top1"] for fit in fits)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--mode", "full", "--views", "1"), "no part is frozen throughout"),
+        (("--views", "1", "--transfer.statistics", "updated"), "batch norm changes"),
+        (("--solver", "lbfgs", "--head", "hidden:8"), "lbfgs needs --mode head"),
+    ],
+    ids=["mode", "statistics", "hidden"],
+)
+def test_what_cannot_be_kept_is_told(photos, weights, tmp_path, capfd, options, sentence):
+    places = (str(photos), "--weights", str(weights), "--workdir", str(tmp_path / "run"))
+    assert main(["finetune", *places, "--image-size", "16", *options]) == 2
+    assert sentence in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
