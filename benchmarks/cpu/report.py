@@ -1,0 +1,120 @@
+"""The page of figures, docs/performance.md."""
+
+import statistics
+
+from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
+
+# Multiply-accumulates of one image, 1e9: torchvision's and the papers' figures for the nets at
+# 224 x 224; of the CIFAR nets `flax-resnet summary`.
+GMACS = {
+    ("resnet50", 224): 4.089,
+    ("resnet101", 224): 7.801,
+    ("resnet152", 224): 11.514,
+    ("resnext50_32x4d", 224): 4.230,
+    ("wide_resnet50_2", 224): 11.398,
+    ("resnet18", 32): 0.556,
+    ("resnet20", 32): 0.041,
+}
+
+HEAD = """# Speed on the CPU
+
+Written by `python -m benchmarks.cpu` from `performance.json`; see there for how it is measured.
+Milliseconds are medians of a step (training: forward, backward, SGD with momentum) or of a batch of
+logits; ratios are PyTorch's median over ours, so that above 1 ours is quicker. PyTorch is the best
+of its own ways that took part in that row. "Tuned" is with the memory allocator's settings of
+`fr.tune_cpu`, for ours with its XLA flag too; "as installed" is without. Peak: the share of the
+machine's arithmetic peak (float32 matrix product of 2048 by 2048, as PyTorch reaches it) that the
+model's nominal arithmetic comes to.
+"""
+
+
+def _medians(figures):
+    return {
+        name: statistics.median(row["seconds"])
+        for name, row in figures["contenders"].items()
+        if row.get("seconds")
+    }
+
+
+def _best(medians, framework, tuned):
+    of_it = [
+        seconds
+        for name, seconds in medians.items()
+        if (CONTENDERS[name].framework, CONTENDERS[name].tuned) == (framework, tuned)
+    ]
+    return min(of_it, default=None)
+
+
+def _ratio(other, ours):
+    return "–" if other is None or ours is None else f"{other / ours:.2f}"
+
+
+def _share_of_peak(name, seconds, gemm):
+    workload = WORKLOADS[name]
+    macs = GMACS[workload.model, workload.size] * 1e9
+    operations = 2 * macs * workload.batch * (3 if workload.train else 1)
+    return f"{operations / seconds / gemm:.0%}"
+
+
+def _ratios(kept):
+    lines = [
+        "## Ratios",
+        "",
+        "| workload | samples | jax / PyTorch as installed | jax / PyTorch tuned | "
+        "with oneDNN / as installed | with oneDNN / tuned | jax / plain Flax | jax, of the peak |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in kept.items():
+        medians = _medians(figures)
+        ours, native = medians.get("ours, jax only"), medians.get("ours, with oneDNN")
+        installed, tuned = (_best(medians, "torch", value) for value in (False, True))
+        samples = min(
+            len(row["seconds"]) for row in figures["contenders"].values() if "bytes" in row
+        )
+        cells = [
+            name,
+            str(samples),
+            _ratio(installed, ours),
+            _ratio(tuned, ours),
+            _ratio(installed, native),
+            _ratio(tuned, native),
+            _ratio(medians.get("plain Flax"), ours),
+            _share_of_peak(name, ours, figures["gemm"]) if ours else "–",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _each(name, figures):
+    workload = WORKLOADS[name]
+    kind = "training" if workload.train else "inference"
+    lines = [
+        "",
+        f"## {name}",
+        "",
+        f"{workload.model}, {kind}, batch {workload.batch} at {workload.size}×{workload.size}, "
+        f"{workload.dtype}; {figures['date']}; peak {figures['gemm'] / 1e9:.0f} GFLOP/s.",
+        "",
+        "| | median, ms | fastest, ms | first step, s | compilation, s | peak memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for contender, row in figures["contenders"].items():
+        if "error" in row:
+            lines.append(f"| {contender} | {row['error']} | | | | |")
+            continue
+        seconds = row["seconds"]
+        compilation = "" if row["compile"] is None else f"{row['compile']:.1f}"
+        median, fastest = statistics.median(seconds) * 1e3, min(seconds) * 1e3
+        lines.append(
+            f"| {contender} | {median:,.1f} | {fastest:,.1f} | "
+            f"{row['first']:.1f} | {compilation} | {row['bytes'] / 1e6:,.0f} |"
+        )
+    return lines
+
+
+def page(kept):
+    """The text of the page for ``{workload: {"date", "gemm", "contenders": figures}}``."""
+    lines = [HEAD, *_ratios(kept)]
+    for name, figures in kept.items():
+        lines += _each(name, figures)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,78 @@
+"""PyTorch's side: torchvision's nets, its resnet18 with a 3x3 stem, and He et al.'s resnet20."""
+
+import torch
+from torch import nn
+
+from tests.weights.torchvision_import import torchvision
+
+
+class _PaddedShortcut(nn.Module):
+    """Option A: every other pixel, zero channels on both sides."""
+
+    def forward(self, x):
+        missing = x.shape[1] // 2
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, missing, missing))
+
+
+def _resnet20(classes):
+    block = torchvision.models.resnet.BasicBlock
+
+    def stage(inputs, planes, stride):
+        first = block(inputs, planes, stride, _PaddedShortcut() if stride > 1 else None)
+        return nn.Sequential(first, block(planes, planes), block(planes, planes))
+
+    stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True))
+    stages = (stage(16, 16, 1), stage(16, 32, 2), stage(32, 64, 2))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+    return nn.Sequential(*stem, *stages, *head)
+
+
+def create(name, stem, classes):
+    if name == "resnet20":
+        return _resnet20(classes)
+    model = getattr(torchvision.models, name)(num_classes=classes)
+    if stem == "cifar":
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    return model
+
+
+def build(workload, layout, compile="no"):
+    """A function that does one step or one batch of logits."""
+    torch.manual_seed(0)
+    model = create(workload.model, workload.stem, workload.classes)
+    images = torch.randn(workload.batch, 3, workload.size, workload.size)
+    labels = torch.randint(0, workload.classes, (workload.batch,))
+    if layout == "nhwc":
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    lower = torch.autocast("cpu", torch.bfloat16, enabled=workload.dtype == "bfloat16")
+    model.train(workload.train)
+    if compile == "yes":
+        if not workload.train:
+            from torch._inductor import config
+
+            config.freezing = True  # folds batch norm, reorders weights
+        forward = torch.compile(model)
+    else:
+        forward = model
+    if not workload.train:
+        # Inductor freezes weights under no_grad only; inference_mode is the quicker one of eager.
+        mode = torch.no_grad if compile == "yes" else torch.inference_mode
+
+        def infer():
+            with mode(), lower:
+                return forward(images)
+
+        return infer
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with lower:
+            loss = nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step

@@ -1,0 +1,84 @@
+"""What is timed, and who takes part."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model at one batch and image size.
+
+    Attributes:
+      model: our name, and torchvision's where it has the net.
+      train: a step of SGD with momentum, or logits.
+      dtype: "float32", or "bfloat16": computation in it, parameters in float32.
+    """
+
+    model: str
+    batch: int
+    size: int
+    train: bool
+    classes: int = 1000
+    stem: str = "imagenet"
+    dtype: str = "float32"
+
+
+def _both_dtypes(name, *arguments, **options):
+    return {
+        name: Workload(*arguments, **options),
+        f"{name}_bf16": Workload(*arguments, **options, dtype="bfloat16"),
+    }
+
+
+CIFAR = {"classes": 10, "stem": "cifar"}
+WORKLOADS = {
+    **_both_dtypes("resnet50_train", "resnet50", 8, 224, True),
+    **_both_dtypes("resnext50_train", "resnext50_32x4d", 4, 224, True),
+    **_both_dtypes("resnet18_cifar_train", "resnet18", 64, 32, True, **CIFAR),
+    **_both_dtypes("resnet20_train", "resnet20", 128, 32, True, **CIFAR),
+    **_both_dtypes("resnet50_infer_1", "resnet50", 1, 224, False),
+    **_both_dtypes("resnet50_infer_16", "resnet50", 16, 224, False),
+    **_both_dtypes("resnet50_infer_32", "resnet50", 32, 224, False),
+    **_both_dtypes("resnext50_infer_1", "resnext50_32x4d", 1, 224, False),
+    **_both_dtypes("resnext50_infer_16", "resnext50_32x4d", 16, 224, False),
+    "resnet101_infer_16": Workload("resnet101", 16, 224, False),
+    "wide_resnet50_2_infer_16": Workload("wide_resnet50_2", 16, 224, False),
+    "resnet152_train": Workload("resnet152", 2, 224, True),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of the comparison.
+
+    Attributes:
+      framework: the worker's: "ours", "flax" or "torch".
+      tuned: with the process settings of ``flax_resnet.tune_cpu``: the allocator's for all, XLA's
+        flags for ours.
+      options: of the framework's ``build``.
+    """
+
+    framework: str
+    tuned: bool
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def _torch(tuned):
+    word = "tuned" if tuned else "as installed"
+    return {
+        f"PyTorch NCHW, {word}": Contender("torch", tuned, (("layout", "nchw"),)),
+        f"PyTorch channels_last, {word}": Contender("torch", tuned, (("layout", "nhwc"),)),
+        f"torch.compile, {word}": Contender(
+            "torch", tuned, (("layout", "nhwc"), ("compile", "yes"))
+        ),
+    }
+
+
+CONTENDERS = {
+    "ours, with oneDNN": Contender("ours", True, (("ops", "onednn"),)),
+    "ours, jax only": Contender("ours", True, (("ops", "jax"),)),
+    "ours, reference": Contender("ours", True, (("ops", "reference"),)),
+    "ours, not tuned": Contender("ours", False, (("ops", "jax"),)),
+    "plain Flax": Contender("flax", False),
+    **_torch(tuned=False),
+    **_torch(tuned=True),
+}

@@ -1,0 +1,49 @@
+"""The comparison on the CPU compares the same nets, and its page says what was measured."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import flax_resnet as fr
+from benchmarks.cpu import report
+from benchmarks.cpu.plain_flax import MODELS, PlainResNet
+from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "resnet18"])
+def test_plain_flax_is_the_same_net(name):
+    plain = PlainResNet(**MODELS[name])
+    ours = fr.create_model(name)
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        for variables in (
+            jax.eval_shape(lambda: plain.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), False)),
+            jax.eval_shape(lambda: ours.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))),
+        )
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_the_page_divides_the_best_of_pytorch_by_ours():
+    def row(*seconds):
+        return {"seconds": list(seconds), "first": 2.0, "compile": None, "bytes": 10**9}
+
+    contenders = {
+        "ours, jax only": row(0.1, 0.2, 0.3),
+        "plain Flax": row(0.8),
+        "PyTorch NCHW, as installed": row(0.5),
+        "PyTorch channels_last, as installed": row(0.4),
+        "PyTorch channels_last, tuned": row(0.3),
+        "torch.compile, tuned": {"seconds": [], "error": "no compiler"},
+    }
+    # 2 * 4.089e9 * 8 * 3 operations in 0.2 s are 981 GFLOP/s.
+    figures = {"date": "2026-01-01", "gemm": 2 * 981.36e9, "contenders": contenders}
+    page = report.page({"resnet50_train": figures})
+    assert "| resnet50_train | 1 | 2.00 | 1.50 | – | – | 4.00 | 50% |" in page
+    assert "| torch.compile, tuned | no compiler |" in page
+
+
+def test_every_workload_can_be_reported():
+    assert {(w.model, w.size) for w in WORKLOADS.values()} <= set(report.GMACS)
+    assert {c.framework for c in CONTENDERS.values()} == {"ours", "flax", "torch"}
+    assert {w.model for w in WORKLOADS.values()} <= set(MODELS)
