@@ -75,10 +75,16 @@ def arrays(workdir, step):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree["state"])]
 
 
-def wait_for(path, *processes, seconds=200):
+def newest(workdir):
+    """Step of the newest finished checkpoint; 0 for none. Older ones are deleted as it goes."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_for(workdir, step, *processes, seconds=200):
     until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} did not appear"
+    while newest(workdir) < step:
+        assert time.monotonic() < until, f"{workdir} got no checkpoint of step {step}"
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -116,7 +122,7 @@ def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
 def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim):
     settings = ("--epochs", "1000", "--save-every-steps", "2", "--parallel.timeout", "10")
     processes = start_two(tmp_path, *settings)
-    wait_for(tmp_path / "checkpoints" / "4", *processes)
+    wait_for(tmp_path, 4, *processes)
     processes[victim].kill()
     began = time.monotonic()
     codes, outputs = finish(processes[1 - victim], seconds=90)
@@ -124,10 +130,7 @@ def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim)
     assert codes == [1], outputs
     assert "another process of this run is gone" in outputs[0]
     finish(processes[victim])
-    steps = [
-        int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*") if path.name.isdigit()
-    ]
-    more = ("--max-steps", str(max(steps) + 1), "--epochs", "1000", "--save-every-steps", "2")
+    more = ("--max-steps", str(newest(tmp_path) + 1), "--epochs", "1000", "--save-every-steps", "2")
     codes, outputs = finish(start(tmp_path, *more))
     assert codes == [0], outputs
 
@@ -136,7 +139,7 @@ def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim)
 def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     settings = ("--epochs", "1000", "--save-every-steps", "2")
     processes = start_two(tmp_path, *settings)
-    wait_for(tmp_path / "checkpoints" / "2", *processes)
+    wait_for(tmp_path, 2, *processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, outputs = finish(*processes)
     assert codes == [0, 0], outputs

@@ -16,6 +16,8 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.training import Checkpoints, evaluation
+from flax_resnet.training.checkpoint import checksum
 
 BASE = Config(
     model=ModelConfig(name="resnet8"),
@@ -102,6 +104,63 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path,
     assert resumed.finished
     assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
     assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(
+    whole_run, tmp_path, console, monkeypatch
+):
+    workdir, result = whole_run
+    step = evaluation._jitted_eval_step
+    calls = []
+
+    def signalled(state, batch):
+        calls.append(batch)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(state, batch)
+
+    monkeypatch.setattr(evaluation, "_jitted_eval_step", signalled)
+    stopped = fr.train(config(tmp_path), console)
+    assert not stopped.finished
+    assert len(calls) == 1  # the second of its two batches was not begun
+    assert not (tmp_path / "history.jsonl").exists()
+    assert fr.train(config(tmp_path), console).finished
+    assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
+    assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_a_signal_during_a_save_ends_the_run_with_that_save(
+    whole_run, tmp_path, console, monkeypatch
+):
+    workdir, result = whole_run
+    save = Checkpoints.save
+
+    def signalled(self, step, *args, **kwargs):
+        save(self, step, *args, **kwargs)  # goes on in the background
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", signalled)
+    stopped = fr.train(config(tmp_path, save_every_steps=3), console)
+    assert not stopped.finished
+    assert stopped.step in (3, 4)
+    assert (tmp_path / "checkpoints" / str(stopped.step)).is_dir()
+    assert fr.train(config(tmp_path, save_every_steps=3), console).finished
+    assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
+    """Orbax reads a file with another bit as if nothing were wrong."""
+    folder = Checkpoints(tmp_path)
+    tree = {"state": {"w": np.arange(6, dtype=np.float32), "n": np.int32(3)}}
+    folder.save(1, tree)
+    assert folder.restore(1, tree)["state"]["n"] == 3
+    changed = {"state": {"w": tree["state"]["w"].copy(), "n": np.int32(3)}}
+    changed["state"]["w"].view(np.uint32)[4] ^= 1
+    one, other = np.asarray(checksum(tree)), np.asarray(checksum(changed))
+    assert one.shape == other.shape == (2,)
+    assert (one != other).sum() == 1
+    folder.close()
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(whole_run, tmp_path):
