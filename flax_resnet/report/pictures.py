@@ -41,10 +41,16 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+    # A solver without a learning rate has nothing to show of it.
+    curves = [
+        curve
+        for curve in _CURVES
+        if any(entry.get(key) for entry in history for key, _, _ in curve[2])
+    ]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11.5, 3.1), layout="constrained")
         for axes, (title, unit, lines) in zip(
-            figure.subplots(1, len(_CURVES)), _CURVES, strict=True
+            figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
         ):
             for key, name, color in lines:
                 points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
