@@ -10,13 +10,14 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
-from flax_resnet.training import Checkpoints, evaluation
+from flax_resnet.training import Checkpoints, checkpoint, evaluation
 from flax_resnet.training.checkpoint import checksum
 
 BASE = Config(
@@ -149,17 +150,30 @@ def test_a_signal_during_a_save_ends_the_run_with_that_save(
     assert_same_run(workdir, tmp_path, result.step)
 
 
-def test_a_changed_bit_in_a_checkpoint_is_noticed(tmp_path):
-    """Orbax reads a file with another bit as if nothing were wrong."""
+def test_any_changed_bit_changes_the_checksum():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    one = np.asarray(checksum({"n": jnp.int32(3), "w": jnp.asarray(values)}))
+    for place in range(6):
+        for bit in range(32):
+            changed = values.copy()
+            changed.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
+            other = np.asarray(checksum({"n": jnp.int32(3), "w": jnp.asarray(changed)}))
+            assert other[0] == one[0]
+            assert other[1] != one[1]
+
+
+def test_a_checkpoint_that_is_not_what_was_saved_is_refused(tmp_path, monkeypatch):
+    """Orbax restores a file with another bit without a word."""
+    tree = {"state": {"w": jnp.arange(6.0), "n": jnp.int32(3)}}
     folder = Checkpoints(tmp_path)
-    tree = {"state": {"w": np.arange(6, dtype=np.float32), "n": np.int32(3)}}
     folder.save(1, tree)
-    assert folder.restore(1, tree)["state"]["n"] == 3
-    changed = {"state": {"w": tree["state"]["w"].copy(), "n": np.int32(3)}}
-    changed["state"]["w"].view(np.uint32)[4] ^= 1
-    one, other = np.asarray(checksum(tree)), np.asarray(checksum(changed))
-    assert one.shape == other.shape == (2,)
-    assert (one != other).sum() == 1
+    assert int(folder.restore(1, tree)["state"]["n"]) == 3
+    damaged = {"state": {"w": tree["state"]["w"].at[2].set(7), "n": tree["state"]["n"]}}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "checksum", lambda _: checksum(tree))
+        folder.save(2, damaged)
+    with pytest.raises(fr.UserError, match=r"2 cannot be read .*checksum differs"):
+        folder.restore(2, tree)
     folder.close()
 
 
