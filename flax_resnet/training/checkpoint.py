@@ -88,7 +88,11 @@ class Checkpoints:
         self._manager.wait_until_finished()
         tree = serialization.to_state_dict(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-        abstract[CHECKSUM] = jax.eval_shape(checksum, tree)
+        # With a place of its own: orbax would ask for the devices that wrote it.
+        numbers = jax.eval_shape(checksum, tree)
+        scalar = next((x for x in jax.tree.leaves(tree) if jnp.ndim(x) == 0), None)
+        place = getattr(scalar, "sharding", None)
+        abstract[CHECKSUM] = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=place)
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             _verify(restored)

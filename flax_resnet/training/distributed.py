@@ -96,9 +96,12 @@ def watch_peers(timeout: int) -> Iterator[None]:
     libc.signal(signal.SIGABRT, libc.sleep)
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if any(sign in str(error) for sign in ("peer", "Gloo", "NCCL", "UNAVAILABLE")):
-            thread.join(timeout + 10)
+    except UserError:
+        raise
+    except Exception as error:
+        # A lost process shows in many ways; the watcher knows, at the latest after the time-out.
+        lost = any(sign in str(error) for sign in ("peer", "loo", "NCCL", "UNAVAILABLE"))
+        thread.join(timeout + 10 if lost else 5)
         raise
     finally:
         done.set()
