@@ -1,7 +1,7 @@
 """The quick way through a JPEG file: decoded by libjpeg-turbo, resized by fast_image_resize.
 
 Pillow does the same with the same libraries' older or plainer relatives: the decoded pixels are
-equal, resized ones at most a level apart, at half the speed (`benchmarks/data.py`). Both libraries
+equal, resized ones at most a level apart, more slowly (`benchmarks/data.py`). Both libraries
 let go of the interpreter's lock.
 """
 
