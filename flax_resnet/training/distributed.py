@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
@@ -18,6 +18,8 @@ LOST = (
     "error: another process of this run is gone (killed, or its host or the network is down), so "
     "this one stops too. The last checkpoint is kept: start all processes again to go on from it."
 )
+
+PROBE_SECONDS = 1.0  # below the six that an aborting thread sleeps, see watch_peers
 
 
 def connect(config: ParallelConfig) -> None:
@@ -75,20 +77,27 @@ def watch_peers(timeout: int) -> Iterator[None]:
     done = threading.Event()
     processes = list(range(jax.process_count()))
 
-    def watch() -> None:
-        while not done.wait(max(1.0, min(10.0, timeout / 10))):
+    def all_live() -> bool:  # waits for every living process to ask the same
+        return len(client.get_live_nodes(processes)) == len(processes)
+
+    def coordinator_answers() -> bool:
+        client.key_value_dir_get("flax_resnet")
+        return True
+
+    def watch(probe: Callable[[], bool]) -> None:
+        while not done.wait(PROBE_SECONDS):
             try:
-                # Waits for every living process to ask the same.
-                gone = len(client.get_live_nodes(processes)) < len(processes)
-            except Exception:  # the coordinator itself is gone
-                gone = True
-            if gone and not done.is_set():
+                fine = probe()
+            except Exception:  # of many kinds, all of a coordinator that is gone
+                fine = False
+            if not fine and not done.is_set():
                 sys.stdout.flush()
                 print(LOST, file=sys.stderr, flush=True)
                 os._exit(1)  # a normal exit would wait for the lost one
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    for probe in (all_live, coordinator_answers):
+        thread = threading.Thread(target=watch, args=(probe,), daemon=True)
+        thread.start()
     # Where JAX aborts first, the aborting thread sleeps as many seconds as the signal's number, 6,
     # in which the watcher comes to its sentence.
     libc = ctypes.CDLL(None)
