@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .config import Config, check_config, list_configs, load_config
     from .errors import UserError
     from .inference import embed, evaluate, load_run, predict
-    from .models import ResNet, create_model, fold_batch_norm, list_models, summarize
+    from .models import ResNet, create_model, fold_batch_norm, list_models, pack_kernels, summarize
     from .runtime import tune_cpu
     from .training import (
         StepOptions,
@@ -51,6 +51,7 @@ __all__ = [
     "load_pretrained",
     "load_run",
     "load_weights",
+    "pack_kernels",
     "predict",
     "save_weights",
     "summarize",
@@ -67,7 +68,14 @@ _ROOMS = {
     "config": ("Config", "check_config", "list_configs", "load_config"),
     "errors": ("UserError",),
     "inference": ("embed", "evaluate", "load_run", "predict"),
-    "models": ("ResNet", "create_model", "fold_batch_norm", "list_models", "summarize"),
+    "models": (
+        "ResNet",
+        "create_model",
+        "fold_batch_norm",
+        "list_models",
+        "pack_kernels",
+        "summarize",
+    ),
     "runtime": ("tune_cpu",),
     "training": (
         "StepOptions",

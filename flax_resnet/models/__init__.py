@@ -1,6 +1,6 @@
 """Flax Linen models. This package imports nothing else of flax_resnet."""
 
-from .folding import fold_batch_norm
+from .folding import fold_batch_norm, pack_kernels
 from .layers import QUICK_COMPILATION
 from .lowerings import OPS
 from .mnist import MnistResNet
@@ -19,6 +19,7 @@ __all__ = [
     "default_image_shape",
     "fold_batch_norm",
     "list_models",
+    "pack_kernels",
     "part_of",
     "summarize",
 ]

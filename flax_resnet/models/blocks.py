@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .layers import Dropout, conv_init
-from .lowerings import Convolution, convolve
+from .lowerings import Convolution, Epilogue, convolve, convolve_fused, pack
 
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its planes
 
@@ -44,7 +44,9 @@ def block_layout(
 class Conv(nn.Module):
     """A square convolution, padded by ``kernel // 2`` on every side; by default without bias.
 
-    ``ops``: how it is computed, see :func:`lowerings.convolve`.
+    ``ops``: how it is computed, see :func:`lowerings.convolve`. With a bias it may also add a
+    residual and rectify, in one pass; the collection ``packed``, if there is one, holds the kernel
+    in the layout that is fastest, see :func:`folding.pack_kernels`.
     """
 
     spec: ConvSpec
@@ -55,15 +57,23 @@ class Conv(nn.Module):
     kernel_init: Callable[..., jax.Array] = conv_init
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, residual: jax.Array | None = None, relu: bool = False
+    ) -> jax.Array:
         features, size, _, groups = self.spec
         shape = (size, size, x.shape[-1] // groups, features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        y = convolve(self.convolution(x, kernel), self.ops)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
-            y += bias.astype(self.dtype)
-        return y
+        conv = self.convolution(x, kernel)
+        if not self.use_bias:
+            return Epilogue(None, residual, relu).apply(convolve(conv, self.ops))
+        bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
+        epilogue = Epilogue(bias.astype(self.dtype), residual, relu)
+        if self.is_mutable_collection("packed") and not self.is_initializing():
+            packed = pack(conv, self.ops)
+            if packed is not None:
+                self.put_variable("packed", "kernel", packed)
+        packed = self.get_variable("packed", "kernel")
+        return convolve_fused(conv, epilogue, packed, self.ops)
 
     def convolution(self, x: jax.Array, kernel: jax.Array) -> Convolution:
         """What is to be computed of images ``[N, H, W, C]``."""
@@ -80,6 +90,7 @@ class ResidualBlock(nn.Module):
       conv, norm: constructors of the two layers, called with ``name``.
       shortcut, avg_pool_shortcut, residual, zero_init_residual: as in :class:`ResNet`.
       preactivate: normalise and rectify before each convolution instead of after.
+      folded: batch norm is in the convolutions, see :mod:`folding`; for inference.
       drop_path: probability of skipping the residual branch of an example in training.
       dropout: dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 3.4).
       axis_name: see :class:`ResNet`.
@@ -93,14 +104,24 @@ class ResidualBlock(nn.Module):
     residual: bool = True
     zero_init_residual: bool = False
     preactivate: bool = False
+    folded: bool = False
     drop_path: float = 0.0
     dropout: float = 0.0
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        branch = self._preactivated if self.preactivate else self._postactivated
-        return branch(x, train)
+        if self.preactivate:
+            return self._preactivated(x, train)
+        return self._folded(x) if self.folded else self._postactivated(x, train)
+
+    def _folded(self, x: jax.Array) -> jax.Array:
+        """What :meth:`_postactivated` computes, for convolutions that add and rectify."""
+        *first, last = (self.conv(s, name=f"conv{i}") for i, s in enumerate(self.layout, start=1))
+        y = x
+        for conv in first:
+            y = conv(y, relu=True)
+        return last(y, self._shortcut(x, False) if self.residual else None, relu=True)
 
     def _postactivated(self, x: jax.Array, train: bool) -> jax.Array:
         y, last = x, len(self.layout)

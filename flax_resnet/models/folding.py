@@ -1,10 +1,12 @@
 """Batch norm folded into the convolutions, for inference."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 Tree = Mapping[str, Any]
@@ -34,6 +36,30 @@ def fold_batch_norm(model: nn.Module, variables: Tree) -> tuple[nn.Module, Tree]
     fold = _to_affine if getattr(model, "version", "v1.5") == "v2" else _into_convolutions
     params = fold(variables["params"], variables["batch_stats"], epsilon)
     return model.clone(norm="folded"), {"params": params}
+
+
+def pack_kernels(model: nn.Module, variables: Tree, images: Any) -> Tree:
+    """The variables and, for a net of :func:`fold_batch_norm`, its kernels packed.
+
+    Where oneDNN computes the convolutions (see ``native/``), each call rearranges the kernels for
+    it; a collection ``packed`` of ready ones saves that, a third of the time of a single image. It
+    takes as much memory as the kernels. Elsewhere, and for other nets, nothing is added.
+
+    Args:
+      model: a net; its ``ops`` says how convolutions are computed.
+      variables: its variables.
+      images: an array, or ``jax.ShapeDtypeStruct``, of the shape ``[N, H, W, C]`` and dtype of the
+        images to come: images of another shape may need another layout, which is an error then.
+
+    Returns:
+      Variables for the same ``model.apply(variables, images, train=False)``, on this machine.
+    """
+    if getattr(model, "norm", None) != "folded":
+        return variables
+    given = {name: tree for name, tree in variables.items() if name != "packed"}
+    apply = partial(model.apply, train=False, mutable=["packed"])
+    zeros = jnp.zeros(images.shape, images.dtype)
+    return given | jax.jit(apply)(given, zeros)[1]
 
 
 def _affine(params: Tree, stats: Tree, epsilon: float) -> tuple[jax.Array, jax.Array]:

@@ -203,6 +203,7 @@ class ResNet(nn.Module):
                         residual=self.residual,
                         zero_init_residual=self.zero_init_residual,
                         preactivate=self.version == "v2",
+                        folded=self.norm == "folded" and self.version != "v2",
                         drop_path=self.stochastic_depth * number / total,
                         dropout=self.block_dropout,
                         axis_name=self.axis_name,
@@ -232,13 +233,14 @@ class ResNet(nn.Module):
         return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        folded = self.norm == "folded" and self.version != "v2"  # the convolution rectifies
         if self.stem == "deep":
             x = nn.relu(self.bn1_0(self.conv1_0(x), train))
             x = nn.relu(self.bn1_1(self.conv1_1(x), train))
-            x = self.conv1_2(x)
+            x = self.conv1_2(x, relu=folded)
         else:
-            x = self.conv1(x)
-        if self.version != "v2":
+            x = self.conv1(x, relu=folded)
+        if self.version != "v2" and not folded:
             x = nn.relu(self.bn1(x, train))
         if self.stem != "cifar":
             x = max_pool(x, 3, 2, 1, self.ops)

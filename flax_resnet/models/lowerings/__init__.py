@@ -4,8 +4,18 @@ On GPU and TPU XLA's own is good and stays. On CPU it is not; `table.py` says wh
 computed how.
 """
 
-from .convolution import Convolution, Lowering
+from .convolution import Convolution, Epilogue, Lowering
 from .pooling import max_pool
-from .table import OPS, choose, convolve
+from .table import OPS, choose, convolve, convolve_fused, pack
 
-__all__ = ["OPS", "Convolution", "Lowering", "choose", "convolve", "max_pool"]
+__all__ = [
+    "OPS",
+    "Convolution",
+    "Epilogue",
+    "Lowering",
+    "choose",
+    "convolve",
+    "convolve_fused",
+    "max_pool",
+    "pack",
+]

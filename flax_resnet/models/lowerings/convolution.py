@@ -33,6 +33,26 @@ class Convolution(NamedTuple):
         return self.kernel.shape[:2] == (1, 1) and self.groups == 1 and self.padding == 0
 
 
+class Epilogue(NamedTuple):
+    """What follows a convolution in a net for inference: ``relu(y + bias + residual)``.
+
+    Attributes:
+      bias: ``[F]``, of the dtype of ``y``, or None.
+      residual: of the shape and dtype of ``y``, or None.
+      relu: whether negative numbers become zero.
+    """
+
+    bias: jax.Array | None = None
+    residual: jax.Array | None = None
+    relu: bool = False
+
+    def apply(self, y: jax.Array) -> jax.Array:
+        """The meaning."""
+        for summand in (self.bias, self.residual):
+            y = y if summand is None else y + summand
+        return jax.nn.relu(y) if self.relu else y
+
+
 class Lowering(NamedTuple):
     """A row of the table: one way to compute some convolutions.
 
@@ -44,6 +64,9 @@ class Lowering(NamedTuple):
         only (the arrays may be tracers or ``jax.ShapeDtypeStruct``).
       lower: computes it: ``[N, H', W', F]`` of the dtype of ``x``, differentiable in ``x`` and
         ``kernel``.
+      lower_fused: computes it and its epilogue in one pass, differentiable too, or None; its third
+        argument is what ``pack`` gave, or None.
+      pack: the kernel in the layout that ``lower_fused`` prefers, or None.
     """
 
     name: str
@@ -51,6 +74,8 @@ class Lowering(NamedTuple):
     backend: str
     applies: Callable[[Convolution], bool]
     lower: Callable[[Convolution], jax.Array]
+    lower_fused: Callable[[Convolution, Epilogue, jax.Array | None], jax.Array] | None = None
+    pack: Callable[[Convolution], jax.Array | None] | None = None
 
 
 def reference(conv: Convolution) -> jax.Array:

@@ -4,12 +4,14 @@ It lies in ``native/``, which says what it does and how fast. Everything of it s
 program until the first convolution is traced.
 """
 
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .convolution import Convolution, Lowering
+from .convolution import Convolution, Epilogue, Lowering
 
 
 @cache
@@ -39,4 +41,61 @@ def lower(conv: Convolution) -> jax.Array:
     return convolution(x, kernel, stride=stride, padding=padding, groups=groups)
 
 
-LOWERINGS = (Lowering("oneDNN", "onednn", "cpu", applies, lower),)
+def lower_fused(conv: Convolution, epilogue: Epilogue, packed: jax.Array | None) -> jax.Array:
+    """``[N, H', W', F]``: sums, bias, residual and ReLU in one pass over the result."""
+    from flax_resnet_onednn import bf16_is_fast
+
+    if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
+        return epilogue.apply(lower(conv))
+    arrays = conv.x, conv.kernel, epilogue.bias, epilogue.residual, packed
+    return _fused((conv.stride, conv.padding, conv.groups, epilogue.relu), *arrays)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(options: tuple, x, kernel, bias, residual, packed) -> jax.Array:  # type: ignore[no-untyped-def]
+    from flax_resnet_onednn import fused_convolution
+
+    stride, padding, groups, relu = options
+    return fused_convolution(
+        x,
+        kernel if packed is None else packed,
+        bias,
+        residual,
+        relu=relu,
+        stride=stride,
+        padding=padding,
+        groups=groups,
+        packed_from=None if packed is None else kernel.shape,
+    )
+
+
+def _unfused(options: tuple, x, kernel, bias, residual) -> jax.Array:  # type: ignore[no-untyped-def]
+    *geometry, relu = options
+    return Epilogue(bias, residual, relu).apply(lower(Convolution(x, kernel, *geometry)))
+
+
+def _fused_forward(options: tuple, *arrays: Any) -> Any:
+    return _fused(options, *arrays), arrays
+
+
+def _fused_backward(options: tuple, arrays: Any, dy: jax.Array) -> Any:
+    # Computed anew: nets for inference are seldom differentiated, and keep nothing for it.
+    *operands, packed = arrays
+    slopes = jax.vjp(partial(_unfused, options), *operands)[1](dy)
+    return *slopes, None if packed is None else np.zeros(packed.shape, jax.dtypes.float0)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def pack(conv: Convolution) -> jax.Array | None:
+    """The kernel in oneDNN's own layout."""
+    from flax_resnet_onednn import bf16_is_fast, pack_kernel
+
+    if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
+        return None
+    x, kernel, stride, padding, groups = conv
+    return pack_kernel(kernel, x.shape, stride=stride, padding=padding, groups=groups)
+
+
+LOWERINGS = (Lowering("oneDNN", "onednn", "cpu", applies, lower, lower_fused, pack),)

@@ -8,7 +8,7 @@ holds every row, values and gradients, to the meaning (``convolution.reference``
 import jax
 
 from . import grouped, onednn, pointwise, strided
-from .convolution import Convolution, Lowering, check, reference
+from .convolution import Convolution, Epilogue, Lowering, check, reference
 
 # Which families of lowerings a value of ``ops`` admits.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -71,3 +71,22 @@ def convolve(conv: Convolution, ops: str = "auto") -> jax.Array:
     """
     check(conv)
     return choose(conv, ops).lower(conv)
+
+
+def convolve_fused(
+    conv: Convolution, epilogue: Epilogue, packed: jax.Array | None = None, ops: str = "auto"
+) -> jax.Array:
+    """:func:`convolve`, and what follows it in a net without batch norm, in one pass where the
+    lowering can. ``packed`` is what :func:`pack` gave for this kernel and images of this shape."""
+    check(conv)
+    row = choose(conv, ops)
+    if row.lower_fused is not None:
+        return row.lower_fused(conv, epilogue, packed)
+    return epilogue.apply(row.lower(conv))
+
+
+def pack(conv: Convolution, ops: str = "auto") -> jax.Array | None:
+    """The kernel as :func:`convolve_fused` would have to rearrange it at each call, or None where
+    there is nothing to gain."""
+    row = choose(conv, ops)
+    return None if row.pack is None else row.pack(conv)
