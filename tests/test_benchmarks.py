@@ -26,7 +26,8 @@ def test_plain_flax_is_the_same_net(name):
 
 def test_the_page_divides_the_best_of_pytorch_by_ours():
     def row(*seconds):
-        return {"seconds": list(seconds), "first": 2.0, "compile": None, "bytes": 10**9}
+        measured = {"seconds": list(seconds), "processor": [0.1]}
+        return measured | {"first": 2.0, "compile": None, "bytes": 10**9}
 
     contenders = {
         "ours, jax only": row(0.1, 0.2, 0.3),

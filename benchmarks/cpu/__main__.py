@@ -62,7 +62,10 @@ def compare(workload, contenders, samples):
         contender = CONTENDERS[name]
         worker = Worker(contender)
         order = {"framework": contender.framework, "options": dict(contender.options)}
-        figures[name] = worker.ask(build=workload, **order) | {"seconds": []}
+        figures[name] = worker.ask(build=workload, **order) | {
+            "seconds": [],
+            "processor": [],
+        }
         print(f"  {name}: {figures[name]}", flush=True)
         if "error" in figures[name]:
             worker.close()
@@ -80,6 +83,7 @@ def compare(workload, contenders, samples):
                 del waiting[name]
                 continue
             figures[name]["seconds"] += reply["seconds"]
+            figures[name]["processor"] += reply["processor"]
             figures[name]["bytes"] = reply["bytes"]
             waiting[name] -= count
             if not waiting[name]:
@@ -88,7 +92,12 @@ def compare(workload, contenders, samples):
         worker.close()
     for name in contenders:
         if seconds := figures[name]["seconds"]:
-            print(f"  {name:32} {statistics.median(seconds) * 1e3:9.1f} ms", flush=True)
+            processor = statistics.median(figures[name]["processor"])
+            print(
+                f"  {name:36} {statistics.median(seconds) * 1e3:9.1f} ms, "
+                f"processor {processor * 1e3:9.1f} ms",
+                flush=True,
+            )
     return figures
 
 

@@ -24,7 +24,8 @@ logits; ratios are PyTorch's median over ours, so that above 1 ours is quicker. 
 of its own ways that took part in that row. "Tuned" is with the memory allocator's settings of
 `fr.tune_cpu`, for ours with its XLA flag too; "as installed" is without. Peak: the share of the
 machine's arithmetic peak (float32 matrix product of 2048 by 2048, as PyTorch reaches it) that the
-model's nominal arithmetic comes to.
+model's nominal arithmetic comes to. Processor time is the sum over all threads, waiting ones of
+PyTorch's included; it tells more than the clock where other programs run beside.
 """
 
 
@@ -95,18 +96,19 @@ def _each(name, figures):
         f"{workload.model}, {kind}, batch {workload.batch} at {workload.size}×{workload.size}, "
         f"{workload.dtype}; {figures['date']}; peak {figures['gemm'] / 1e9:.0f} GFLOP/s.",
         "",
-        "| | median, ms | fastest, ms | first step, s | compilation, s | peak memory, MB |",
-        "|---|---|---|---|---|---|",
+        "| | median, ms | fastest, ms | processor, ms | first step, s | compiled, s | memory, MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for contender, row in figures["contenders"].items():
         if "error" in row:
-            lines.append(f"| {contender} | {row['error']} | | | | |")
+            lines.append(f"| {contender} | {row['error']} | | | | | |")
             continue
         seconds = row["seconds"]
         compilation = "" if row["compile"] is None else f"{row['compile']:.1f}"
+        processor = statistics.median(row["processor"]) * 1e3
         median, fastest = statistics.median(seconds) * 1e3, min(seconds) * 1e3
         lines.append(
-            f"| {contender} | {median:,.1f} | {fastest:,.1f} | "
+            f"| {contender} | {median:,.1f} | {fastest:,.1f} | {processor:,.1f} | "
             f"{row['first']:.1f} | {compilation} | {row['bytes'] / 1e6:,.0f} |"
         )
     return lines
