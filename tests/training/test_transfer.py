@@ -96,6 +96,7 @@ def test_affine_alone_of_the_frozen_parts_can_train(photos, weights, tmp_path):
             assert (np.asarray(leaf).tobytes() != old[path].tobytes()) == is_norm, path
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
     options = ("--mode", "gradual", "--epochs", "5", "--data.batch-size", "24")
     assert finetune(photos, weights, tmp_path / "whole", *options) == 0
