@@ -103,7 +103,9 @@ def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
         for name in set(ours) - {"time", "images_per_second", "data_wait"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
     for ours, theirs in zip(arrays(two, 4), arrays(one, 4), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=2e-4)  # float32, four steps
+        # As wholes: sums over processes are rounded in another order, and in float32 that turns
+        # some ReLU of an input near zero, which single weights see four steps later.
+        assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs)
     # One process of one device reads the checkpoint that two wrote: to the bit.
     before = arrays(two, 4)
     best = fr.load_run(two)
