@@ -4,6 +4,7 @@ import csv
 import re
 import shlex
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,14 @@ from tests.weights.conftest import seeded_state_dict, torch_shapes
 @pytest.fixture(scope="module")
 def readme(repository):
     return (repository / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def quick_compilation():
+    """What runs once takes longer to optimise than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def blocks(text, language):
@@ -48,6 +57,7 @@ def test_commands_exist_and_parse(readme, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_librarys_example_runs(readme, capsys):
     (example,) = (block for block in blocks(readme, "python") if "train_step" in block)
     names = {}

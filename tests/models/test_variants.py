@@ -99,6 +99,10 @@ def test_short_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name, **SHORT[name]), jax.jit(train_once, static_argnums=0))
 
 
+# A thousand layers take minutes; shorter ones of their families stand for them.
+DEEPEST = ("resnet1202", "resnet1001_v2")
+
+
 @pytest.fixture
 def optimised_code():
     """Undoes `quick_compilation`: drawing 100 million weights takes a minute otherwise."""
@@ -109,9 +113,9 @@ def optimised_code():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised_code")
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if name not in DEEPEST])
 def test_variant_has_finite_gradients_everywhere(name):
-    check_numerically(create_model(name), train_once)  # a thousand layers compile too slowly
+    check_numerically(create_model(name), train_once)
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet_mnist"])
