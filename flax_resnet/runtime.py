@@ -11,7 +11,7 @@ from collections.abc import Mapping
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 # XLA asks for one large buffer at each call. glibc maps it afresh and gives it back each time, and
-# each of its pages is a fault; kept, in huge pages, it costs nothing. Read when a process starts.
+# each of its pages is a fault; so it is kept, in huge pages. Read when a process starts.
 ALLOCATOR = ":".join(
     (
         "glibc.malloc.hugetlb=1",

@@ -42,8 +42,8 @@ def pack_kernels(model: nn.Module, variables: Tree, images: Any) -> Tree:
     """The variables and, for a net of :func:`fold_batch_norm`, its kernels packed.
 
     Where oneDNN computes the convolutions (see ``native/``), each call rearranges the kernels for
-    it; a collection ``packed`` of ready ones saves that, a third of the time of a single image. It
-    takes as much memory as the kernels. Elsewhere, and for other nets, nothing is added.
+    it; a collection ``packed`` of ready ones saves that, and takes as much memory as the kernels.
+    Elsewhere, and for other nets, nothing is added.
 
     Args:
       model: a net; its ``ops`` says how convolutions are computed.

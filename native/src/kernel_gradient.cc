@@ -1,7 +1,8 @@
 // The float32 kernel gradient on processors with AVX2 and FMA, dense convolutions.
 //
-// Why: oneDNN's own runs at half of the machine's peak on NHWC arrays there (3.2 and 3.12 alike),
-// and takes half of the time of all convolutions in training. This one: 80 to 90 %.
+// Why: oneDNN 3.2's own ran most 3x3 ones at 30 to 55 GFLOP/s of one core on NHWC arrays there, where
+// its best forward reached 90, and took the most time of the three passes (resnet50, batch 8: 1,382 ms
+// of 3,257). For 3x3 this one needs 1.0 to 1.4 times less time than PyTorch's (measured on a busy machine).
 //
 //     dkernel[i, j, c, f] = sum over n, y, x of  image[n, y s + i, x s + j, c]  dy[n, y, x, f]
 //
