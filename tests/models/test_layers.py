@@ -107,6 +107,7 @@ def test_batch_norm_gradients_are_finite_differences():
             np.testing.assert_allclose(gradient, wanted, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(
     shape=st.tuples(*(st.integers(1, 4) for _ in range(4))),

@@ -88,6 +88,7 @@ def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
     assert counts(said)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", [("head",), ("partial", "--freeze-until", "layer3")], ids=["head", "partial"]
 )
@@ -105,6 +106,7 @@ def test_kept_features_train_as_forward_passes_do(finetune, photos, mode, capfd)
     np.testing.assert_allclose(losses["0"], losses["1"], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd):
     folder, cache = tmp_path / "photos", tmp_path / "cache"
     shutil.copytree(photos, folder)

@@ -90,6 +90,7 @@ def wait_for(path, seconds=120):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path, console):
     workdir, result = whole_run
 
@@ -107,6 +108,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path,
     assert_same_run(workdir, tmp_path, result.step)
 
 
+@pytest.mark.slow
 def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(
     whole_run, tmp_path, console, monkeypatch
 ):
@@ -130,6 +132,7 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(
     assert_same_run(workdir, tmp_path, result.step)
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_save_ends_the_run_with_that_save(
     whole_run, tmp_path, console, monkeypatch
 ):

@@ -37,6 +37,7 @@ def on_eight_devices(*work):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_jit_shard_map_and_pmap_on_eight_devices_agree_with_one():
     """Three steps of a small ResNeXt with augmentation, mixing, dropout and a moving average:
     parameters, running statistics, optimiser state, average and metrics."""

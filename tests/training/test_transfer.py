@@ -84,6 +84,7 @@ def test_what_is_frozen_keeps_its_bits(photos, weights, tmp_path, options, param
     assert changed_parts(tmp_path / "run", weights) == (params, statistics - {"conv1"})
 
 
+@pytest.mark.slow
 def test_affine_alone_of_the_frozen_parts_can_train(photos, weights, tmp_path):
     more = ("--mode", "head", "--views", "0", "--transfer.affine", "trained", "--epochs", "1")
     assert finetune(photos, weights, tmp_path / "run", *more) == 0
@@ -145,6 +146,7 @@ def test_rates_decay_downwards():
     assert set(rate_factors(TransferConfig(), PARTS).values()) == {1}
 
 
+@pytest.mark.slow
 def test_layer_decay_slows_the_lower_parts(photos, weights, tmp_path):
     """At a decay of nothing only the head moves."""
     more = ("--mode", "full", "--layer-decay", "0", "--epochs", "1")
