@@ -152,10 +152,17 @@ def _gradients(
             start = _varying(start, axis_name)
         (grads, batch_stats), each = lax.scan(accumulate, start, (parts, keys))
         sums = jax.tree.map(lambda leaf: leaf.sum(0), each)
-    if axis_name is not None and (count > 1 or getattr(model, "batch_norm_groups", 0) != 1):
+    if axis_name is not None and _statistics_are_apart(model, count, axis_name):
         # Linear in what the devices saw: averaging at every step is averaging once at the end.
         batch_stats = lax.pmean(_varying(batch_stats, axis_name), axis_name)
     return _global_sum(grads, axis_name), batch_stats, _global_sum(sums, axis_name)
+
+
+def _statistics_are_apart(model: Any, microbatches: int, axis_name: str) -> bool:
+    """Whether each device holds running statistics of its own, for lack of a common batch; a lone
+    device's are its own too, in the types of ``shard_map``."""
+    groups = getattr(model, "batch_norm_groups", 0)
+    return microbatches > 1 or groups != 1 or lax.axis_size(axis_name) == 1
 
 
 def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:

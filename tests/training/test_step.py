@@ -45,6 +45,21 @@ def test_training_lowers_the_loss(batch):
     assert int(state.step) == 10
 
 
+def test_shard_map_on_a_lone_device_is_jit(batch):
+    state = make_state(batch)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    whole, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+    step = jax.shard_map(
+        lambda state, batch: fr.train_step(state, batch, "data"),
+        mesh=mesh,
+        in_specs=(whole, rows),
+        out_specs=whole,
+    )
+    ours, theirs = jax.jit(step)(state, batch), jitted_step(state, batch)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_sums_agree_with_numpy(batch):
     state = make_state(batch)
     images = (batch["image"] / 255 - 0.5) / 0.25
