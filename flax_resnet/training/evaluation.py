@@ -37,7 +37,7 @@ def evaluate_split(
     Raises:
       Stopped: ``stop``, polled before each batch, says so.
     """
-    state = _for_evaluation(state)
+    state = for_evaluation(state)
     sums = None
     kept = []
     for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
@@ -60,7 +60,7 @@ def evaluate_split(
     return scores
 
 
-def _for_evaluation(state: TrainState) -> TrainState:
+def for_evaluation(state: TrainState) -> TrainState:
     """The state without what training alone needs, so that all phases of a run share a program."""
     options = dataclasses.replace(state.options, trainable=None, train_preprocess=None)
     model = state.model

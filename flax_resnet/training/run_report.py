@@ -1,15 +1,16 @@
 """What a run tells at its end: its best weights image by image, and its page."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from ..data import Dataset, Source
 from ..report import Evaluation, evaluate_logits, write_page
+from .evaluation import for_evaluation
 from .forward import forward
 from .state import TrainState
+from .step import eval_logits
 
 
 def write_run_report(
@@ -30,6 +31,11 @@ def write_run_report(
     return write_page(workdir, _evaluation(dataset, state, batch_size))
 
 
+@jax.jit
+def _jitted_logits(state: TrainState, images: jax.Array) -> jax.Array:
+    return eval_logits(state, {"image": images})
+
+
 def _evaluation(dataset: Dataset, state: TrainState, batch_size: int) -> Evaluation | None:
     """One more pass over the test images, and over the validation images for the temperature."""
     has_test = len(dataset.test) > 0
@@ -48,11 +54,6 @@ def _evaluation(dataset: Dataset, state: TrainState, batch_size: int) -> Evaluat
 
 
 def _logits(split: Source, state: TrainState, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    def apply(variables: Any, images: jax.Array) -> Any:
-        if state.options.preprocess is not None:
-            images = state.options.preprocess(images)
-        return state.model.apply(variables, images, train=False)
-
-    parts = list(forward(jax.jit(apply), state.eval_variables, split, batch_size=batch_size))
+    parts = list(forward(_jitted_logits, for_evaluation(state), split, batch_size=batch_size))
     logits = np.concatenate([part.outputs for part in parts])
     return logits, np.concatenate([part.labels for part in parts])
