@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import jax
 from jax._src import distributed  # its client has no public name
@@ -19,7 +20,10 @@ LOST = (
     "this one stops too. The last checkpoint is kept: start all processes again to go on from it."
 )
 
-PROBE_SECONDS = 1.0  # below the six that an aborting thread sleeps, see watch_peers
+ANSWER_SECONDS = 2  # in which a coordination service in order answers
+
+# In errors of collectives, barriers and checkpoints that a lost process causes.
+SIGNS = ("gloo", "nccl", "peer", "unavailable", "deadline")
 
 
 def connect(config: ParallelConfig) -> None:
@@ -68,49 +72,44 @@ def connect(config: ParallelConfig) -> None:
 def watch_peers(timeout: int) -> Iterator[None]:
     """While several processes run, end this one with a sentence once another is gone.
 
-    JAX would abort it from a thread of its own, or a collective would raise or wait for ever.
+    JAX notices it, at once where process 0 is lost and else by the missing heartbeat, and aborts
+    from a thread of its own, which no Python code can catch. So the sentence is said in the abort.
     """
     client = distributed.global_state.client
     if client is None or jax.process_count() == 1:
         yield
         return
-    done = threading.Event()
-    processes = list(range(jax.process_count()))
 
-    def all_live() -> bool:  # waits for every living process to ask the same
-        return len(client.get_live_nodes(processes)) == len(processes)
+    def service_is_well() -> bool:
+        answered = threading.Event()
 
-    def coordinator_answers() -> bool:
-        client.key_value_dir_get("flax_resnet")
-        return True
+        def ask() -> None:
+            with suppress(Exception):
+                client.key_value_dir_get("flax_resnet")
+                answered.set()
 
-    def watch(probe: Callable[[], bool]) -> None:
-        while not done.wait(PROBE_SECONDS):
-            try:
-                fine = probe()
-            except Exception:  # of many kinds, all of a coordinator that is gone
-                fine = False
-            if not fine and not done.is_set():
-                sys.stdout.flush()
-                print(LOST, file=sys.stderr, flush=True)
-                os._exit(1)  # a normal exit would wait for the lost one
+        # Where JAX aborts for a lost process it holds the client's lock, and this is not answered.
+        threading.Thread(target=ask, daemon=True).start()
+        return answered.wait(ANSWER_SECONDS)
 
-    for probe in (all_live, coordinator_answers):
-        thread = threading.Thread(target=watch, args=(probe,), daemon=True)
-        thread.start()
-    # Where JAX aborts first, the aborting thread sleeps as many seconds as the signal's number, 6,
-    # in which the watcher comes to its sentence.
-    libc = ctypes.CDLL(None)
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, libc.sleep)
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def in_abort(_: int) -> None:
+        signal.alarm(10 * ANSWER_SECONDS)  # ends what is too broken for Python
+        if not service_is_well():
+            os.write(sys.__stderr__.fileno(), f"{LOST}\n".encode())  # type: ignore[union-attr]
+            os._exit(1)  # a normal exit would wait for the lost one
+        signal.alarm(0)  # an abort of another cause takes its course
+
+    install = ctypes.CDLL(None).signal  # signal.signal would run the handler later, if ever
+    install.restype, install.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    before = install(signal.SIGABRT, ctypes.cast(in_abort, ctypes.c_void_p))
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # A lost process shows in many ways; the watcher knows, at the latest after the time-out.
-        lost = any(sign in str(error) for sign in ("peer", "loo", "NCCL", "UNAVAILABLE"))
-        thread.join(timeout + 10 if lost else 5)
+        if any(sign in str(error).lower() for sign in SIGNS):
+            time.sleep(timeout + 10)  # by then JAX has noticed, and aborted
         raise
     finally:
-        done.set()
+        install(signal.SIGABRT, before)

@@ -9,11 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax._src.array import ArrayImpl  # all that is read from a device goes through it
 
 import flax_resnet as fr
 from flax_resnet.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from flax_resnet.models.layers import BatchNorm
+from flax_resnet.training import loop
 from flax_resnet.training.budget import simulate_scaling
+from flax_resnet.training.clock import Clock
 from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
 from flax_resnet.training.parallel import choose_layout
@@ -165,6 +168,33 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
         assert part in told
     assert "Learning rate 0.2 (0.1 × 64 / 32)" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_loop_reads_from_devices_at_log_points_alone(tmp_path, console, monkeypatch):
+    """Six steps, the log due after the third: no step waits for the one before it."""
+    steps, reads, compile_step, value = [], [], loop.compile_step, ArrayImpl._value
+
+    def counted(*arguments):
+        advance = compile_step(*arguments)
+        return lambda *held: steps.append(1) or advance(*held)
+
+    def reading(wrapped):
+        return lambda *arguments: reads.append(len(steps)) or wrapped(*arguments)
+
+    monkeypatch.setattr(loop, "compile_step", counted)
+    monkeypatch.setattr(Clock, "log_is_due", lambda self: len(steps) == 3)
+    monkeypatch.setattr(ArrayImpl, "_value", property(reading(value.fget)))
+    monkeypatch.setattr(jax, "block_until_ready", reading(jax.block_until_ready))
+    config = fr.Config(
+        model=ModelConfig(name="resnet8"),
+        data=DataConfig(name="digits", batch_size=128),
+        max_steps=6,
+        workdir=str(tmp_path),
+        compile_cache=None,
+    )
+    fr.train(config, console)
+    assert len(steps) == 6
+    assert set(reads) - {0} == {3, 6}  # after the last step it is evaluated and saved, too
 
 
 def test_more_collectives_than_one_are_read_from_a_program():
