@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from ..config import Config
 
@@ -13,7 +11,7 @@ from ..config import Config
 class Finetune:
     """The choices of the command; all others are fields of a config."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: str
     """A folder with a folder of images for each class (with or without train, val and test above
     them), a .csv, .jsonl or .npz."""
     model: str | None = None
@@ -56,12 +54,15 @@ def finetune_command(arguments: Sequence[str]) -> None:
         "flax-resnet predict needs. Any field of a config can be set too, as in "
         "--optimizer.weight-decay 0.1 (flax-resnet train --help lists them)."
     )
+    import tyro  # here, as every command imports this file: 0.1 s
+
     chosen, rest = tyro.cli(
         Finetune,
         prog="flax-resnet finetune",
         description=text,
         args=arguments,
         return_unknown_args=True,
+        config=(tyro.conf.PositionalRequiredArgs,),
     )
     from ..training import finetune_config, train  # after parsing: --help does not wait for JAX
 

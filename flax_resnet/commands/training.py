@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from ..config import Config, list_configs, load_config
 
 
@@ -30,6 +28,8 @@ def preview_command(arguments: Sequence[str]) -> None:
 
 def _parse_config(arguments: Sequence[str], command: str, text: str) -> Config:
     """The config that ``--config`` names, with the fields that the rest of the line sets."""
+    import tyro  # here, as every command imports this file: 0.1 s
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", required="-h" not in arguments and "--help" not in arguments)
     parsed, overrides = parser.parse_known_args(list(arguments))

@@ -16,7 +16,7 @@ from ..data import Framing, Preprocessing, Source, Split
 from ..data.decoding import to_rgb
 from ..data.image_files import ImageFiles
 from ..errors import UserError
-from ..models import QUICK_COMPILATION, fold_batch_norm
+from ..models import fold_batch_norm
 from ..training import forward, static_batch_size
 from .run_folder import LoadedRun
 
@@ -97,17 +97,9 @@ def _features(
 
 
 def _folded(run: LoadedRun) -> tuple[nn.Module, Any]:
-    """Batch norm folded, once for a run; by one small program, not by hundreds of operations."""
+    """Batch norm folded, once for a run, by NumPy: nothing is traced or compiled for it."""
     if "folded" not in run.programs:
-        models = []
-
-        def fold(variables: Any) -> Any:
-            folded, values = fold_batch_norm(run.model, variables)
-            models.append(folded)
-            return values
-
-        values = jax.jit(fold, compiler_options=QUICK_COMPILATION)(run.variables)
-        run.programs["folded"] = models[0], values
+        run.programs["folded"] = fold_batch_norm(run.model, jax.device_get(run.variables))
     return run.programs["folded"]
 
 

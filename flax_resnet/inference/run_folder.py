@@ -20,7 +20,6 @@ from ..training import (
     read_variables,
     write_description,
     write_json,
-    write_variables,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +135,8 @@ def save_run(folder: str | Path, run: LoadedRun) -> None:
     Raises:
       UserError: the folder holds something already, or cannot be written.
     """
+    from ..training import write_variables  # here: it imports orbax, which reading does without
+
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: choose another name for the run's folder.")

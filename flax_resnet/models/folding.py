@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 Tree = Mapping[str, Any]
 
@@ -25,7 +24,8 @@ def fold_batch_norm(model: nn.Module, variables: Tree) -> tuple[nn.Module, Tree]
 
     Args:
       model: of :func:`create_model`.
-      variables: its ``{"params", "batch_stats"}``; they are not changed. Works under ``jit``.
+      variables: its ``{"params", "batch_stats"}``; they are not changed. Works under ``jit``, and
+        on NumPy arrays gives NumPy arrays.
 
     Returns:
       A model with ``norm="folded"``, and its ``{"params"}``, of the same types as before.
@@ -64,7 +64,7 @@ def pack_kernels(model: nn.Module, variables: Tree, images: Any) -> Tree:
 
 def _affine(params: Tree, stats: Tree, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """Factor and summand ``[C]`` that one batch norm comes down to."""
-    scale = lax.rsqrt(stats["var"] + epsilon) * params["scale"]
+    scale = (stats["var"] + epsilon) ** -0.5 * params["scale"]
     return scale, params["bias"] - stats["mean"] * scale
 
 

@@ -139,6 +139,8 @@ class ResNet(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         after = self.version != "v2"  # each norm follows a convolution
         conv = partial(Conv, use_bias=self.norm == "folded" and after, ops=self.ops, **types)
+        if self.norm == "folded":  # Linen traces initialisers again to check shapes: a quick one
+            conv = partial(conv, kernel_init=nn.initializers.zeros)
         norm: Callable[..., nn.Module]
         if self.norm == "folded":
             norm = partial(FoldedNorm, affine=not after, **types)

@@ -1,16 +1,22 @@
 """Training: the pure steps, their state, and the loop around them."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .build import build_model
-from .checkpoint import Checkpoints, read_variables, write_variables
-from .finetune import finetune, finetune_config
 from .forward import Forwarded, forward, static_batch_size
-from .loop import train
-from .optim import create_optimizer, create_schedule
-from .preview import augment_preview
-from .recording import TrainResult
-from .state import StepOptions, TrainState, create_train_state
-from .step import eval_step, train_step
+from .saved_variables import read_variables
 from .workdir import write_description, write_json
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoints, write_variables
+    from .finetuning import finetune, finetune_config
+    from .loop import train
+    from .optim import create_optimizer, create_schedule
+    from .preview import augment_preview
+    from .recording import TrainResult
+    from .state import StepOptions, TrainState, create_train_state
+    from .step import eval_step, train_step
 
 __all__ = [
     "Checkpoints",
@@ -35,3 +41,22 @@ __all__ = [
     "write_json",
     "write_variables",
 ]
+
+# Imported when first asked for: a prediction needs none of them, and they take half a second.
+_FILES = {
+    "checkpoint": ("Checkpoints", "write_variables"),
+    "finetuning": ("finetune", "finetune_config"),
+    "loop": ("train",),
+    "optim": ("create_optimizer", "create_schedule"),
+    "preview": ("augment_preview",),
+    "recording": ("TrainResult",),
+    "state": ("StepOptions", "TrainState", "create_train_state"),
+    "step": ("eval_step", "train_step"),
+}
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILE_OF:
+        return getattr(import_module(f".{_FILE_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,9 +15,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from ..errors import UserError
 from ..models import QUICK_COMPILATION
+from .saved_variables import CHECKSUM, METRIC, first_line
 
-METRIC = "score"
-CHECKSUM = "checksum"
 AWAITS = "awaits_evaluation"
 
 
@@ -98,7 +97,7 @@ class Checkpoints:
             _verify(restored)
         except Exception as error:  # orbax raises many kinds, none of them for a user
             raise UserError(
-                f"The checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}): "
+                f"The checkpoint {self._folder / str(step)} cannot be read ({first_line(error)}): "
                 "delete that folder to go on from the checkpoint before it, if there is one, or "
                 "choose another --workdir."
             ) from error
@@ -109,46 +108,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def read_variables(folder: Path) -> tuple[int, dict[str, Any]]:
-    """The step and the variables of a run's best checkpoint, or of its newest where none was
-    evaluated: the moving average where there is one, on one device.
-
-    Raises:
-      UserError: there is no checkpoint in the folder, or it is damaged.
-    """
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, create=False, best_fn=lambda metrics: metrics[METRIC]
-    )
-    if not folder.is_dir():
-        raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
-    with ocp.CheckpointManager(
-        folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
-    ) as manager:
-        step = manager.best_step()
-        step = manager.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        try:
-            abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                manager.item_metadata(step).tree,
-            )
-            restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            if CHECKSUM in restored:  # not where convert wrote the run
-                _verify(restored)
-            state = restored["state"]
-        except Exception as error:  # orbax raises many kinds, none of them for a user
-            raise UserError(
-                f"The checkpoint {folder / str(step)} cannot be read ({_first_line(error)}): "
-                "train again, or copy the run's folder afresh."
-            ) from error
-    held = state.get("ema") or state
-    return step, {"params": held["params"], "batch_stats": held["batch_stats"]}
-
-
 def write_variables(folder: Path, variables: Mapping[str, Any]) -> None:
-    """Write variables as the checkpoint of step 0 that :func:`read_variables` reads."""
+    """Write variables as the checkpoint of step 0; see :func:`saved_variables.read_variables`."""
     state = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
@@ -180,8 +141,3 @@ def _verify(restored: dict[str, Any]) -> None:
     expected = restored.pop(CHECKSUM)
     if not np.array_equal(jax.device_get(expected), jax.device_get(checksum(restored))):
         raise ValueError("its checksum differs")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -177,7 +177,8 @@ class _Maker:
         output = "pooled" if boundary == parts[-1] else parts[parts.index(boundary) - 1]
         variables = {"params": run.state.params, "batch_stats": run.state.batch_stats}
         self._key = _key(run, variables, boundary)
-        model, self.variables = fold_batch_norm(run.model, variables)
+        # By NumPy: hundreds of operations on arrays of a device would each be compiled.
+        model, self.variables = fold_batch_norm(run.model, jax.device_get(variables))
 
         def features(variables: Any, images: jax.Array) -> jax.Array:
             images = run.preprocessing(images)

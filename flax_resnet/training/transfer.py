@@ -25,8 +25,8 @@ from ..weights import (
     torchvision_names,
 )
 from .build import build_model
-from .checkpoint import read_variables
 from .freezing import Path as ParameterPath
+from .saved_variables import read_variables
 
 ULMFIT_DECAY = 1 / 2.6  # Howard & Ruder 2018, section 3.2
 
