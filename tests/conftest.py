@@ -2,8 +2,39 @@
 
 import pathlib
 
+import jax
 import pytest
 from rich.console import Console
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours share fixtures and compiled programs: each worker gets a stretch of the tests, and
+    takes half of another's when it is through."""
+    if config.getoption("dist") == "load":
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_quick_compilations(tmp_path_factory):
+    """The nets are tiny: optimising their programs takes longer than running them. What XLA has
+    compiled once it finds again, in child processes and other workers too."""
+    folder = tmp_path_factory.getbasetemp()
+    if folder.name.startswith("popen-"):  # a worker's, in that of all
+        folder = folder.parent
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_compilation_cache_max_size": 2**30,  # a bounded cache is locked while it is written
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            environment.setenv(name.upper(), str(value))
+        yield
 
 
 @pytest.fixture
