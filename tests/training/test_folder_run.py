@@ -1,5 +1,7 @@
 """A folder of photos trained, previewed and checked from the command line."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -35,28 +37,29 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
+    """The folder of a run, and what it printed."""
     workdir = tmp_path_factory.mktemp("run") / "photos"
     arguments = ("--data.dir", str(photos), "--workdir", str(workdir))
-    assert main(["train", "--config", "digits", *TRAIN, *arguments]) == 0
-    return workdir
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main(["train", "--config", "digits", *TRAIN, *arguments]) == 0
+    return workdir, shown.getvalue()
 
 
 def test_every_readable_image_is_evaluated_once(run):
-    last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+    workdir, _ = run
+    last = json.loads((workdir / "history.jsonl").read_text().splitlines()[-1])
     assert last["test_top1"] * 9 == pytest.approx(round(last["test_top1"] * 9), abs=1e-5)
-    assert json.loads((run / "classes.json").read_text()) == ["blue", "red"]
+    assert json.loads((workdir / "classes.json").read_text()) == ["blue", "red"]
 
 
 def test_the_run_folder_holds_imagenets_normalisation(run):
-    loaded = fr.load_run(run)
+    loaded = fr.load_run(run[0])
     assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
     assert loaded.classes == ("blue", "red")
 
 
-def test_unreadable_images_are_named(photos, tmp_path, capfd):
-    arguments = ("--data.dir", str(photos), "--workdir", str(tmp_path / "run"))
-    assert main(["train", "--config", "digits", *TRAIN, *arguments]) == 0
-    shown = capfd.readouterr().out
+def test_unreadable_images_are_named(photos, run):
+    _, shown = run
     assert "decoded as they are needed" in shown
     assert str(photos / "test" / "blue" / "0.jpg") in shown
 

@@ -20,6 +20,7 @@ from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, O
 from flax_resnet.training import Checkpoints, checkpoint, evaluation
 from flax_resnet.training.checkpoint import checksum
 
+pytestmark = pytest.mark.usefixtures("no_page")  # but `whole_run` has one
 BASE = Config(
     model=ModelConfig(name="resnet8"),
     data=DataConfig(name="digits", batch_size=128),
@@ -73,6 +74,7 @@ def test_a_run_writes_its_folder(whole_run):
     assert {"test_loss", "test_top1", "test_top5"} <= set(last)
     assert 0 <= last["test_top1"] <= 1
     assert last["test_top1"] == result.test["top1"]
+    assert (workdir / "report" / "index.html").is_file()
 
 
 def assert_same_run(one, other, step):

@@ -14,6 +14,7 @@ from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, O
 from flax_resnet.data import Preprocessing
 from flax_resnet.training.setup import prepare
 
+pytestmark = pytest.mark.usefixtures("no_page")
 BASE = Config(
     model=ModelConfig(name="resnet8"),
     data=DataConfig(name="digits", batch_size=128),

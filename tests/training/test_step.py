@@ -172,7 +172,7 @@ rng = np.random.default_rng(0)
 batch = {"image": rng.normal(size=(8, 8, 8, 3)), "label": rng.integers(0, 10, 8),
          "mask": np.array([1, 1, 1, 1, 1, 1, 0, 1], bool)}
 model = fr.create_model("resnet8", dtype=jnp.float64, param_dtype=jnp.float64, dropout=0.2,
-                        stochastic_depth=0.3)
+                        stochastic_depth=0.3, stage_sizes=(1, 1), widths=(8, 16))
 options = fr.StepOptions(augment=Augmentation(1, True), mix=Mixing(0.2, 1.0), ema_decay=0.9,
                          label_smoothing=0.1, trainable=lambda path: path[0] != "conv1")
 start = fr.create_train_state(model, optax.sgd(0.1, 0.9), jax.random.key(0),

@@ -44,6 +44,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_a_run_streams_and_tells_mean_average_precision(prepared, tmp_path, capfd):
     where = ("--data.dir", str(prepared), "--workdir", str(tmp_path / "run"))
     arguments = ["train", "--config", "digits", *TRAIN, *where, "--loss", "sigmoid"]
