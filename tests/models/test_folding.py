@@ -110,12 +110,15 @@ def test_models_without_batch_norm_come_back_as_they_are():
 def test_packed_kernels_change_nothing(net, ops):
     model = NETS[net].clone(ops=ops)
     images = jnp.asarray(IMAGES, jnp.float32)
-    variables = random_variables(model, np.float32)
-    wanted = logits(model, variables, images)
-    folded, variables = fr.fold_batch_norm(model, variables)
+    unfolded = random_variables(model, np.float32)
+    folded, variables = fr.fold_batch_norm(model, unfolded)
     packed = fr.pack_kernels(folded, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
     by_onednn = choose(Convolution(images, jnp.zeros((1, 1, 3, 4))), ops).family == "onednn"
     assert ("packed" in packed) == (by_onednn and net != "v2")
+    if "packed" not in packed:
+        jax.tree.map(np.testing.assert_array_equal, packed, variables)
+        return
+    wanted = logits(model, unfolded, images)
     tolerance = 1e-5 * float(jnp.abs(wanted).max())
     np.testing.assert_allclose(logits(folded, packed, images), wanted, atol=tolerance)
     assert logits(folded, variables, images[:1]).shape == (1, 5)

@@ -195,9 +195,9 @@ def test_unknown_or_missing_ops_are_named():
 def test_a_net_and_its_gradients_are_the_same_in_every_mode(groups):
     with jax.enable_x64(True):
         model = fr.ResNet(
-            (1, 1),
+            (1,),
             "bottleneck",
-            widths=(2, 4),
+            widths=(2,),
             num_classes=3,
             groups=groups,
             width_per_group=64,

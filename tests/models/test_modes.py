@@ -151,7 +151,7 @@ def test_parameters_take_param_dtype():
 
 def test_remat_gives_the_same_logits_gradients_and_statistics():
     """With the same masks of dropout, too."""
-    model = tiny(block_dropout=0.3, stochastic_depth=0.5)
+    model = tiny((2,), widths=(8,), block_dropout=0.3, stochastic_depth=0.5)
     variables, rngs = random_variables(model), {"dropout": jax.random.key(7, impl="rbg")}
     wanted, logits, updated = gradients(model, variables, rngs)
     got, remat_logits, remat_updated = gradients(model.clone(remat=True), variables, rngs)
