@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -39,8 +40,10 @@ def _seeded(name, shape):
     return array.astype(np.float32)
 
 
+@cache  # models compare by value
 def torch_shapes(model, channels=3):
     """The shapes of a model's state dict by name, without computing a value."""
+    model = model.clone(ops="reference")  # quickly traced
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 28, 28, channels)), train=False)
     )

@@ -3,6 +3,8 @@
 ``pytest -m slow -s tests/weights/test_torchvision_live.py`` shows the figures.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,24 +12,31 @@ import optax
 import pytest
 
 import flax_resnet as fr
+from flax_resnet.models import QUICK_COMPILATION
 
 from .conftest import seeded_images, seeded_state_dict
 from .test_torchvision_parity import SHAPES, difference
 
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("tests.weights.torchvision_import").torchvision
-
 pytestmark = pytest.mark.slow
 LABELS = np.array([3, 1, 4, 1])
+# One of each kind of block: the others differ from them in depth and width only.
+KINDS = ("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
 
 
 @pytest.fixture(autouse=True)
-def one_thread_of_torch():
-    """Torch's threads and XLA's would wait for each other."""
+def torch():
+    """On one thread: its own and XLA's would wait for each other. Imported by tests that run only,
+    as that takes seconds."""
+    torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    yield torch
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def torchvision(torch):
+    return pytest.importorskip("tests.weights.torchvision_import").torchvision
 
 
 @pytest.fixture(autouse=True)
@@ -36,43 +45,44 @@ def double_precision():
         yield
 
 
-def torch_model(name, dtype, num_classes=1000):
-    model = torchvision.models.get_model(name, num_classes=num_classes).to(dtype)
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
-    state_dict = {
-        key: torch.from_numpy(value).to(model.state_dict()[key].dtype)
-        for key, value in seeded_state_dict(shapes).items()
-    }
-    model.load_state_dict(state_dict)
-    return model
+@pytest.fixture
+def torch_model(torch, torchvision):
+    """Makes torchvision's model of a name, with these arrays: loaded strictly, never drawn."""
+
+    def make(name, state_dict, num_classes=1000):
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, num_classes=num_classes)
+        tensors = {key: torch.from_numpy(value) for key, value in state_dict.items()}
+        model.load_state_dict(tensors, assign=True)
+        return model
+
+    return make
 
 
 def images(count, size=64):
     return np.concatenate([seeded_images(size, size + i)[:, :, :size] for i in range(count)])
 
 
-def to_torch(array, dtype):
-    return torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(dtype)
+def torch_logits(torch, model, batch):
+    dtype = next(model.parameters()).dtype
+    with torch.no_grad():
+        return model(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).to(dtype)).numpy()
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_and_export(name):
+def test_logits_and_export(name, torch, torch_model):
     """Our float32 rounds about as much as torch's own, and what goes out comes back the same."""
-    batch = images(2)
-    logits = {}
-    for dtype in (torch.float32, torch.float64):
-        twin = torch_model(name, dtype).eval()
-        with torch.no_grad():
-            logits[dtype] = twin(to_torch(batch, dtype)).numpy()
-    twin = torch_model(name, torch.float32).eval()
+    batch, state_dict = images(2), seeded_state_dict(SHAPES[name])
+    twin = torch_model(name, state_dict).eval()
     model = fr.create_model(name)
     variables = fr.from_torchvision(twin.state_dict(), model)
     ours = np.asarray(model.apply(variables, jnp.asarray(batch, jnp.float32), train=False))
     assert ours.dtype == np.float32
 
-    exact = logits[torch.float64]
-    apart = difference(ours, logits[torch.float32])
-    rounding, theirs = difference(ours, exact), difference(logits[torch.float32], exact)
+    single = torch_logits(torch, twin, batch)
+    exact = torch_logits(torch, twin.double(), batch)
+    apart = difference(ours, single)
+    rounding, theirs = difference(ours, exact), difference(single, exact)
     print(
         f"\n{name}: float32 apart {apart:.1e}; from float64: ours {rounding:.1e}, "
         f"torch's {theirs:.1e}"
@@ -81,40 +91,37 @@ def test_logits_and_export(name):
     assert rounding <= 10 * theirs
 
     exported = fr.to_torchvision(variables, model)
-    original = twin.state_dict()
-    assert list(exported) == list(original)
+    assert list(exported) == list(twin.state_dict())
     for key, array in exported.items():
         if not key.endswith("num_batches_tracked"):
-            assert np.array_equal(array.view(np.int32), original[key].numpy().view(np.int32)), key
-    again = torchvision.models.get_model(name).eval()
-    again.load_state_dict({key: torch.from_numpy(value) for key, value in exported.items()})
-    with torch.no_grad():
-        same = again(to_torch(batch, torch.float32)).numpy()
-    assert np.array_equal(same, logits[torch.float32])
+            assert np.array_equal(array.view(np.int32), state_dict[key].view(np.int32)), key
+    again = torch_model(name, exported).eval()
+    assert np.array_equal(torch_logits(torch, again, batch), single)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_gradients_and_running_statistics_in_float64(name):
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_and_running_statistics_in_float64(name, torch, torchvision, torch_model):
     batch = images(len(LABELS)).astype(np.float64)
-    twin = torch_model(name, torch.float64, num_classes=10).train()
+    with torch.device("meta"):
+        shapes = torchvision.models.get_model(name, num_classes=10).state_dict()
+    state_dict = seeded_state_dict({key: value.shape for key, value in shapes.items()})
+    twin = torch_model(name, state_dict, num_classes=10).double().train()
     model = fr.create_model(name, num_classes=10, dtype=jnp.float64, param_dtype=jnp.float64)
     variables = fr.from_torchvision(twin.state_dict(), model)
 
-    loss = torch.nn.functional.cross_entropy(
-        twin(to_torch(batch, torch.float64)), torch.from_numpy(LABELS)
-    )
+    logits = twin(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(LABELS))
     loss.backward()
 
-    def our_loss(params):
-        logits, new = model.apply(
-            {**variables, "params": params}, batch, train=True, mutable=["batch_stats"]
-        )
+    @partial(jax.jit, compiler_options=QUICK_COMPILATION)
+    @partial(jax.value_and_grad, has_aux=True)
+    def ours_of(params, statistics, batch):
+        variables = {"params": params, "batch_stats": statistics}
+        logits, new = model.apply(variables, batch, train=True, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
         return losses.mean(), new["batch_stats"]
 
-    (value, batch_stats), gradients = jax.value_and_grad(our_loss, has_aux=True)(
-        variables["params"]
-    )
+    (value, batch_stats), gradients = ours_of(variables["params"], variables["batch_stats"], batch)
     assert abs(float(value) - loss.item()) <= 1e-12 * loss.item()
     ours = fr.to_torchvision({"params": gradients, "batch_stats": batch_stats}, model)
     worst = max(
