@@ -6,8 +6,8 @@ Trains resnet8 on 32x32 images, 64 a step in all, on 1, 2 and 8 fake devices of 
 a step of `fr.train` (batches, transfers, metrics, signals and progress in it) over the same
 compiled program called bare, again and again on one batch; the two alternate every few steps within
 a run. The roads themselves, bare, then take turns: "shard_map" and "pmap" over jit. Fake devices
-share the cores, so that these are costs of the roads, not of scaling. Figures are medians
-of the ratios of neighbours in time. One process a number of devices.
+share the cores, so that these are costs of the roads, not of scaling. Figures are medians of the
+ratios of neighbours in time. One process a number of devices.
 """
 
 import contextlib

@@ -5,6 +5,7 @@ one global array, whole on every device or, with ``shard_params``, spread over t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -150,22 +151,23 @@ def place_batch(batch: dict[str, np.ndarray], layout: Layout) -> dict[str, jax.A
 def enter(tree: Any, layout: Layout) -> Any:
     """From whole arrays to the form that ``compile_step`` takes: pmap wants a copy for each
     device along a first axis."""
-    if layout.mode != "pmap":
-        return tree
-    count = layout.devices
-    stack = jax.jit(
-        lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree),
-        out_shardings=layout.rows,
-    )
-    return stack(tree)
+    return tree if layout.mode != "pmap" else _pmap_forms(layout)[0](tree)
 
 
 def leave(tree: Any, layout: Layout) -> Any:
     """The way back from ``enter``."""
-    if layout.mode != "pmap":
-        return tree
-    first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree), out_shardings=layout.whole)
-    return first(tree)
+    return tree if layout.mode != "pmap" else _pmap_forms(layout)[1](tree)
+
+
+@functools.cache  # at every log point: compiled once
+def _pmap_forms(layout: Layout) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def stack(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.devices, *x.shape)), tree)
+
+    def first(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], tree)
+
+    return jax.jit(stack, out_shardings=layout.rows), jax.jit(first, out_shardings=layout.whole)
 
 
 def compile_step(layout: Layout, state: Any, sums: Metrics, batch: Any) -> Any:
