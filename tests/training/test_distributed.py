@@ -149,7 +149,9 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     for workdir, step, devices in ((stayed, 6, 1), (moved, 2, 1), (moved, 4, 8), (moved, 6, 3)):
         codes, outputs = finish(start(workdir, "--max-steps", str(step), devices=devices))
         assert codes == [0], outputs
-    one, other = history(moved)[-1], history(stayed)[-1]
+    one, other = (
+        {k: v for line in history(run) for k, v in line.items()} for run in (moved, stayed)
+    )
     assert one["step"] == other["step"] == 6
     for name in ("train_loss", "val_loss", "test_loss"):  # that of training is of all six steps
         assert one[name] == pytest.approx(other[name], rel=1e-3)
