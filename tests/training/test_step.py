@@ -1,9 +1,4 @@
-"""The pure steps: against NumPy, and the same under jit, shard_map and pmap."""
-
-import json
-import os
-import subprocess
-import sys
+"""The pure steps, against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -156,68 +151,3 @@ def test_the_same_step_gives_the_same_augmentation_and_another_step_another(batc
     _, later = jitted_step(first, batch)
     assert float(metrics["loss"]) == float(again["loss"])
     assert float(metrics["loss"]) != float(later["loss"])
-
-
-PARALLEL = """
-import json
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_enable_x64", True)
-import jax.numpy as jnp, numpy as np, optax
-from jax.sharding import NamedSharding, PartitionSpec as P
-import flax_resnet as fr
-from flax_resnet.data import Augmentation, Mixing
-
-rng = np.random.default_rng(0)
-batch = {"image": rng.normal(size=(8, 8, 8, 3)), "label": rng.integers(0, 10, 8),
-         "mask": np.array([1, 1, 1, 1, 1, 1, 0, 1], bool)}
-model = fr.create_model("resnet8", dtype=jnp.float64, param_dtype=jnp.float64, dropout=0.2,
-                        stochastic_depth=0.3, stage_sizes=(1, 1), widths=(8, 16))
-options = fr.StepOptions(augment=Augmentation(1, True), mix=Mixing(0.2, 1.0), ema_decay=0.9,
-                         label_smoothing=0.1, trainable=lambda path: path[0] != "conv1")
-start = fr.create_train_state(model, optax.sgd(0.1, 0.9), jax.random.key(0),
-                              jnp.asarray(batch["image"]), options)
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-
-def run(step, state, batch):
-    for _ in range(3):
-        state, metrics = step(state, batch)
-    return state, metrics
-
-one = run(jax.jit(fr.train_step), start, batch)
-spread = {k: jax.device_put(v, NamedSharding(mesh, P("data"))) for k, v in batch.items()}
-whole = jax.device_put(start, NamedSharding(mesh, P()))
-jitted = run(jax.jit(fr.train_step), whole, spread)
-def mapped(state, batch):
-    return fr.train_step(state, batch, axis_name="data")
-shard = run(jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())),
-            whole, spread)
-split = {k: v.reshape(4, 2, *v.shape[1:]) for k, v in batch.items()}
-copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), start)
-pmapped = run(jax.pmap(mapped, axis_name="data"), copies, split)
-pmapped = jax.tree.map(lambda leaf: leaf[0], pmapped)
-
-def worst(other):
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return max(float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max()
-               / max(np.abs(np.asarray(a, float)).max(), 1e-3)) for a, b in pairs)
-
-print(json.dumps({"jit": worst(jitted), "shard_map": worst(shard), "pmap": worst(pmapped)}))
-"""
-
-
-@pytest.mark.slow
-def test_one_device_jit_shard_map_and_pmap_over_four_agree():
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-c", PARALLEL],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    worst = json.loads(done.stdout.splitlines()[-1])
-    # float64 throughout, but for the float32 metrics and batch weights.
-    assert max(worst.values()) < 1e-6, worst
