@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -53,11 +52,14 @@ def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
         BadImage: not an image, one with more pixels than `max_pixels`, or anything that Pillow
             raises while the image is open.
     """
-    if isinstance(content, bytes):
-        name, data = f"an image of {len(content)} bytes", content
-    else:
-        name = os.fspath(content)
-        data = read_bytes(name)
+    name, data = named(content)
+    with opened_bytes(name, data, max_pixels) as image:
+        yield image
+
+
+@contextmanager
+def opened_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image whose bytes have been read, as `opened`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -81,6 +83,18 @@ def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
         raise BadImage(name, f"cannot be decoded ({detail})") from error
 
 
+def named(content: Content) -> tuple[str, bytes]:
+    """Return what to call an image, and its bytes.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    if isinstance(content, bytes):
+        return f"an image of {len(content)} bytes", content
+    name = os.fspath(content)
+    return name, read_bytes(name)
+
+
 def read_bytes(path: str) -> bytes:
     """Return the file's content.
 
@@ -88,7 +102,8 @@ def read_bytes(path: str) -> bytes:
         BadImage: it cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         raise BadImage(path, f"cannot be read ({error.strerror or error})") from error
 

@@ -5,6 +5,7 @@ The files lie in a folder (`records.Records`) or within a prepared set (`prepare
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -194,7 +195,23 @@ class ImageFiles:
                     return True
             return False
 
-        done = np.array(list(self._pool.map(fill, range(len(index)))), bool)
+        done = np.zeros(len(index), bool)
+        errors: dict[int, Exception] = {}
+        rows = itertools.count()
+
+        def work() -> None:
+            # Each thread takes the next row: a task for each would cost as much as a small image.
+            while not errors and (row := next(rows)) < len(index):
+                try:
+                    done[row] = fill(row)
+                except Exception as error:
+                    errors[row] = error
+
+        tasks = [self._pool.submit(work) for _ in range(min(self._workers, len(index)))]
+        for task in tasks:
+            task.result()
+        if errors:  # rows are taken in order, so that the first of them all is among them
+            raise errors[min(errors)]
         if draws is None:
             masked = {"mask": done} if self._skip else {}
             return {"image": images, "label": labels, **masked}

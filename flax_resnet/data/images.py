@@ -6,8 +6,8 @@ let go of the interpreter's lock while they decode and resize, so threads run si
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +16,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from flax_resnet.data import jpeg
+from flax_resnet.data.crops import DRAWS, Box, crop_box
 from flax_resnet.data.decoding import (
     FORMATS,
     MAX_PIXELS,
     UPRIGHT,
     BadImage,
     Content,
+    named,
     opened,
+    opened_bytes,
     orientation,
     to_rgb,
 )
@@ -48,9 +51,6 @@ __all__ = [
 Pixels = npt.NDArray[np.uint8]
 Interpolation = Literal["bilinear", "bicubic"]
 
-DRAWS = 22
-"""Draws for torchvision's ten tries: two for the place, two for each try."""
-
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where what is cropped from it stays this many
 # times the target. 1 is fastest, and in training the difference to full decoding (1 to 4 of 255
@@ -59,6 +59,7 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 # difference is less than 1, and mostly less than a half.
 _TRAINING_MARGIN = 1
 _EVALUATION_MARGIN = 3
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,12 @@ class ImageHeader:
     width: int
 
 
-@dataclass(frozen=True)
-class Box:
-    """A part of an image, in pixels."""
+_Choice = tuple[Box, Box, tuple[int, int]]
+"""A box, what a filter may see around it, and (height, width) of the result; all upright."""
 
-    top: float
-    left: float
-    height: float
-    width: float
+_Plan = tuple[int, tuple[int, int, int, int], tuple[float, float, float, float]]
+"""1 / the scale to decode at, and left, top, right and bottom there: of what is seen, and of what
+is resized, counted from the corner of the former."""
 
 
 def read_header(content: Content, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -112,10 +111,12 @@ def read_image(content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         BadImage: not such a file, damaged, cut off, too many pixels, or not to be read.
     """
-    with opened(content, max_pixels) as image:
-        height, width = _upright_size(image)
+
+    def all_of_it(height: int, width: int) -> _Choice:
         whole = Box(0, 0, height, width)
-        return _resampled(image, whole, whole, (height, width))
+        return whole, whole, (height, width)
+
+    return _pixels(content, max_pixels, all_of_it)
 
 
 def random_resized_crop(
@@ -138,11 +139,13 @@ def random_resized_crop(
         BadImage: as for `read_image`.
         ValueError: draws that `crop_box` does not take.
     """
-    draws = _checked_draws(draws)
-    with opened(content, max_pixels) as image:
-        box = crop_box(*_upright_size(image), draws, scale=scale, ratio=ratio)
+
+    def crop(height: int, width: int) -> _Choice:
+        box = crop_box(height, width, draws, scale=scale, ratio=ratio)
         # Resizing sees nothing outside the box: torchvision crops first.
-        return _resampled(image, box, box, (size, size), interpolation, _TRAINING_MARGIN)
+        return box, box, (size, size)
+
+    return _pixels(content, max_pixels, crop, interpolation, _TRAINING_MARGIN)
 
 
 def resize_center_crop(
@@ -166,8 +169,8 @@ def resize_center_crop(
     """
     if not 1 <= crop <= resize:
         raise ValueError(f"resize to {resize} and crop of {crop}: 1 <= crop <= resize")
-    with opened(content, max_pixels) as image:
-        height, width = _upright_size(image)
+
+    def middle(height: int, width: int) -> _Choice:
         shorter = min(height, width)
         tall, wide = int(resize * height / shorter), int(resize * width / shorter)
         top, left = round((tall - crop) / 2), round((wide - crop) / 2)
@@ -176,7 +179,9 @@ def resize_center_crop(
         down, across = height / tall, width / wide
         box = Box(top * down, left * across, crop * down, crop * across)
         whole = Box(0, 0, height, width)
-        return _resampled(image, box, whole, (crop, crop), interpolation, _EVALUATION_MARGIN)
+        return box, whole, (crop, crop)
+
+    return _pixels(content, max_pixels, middle, interpolation)
 
 
 def thumbnail(content: Content, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -185,100 +190,57 @@ def thumbnail(content: Content, size: tuple[int, int], *, max_pixels: int = MAX_
     Raises:
         BadImage: as for `read_image`.
     """
-    with opened(content, max_pixels) as image:
-        whole = Box(0, 0, *_upright_size(image))
-        return _resampled(image, whole, whole, size, margin=_EVALUATION_MARGIN)
 
+    def all_of_it(height: int, width: int) -> _Choice:
+        whole = Box(0, 0, height, width)
+        return whole, whole, size
 
-def crop_box(
-    height: int,
-    width: int,
-    draws: npt.ArrayLike,
-    *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Box:
-    """Choose a part of an image, as Szegedy et al. 2015 ("Going deeper with convolutions").
-
-    The area is uniform in `scale`, the aspect ratio log-uniform in `ratio`, the place uniform. A
-    try whose box does not fit gives way to the next; after the last, the box is the largest in
-    the middle whose aspect ratio is within `ratio`. All as in torchvision.
-
-    Args:
-        height, width: of the image, in pixels.
-        draws: float [k] in [0, 1), k even and at least 4: top and left, then area and aspect
-            ratio of each try. `DRAWS` gives torchvision's ten tries.
-        scale: least and largest share of the image's area.
-        ratio: least and largest width / height.
-
-    Raises:
-        ValueError: other draws.
-    """
-    (down, across), *tries = _checked_draws(draws).reshape(-1, 2).tolist()
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for area_draw, ratio_draw in tries:
-        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
-        aspect = math.exp(low + ratio_draw * (high - low))
-        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < wide <= width and 0 < tall <= height:
-            top = int(down * (height - tall + 1))
-            left = int(across * (width - wide + 1))
-            return Box(top, left, tall, wide)
-    tall, wide = height, width
-    if width / height < ratio[0]:
-        tall = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        wide = round(height * ratio[1])
-    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
-
-
-def _checked_draws(draws: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(draws, np.float64)
-    if array.ndim != 1 or len(array) < 4 or len(array) % 2:
-        raise ValueError(f"draws of shape {list(array.shape)}: an even number, at least 4")
-    if not ((array >= 0) & (array < 1)).all():
-        raise ValueError("draws must be at least 0 and less than 1")
-    return array
+    return _pixels(content, max_pixels, all_of_it)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (height, width)."""
     width, height = image.size
-    return (width, height) if orientation(image) in (5, 6, 7, 8) else (height, width)
+    return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
 
 
-def _as_stored(box: Box, image: Image.Image) -> Box:
+def _pixels(
+    content: Content,
+    max_pixels: int,
+    choose: Callable[[int, int], _Choice],
+    interpolation: Interpolation = "bilinear",
+    margin: int = _EVALUATION_MARGIN,
+) -> Pixels:
+    """Return uint8 [*size, 3] of what is chosen of an image, given its height and width."""
+    name, data = named(content)
+    # The usual JPEG needs nothing of Pillow, whose opening takes a tenth of the time.
+    stored = jpeg.plain_size(data)
+    if stored is not None and math.prod(stored) <= min(max_pixels, MAX_PIXELS):
+        box, visible, size = choose(*stored)
+        plan = _planned(box, visible, size, margin)
+        pixels = _from_jpeg(data, stored, plan, size, interpolation, margin)
+        if pixels is not None:
+            return pixels
+    with opened_bytes(name, data, max_pixels) as image:
+        return _resampled(image, data, *choose(*_upright_size(image)), interpolation, margin)
+
+
+def _as_stored(box: Box, upright: tuple[int, int], turned: int) -> Box:
     """Return where a box of the upright image lies in the stored one."""
-    turned = orientation(image)
-    height, width = _upright_size(image)
+    height, width = upright
     left = width - box.left - box.width if turned in (2, 3, 6, 7) else box.left
     top = height - box.top - box.height if turned in (3, 4, 7, 8) else box.top
-    if turned in (5, 6, 7, 8):
+    if turned in _SIDEWAYS:
         return Box(left, top, box.width, box.height)
     return Box(top, left, box.height, box.width)
 
 
-def _resampled(
-    image: Image.Image,
-    box: Box,
-    visible: Box,
-    size: tuple[int, int],
-    interpolation: Interpolation = "bilinear",
-    margin: int = _EVALUATION_MARGIN,
-) -> Pixels:
-    """Resize `box` to uint8 [*size, 3]; the filter may reach beyond it into `visible`.
-
-    Both boxes are of the upright image; `visible` has whole numbers.
-    """
-    box, visible = _as_stored(box, image), _as_stored(visible, image)
-    turned = orientation(image)
-    height, width = size[::-1] if turned in (5, 6, 7, 8) else size
-    fit = min(box.height / height, box.width / width) / margin
+def _planned(box: Box, visible: Box, size: tuple[int, int], margin: int | None) -> _Plan:
+    """Return how to decode and cut an image so that `box` can be resized to `size`; without a
+    margin it is decoded in its own size."""
+    fit = 0 if margin is None else min(box.height / size[0], box.width / size[1]) / margin
     shrink = next((factor for factor in (8, 4, 2) if factor <= fit), 1)
-    is_jpeg = image.format in ("JPEG", "MPO")
-    shrink = shrink if is_jpeg else 1
     # The scale is 1 / shrink exactly, though the last pixel may reach over the edge.
-    stored = math.ceil(image.width / shrink), math.ceil(image.height / shrink)
     left, top = math.floor(visible.left / shrink), math.floor(visible.top / shrink)
     right = math.ceil((visible.left + visible.width) / shrink)
     bottom = math.ceil((visible.top + visible.height) / shrink)
@@ -289,19 +251,56 @@ def _resampled(
         min((box.left + box.width) / shrink - left, right - left),
         min((box.top + box.height) / shrink - top, bottom - top),
     )
-    file = getattr(image, "fp", None)
-    if is_jpeg and image.mode in ("RGB", "L") and isinstance(file, io.BytesIO):
-        whole = jpeg.decode(file.getvalue(), stored[1], stored[0])
-        if whole is not None and whole.shape[1::-1] == stored:
-            part = whole[top:bottom, left:right]
-            pixels = jpeg.resize(part, inner, (height, width), interpolation)
+    return shrink, (left, top, right, bottom), inner
+
+
+def _from_jpeg(
+    data: bytes,
+    stored: tuple[int, int],
+    plan: _Plan,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    margin: int,
+) -> Pixels | None:
+    """Return a part of a JPEG, uint8 [*size, 3], as it is stored; None: only Pillow may read it."""
+    shrink, (left, top, right, bottom), inner = plan
+    quick = margin == _TRAINING_MARGIN
+    whole = jpeg.decode(data, stored, shrink, rows=bottom, quick=quick)
+    if whole is None:
+        return None
+    return jpeg.resize(whole[top:bottom, left:right], inner, size, interpolation)
+
+
+def _resampled(
+    image: Image.Image,
+    data: bytes,
+    box: Box,
+    visible: Box,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    margin: int,
+) -> Pixels:
+    """Resize `box` to uint8 [*size, 3]; the filter may reach beyond it into `visible`.
+
+    Both boxes are of the upright image; `visible` has whole numbers.
+    """
+    turned, upright = orientation(image), _upright_size(image)
+    box, visible = _as_stored(box, upright, turned), _as_stored(visible, upright, turned)
+    height, width = size[::-1] if turned in _SIDEWAYS else size
+    is_jpeg = image.format in ("JPEG", "MPO")
+    stored = image.height, image.width
+    plan = _planned(box, visible, (height, width), margin if is_jpeg else None)
+    if is_jpeg and image.mode in ("RGB", "L"):
+        pixels = _from_jpeg(data, stored, plan, (height, width), interpolation, margin)
+        if pixels is not None:
             if turned in UPRIGHT:
                 return np.array(Image.fromarray(pixels).transpose(UPRIGHT[turned]))
             return pixels
+    shrink, outer, inner = plan
     if shrink > 1:
         image.draft(None, (image.width // shrink, image.height // shrink))
-    if (left, top, right, bottom) != (0, 0, *image.size):
-        image = image.crop((left, top, right, bottom))
+    if outer != (0, 0, *image.size):
+        image = image.crop(outer)
     image = to_rgb(image).resize((width, height), _FILTERS[interpolation], box=inner)
     if turned in UPRIGHT:
         image = image.transpose(UPRIGHT[turned])

@@ -37,9 +37,34 @@ def test_decoded_pixels_are_pillows(shrink, subsampling, channels):
     with Image.open(io.BytesIO(content)) as image:
         image.draft(None, (width // shrink, height // shrink))
         expected = np.asarray(image.convert("RGB"))
-    found = jpeg.decode(content, *size)
+    found = jpeg.decode(content, (height, width), shrink)
     assert found.shape == (*size, 3)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_more_is_decoded_than_the_rows_asked_for(shrink, options, channels):
+    size = (93, 83)
+    # Restart markers, as cameras write them, stand in what is left out too.
+    content = encoded(photo(*size, channels), quality=95, restart_marker_blocks=3, **options)
+    whole = jpeg.decode(content, size, shrink).copy()
+    lowest = []
+    for rows in range(1, len(whole) + 1):
+        found = jpeg.decode(content, size, shrink, rows=rows)
+        assert rows <= len(found) <= len(whole)
+        np.testing.assert_array_equal(found[:rows], whole[:rows])
+        lowest.append(len(found))
+    assert (lowest[0] < len(whole)) == ("progressive" not in options)
+
+
+def test_quick_decoding_is_two_levels_away_at_most_on_average():
+    pixels = photo(150, 200)
+    content = encoded(pixels, quality=90)
+    exact = jpeg.decode(content, (150, 200)).astype(int)
+    quick = jpeg.decode(content, (150, 200), quick=True)
+    assert 0 < np.abs(quick - exact).mean() < 2
 
 
 @settings(deadline=None, max_examples=60, database=None)
@@ -75,8 +100,9 @@ def test_a_part_of_a_larger_array_is_resized_alone():
 
 def test_what_is_unusual_is_left_to_pillow():
     content = encoded(photo(40, 50))
-    assert jpeg.decode(content[: len(content) // 2], 40, 50) is None
-    assert jpeg.decode(b"<html>", 1, 1) is None
+    assert jpeg.decode(content[: len(content) // 2], (40, 50)) is None
+    assert jpeg.decode(content[: len(content) // 2], (40, 50), rows=1) is None
+    assert jpeg.decode(b"<html>", (1, 1)) is None
     # Bytes after the end, which Pillow reads over.
     assert read_image(content + b"more").shape == (40, 50, 3)
     rng = np.random.default_rng(0)
@@ -96,8 +122,8 @@ def test_photos_go_the_quick_way(monkeypatch):
     ]
     quick = [crop() for crop in crops]
     seen = []
-    monkeypatch.setattr(jpeg, "decode", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(jpeg, "decode", lambda *arguments, **options: seen.append(arguments))
     slow = [crop() for crop in crops]
     assert len(seen) == 2
-    for one, other in zip(quick, slow, strict=True):
-        assert np.abs(one.astype(int) - other).max() <= 1
+    for one, other, most in zip(quick, slow, (3, 1), strict=True):
+        assert np.abs(one.astype(int) - other).max() <= most

@@ -1,0 +1,74 @@
+"""Random crops as Szegedy et al. 2015 choose them, each a pure function of its draws."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+DRAWS = 22
+"""Draws for torchvision's ten tries: two for the place, two for each try."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in pixels."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+def crop_box(
+    height: int,
+    width: int,
+    draws: npt.ArrayLike,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Choose a part of an image, as Szegedy et al. 2015 ("Going deeper with convolutions").
+
+    The area is uniform in `scale`, the aspect ratio log-uniform in `ratio`, the place uniform. A
+    try whose box does not fit gives way to the next; after the last, the box is the largest in
+    the middle whose aspect ratio is within `ratio`. All as in torchvision.
+
+    Args:
+        height, width: of the image, in pixels.
+        draws: float [k] in [0, 1), k even and at least 4: top and left, then area and aspect
+            ratio of each try. `DRAWS` gives torchvision's ten tries.
+        scale: least and largest share of the image's area.
+        ratio: least and largest width / height.
+
+    Raises:
+        ValueError: other draws.
+    """
+    down, across, *tries = _checked_draws(draws)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area_draw, ratio_draw in zip(tries[::2], tries[1::2], strict=True):
+        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
+        aspect = math.exp(low + ratio_draw * (high - low))
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            top = int(down * (height - tall + 1))
+            left = int(across * (width - wide + 1))
+            return Box(top, left, tall, wide)
+    tall, wide = height, width
+    if width / height < ratio[0]:
+        tall = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        wide = round(height * ratio[1])
+    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+
+
+def _checked_draws(draws: npt.ArrayLike) -> list[float]:
+    array = np.asarray(draws, np.float64)
+    if array.ndim != 1 or len(array) < 4 or len(array) % 2:
+        raise ValueError(f"draws of shape {list(array.shape)}: an even number, at least 4")
+    values: list[float] = array.tolist()  # of so few, Python is done before NumPy has begun
+    if not all(0 <= value < 1 for value in values):
+        raise ValueError("draws must be at least 0 and less than 1")
+    return values
