@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_resnet.data import cifar_mnist, flowers, formats, imagenet, voc
-from flax_resnet.data.archives import reading
+from flax_resnet.data.archives import folder_places, reading
 from flax_resnet.data.contents import Contents
 from flax_resnet.data.datasets import CLOTHING_CLASSES, DIGIT_CLASSES
 from flax_resnet.data.published import CATALOGUE, PUBLISHED
@@ -218,10 +219,13 @@ def _is(path: Path, file: PublishedFile) -> bool:
 
 def _stamp(path: Path) -> str:
     """Identify original files well enough to go on with what was made of them."""
+    digest = hashlib.sha256(os.fsencode(path.resolve()))
     with reading(path):
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return f"{path.resolve()} {facts}"
+        files = [place.path for place in folder_places(path).values()] if path.is_dir() else [path]
+        for file in files:
+            state = file.stat()
+            digest.update(os.fsencode(file) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager

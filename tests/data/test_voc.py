@@ -90,6 +90,18 @@ def test_voc2007_beside_it_does_not_matter(files, tar, read_back, tmp_path):
     assert len(read_back("voc2012", tmp_path, "train")) == len(TRAIN)
 
 
+def test_a_photo_that_changed_deep_in_the_folder_is_taken_anew(
+    files, jpeg, place, refused, read_back, tmp_path
+):
+    """Not so what an attempt that failed in validation had written of train."""
+    first, last = (f"{ROOT}JPEGImages/2008_{n:06}.jpg" for n in (0, len(TRAIN) + len(VAL) - 1))
+    place(tmp_path / "kit", files | {last: b"GIF89a"})
+    assert last in refused("voc2012", tmp_path / "kit", tmp_path)
+    place(tmp_path / "kit", {last: files[last], first: jpeg(99)})
+    prepare("voc2012", tmp_path / "kit", tmp_path)
+    assert read_back("voc2012", tmp_path, "train")[0]["image"] == jpeg(99)
+
+
 LISTS = f"{ROOT}ImageSets/Main/"
 
 
