@@ -36,8 +36,14 @@ class Part:
 
     @property
     def labels(self) -> npt.NDArray[Any]:
-        """As of the whole."""
-        return self.whole.labels[self.indices]
+        """As of the whole.
+
+        Raises:
+            UserError: one is -1.
+        """
+        labels = self.whole.labels[self.indices]
+        self._check(labels)
+        return labels
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -45,12 +51,26 @@ class Part:
         return self.whole.label_shape
 
     def read(self, index: int) -> tuple[bytes, npt.ArrayLike]:
-        """As of the whole."""
-        return self.whole.read(int(self.indices[index]))
+        """As of the whole.
+
+        Raises:
+            UserError: the label is -1.
+        """
+        content, label = self.whole.read(int(self.indices[index]))
+        self._check(label)
+        return content, label
 
     def place(self, index: int) -> str:
         """As of the whole, where the image keeps its number."""
         return self.whole.place(int(self.indices[index]))
+
+    def _check(self, labels: npt.ArrayLike) -> None:
+        # A split of which no image has a label is found out when it is opened.
+        if np.min(labels, initial=0) < 0:
+            raise UserError(
+                f"some images of {self.whole.name} in {self.whole.folder} have no label (-1): "
+                "leave them out where the set is made, or choose another set"
+            )
 
 
 def open_parts(
@@ -150,4 +170,4 @@ def _in_memory(part: Part) -> Split:
             np.zeros((0, *(part.whole.image_shape or ())), np.uint8), np.zeros(0, np.int32)
         )
     batch = part.whole.gather(part.indices)
-    return Split(batch["image"], batch["label"])
+    return Split(batch["image"], part.labels)

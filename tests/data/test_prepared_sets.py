@@ -18,6 +18,7 @@ from flax_resnet.data.tfds_writer import write_folder
 CLASSES = ("cat", "dog", "owl")
 SIZE = 8
 BROKEN = 4
+UNKNOWN = (41, 42)  # images without a label
 
 
 def jpeg(number):
@@ -44,7 +45,7 @@ def write(root, name, splits, label=None, image=None, encode=jpeg):
     def examples(split, count):
         for number in range(count):
             marked = [k for k in range(3) if number >> k & 1]  # any number of them
-            known = number % 3 if split != "hidden" else -1
+            known = -1 if split == "hidden" or number in UNKNOWN else number % 3
             yield {"image": encode(number), "label": marked if label else known}
 
     parts = tuple(
@@ -166,6 +167,15 @@ def test_labels_that_are_not_published_are_left_out(odd, monkeypatch):
     dataset = opened(odd, "secret", splits=(1, 1, 1))
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [2, 2, 2]
     assert "no labels" in dataset.notes[0]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_lone_missing_label_is_said(odd, streamed):
+    image = tfds.features.Image(shape=None if streamed else (6, 5, 3), encoding_format="png")
+    pixels = png(np.zeros((6, 5, 3), np.uint8))
+    write(odd, f"gap{streamed}", {"train": 44, "test": 3}, image=image, encode=lambda _: pixels)
+    with pytest.raises(UserError, match=r"some images of train in .* have no label \(-1\)"):
+        opened(odd, f"gap{streamed}", validation=0).train.gather(np.arange(44))
 
 
 def test_what_cannot_be_trained_on_is_said(odd):
