@@ -46,7 +46,7 @@ def crop_box(
     Raises:
         ValueError: other draws.
     """
-    down, across, *tries = _checked_draws(draws)
+    down, across, *tries = checked_draws(draws)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for area_draw, ratio_draw in zip(tries[::2], tries[1::2], strict=True):
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
@@ -64,7 +64,12 @@ def crop_box(
     return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
-def _checked_draws(draws: npt.ArrayLike) -> list[float]:
+def checked_draws(draws: npt.ArrayLike) -> list[float]:
+    """Return draws as `crop_box` takes them.
+
+    Raises:
+        ValueError: other draws.
+    """
     array = np.asarray(draws, np.float64)
     if array.ndim != 1 or len(array) < 4 or len(array) % 2:
         raise ValueError(f"draws of shape {list(array.shape)}: an even number, at least 4")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flax_resnet.data import jpeg
-from flax_resnet.data.crops import DRAWS, Box, crop_box
+from flax_resnet.data.crops import DRAWS, Box, checked_draws, crop_box
 from flax_resnet.data.decoding import (
     FORMATS,
     MAX_PIXELS,
@@ -139,6 +139,7 @@ def random_resized_crop(
         BadImage: as for `read_image`.
         ValueError: draws that `crop_box` does not take.
     """
+    draws = checked_draws(draws)
 
     def crop(height: int, width: int) -> _Choice:
         box = crop_box(height, width, draws, scale=scale, ratio=ratio)
@@ -222,7 +223,8 @@ def _pixels(
         if pixels is not None:
             return pixels
     with opened_bytes(name, data, max_pixels) as image:
-        return _resampled(image, data, *choose(*_upright_size(image)), interpolation, margin)
+        again = data if stored is None else None
+        return _resampled(image, again, *choose(*_upright_size(image)), interpolation, margin)
 
 
 def _as_stored(box: Box, upright: tuple[int, int], turned: int) -> Box:
@@ -273,7 +275,7 @@ def _from_jpeg(
 
 def _resampled(
     image: Image.Image,
-    data: bytes,
+    data: bytes | None,
     box: Box,
     visible: Box,
     size: tuple[int, int],
@@ -282,7 +284,8 @@ def _resampled(
 ) -> Pixels:
     """Resize `box` to uint8 [*size, 3]; the filter may reach beyond it into `visible`.
 
-    Both boxes are of the upright image; `visible` has whole numbers.
+    Both boxes are of the upright image; `visible` has whole numbers. `data` is the file, unless
+    `jpeg` could not read it.
     """
     turned, upright = orientation(image), _upright_size(image)
     box, visible = _as_stored(box, upright, turned), _as_stored(visible, upright, turned)
@@ -290,7 +293,7 @@ def _resampled(
     is_jpeg = image.format in ("JPEG", "MPO")
     stored = image.height, image.width
     plan = _planned(box, visible, (height, width), margin if is_jpeg else None)
-    if is_jpeg and image.mode in ("RGB", "L"):
+    if data is not None and is_jpeg and image.mode in ("RGB", "L"):
         pixels = _from_jpeg(data, stored, plan, (height, width), interpolation, margin)
         if pixels is not None:
             if turned in UPRIGHT:
