@@ -293,6 +293,14 @@ bool bf16_is_fast() {
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
+  if (indirect_applies(p)) {
+    thread_local Scratch packed;
+    float* const panels = static_cast<float*>(packed.get(indirect_packed_bytes(p)));
+    indirect_pack(p, static_cast<const float*>(kernel), panels, executor);
+    indirect_forward(p, static_cast<const float*>(x), panels, epilogue, static_cast<float*>(y),
+                     executor);
+    return;
+  }
   const auto parts = parts_of_forward(p, executor.threads());
   const auto first = cache().get(parts[0].problem, Pass::forward, ends_of(epilogue));
   thread_local Scratch scratch;
@@ -300,26 +308,36 @@ void forward(const Problem& p, const void* x, const void* kernel, const Epilogue
   run_forward(p, parts, *first, x, wanted, epilogue, y, executor);
 }
 
-// A packed kernel is a header, which tells its layout, and the numbers. The layout is the one that
-// the whole problem, undivided, chooses.
+// A packed kernel is a header, which tells its layout, and the numbers. oneDNN's layout is the one
+// that the whole problem, undivided, chooses.
 constexpr std::int64_t header_bytes = 64;
 
 struct Header {
   char layout[header_bytes] = {};
-  explicit Header(const Primitive& whole) {
-    const auto hash = std::hash<std::string>()(layout_text(whole.kernel));
+  explicit Header(const Problem& p) {
+    if (indirect_applies(p)) {
+      std::snprintf(layout, header_bytes, "flax_resnet panels");
+      return;
+    }
+    const auto hash = std::hash<std::string>()(layout_text(cache().get(p, Pass::forward)->kernel));
     std::snprintf(layout, header_bytes, "flax_resnet %016zx", hash);
   }
 };
 
 std::int64_t packed_bytes(const Problem& p) {
+  if (indirect_applies(p)) return header_bytes + indirect_packed_bytes(p);
   return header_bytes + static_cast<std::int64_t>(cache().get(p, Pass::forward)->kernel.get_size());
 }
 
 void pack(const Problem& p, const void* kernel, void* packed) {
-  const auto whole = cache().get(p, Pass::forward);
-  std::memcpy(packed, Header(*whole).layout, header_bytes);
+  std::memcpy(packed, Header(p).layout, header_bytes);
   void* const numbers = static_cast<char*>(packed) + header_bytes;
+  if (indirect_applies(p)) {
+    const Executor alone(1, [](std::function<void()>) {});
+    indirect_pack(p, static_cast<const float*>(kernel), static_cast<float*>(numbers), alone);
+    return;
+  }
+  const auto whole = cache().get(p, Pass::forward);
   if (!whole->rearranges) {
     std::memcpy(numbers, kernel, whole->kernel.get_size());
     return;
@@ -330,18 +348,27 @@ void pack(const Problem& p, const void* kernel, void* packed) {
 
 void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor) {
-  const auto whole = cache().get(p, Pass::forward);
-  if (bytes != packed_bytes(p) ||
-      std::memcmp(packed, Header(*whole).layout, header_bytes) != 0) {
+  if (bytes != packed_bytes(p) || std::memcmp(packed, Header(p).layout, header_bytes) != 0) {
     throw BadArgument("this kernel was packed for images of another shape or on another machine: "
                       "pack it anew");
   }
-  run_forward(p, parts_of_forward(p, executor.threads()), *whole, x,
-              static_cast<const char*>(packed) + header_bytes, epilogue, y, executor);
+  const char* const numbers = static_cast<const char*>(packed) + header_bytes;
+  if (indirect_applies(p)) {
+    indirect_forward(p, static_cast<const float*>(x), reinterpret_cast<const float*>(numbers),
+                     epilogue, static_cast<float*>(y), executor);
+    return;
+  }
+  run_forward(p, parts_of_forward(p, executor.threads()), *cache().get(p, Pass::forward), x, numbers,
+              epilogue, y, executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,
                     const Executor& executor) {
+  if (indirect_applies(p)) {
+    indirect_input_gradient(p, static_cast<const float*>(dy), static_cast<const float*>(kernel),
+                            static_cast<float*>(dx), executor);
+    return;
+  }
   const auto parts = by_images(p, executor.threads());
   const auto first = cache().get(parts[0].problem, Pass::input_gradient);
   thread_local Scratch scratch;

@@ -36,6 +36,18 @@ void pack(const Problem& problem, const void* kernel, void* packed);
 void forward_packed(const Problem& problem, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor);
 
+// Float32 convolution and input gradient by kernels of our own: whether they can, and whether they
+// are the better way. The kernel is packed for the forward pass beforehand, for images of any shape.
+bool indirect_can(const Problem& problem);
+bool indirect_applies(const Problem& problem);
+std::int64_t indirect_packed_bytes(const Problem& problem);
+void indirect_pack(const Problem& problem, const float* kernel, float* packed,
+                   const Executor& executor);
+void indirect_forward(const Problem& problem, const float* x, const float* packed,
+                      const Epilogue& epilogue, float* y, const Executor& executor);
+void indirect_input_gradient(const Problem& problem, const float* dy, const float* kernel,
+                             float* dx, const Executor& executor);
+
 // Float32 kernel gradient by kernels of our own; false: not for this problem or processor.
 bool kernel_gradient_applies(const Problem& problem);
 void own_kernel_gradient(const Problem& problem, const float* x, const float* dy, float* dkernel,

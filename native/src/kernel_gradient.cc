@@ -8,8 +8,8 @@
 //
 // is a sum of outer products, one a pixel. A tile of 6 (channels) by 16 (features) sums stays in
 // registers while the pixels of a block go by; a block is as many pixels as fit the second-level
-// cache. Where the kernel is larger than 1x1 the block's images are first copied, zeros around
-// them, into panels [rows, columns, 6 channels], so that a window of the kernel is contiguous.
+// cache. The block's images are first copied, zeros around them, into panels [rows, columns, 6
+// channels], so that a window of the kernel is contiguous, and its dy into panels of 16 features.
 // Threads share out the tiles: no two add to the same sum, and the result does not depend on how
 // many threads there are.
 #include <immintrin.h>
@@ -26,6 +26,7 @@ namespace {
 constexpr std::int64_t tile_channels = 6, tile_features = 16, few_channels = 32;
 constexpr std::int64_t block_bytes = 192 * 1024;
 constexpr std::int64_t panel_bytes = 12 * 1024;
+constexpr std::int64_t small_map = 14 * 14;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -75,13 +76,10 @@ __attribute__((target("avx2,fma"))) void add_outer_products(const float* x, Stri
 // panel channels, cut into tiles of 6; features in tiles of 16.
 struct Plan {
   Problem p;
-  bool direct;  // read the arrays where they are
   std::int64_t panel, panels, window_tiles, feature_tiles;
 
   explicit Plan(const Problem& problem) : p(problem) {
-    direct = p.kernel_height == 1 && p.kernel_width == 1 && p.top == 0 && p.left == 0 &&
-             p.channels >= tile_channels;
-    panel = direct || p.channels <= few_channels ? p.channels : tile_channels;
+    panel = p.channels <= few_channels ? p.channels : tile_channels;
     panels = ceil_div(p.channels, panel);
     window_tiles = ceil_div(p.kernel_width * panel, tile_channels);
     feature_tiles = ceil_div(p.features, tile_features);
@@ -132,8 +130,8 @@ class Worker {
     const std::int64_t channels = std::min(p_.channels, panels_.size() * plan_.panel);
     const std::int64_t area = p_.stride * p_.stride;
     std::int64_t pixels =
-        block_bytes / (4 * (channels * (plan_.direct ? 1 : area) + features_.size() * tile_features));
-    if (!plan_.direct && plan_.panels > 1) {
+        block_bytes / (4 * (channels * area + features_.size() * tile_features));
+    if (plan_.panels > 1) {
       // The sums of a larger kernel are many: pay for their coming and going with more pixels, as
       // long as the panel of one tile stays in the first-level cache.
       pixels = std::max(pixels, panel_bytes / (4 * tile_channels * area));
@@ -149,28 +147,16 @@ class Worker {
 
   void block(std::int64_t image, std::int64_t images, std::int64_t row, std::int64_t rows) {
     const Extent extent{images, rows, p_.out_width};
-    Strides ds{p_.output_image(), p_.out_width * p_.features, p_.features};
-    const float* dy = dy_ + image * ds.image + row * ds.row;
-    const std::int64_t first_feature = features_.begin * tile_features;
-    std::int64_t dy_tile = tile_features;
-    if (plan_.direct && p_.features % tile_features == 0) {
-      dy += first_feature;
-    } else {
-      dy = copy_features(dy, ds, extent, first_feature);
-      ds = {rows * p_.out_width * tile_features, p_.out_width * tile_features, tile_features};
-      dy_tile = images * ds.image;
-    }
+    const float* const dy = copy_features(image, row, extent);
+    const Strides ds{rows * p_.out_width * tile_features, p_.out_width * tile_features,
+                     tile_features};
+    const std::int64_t dy_tile = images * ds.image;
 
-    Strides xs{p_.input_image(), p_.stride * p_.width * p_.channels, p_.stride * p_.channels};
-    const float* x = x_ + image * xs.image + row * xs.row;
-    std::int64_t x_panel = 0, x_line = 0;
-    if (!plan_.direct) {
-      const std::int64_t lines = (rows - 1) * p_.stride + p_.kernel_height;
-      x = copy_panels(image, images, row, lines);
-      x_line = plan_.padded_width() * plan_.panel;
-      xs = {lines * x_line, p_.stride * x_line, p_.stride * plan_.panel};
-      x_panel = images * xs.image;
-    }
+    const std::int64_t lines = (rows - 1) * p_.stride + p_.kernel_height;
+    const float* const x = copy_panels(image, images, row, lines);
+    const std::int64_t x_line = plan_.padded_width() * plan_.panel;
+    const Strides xs{lines * x_line, p_.stride * x_line, p_.stride * plan_.panel};
+    const std::int64_t x_panel = images * xs.image;
 
     float* sums = sums_;
     for (std::int64_t panel = 0; panel < panels_.size(); ++panel) {
@@ -178,10 +164,7 @@ class Worker {
         for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
           const float* line = x + panel * x_panel + i * x_line;
           for (std::int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
-            std::int64_t first = tile * tile_channels;
-            // The last tile of channels that end in its midst begins earlier.
-            if (plan_.direct) first = std::min(first, p_.channels - tile_channels);
-            add_outer_products(line + first, xs, dy + f * dy_tile, ds, extent, sums);
+            add_outer_products(line + tile * tile_channels, xs, dy + f * dy_tile, ds, extent, sums);
             sums += tile_channels * tile_features;
           }
         }
@@ -190,14 +173,16 @@ class Worker {
   }
 
   // dy of the block as [feature tile][image, row, column][16], zeros after the last feature.
-  const float* copy_features(const float* dy, Strides ds, Extent extent, std::int64_t first) {
+  const float* copy_features(std::int64_t first_image, std::int64_t row, Extent extent) {
+    const std::int64_t first = features_.begin * tile_features;
     thread_local Scratch scratch;
     const std::int64_t pixels = extent.images * extent.rows * extent.columns;
     float* const copy = static_cast<float*>(
         scratch.get(features_.size() * pixels * tile_features * sizeof(float)));
     for (std::int64_t image = 0, pixel = 0; image < extent.images; ++image) {
-      const float* from = dy + image * ds.image + first;
-      for (std::int64_t i = 0; i < extent.rows * extent.columns; ++i, ++pixel, from += ds.column) {
+      const float* from = dy_ + (first_image + image) * p_.output_image() +
+                          row * p_.out_width * p_.features + first;
+      for (std::int64_t i = 0; i < extent.rows * extent.columns; ++i, ++pixel, from += p_.features) {
         for (std::int64_t f = 0; f < features_.size(); ++f) {
           float* const to = copy + (f * pixels + pixel) * tile_features;
           const std::int64_t left = p_.features - first - f * tile_features;
@@ -270,13 +255,11 @@ class Worker {
         const std::int64_t count = std::min(tile_features, p_.features - feature);
         for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
           for (std::int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
-            std::int64_t first = tile * tile_channels;
-            if (plan_.direct) first = std::min(first, p_.channels - tile_channels);
+            const std::int64_t first = tile * tile_channels;
             for (std::int64_t k = 0; k < tile_channels; ++k, sums += tile_features) {
               const std::int64_t j = (first + k) / plan_.panel;
               const std::int64_t channel = panel * plan_.panel + (first + k) % plan_.panel;
               if (j >= p_.kernel_width || channel >= p_.channels) continue;
-              if (first + k < tile * tile_channels) continue;  // the tile before has it
               std::memcpy(dkernel + ((i * p_.kernel_width + j) * p_.channels + channel) *
                                         p_.features + feature,
                           sums, count * sizeof(float));
@@ -299,10 +282,12 @@ class Worker {
 }  // namespace
 
 bool kernel_gradient_applies(const Problem& p) {
-  // Processors with AVX-512 have a good one in oneDNN.
+  // Processors with AVX-512 have a good one in oneDNN; so have 1x1 kernels on large maps.
   static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                             !__builtin_cpu_supports("avx512f");
-  return suits && p.dtype == Dtype::f32 && p.groups == 1;
+  const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
+  const bool is_small = p.out_height * p.out_width <= small_map;
+  return suits && p.dtype == Dtype::f32 && p.groups == 1 && (!is_pointwise || is_small);
 }
 
 void own_kernel_gradient(const Problem& p, const float* x, const float* dy, float* dkernel,

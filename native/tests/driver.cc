@@ -105,7 +105,20 @@ bool check(unsigned seed) {
   pack(p, weights.data(), packed.data());
   forward_packed(p, image.data(), packed.data(), packed_bytes(p), {bias.data(), residual.data(), true}, got.data(),
                  executor);
-  return good && close("packed and fused", p, got, value);
+  good = good && close("packed and fused", p, got, value);
+  if (!indirect_can(p)) return good;
+
+  // Our own kernels, also where oneDNN's would be chosen.
+  struct alignas(64) Line {
+    float numbers[16];
+  };
+  std::vector<Line> panels(indirect_packed_bytes(p) / sizeof(Line));
+  indirect_pack(p, weights.data(), panels[0].numbers, executor);
+  indirect_forward(p, image.data(), panels[0].numbers, {bias.data(), residual.data(), true},
+                   got.data(), executor);
+  indirect_input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
+  return good && close("indirect", p, got, value) &&
+         close("indirect input gradient", p, got_dx, dx);
 }
 
 bool refuses_what_does_not_fit() {

@@ -1,0 +1,444 @@
+// Float32 convolutions, forward and input gradient, on processors with AVX2 and FMA, dense ones.
+//
+// Why: for 1x1 kernels oneDNN 3.2 on NHWC arrays ran at 57 to 140 GFLOP/s of two cores there, where
+// its best 3x3 reached 200, and it rearranges the kernel at each call on one thread, for memory it
+// has not seen lately at a few hundred MB/s: resnet18's 512 channels took 75 ms so, not 27.
+//
+// Both passes are one thing: each pixel of the result is a sum, over a few taps, of a pixel of the
+// source times a matrix of the kernel's. Six pixels by 16 features of sums stay in registers. The
+// source's pixels are read where they are, through pointers ("indirect convolution", Dukhan 2019,
+// arXiv:1907.02129), pixels outside through a pointer to zeros. The kernel is copied into panels
+// of 16 features, once per call or once for all. A strided input gradient is stride^2 gradients of
+// stride 1, one for each phase of the rows and columns.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "convolution.h"
+#include "scratch.h"
+
+namespace flax_resnet {
+namespace {
+
+constexpr std::int64_t tile_rows = 6, tile_columns = 16;
+// Channels of a block of the sum: a panel of them stays in the first-level cache.
+constexpr std::int64_t block_depth = 320;
+// Pixels of a part: their channels of a block stay in the second-level cache.
+constexpr std::int64_t part_rows = 96;
+// Smaller kernels oneDNN rearranges soon enough, and multiplies a little faster where they are 3x3.
+constexpr std::int64_t large_kernel = 256 * 1024;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+struct Tap {
+  std::int64_t row, column;  // of the source's pixel, from the result's times the stride
+  std::int64_t kernel;       // index of its matrix in the kernel [h w, C, F]
+};
+
+struct Block {
+  std::int64_t first_tap, taps, first_channel, channels, depth_before;
+};
+
+// result[n, y, x, f] = sum over taps and channels of source[n, y stride + row, x stride + column, c]
+// times the tap's matrix [c, f].
+struct Product {
+  const float* source;
+  std::int64_t height, width, channels, stride;  // of the source
+  float* result;
+  std::int64_t images, rows, columns, features;
+  std::int64_t image_step, row_step, column_step;  // of the result, in numbers
+  std::vector<Tap> taps;
+  bool transposed;  // the kernel is [tap, f, c]
+
+  std::int64_t pixels() const { return images * rows * columns; }
+  std::int64_t panels() const { return ceil_div(features, tile_columns); }
+  std::int64_t packed_size() const {
+    return static_cast<std::int64_t>(taps.size()) * channels * panels() * tile_columns;
+  }
+  // Whole taps together where they are thin, parts of one where they are thick.
+  std::vector<Block> blocks() const {
+    std::vector<Block> all;
+    const auto count = static_cast<std::int64_t>(taps.size());
+    const std::int64_t together = std::max<std::int64_t>(1, block_depth / channels);
+    const std::int64_t cuts = ceil_div(channels, block_depth);
+    std::int64_t depth = 0;
+    for (std::int64_t tap = 0; tap < count; tap += together) {
+      const std::int64_t taps_here = std::min(together, count - tap);
+      for (std::int64_t cut = 0; cut < cuts; ++cut) {
+        const std::int64_t begin = channels * cut / cuts, end = channels * (cut + 1) / cuts;
+        all.push_back({tap, taps_here, begin, end - begin, depth});
+        depth += taps_here * (end - begin);
+      }
+    }
+    return all;
+  }
+};
+
+// Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
+__attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
+  __m256 r[8], t[8];
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + 16 * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps(to + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+  }
+}
+
+// One block of the kernel, as [panel][tap, channel][16 features], zeros after the last feature.
+void pack_block(const Product& p, const Block& block, const float* kernel, float* packed) {
+  const std::int64_t depth = block.taps * block.channels, panels = p.panels();
+  float* const out = packed + block.depth_before * panels * tile_columns;
+  for (std::int64_t tap = 0; tap < block.taps; ++tap) {
+    const float* const matrix =
+        kernel + p.taps[block.first_tap + tap].kernel * p.channels * p.features;
+    float* const to_tap = out + tap * block.channels * tile_columns;
+    if (!p.transposed) {
+      for (std::int64_t c = 0; c < block.channels; ++c) {
+        const float* from = matrix + (block.first_channel + c) * p.features;
+        float* to = to_tap + c * tile_columns;
+        for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * tile_columns) {
+          const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+          std::memcpy(to, from + panel * tile_columns, count * sizeof(float));
+          std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
+        }
+      }
+      continue;
+    }
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      float* const to = to_tap + panel * depth * tile_columns;
+      const float* const from = matrix + panel * tile_columns * p.channels + block.first_channel;
+      const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+      std::int64_t c = 0;
+      if (count == tile_columns) {
+        for (; c + 8 <= block.channels; c += 8) {
+          transpose(from + c, p.channels, to + c * tile_columns);
+          transpose(from + c + 8 * p.channels, p.channels, to + c * tile_columns + 8);
+        }
+      }
+      for (; c < block.channels; ++c) {
+        for (std::int64_t f = 0; f < tile_columns; ++f) {
+          to[c * tile_columns + f] = f < count ? from[f * p.channels + c] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+void pack_all(const Product& p, const float* kernel, float* packed, const Executor& executor) {
+  const auto blocks = p.blocks();
+  executor.run(static_cast<std::int64_t>(blocks.size()),
+               [&](std::int64_t i) { pack_block(p, blocks[i], kernel, packed); });
+}
+
+// What follows the last block of a tile's sums.
+struct Finish {
+  const float* bias;              // or null
+  const float* const* residuals;  // of each pixel of the tile, or null
+  bool relu;
+};
+
+// Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
+__attribute__((target("avx2,fma"))) void multiply(const float* const* sources, std::int64_t taps,
+                                                  std::int64_t channel, std::int64_t channels,
+                                                  const float* panel, float* const* results,
+                                                  std::int64_t feature, bool first,
+                                                  const Finish* last) {
+  __m256 acc[tile_rows][2];
+  if (first) {
+#pragma GCC unroll 6
+    for (int i = 0; i < tile_rows; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  } else {
+#pragma GCC unroll 6
+    for (int i = 0; i < tile_rows; ++i) {
+      acc[i][0] = _mm256_loadu_ps(results[i] + feature);
+      acc[i][1] = _mm256_loadu_ps(results[i] + feature + 8);
+    }
+  }
+  for (std::int64_t tap = 0; tap < taps; ++tap, sources += tile_rows) {
+    const float* const a0 = sources[0] + channel;
+    const float* const a1 = sources[1] + channel;
+    const float* const a2 = sources[2] + channel;
+    const float* const a3 = sources[3] + channel;
+    const float* const a4 = sources[4] + channel;
+    const float* const a5 = sources[5] + channel;
+#pragma GCC unroll 4
+    for (std::int64_t k = 0; k < channels; ++k, panel += tile_columns) {
+      const __m256 low = _mm256_load_ps(panel), high = _mm256_load_ps(panel + 8);
+      __m256 value = _mm256_broadcast_ss(a0 + k);
+      acc[0][0] = _mm256_fmadd_ps(value, low, acc[0][0]);
+      acc[0][1] = _mm256_fmadd_ps(value, high, acc[0][1]);
+      value = _mm256_broadcast_ss(a1 + k);
+      acc[1][0] = _mm256_fmadd_ps(value, low, acc[1][0]);
+      acc[1][1] = _mm256_fmadd_ps(value, high, acc[1][1]);
+      value = _mm256_broadcast_ss(a2 + k);
+      acc[2][0] = _mm256_fmadd_ps(value, low, acc[2][0]);
+      acc[2][1] = _mm256_fmadd_ps(value, high, acc[2][1]);
+      value = _mm256_broadcast_ss(a3 + k);
+      acc[3][0] = _mm256_fmadd_ps(value, low, acc[3][0]);
+      acc[3][1] = _mm256_fmadd_ps(value, high, acc[3][1]);
+      value = _mm256_broadcast_ss(a4 + k);
+      acc[4][0] = _mm256_fmadd_ps(value, low, acc[4][0]);
+      acc[4][1] = _mm256_fmadd_ps(value, high, acc[4][1]);
+      value = _mm256_broadcast_ss(a5 + k);
+      acc[5][0] = _mm256_fmadd_ps(value, low, acc[5][0]);
+      acc[5][1] = _mm256_fmadd_ps(value, high, acc[5][1]);
+    }
+  }
+  if (last != nullptr) {
+    if (last->bias != nullptr) {
+      const __m256 low = _mm256_loadu_ps(last->bias + feature);
+      const __m256 high = _mm256_loadu_ps(last->bias + feature + 8);
+#pragma GCC unroll 6
+      for (int i = 0; i < tile_rows; ++i) {
+        acc[i][0] = _mm256_add_ps(acc[i][0], low);
+        acc[i][1] = _mm256_add_ps(acc[i][1], high);
+      }
+    }
+    if (last->residuals != nullptr) {
+#pragma GCC unroll 6
+      for (int i = 0; i < tile_rows; ++i) {
+        const float* const residual = last->residuals[i] + feature;
+        acc[i][0] = _mm256_add_ps(acc[i][0], _mm256_loadu_ps(residual));
+        acc[i][1] = _mm256_add_ps(acc[i][1], _mm256_loadu_ps(residual + 8));
+      }
+    }
+    if (last->relu) {
+      const __m256 zero = _mm256_setzero_ps();
+#pragma GCC unroll 6
+      for (int i = 0; i < tile_rows; ++i) {
+        acc[i][0] = _mm256_max_ps(zero, acc[i][0]);  // of a NaN, the second
+        acc[i][1] = _mm256_max_ps(zero, acc[i][1]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < tile_rows; ++i) {
+    _mm256_storeu_ps(results[i] + feature, acc[i][0]);
+    _mm256_storeu_ps(results[i] + feature + 8, acc[i][1]);
+  }
+}
+
+// Some pixels of the result and some of its panels: the work of one thread.
+struct Part {
+  std::int64_t first_pixel, pixels, first_panel, panels;
+};
+
+// Large enough parts that each keeps its source in the second-level cache, small enough ones that
+// a thread held up by another program does not hold up the rest.
+std::vector<Part> cut(const Product& p, std::int64_t threads) {
+  const std::int64_t tiles = ceil_div(p.pixels(), tile_rows), panels = p.panels();
+  const std::int64_t most = part_rows / tile_rows;
+  const std::int64_t down = std::max(ceil_div(tiles, most), std::min(tiles, threads));
+  // A whole number of rounds for all threads.
+  const std::int64_t rows = down > threads ? ceil_div(down, threads) * threads : down;
+  const std::int64_t across = std::clamp<std::int64_t>(threads / rows, 1, panels);
+  std::vector<Part> parts;
+  for (std::int64_t i = 0; i < std::min(rows, tiles); ++i) {
+    const std::int64_t n = std::min(rows, tiles);
+    const std::int64_t begin = tiles * i / n * tile_rows;
+    const std::int64_t end = std::min(p.pixels(), tiles * (i + 1) / n * tile_rows);
+    for (std::int64_t j = 0; j < across; ++j) {
+      const std::int64_t from = panels * j / across, to = panels * (j + 1) / across;
+      parts.push_back({begin, end - begin, from, to - from});
+    }
+  }
+  return parts;
+}
+
+// Where each pixel of a part lies in the source, tap by tap, and in the result.
+struct Pointers {
+  std::vector<const float*> sources;    // [tile][tap][6]
+  std::vector<float*> results;          // [tile][6]
+  std::vector<const float*> residuals;  // like the results
+  std::vector<float> zeros, nowhere;
+
+  void fill(const Product& p, const Part& part, const float* residual) {
+    const std::int64_t tiles = ceil_div(part.pixels, tile_rows);
+    const auto taps = static_cast<std::int64_t>(p.taps.size());
+    if (static_cast<std::int64_t>(zeros.size()) < p.channels) zeros.assign(p.channels, 0.0f);
+    if (static_cast<std::int64_t>(nowhere.size()) < p.features + tile_columns) {
+      nowhere.assign(p.features + tile_columns, 0.0f);
+    }
+    sources.resize(tiles * taps * tile_rows);
+    results.resize(tiles * tile_rows);
+    residuals.resize(residual == nullptr ? 0 : tiles * tile_rows);
+    std::int64_t column = part.first_pixel % p.columns;
+    std::int64_t row = part.first_pixel / p.columns % p.rows;
+    std::int64_t image = part.first_pixel / p.columns / p.rows;
+    for (std::int64_t pixel = 0; pixel < tiles * tile_rows; ++pixel) {
+      const bool real = pixel < part.pixels;
+      const std::int64_t at = image * p.image_step + row * p.row_step + column * p.column_step;
+      results[pixel] = real ? p.result + at : nowhere.data();
+      if (residual != nullptr) residuals[pixel] = real ? residual + at : nowhere.data();
+      const float** to = &sources[pixel / tile_rows * taps * tile_rows + pixel % tile_rows];
+      for (const Tap& tap : p.taps) {
+        const std::int64_t y = row * p.stride + tap.row, x = column * p.stride + tap.column;
+        const bool inside = real && y >= 0 && y < p.height && x >= 0 && x < p.width;
+        *to = inside ? p.source + ((image * p.height + y) * p.width + x) * p.channels
+                     : zeros.data();
+        to += tile_rows;
+      }
+      if (++column == p.columns) {
+        column = 0;
+        if (++row == p.rows) row = 0, ++image;
+      }
+    }
+  }
+};
+
+// The last panel where features end in its midst: by way of a tile of its own.
+void multiply_narrow(const Product& p, const float* const* sources, const Block& block,
+                     const float* panel, float* const* results, std::int64_t feature, bool first,
+                     const Finish* last) {
+  const std::int64_t count = p.features - feature;
+  alignas(32) float sums[tile_rows][tile_columns] = {};
+  float* rows[tile_rows];
+  for (int i = 0; i < tile_rows; ++i) {
+    rows[i] = sums[i];
+    if (!first) std::memcpy(sums[i], results[i] + feature, count * sizeof(float));
+  }
+  multiply(sources, block.taps, block.first_channel, block.channels, panel, rows, 0, first,
+           nullptr);
+  for (int i = 0; i < tile_rows; ++i) {
+    for (std::int64_t f = 0; last != nullptr && f < count; ++f) {
+      float& sum = sums[i][f];
+      if (last->bias != nullptr) sum += last->bias[feature + f];
+      if (last->residuals != nullptr) sum += last->residuals[i][feature + f];
+      if (last->relu && sum < 0) sum = 0;
+    }
+    std::memcpy(results[i] + feature, sums[i], count * sizeof(float));
+  }
+}
+
+void run_part(const Product& p, const std::vector<Block>& blocks, const Part& part,
+              const float* packed, const Epilogue& epilogue) {
+  thread_local Pointers pointers;
+  pointers.fill(p, part, static_cast<const float*>(epilogue.residual));
+  const auto taps = static_cast<std::int64_t>(p.taps.size());
+  const std::int64_t tiles = ceil_div(part.pixels, tile_rows);
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const Block& block = blocks[b];
+    const std::int64_t depth = block.taps * block.channels;
+    const float* const packed_block = packed + block.depth_before * p.panels() * tile_columns;
+    for (std::int64_t j = part.first_panel; j < part.first_panel + part.panels; ++j) {
+      const float* const panel = packed_block + j * depth * tile_columns;
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const float* const* const sources =
+            &pointers.sources[(tile * taps + block.first_tap) * tile_rows];
+        float* const* const results = &pointers.results[tile * tile_rows];
+        const Finish finish{
+            static_cast<const float*>(epilogue.bias),
+            pointers.residuals.empty() ? nullptr : &pointers.residuals[tile * tile_rows],
+            epilogue.relu};
+        const Finish* const last = b + 1 == blocks.size() ? &finish : nullptr;
+        if ((j + 1) * tile_columns <= p.features) {
+          multiply(sources, block.taps, block.first_channel, block.channels, panel, results,
+                   j * tile_columns, b == 0, last);
+        } else {
+          multiply_narrow(p, sources, block, panel, results, j * tile_columns, b == 0, last);
+        }
+      }
+    }
+  }
+}
+
+void run(const Product& p, const float* packed, const Epilogue& epilogue,
+         const Executor& executor) {
+  const auto blocks = p.blocks();
+  const auto parts = cut(p, executor.threads());
+  executor.run(static_cast<std::int64_t>(parts.size()),
+               [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, epilogue); });
+}
+
+Product forward_product(const Problem& p, const float* x, float* y) {
+  Product product{x, p.height, p.width, p.channels, p.stride, y, p.images, p.out_height,
+                  p.out_width, p.features, p.output_image(), p.out_width * p.features, p.features,
+                  {}, false};
+  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
+    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
+      product.taps.push_back({i - p.top, j - p.left, i * p.kernel_width + j});
+    }
+  }
+  return product;
+}
+
+// The phase (row, column) of the input gradient: pixels (s n + row, s m + column) of the images.
+Product gradient_product(const Problem& p, const float* dy, float* dx, std::int64_t row,
+                         std::int64_t column) {
+  const std::int64_t s = p.stride;
+  Product product{dy, p.out_height, p.out_width, p.features, 1,
+                  dx + (row * p.width + column) * p.channels, p.images,
+                  ceil_div(p.height - row, s), ceil_div(p.width - column, s), p.channels,
+                  p.input_image(), s * p.width * p.channels, s * p.channels, {}, true};
+  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
+    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
+      const std::int64_t y = row + p.top - i, x = column + p.left - j;
+      if (y % s == 0 && x % s == 0) product.taps.push_back({y / s, x / s, i * p.kernel_width + j});
+    }
+  }
+  return product;
+}
+
+}  // namespace
+
+bool indirect_can(const Problem& p) {
+  // Processors with AVX-512 have better ones in oneDNN.
+  static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                            !__builtin_cpu_supports("avx512f");
+  return suits && p.dtype == Dtype::f32 && p.groups == 1;
+}
+
+bool indirect_applies(const Problem& p) {
+  return indirect_can(p) && p.kernel_size() >= large_kernel;
+}
+
+std::int64_t indirect_packed_bytes(const Problem& p) {
+  return forward_product(p, nullptr, nullptr).packed_size() * sizeof(float);
+}
+
+void indirect_pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
+  pack_all(forward_product(p, nullptr, nullptr), kernel, packed, executor);
+}
+
+void indirect_forward(const Problem& p, const float* x, const float* packed,
+                      const Epilogue& epilogue, float* y, const Executor& executor) {
+  run(forward_product(p, x, y), packed, epilogue, executor);
+}
+
+void indirect_input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
+                             const Executor& executor) {
+  thread_local Scratch scratch;
+  for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
+    for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
+      const Product product = gradient_product(p, dy, dx, row, column);
+      if (product.taps.empty()) {
+        executor.run(product.images, [&](std::int64_t image) {
+          for (std::int64_t i = 0; i < product.rows; ++i) {
+            float* to = product.result + image * product.image_step + i * product.row_step;
+            for (std::int64_t j = 0; j < product.columns; ++j, to += product.column_step) {
+              std::memset(to, 0, product.features * sizeof(float));
+            }
+          }
+        });
+        continue;
+      }
+      float* const packed = static_cast<float*>(scratch.get(product.packed_size() * sizeof(float)));
+      pack_all(product, kernel, packed, executor);
+      run(product, packed, {}, executor);
+    }
+  }
+}
+
+}  // namespace flax_resnet
