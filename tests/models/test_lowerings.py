@@ -1,6 +1,7 @@
 """Every lowering of a convolution means what `jax.lax.conv_general_dilated` means."""
 
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -77,22 +78,24 @@ def convolutions(draw):
         "padding": draw(st.sampled_from([0, kernel // 2, 2])),
         "groups": groups,
     }
-    return shapes, options
+    small_map = draw(st.sampled_from([0, grouped.SMALL_MAP]))  # both ways of grouped ones
+    return shapes, options, small_map
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(convolutions())
 def test_equal_in_float64(case):
-    shapes, options = case
-    with jax.enable_x64(True):
+    shapes, options, small_map = case
+    with jax.enable_x64(True), mock.patch.object(grouped, "SMALL_MAP", small_map):
         assert_same(*operands(**shapes), jnp.float64, **options)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(convolutions())
 def test_equal_in_float32(case):
-    shapes, options = case
-    assert_same(*operands(**shapes), jnp.float32, **options)
+    shapes, options, small_map = case
+    with mock.patch.object(grouped, "SMALL_MAP", small_map):
+        assert_same(*operands(**shapes), jnp.float32, **options)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -125,7 +128,9 @@ def group_counts(function, *operands):
     ("groups", "in_size", "out_size"),
     [(32, 4, 4), (8, 64, 64), (40, 1, 2), (37, 3, 3), (3, 40, 1)],
 )
-def test_no_grouped_convolution_is_left_on_cpu(groups, in_size, out_size):
+@pytest.mark.parametrize("small_map", [0, grouped.SMALL_MAP])
+def test_no_grouped_convolution_is_left_on_cpu(groups, in_size, out_size, small_map, monkeypatch):
+    monkeypatch.setattr(grouped, "SMALL_MAP", small_map)
     x, kernel = operands(1, 4, 4, groups, in_size, out_size)
 
     def apply(x, kernel):
