@@ -6,7 +6,7 @@
 
 Each contender is a process that has built its program before timing starts. Turns are taken in
 random order; a turn is one untimed step, then a few timed ones. Reported are medians, and ratios of
-medians. The figures are kept in ``docs/performance.json``, a workload run again replaces its own
+medians. Who is far behind after the first turn (see `is_behind`) is left at that. The figures are kept in ``docs/performance.json``, a workload run again replaces its own
 there, and ``docs/performance.md`` is written from them. Needs the extra ``torch``.
 """
 
@@ -24,7 +24,8 @@ from benchmarks.cpu import peak, report
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
 from flax_resnet.runtime import cpu_environment
 
-STEPS_A_TURN = 3
+STEPS_A_TURN = 6
+SLOW_SECONDS = 8  # a step that makes a turn one of two
 NOT_TUNED = ("XLA_FLAGS", "GLIBC_TUNABLES")
 
 
@@ -55,6 +56,20 @@ class Worker:
         self.process.wait()
 
 
+def is_behind(name, figures):
+    """Whether another of the same framework and settings is 1.15 times as quick as this one, or
+    another of any kind 2.5 times."""
+    own = statistics.median(figures[name]["seconds"])
+    for other, row in figures.items():
+        if not row["seconds"]:
+            continue
+        a, b = CONTENDERS[name], CONTENDERS[other]
+        alike = a.framework == b.framework == "torch" and a.tuned == b.tuned
+        if own > (1.15 if alike else 2.5) * statistics.median(row["seconds"]):
+            return True
+    return False
+
+
 def compare(workload, contenders, samples):
     """Figures of each contender: seconds of each step, first step, compilation, peak memory."""
     workers, figures = {}, {}
@@ -76,7 +91,8 @@ def compare(workload, contenders, samples):
         turn = list(waiting)
         random.shuffle(turn)
         for name in turn:
-            count = min(STEPS_A_TURN, waiting[name])
+            slow = figures[name]["settled"] > SLOW_SECONDS
+            count = min(2 if slow else STEPS_A_TURN, waiting[name])
             reply = workers[name].ask(run=count)
             if "error" in reply:
                 figures[name]["error"] = reply["error"]
@@ -86,7 +102,8 @@ def compare(workload, contenders, samples):
             figures[name]["processor"] += reply["processor"]
             figures[name]["bytes"] = reply["bytes"]
             waiting[name] -= count
-            if not waiting[name]:
+        for name in list(waiting):
+            if waiting[name] <= 0 or is_behind(name, figures):
                 del waiting[name]
     for worker in workers.values():
         worker.close()

@@ -1,8 +1,8 @@
 // Float32 convolutions, forward and input gradient, on processors with AVX2 and FMA, dense ones.
 //
-// Why: for 1x1 kernels oneDNN 3.2 on NHWC arrays ran at 57 to 140 GFLOP/s of two cores there, where
-// its best 3x3 reached 200, and it rearranges the kernel at each call on one thread, for memory it
-// has not seen lately at a few hundred MB/s: resnet18's 512 channels took 75 ms so, not 27.
+// Why: oneDNN 3.2 rearranges the kernel at each call, on one thread, and within a training step the
+// caches have lost it: resnet18's layers of 512 channels took 75 to 107 ms there (batch 64 of 4x4
+// maps, two cores), where they take about 30 alone.
 //
 // Both passes are one thing: each pixel of the result is a sum, over a few taps, of a pixel of the
 // source times a matrix of the kernel's. Six pixels by 16 features of sums stay in registers. The
@@ -17,130 +17,16 @@
 #include <vector>
 
 #include "convolution.h"
+#include "panels.h"
 #include "scratch.h"
 
 namespace flax_resnet {
 namespace {
 
-constexpr std::int64_t tile_rows = 6, tile_columns = 16;
-// Channels of a block of the sum: a panel of them stays in the first-level cache.
-constexpr std::int64_t block_depth = 320;
 // Pixels of a part: their channels of a block stay in the second-level cache.
 constexpr std::int64_t part_rows = 96;
 // Smaller kernels oneDNN rearranges soon enough, and multiplies a little faster where they are 3x3.
 constexpr std::int64_t large_kernel = 256 * 1024;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-struct Tap {
-  std::int64_t row, column;  // of the source's pixel, from the result's times the stride
-  std::int64_t kernel;       // index of its matrix in the kernel [h w, C, F]
-};
-
-struct Block {
-  std::int64_t first_tap, taps, first_channel, channels, depth_before;
-};
-
-// result[n, y, x, f] = sum over taps and channels of source[n, y stride + row, x stride + column, c]
-// times the tap's matrix [c, f].
-struct Product {
-  const float* source;
-  std::int64_t height, width, channels, stride;  // of the source
-  float* result;
-  std::int64_t images, rows, columns, features;
-  std::int64_t image_step, row_step, column_step;  // of the result, in numbers
-  std::vector<Tap> taps;
-  bool transposed;  // the kernel is [tap, f, c]
-
-  std::int64_t pixels() const { return images * rows * columns; }
-  std::int64_t panels() const { return ceil_div(features, tile_columns); }
-  std::int64_t packed_size() const {
-    return static_cast<std::int64_t>(taps.size()) * channels * panels() * tile_columns;
-  }
-  // Whole taps together where they are thin, parts of one where they are thick.
-  std::vector<Block> blocks() const {
-    std::vector<Block> all;
-    const auto count = static_cast<std::int64_t>(taps.size());
-    const std::int64_t together = std::max<std::int64_t>(1, block_depth / channels);
-    const std::int64_t cuts = ceil_div(channels, block_depth);
-    std::int64_t depth = 0;
-    for (std::int64_t tap = 0; tap < count; tap += together) {
-      const std::int64_t taps_here = std::min(together, count - tap);
-      for (std::int64_t cut = 0; cut < cuts; ++cut) {
-        const std::int64_t begin = channels * cut / cuts, end = channels * (cut + 1) / cuts;
-        all.push_back({tap, taps_here, begin, end - begin, depth});
-        depth += taps_here * (end - begin);
-      }
-    }
-    return all;
-  }
-};
-
-// Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
-__attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
-  __m256 r[8], t[8];
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + 16 * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(to + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-  }
-}
-
-// One block of the kernel, as [panel][tap, channel][16 features], zeros after the last feature.
-void pack_block(const Product& p, const Block& block, const float* kernel, float* packed) {
-  const std::int64_t depth = block.taps * block.channels, panels = p.panels();
-  float* const out = packed + block.depth_before * panels * tile_columns;
-  for (std::int64_t tap = 0; tap < block.taps; ++tap) {
-    const float* const matrix =
-        kernel + p.taps[block.first_tap + tap].kernel * p.channels * p.features;
-    float* const to_tap = out + tap * block.channels * tile_columns;
-    if (!p.transposed) {
-      for (std::int64_t c = 0; c < block.channels; ++c) {
-        const float* from = matrix + (block.first_channel + c) * p.features;
-        float* to = to_tap + c * tile_columns;
-        for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * tile_columns) {
-          const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
-          std::memcpy(to, from + panel * tile_columns, count * sizeof(float));
-          std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
-        }
-      }
-      continue;
-    }
-    for (std::int64_t panel = 0; panel < panels; ++panel) {
-      float* const to = to_tap + panel * depth * tile_columns;
-      const float* const from = matrix + panel * tile_columns * p.channels + block.first_channel;
-      const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
-      std::int64_t c = 0;
-      if (count == tile_columns) {
-        for (; c + 8 <= block.channels; c += 8) {
-          transpose(from + c, p.channels, to + c * tile_columns);
-          transpose(from + c + 8 * p.channels, p.channels, to + c * tile_columns + 8);
-        }
-      }
-      for (; c < block.channels; ++c) {
-        for (std::int64_t f = 0; f < tile_columns; ++f) {
-          to[c * tile_columns + f] = f < count ? from[f * p.channels + c] : 0.0f;
-        }
-      }
-    }
-  }
-}
-
-void pack_all(const Product& p, const float* kernel, float* packed, const Executor& executor) {
-  const auto blocks = p.blocks();
-  executor.run(static_cast<std::int64_t>(blocks.size()),
-               [&](std::int64_t i) { pack_block(p, blocks[i], kernel, packed); });
-}
 
 // What follows the last block of a tile's sums.
 struct Finish {
@@ -409,7 +295,7 @@ std::int64_t indirect_packed_bytes(const Problem& p) {
 }
 
 void indirect_pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
-  pack_all(forward_product(p, nullptr, nullptr), kernel, packed, executor);
+  pack_panels(forward_product(p, nullptr, nullptr), kernel, packed, executor);
 }
 
 void indirect_forward(const Problem& p, const float* x, const float* packed,
@@ -435,7 +321,7 @@ void indirect_input_gradient(const Problem& p, const float* dy, const float* ker
         continue;
       }
       float* const packed = static_cast<float*>(scratch.get(product.packed_size() * sizeof(float)));
-      pack_all(product, kernel, packed, executor);
+      pack_panels(product, kernel, packed, executor);
       run(product, packed, {}, executor);
     }
   }

@@ -1,0 +1,78 @@
+#include "panels.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace flax_resnet {
+namespace {
+
+// Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
+__attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
+  __m256 r[8], t[8];
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + 16 * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps(to + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+  }
+}
+
+// One block of the kernel, as [panel][tap, channel][16 features], zeros after the last feature.
+void pack_block(const Product& p, const Block& block, const float* kernel, float* packed) {
+  const std::int64_t depth = block.taps * block.channels, panels = p.panels();
+  float* const out = packed + block.depth_before * panels * tile_columns;
+  for (std::int64_t tap = 0; tap < block.taps; ++tap) {
+    const float* const matrix =
+        kernel + p.taps[block.first_tap + tap].kernel * p.channels * p.features;
+    float* const to_tap = out + tap * block.channels * tile_columns;
+    if (!p.transposed) {
+      for (std::int64_t c = 0; c < block.channels; ++c) {
+        const float* from = matrix + (block.first_channel + c) * p.features;
+        float* to = to_tap + c * tile_columns;
+        for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * tile_columns) {
+          const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+          std::memcpy(to, from + panel * tile_columns, count * sizeof(float));
+          std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
+        }
+      }
+      continue;
+    }
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      float* const to = to_tap + panel * depth * tile_columns;
+      const float* const from = matrix + panel * tile_columns * p.channels + block.first_channel;
+      const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+      std::int64_t c = 0;
+      if (count == tile_columns) {
+        for (; c + 8 <= block.channels; c += 8) {
+          transpose(from + c, p.channels, to + c * tile_columns);
+          transpose(from + c + 8 * p.channels, p.channels, to + c * tile_columns + 8);
+        }
+      }
+      for (; c < block.channels; ++c) {
+        for (std::int64_t f = 0; f < tile_columns; ++f) {
+          to[c * tile_columns + f] = f < count ? from[f * p.channels + c] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_panels(const Product& p, const float* kernel, float* packed, const Executor& executor) {
+  const auto blocks = p.blocks();
+  executor.run(static_cast<std::int64_t>(blocks.size()),
+               [&](std::int64_t i) { pack_block(p, blocks[i], kernel, packed); });
+}
+
+}  // namespace flax_resnet
