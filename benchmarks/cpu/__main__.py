@@ -6,8 +6,9 @@
 
 Each contender is a process that has built its program before timing starts. Turns are taken in
 random order; a turn is one untimed step, then a few timed ones. Reported are medians, and ratios of
-medians. Who is far behind after the first turn (see `is_behind`) is left at that. The figures are kept in ``docs/performance.json``, a workload run again replaces its own
-there, and ``docs/performance.md`` is written from them. Needs the extra ``torch``.
+medians. Who is far behind after the first turn (see `is_behind`) is left at that. The figures
+are kept in ``docs/performance.json``, a workload run again replaces its own there, and
+``docs/performance.md`` is written from them. Needs the extra ``torch``.
 """
 
 import argparse

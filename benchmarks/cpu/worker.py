@@ -14,7 +14,6 @@ from pathlib import Path
 
 from benchmarks.cpu.workloads import WORKLOADS
 
-
 SETTLING = 8  # steps until the allocator has found its places,
 SETTLING_SECONDS = 20  # unless they take longer than this
 
