@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.training.checkpoint import read_variables
+from flax_resnet.training import read_variables
 
 ROOT = Path(fr.__file__).parents[1]
 SETTINGS = (
