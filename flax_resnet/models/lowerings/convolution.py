@@ -28,6 +28,15 @@ class Convolution(NamedTuple):
     groups: int = 1
 
     @property
+    def out_size(self) -> tuple[int, int]:
+        """``(H', W')`` of the result."""
+        height, width = (
+            (side + 2 * self.padding - window) // self.stride + 1
+            for side, window in zip(self.x.shape[1:3], self.kernel.shape[:2], strict=True)
+        )
+        return height, width
+
+    @property
     def is_pointwise(self) -> bool:
         """A product of matrices: 1x1, dense, without padding."""
         return self.kernel.shape[:2] == (1, 1) and self.groups == 1 and self.padding == 0

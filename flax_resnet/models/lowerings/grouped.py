@@ -66,10 +66,7 @@ def lower_small(conv: Convolution) -> jax.Array:
     out_size = features // groups
     merged = math.gcd(groups, max(1, BLOCK_CHANNELS // max(in_size, out_size)))
     blocks = groups // merged
-    rows, columns = (
-        (side + 2 * padding - window) // stride + 1
-        for side, window in zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    )
+    rows, columns = conv.out_size
     pixels, depth = len(x) * rows * columns, height * width * merged * in_size
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     taps = [
@@ -85,18 +82,15 @@ def lower_small(conv: Convolution) -> jax.Array:
 
 
 def _is_small(conv: Convolution) -> bool:
-    return conv.groups > 1 and len(conv.x) * math.prod(
-        (side + 2 * conv.padding - window) // conv.stride + 1
-        for side, window in zip(conv.x.shape[1:3], conv.kernel.shape[:2], strict=True)
-    ) in range(1, SMALL_MAP + 1)
+    return conv.groups > 1 and 0 < conv.x.shape[0] * math.prod(conv.out_size) <= SMALL_MAP
 
 
 def groups_per_block(groups: int, in_size: int, out_size: int) -> int:
     """How many groups of `in_size` input and `out_size` output channels make one block.
 
     Small blocks waste less arithmetic, but each block is three convolutions to compile in training
-    (about 15 ms each), so their number is bounded. Milliseconds of forward + input gradient +
-    weight gradient together, float32, 3x3, 32 groups, on 2 cores with AVX-512:
+    (about 70 ms of processor time each), so their number is bounded. Milliseconds of forward + input
+    gradient + weight gradient together, float32, 3x3, 32 groups, on 2 cores with AVX-512:
 
         channels per block        8     16     32     64    XLA's grouped, forward alone
         [32, 28, 28, 256]       265    131    223    424    186
@@ -118,9 +112,8 @@ def groups_per_block(groups: int, in_size: int, out_size: int) -> int:
 def block_diagonal_kernels(kernel: jax.Array, out_size: int, merged: int) -> jax.Array:
     """The dense kernels of all blocks side by side: [h, w, i, F] to [h, w, merged * i, F].
 
-    All at once, because each operation by itself is some 10 ms to compile. Zeros are put in by
-    selection, not by multiplication, so that a non-finite number in the gradient of an off-diagonal
-    (unused) weight cannot reach a real one.
+    Zeros are put in by selection, not by multiplication, so that a non-finite number in the
+    gradient of an off-diagonal (unused) weight cannot reach a real one.
     """
     if merged == 1:
         return kernel
