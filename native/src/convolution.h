@@ -36,9 +36,12 @@ void pack(const Problem& problem, const void* kernel, void* packed);
 void forward_packed(const Problem& problem, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor);
 
-// Float32 convolution and input gradient by kernels of our own: whether they can, and whether they
-// are the better way. The kernel is packed for the forward pass beforehand, for images of any shape.
-bool indirect_can(const Problem& problem);
+// Whether kernels of our own can compute a problem here: float32, dense, on a processor with AVX2
+// and FMA. Those with AVX-512 have better ones in oneDNN.
+bool own_kernels_can(const Problem& problem);
+
+// Convolution and input gradient by them: whether that is the better way. The kernel is packed for
+// the forward pass beforehand, for images of any shape.
 bool indirect_applies(const Problem& problem);
 std::int64_t indirect_packed_bytes(const Problem& problem);
 void indirect_pack(const Problem& problem, const float* kernel, float* packed,
@@ -48,7 +51,7 @@ void indirect_forward(const Problem& problem, const float* x, const float* packe
 void indirect_input_gradient(const Problem& problem, const float* dy, const float* kernel,
                              float* dx, const Executor& executor);
 
-// Float32 kernel gradient by kernels of our own; false: not for this problem or processor.
+// Kernel gradient by them; false: oneDNN's, because they cannot or it is the better way.
 bool kernel_gradient_applies(const Problem& problem);
 void own_kernel_gradient(const Problem& problem, const float* x, const float* dy, float* dkernel,
                          const Executor& executor);

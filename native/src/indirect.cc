@@ -53,33 +53,17 @@ __attribute__((target("avx2,fma"))) void multiply(const float* const* sources, s
     }
   }
   for (std::int64_t tap = 0; tap < taps; ++tap, sources += tile_rows) {
-    const float* const a0 = sources[0] + channel;
-    const float* const a1 = sources[1] + channel;
-    const float* const a2 = sources[2] + channel;
-    const float* const a3 = sources[3] + channel;
-    const float* const a4 = sources[4] + channel;
-    const float* const a5 = sources[5] + channel;
+    const float* pixels[tile_rows];
+    for (int i = 0; i < tile_rows; ++i) pixels[i] = sources[i] + channel;
 #pragma GCC unroll 4
     for (std::int64_t k = 0; k < channels; ++k, panel += tile_columns) {
       const __m256 low = _mm256_load_ps(panel), high = _mm256_load_ps(panel + 8);
-      __m256 value = _mm256_broadcast_ss(a0 + k);
-      acc[0][0] = _mm256_fmadd_ps(value, low, acc[0][0]);
-      acc[0][1] = _mm256_fmadd_ps(value, high, acc[0][1]);
-      value = _mm256_broadcast_ss(a1 + k);
-      acc[1][0] = _mm256_fmadd_ps(value, low, acc[1][0]);
-      acc[1][1] = _mm256_fmadd_ps(value, high, acc[1][1]);
-      value = _mm256_broadcast_ss(a2 + k);
-      acc[2][0] = _mm256_fmadd_ps(value, low, acc[2][0]);
-      acc[2][1] = _mm256_fmadd_ps(value, high, acc[2][1]);
-      value = _mm256_broadcast_ss(a3 + k);
-      acc[3][0] = _mm256_fmadd_ps(value, low, acc[3][0]);
-      acc[3][1] = _mm256_fmadd_ps(value, high, acc[3][1]);
-      value = _mm256_broadcast_ss(a4 + k);
-      acc[4][0] = _mm256_fmadd_ps(value, low, acc[4][0]);
-      acc[4][1] = _mm256_fmadd_ps(value, high, acc[4][1]);
-      value = _mm256_broadcast_ss(a5 + k);
-      acc[5][0] = _mm256_fmadd_ps(value, low, acc[5][0]);
-      acc[5][1] = _mm256_fmadd_ps(value, high, acc[5][1]);
+#pragma GCC unroll 6
+      for (int i = 0; i < tile_rows; ++i) {
+        const __m256 value = _mm256_broadcast_ss(pixels[i] + k);
+        acc[i][0] = _mm256_fmadd_ps(value, low, acc[i][0]);
+        acc[i][1] = _mm256_fmadd_ps(value, high, acc[i][1]);
+      }
     }
   }
   if (last != nullptr) {
@@ -128,13 +112,13 @@ std::vector<Part> cut(const Product& p, std::int64_t threads) {
   const std::int64_t most = part_rows / tile_rows;
   const std::int64_t down = std::max(ceil_div(tiles, most), std::min(tiles, threads));
   // A whole number of rounds for all threads.
-  const std::int64_t rows = down > threads ? ceil_div(down, threads) * threads : down;
+  const std::int64_t rows =
+      std::min(tiles, down > threads ? ceil_div(down, threads) * threads : down);
   const std::int64_t across = std::clamp<std::int64_t>(threads / rows, 1, panels);
   std::vector<Part> parts;
-  for (std::int64_t i = 0; i < std::min(rows, tiles); ++i) {
-    const std::int64_t n = std::min(rows, tiles);
-    const std::int64_t begin = tiles * i / n * tile_rows;
-    const std::int64_t end = std::min(p.pixels(), tiles * (i + 1) / n * tile_rows);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t begin = tiles * i / rows * tile_rows;
+    const std::int64_t end = std::min(p.pixels(), tiles * (i + 1) / rows * tile_rows);
     for (std::int64_t j = 0; j < across; ++j) {
       const std::int64_t from = panels * j / across, to = panels * (j + 1) / across;
       parts.push_back({begin, end - begin, from, to - from});
@@ -279,15 +263,14 @@ Product gradient_product(const Problem& p, const float* dy, float* dx, std::int6
 
 }  // namespace
 
-bool indirect_can(const Problem& p) {
-  // Processors with AVX-512 have better ones in oneDNN.
+bool own_kernels_can(const Problem& p) {
   static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                             !__builtin_cpu_supports("avx512f");
   return suits && p.dtype == Dtype::f32 && p.groups == 1;
 }
 
 bool indirect_applies(const Problem& p) {
-  return indirect_can(p) && p.kernel_size() >= large_kernel;
+  return own_kernels_can(p) && p.kernel_size() >= large_kernel;
 }
 
 std::int64_t indirect_packed_bytes(const Problem& p) {

@@ -28,8 +28,6 @@ constexpr std::int64_t block_bytes = 192 * 1024;
 constexpr std::int64_t panel_bytes = 12 * 1024;
 constexpr std::int64_t small_map = 14 * 14;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 struct Strides {
   std::int64_t image, row, column;
 };
@@ -282,12 +280,10 @@ class Worker {
 }  // namespace
 
 bool kernel_gradient_applies(const Problem& p) {
-  // Processors with AVX-512 have a good one in oneDNN; so have 1x1 kernels on large maps.
-  static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                            !__builtin_cpu_supports("avx512f");
+  // For 1x1 kernels on large maps oneDNN has a good one.
   const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
   const bool is_small = p.out_height * p.out_width <= small_map;
-  return suits && p.dtype == Dtype::f32 && p.groups == 1 && (!is_pointwise || is_small);
+  return own_kernels_can(p) && (!is_pointwise || is_small);
 }
 
 void own_kernel_gradient(const Problem& p, const float* x, const float* dy, float* dkernel,

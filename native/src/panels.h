@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "executor.h"
+#include "problem.h"
 
 namespace flax_resnet {
 
@@ -13,8 +14,6 @@ namespace flax_resnet {
 constexpr std::int64_t tile_rows = 6, tile_columns = 16;
 // Channels of a block of the sum: a panel of them stays in the first-level cache.
 constexpr std::int64_t block_depth = 320;
-inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 struct Tap {
   std::int64_t row, column;  // of the source's pixel, from the result's times the stride
   std::int64_t kernel;       // index of its matrix in the kernel [h w, C, F]

@@ -7,6 +7,8 @@
 
 namespace flax_resnet {
 
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 enum class Dtype { f32, bf16 };
 
 inline std::int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }

@@ -106,7 +106,7 @@ bool check(unsigned seed) {
   forward_packed(p, image.data(), packed.data(), packed_bytes(p), {bias.data(), residual.data(), true}, got.data(),
                  executor);
   good = good && close("packed and fused", p, got, value);
-  if (!indirect_can(p)) return good;
+  if (!own_kernels_can(p)) return good;
 
   // Our own kernels, also where oneDNN's would be chosen.
   struct alignas(64) Line {
