@@ -128,6 +128,9 @@ def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim)
     finish(processes[victim])
     step, _ = read_variables(tmp_path / "checkpoints")  # or an error, were it not whole
     assert step >= 4
+    more = ("--max-steps", str(newest(tmp_path) + 1), "--epochs", "1000", "--save-every-steps", "2")
+    codes, outputs = finish(start(tmp_path, *more))
+    assert codes == [0], outputs
 
 
 @pytest.mark.slow
