@@ -89,8 +89,8 @@ def groups_per_block(groups: int, in_size: int, out_size: int) -> int:
     """How many groups of `in_size` input and `out_size` output channels make one block.
 
     Small blocks waste less arithmetic, but each block is three convolutions to compile in training
-    (about 70 ms of processor time each), so their number is bounded. Milliseconds of forward + input
-    gradient + weight gradient together, float32, 3x3, 32 groups, on 2 cores with AVX-512:
+    (about 70 ms of processor time each), so their number is bounded. Milliseconds of forward +
+    input gradient + weight gradient together, float32, 3x3, 32 groups, on 2 cores with AVX-512:
 
         channels per block        8     16     32     64    XLA's grouped, forward alone
         [32, 28, 28, 256]       265    131    223    424    186
