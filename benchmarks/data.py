@@ -30,8 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-REPEATS = 3
-SECONDS = 3.0  # of each measurement, after a pass to warm up
+REPEATS = 9
+SECONDS = 2.0  # of each measurement, after a pass to warm up
 COUNT, HEIGHT, WIDTH, SIZE, BATCH = 256, 375, 500, 224, 64
 CORES = len(os.sched_getaffinity(0))
 

@@ -46,7 +46,18 @@ def crop_box(
     Raises:
         ValueError: other draws.
     """
-    down, across, *tries = checked_draws(draws)
+    return box_of(height, width, checked_draws(draws), scale, ratio)
+
+
+def box_of(
+    height: int,
+    width: int,
+    draws: list[float],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """Choose as `crop_box` does, by draws that have been checked."""
+    down, across, *tries = draws
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for area_draw, ratio_draw in zip(tries[::2], tries[1::2], strict=True):
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))

@@ -179,7 +179,7 @@ class ImageFiles:
             raise IndexError(f"images {index.min()} to {index.max()} of {count}")
         framing = self.framing if size is None else self.framing.scaled(size)
         shape = (framing.height, framing.width, framing.channels)
-        images = np.zeros((len(index), *shape), np.uint8)
+        images = np.empty((len(index), *shape), np.uint8)
         label_shape = self._photos.label_shape
         labels = np.zeros((len(index), *label_shape), np.float32 if label_shape else np.int32)
 
@@ -193,6 +193,7 @@ class ImageFiles:
                 if pixels is not None:
                     images[row] = pixels
                     return True
+            images[row] = 0
             return False
 
         done = np.zeros(len(index), bool)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flax_resnet.data import jpeg
-from flax_resnet.data.crops import DRAWS, Box, checked_draws, crop_box
+from flax_resnet.data.crops import DRAWS, Box, box_of, checked_draws, crop_box
 from flax_resnet.data.decoding import (
     FORMATS,
     MAX_PIXELS,
@@ -139,10 +139,10 @@ def random_resized_crop(
         BadImage: as for `read_image`.
         ValueError: draws that `crop_box` does not take.
     """
-    draws = checked_draws(draws)
+    checked = checked_draws(draws)
 
     def crop(height: int, width: int) -> _Choice:
-        box = crop_box(height, width, draws, scale=scale, ratio=ratio)
+        box = box_of(height, width, checked, scale, ratio)
         # Resizing sees nothing outside the box: torchvision crops first.
         return box, box, (size, size)
 
