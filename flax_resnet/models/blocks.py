@@ -130,12 +130,15 @@ class ResidualBlock(nn.Module):
                 y = Dropout(self.dropout, axis_name=self.axis_name)(y, train)
             y = self.conv(spec, name=f"conv{i}")(y)
             zero = {"scale_init": nn.initializers.zeros} if i == last and self._zero else {}
-            y = self.norm(name=f"bn{i}", **zero)(y, train)
-            if i < last:
-                y = nn.relu(y)
-        if self.residual:
-            y = self._shortcut(x, train) + self._drop_path(y, train)
-        return nn.relu(y)
+            norm = self.norm(name=f"bn{i}", **zero)
+            if i < last or not self.residual:
+                y = norm(y, train, relu=True)
+            elif self.drop_path == 0:
+                y = norm(y, train, residual=self._shortcut(x, train), relu=True)
+            else:
+                dropped = self._drop_path(norm(y, train), train)
+                y = nn.relu(self._shortcut(x, train) + dropped)
+        return y
 
     def _preactivated(self, x: jax.Array, train: bool) -> jax.Array:
         y, last = x, len(self.layout)
@@ -143,7 +146,7 @@ class ResidualBlock(nn.Module):
         # identity passes the raw input (He et al. 2016, the authors' code).
         shortcut = x
         for i, spec in enumerate(self.layout, start=1):
-            y = nn.relu(self.norm(name=f"bn{i}")(y, train))
+            y = self.norm(name=f"bn{i}")(y, train, relu=True)
             if i == 1 and self.residual:
                 shortcut = self._shortcut(x if self._is_identity(x) else y, train)
             if i == last:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .lowerings import Epilogue
 from .lowerings.normalization import has_own_gradient, normalize
 
 Initializer = Callable[..., jax.Array]
@@ -73,7 +74,15 @@ class BatchNorm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
+        """``relu(normalised x + residual)``: the residual, of the shape of ``x`` and ``dtype``, and
+        the ReLU where they are asked for."""
         features = (x.shape[-1],)
         wide = jnp.promote_types(self.param_dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, wide)
@@ -90,7 +99,18 @@ class BatchNorm(nn.Module):
             count = math.prod(x.shape[:-1]) // here * len(members[0])
             own = own and here == 1
             if own:
-                y, *statistics = normalize(x, scale, bias, self.epsilon, average, wide, self.dtype)
+                y, *statistics = normalize(
+                    x,
+                    scale,
+                    bias,
+                    self.epsilon,
+                    average,
+                    wide,
+                    self.dtype,
+                    residual,
+                    relu,
+                    self.ops,
+                )
                 mean, var = (value[None] for value in statistics)
             else:
                 x = x.astype(jnp.promote_types(x.dtype, wide))
@@ -106,9 +126,10 @@ class BatchNorm(nn.Module):
         else:
             x = x.astype(jnp.promote_types(x.dtype, wide))
             mean, var = running_mean.value, running_var.value
-        if not own:
-            y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
-        return y.astype(self.dtype)
+        if own:
+            return y
+        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return Epilogue(None, residual, relu).apply(y.astype(self.dtype))
 
     def _groups_here(self, examples: int) -> tuple[int, list[list[int]]]:
         """How many groups this device's examples make, and which devices share theirs."""
@@ -143,7 +164,7 @@ def _average(values: Any, axis_name: str | None, members: list[list[int]]) -> An
 class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018): 32 groups, or the most that divide the channels.
 
-    Takes ``train`` like :class:`BatchNorm`, to stand in its place; it behaves the same either way.
+    Takes what :class:`BatchNorm` takes, to stand in its place; ``train`` makes no difference.
     """
 
     epsilon: float = 1e-5
@@ -152,7 +173,13 @@ class GroupNorm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
         channels = x.shape[-1]
         groups = math.gcd(32, channels)
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
@@ -163,7 +190,8 @@ class GroupNorm(nn.Module):
         mean = jnp.mean(wide, axes, keepdims=True)
         var = jnp.var(wide, axes, keepdims=True)
         y = ((wide - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return (y * scale + bias).astype(self.dtype)
+        y = (y * scale + bias).astype(self.dtype)
+        return Epilogue(None, residual, relu).apply(y)
 
 
 class FoldedNorm(nn.Module):
@@ -177,12 +205,18 @@ class FoldedNorm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if not self.affine:
-            return x
-        scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-        return (x * scale + bias).astype(self.dtype)
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
+        if self.affine:
+            scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+            x = (x * scale + bias).astype(self.dtype)
+        return Epilogue(None, residual, relu).apply(x)
 
 
 class Dropout(nn.Module):

@@ -231,19 +231,19 @@ class ResNet(nn.Module):
         for block in getattr(self, part):
             x = block(x, train)
         if part == self.parts[-2] and self.version == "v2":
-            x = nn.relu(self.bn_last(x, train))
+            x = self.bn_last(x, train, relu=True)
         return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         folded = self.norm == "folded" and self.version != "v2"  # the convolution rectifies
         if self.stem == "deep":
-            x = nn.relu(self.bn1_0(self.conv1_0(x), train))
-            x = nn.relu(self.bn1_1(self.conv1_1(x), train))
+            x = self.bn1_0(self.conv1_0(x), train, relu=True)
+            x = self.bn1_1(self.conv1_1(x), train, relu=True)
             x = self.conv1_2(x, relu=folded)
         else:
             x = self.conv1(x, relu=folded)
         if self.version != "v2" and not folded:
-            x = nn.relu(self.bn1(x, train))
+            x = self.bn1(x, train, relu=True)
         if self.stem != "cifar":
             x = max_pool(x, 3, 2, 1, self.ops)
         return x

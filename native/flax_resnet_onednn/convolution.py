@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .library import bf16_is_fast, library
+from .library import bf16_is_fast, call, library
 
 Shape = tuple[int, ...]
 
@@ -68,9 +68,9 @@ def pack_kernel(
     _check(x, kernel, options)
     y_shape = _output_shape(x_shape, kernel.shape, options)
     size = _packed_bytes(x_shape, kernel.shape, y_shape, options, kernel.dtype == jnp.bfloat16)
-    call = _call("flax_resnet_pack", jax.ShapeDtypeStruct((size,), jnp.uint8))
+    packing = call("flax_resnet_pack", jax.ShapeDtypeStruct((size,), jnp.uint8))
     shapes = {"x_shape": np.array(x_shape, np.int64), "y_shape": np.array(y_shape, np.int64)}
-    return call(kernel, **shapes, **options.attributes())
+    return packing(kernel, **shapes, **options.attributes())
 
 
 def fused_convolution(
@@ -115,7 +115,7 @@ def fused_convolution(
     if packed_from is not None:
         name += "_packed"
         attributes["kernel_shape"] = np.array(shape, np.int64)
-    return _call(name, out)(x, kernel, *rest, **attributes)
+    return call(name, out)(x, kernel, *rest, **attributes)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -131,18 +131,12 @@ def _convolution_backward(options: _Options, operands: Any, dy: jax.Array) -> An
     x, kernel = operands
     attributes = options.attributes()
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
-    dx = _call("flax_resnet_input_gradient", like_x)(dy, kernel, **attributes)
-    dkernel = _call("flax_resnet_kernel_gradient", like_kernel)(x, dy, **attributes)
+    dx = call("flax_resnet_input_gradient", like_x)(dy, kernel, **attributes)
+    dkernel = call("flax_resnet_kernel_gradient", like_kernel)(x, dy, **attributes)
     return dx, dkernel
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
-
-
-def _call(name: str, result: jax.ShapeDtypeStruct) -> Any:
-    """The custom call of that name; under ``vmap`` it runs for one member after another."""
-    library()
-    return jax.ffi.ffi_call(name, result, vmap_method="sequential")
 
 
 def _output_shape(x: Shape, kernel: Shape, options: _Options) -> Shape:

@@ -3,7 +3,9 @@
 import ctypes
 import functools
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,6 +15,10 @@ TARGETS = (
     "flax_resnet_pack",
     "flax_resnet_input_gradient",
     "flax_resnet_kernel_gradient",
+    "flax_resnet_moments",
+    "flax_resnet_normalize",
+    "flax_resnet_gradient_sums",
+    "flax_resnet_normalization_gradient",
 )
 
 
@@ -37,6 +43,13 @@ def library() -> ctypes.CDLL:
     loaded.flax_resnet_onednn_version.restype = ctypes.c_char_p
     loaded.flax_resnet_packed_bytes.restype = ctypes.c_int64
     return loaded
+
+
+def call(name: str, result: Any) -> Callable[..., Any]:
+    """The custom call of that name, by the shapes and dtypes of its result or tuple of results;
+    under ``vmap`` it runs for one member after another."""
+    library()
+    return jax.ffi.ffi_call(name, result, vmap_method="sequential")
 
 
 def onednn_version() -> str:

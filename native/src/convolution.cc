@@ -293,6 +293,11 @@ bool bf16_is_fast() {
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
+  if (grouped_applies(p)) {
+    grouped_forward(p, static_cast<const float*>(x), static_cast<const float*>(kernel), epilogue,
+                    static_cast<float*>(y), executor);
+    return;
+  }
   if (indirect_applies(p)) {
     thread_local Scratch packed;
     float* const panels = static_cast<float*>(packed.get(indirect_packed_bytes(p)));
@@ -315,6 +320,10 @@ constexpr std::int64_t header_bytes = 64;
 struct Header {
   char layout[header_bytes] = {};
   explicit Header(const Problem& p) {
+    if (grouped_applies(p)) {
+      std::snprintf(layout, header_bytes, "flax_resnet plain");
+      return;
+    }
     if (indirect_applies(p)) {
       std::snprintf(layout, header_bytes, "flax_resnet panels");
       return;
@@ -325,6 +334,7 @@ struct Header {
 };
 
 std::int64_t packed_bytes(const Problem& p) {
+  if (grouped_applies(p)) return header_bytes + p.kernel_size() * size_of(p.dtype);
   if (indirect_applies(p)) return header_bytes + indirect_packed_bytes(p);
   return header_bytes + static_cast<std::int64_t>(cache().get(p, Pass::forward)->kernel.get_size());
 }
@@ -332,6 +342,10 @@ std::int64_t packed_bytes(const Problem& p) {
 void pack(const Problem& p, const void* kernel, void* packed) {
   std::memcpy(packed, Header(p).layout, header_bytes);
   void* const numbers = static_cast<char*>(packed) + header_bytes;
+  if (grouped_applies(p)) {  // rearranged at each call, which is soon done
+    std::memcpy(numbers, kernel, p.kernel_size() * size_of(p.dtype));
+    return;
+  }
   if (indirect_applies(p)) {
     const Executor alone(1, [](std::function<void()>) {});
     indirect_pack(p, static_cast<const float*>(kernel), static_cast<float*>(numbers), alone);
@@ -353,6 +367,11 @@ void forward_packed(const Problem& p, const void* x, const void* packed, std::in
                       "pack it anew");
   }
   const char* const numbers = static_cast<const char*>(packed) + header_bytes;
+  if (grouped_applies(p)) {
+    grouped_forward(p, static_cast<const float*>(x), reinterpret_cast<const float*>(numbers),
+                    epilogue, static_cast<float*>(y), executor);
+    return;
+  }
   if (indirect_applies(p)) {
     indirect_forward(p, static_cast<const float*>(x), reinterpret_cast<const float*>(numbers),
                      epilogue, static_cast<float*>(y), executor);
@@ -364,6 +383,11 @@ void forward_packed(const Problem& p, const void* x, const void* packed, std::in
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,
                     const Executor& executor) {
+  if (grouped_applies(p)) {
+    grouped_input_gradient(p, static_cast<const float*>(dy), static_cast<const float*>(kernel),
+                           static_cast<float*>(dx), executor);
+    return;
+  }
   if (indirect_applies(p)) {
     indirect_input_gradient(p, static_cast<const float*>(dy), static_cast<const float*>(kernel),
                             static_cast<float*>(dx), executor);
@@ -388,6 +412,11 @@ void input_gradient(const Problem& p, const void* dy, const void* kernel, void* 
 
 void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dkernel,
                      const Executor& executor) {
+  if (grouped_gradient_applies(p)) {
+    grouped_kernel_gradient(p, static_cast<const float*>(x), static_cast<const float*>(dy),
+                            static_cast<float*>(dkernel), executor);
+    return;
+  }
   if (kernel_gradient_applies(p)) {
     own_kernel_gradient(p, static_cast<const float*>(x), static_cast<const float*>(dy),
                         static_cast<float*>(dkernel), executor);

@@ -36,8 +36,11 @@ void pack(const Problem& problem, const void* kernel, void* packed);
 void forward_packed(const Problem& problem, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor);
 
-// Whether kernels of our own can compute a problem here: float32, dense, on a processor with AVX2
-// and FMA. Those with AVX-512 have better ones in oneDNN.
+// Whether this is a processor for kernels of our own: with AVX2 and FMA. Those with AVX-512 have
+// better ones in oneDNN.
+bool own_kernels_suit();
+
+// Whether those of indirect.cc and kernel_gradient.cc can compute a problem: float32, dense.
 bool own_kernels_can(const Problem& problem);
 
 // Convolution and input gradient by them: whether that is the better way. The kernel is packed for
@@ -51,7 +54,19 @@ void indirect_forward(const Problem& problem, const float* x, const float* packe
 void indirect_input_gradient(const Problem& problem, const float* dy, const float* kernel,
                              float* dx, const Executor& executor);
 
-// Kernel gradient by them; false: oneDNN's, because they cannot or it is the better way.
+// Grouped convolution and its input gradient, of groups as wide as ResNeXt's.
+bool grouped_applies(const Problem& problem);
+void grouped_forward(const Problem& problem, const float* x, const float* kernel,
+                     const Epilogue& epilogue, float* y, const Executor& executor);
+void grouped_input_gradient(const Problem& problem, const float* dy, const float* kernel,
+                            float* dx, const Executor& executor);
+
+// And its kernel gradient, where that is 3x3.
+bool grouped_gradient_applies(const Problem& problem);
+void grouped_kernel_gradient(const Problem& problem, const float* x, const float* dy,
+                             float* dkernel, const Executor& executor);
+
+// Kernel gradient of dense ones; false: oneDNN's, because they cannot or it is the better way.
 bool kernel_gradient_applies(const Problem& problem);
 void own_kernel_gradient(const Problem& problem, const float* x, const float* dy, float* dkernel,
                          const Executor& executor);

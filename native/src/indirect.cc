@@ -232,41 +232,16 @@ void run(const Product& p, const float* packed, const Epilogue& epilogue,
                [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, epilogue); });
 }
 
-Product forward_product(const Problem& p, const float* x, float* y) {
-  Product product{x, p.height, p.width, p.channels, p.stride, y, p.images, p.out_height,
-                  p.out_width, p.features, p.output_image(), p.out_width * p.features, p.features,
-                  {}, false};
-  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
-    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
-      product.taps.push_back({i - p.top, j - p.left, i * p.kernel_width + j});
-    }
-  }
-  return product;
-}
-
-// The phase (row, column) of the input gradient: pixels (s n + row, s m + column) of the images.
-Product gradient_product(const Problem& p, const float* dy, float* dx, std::int64_t row,
-                         std::int64_t column) {
-  const std::int64_t s = p.stride;
-  Product product{dy, p.out_height, p.out_width, p.features, 1,
-                  dx + (row * p.width + column) * p.channels, p.images,
-                  ceil_div(p.height - row, s), ceil_div(p.width - column, s), p.channels,
-                  p.input_image(), s * p.width * p.channels, s * p.channels, {}, true};
-  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
-    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
-      const std::int64_t y = row + p.top - i, x = column + p.left - j;
-      if (y % s == 0 && x % s == 0) product.taps.push_back({y / s, x / s, i * p.kernel_width + j});
-    }
-  }
-  return product;
-}
-
 }  // namespace
 
-bool own_kernels_can(const Problem& p) {
+bool own_kernels_suit() {
   static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                             !__builtin_cpu_supports("avx512f");
-  return suits && p.dtype == Dtype::f32 && p.groups == 1;
+  return suits;
+}
+
+bool own_kernels_can(const Problem& p) {
+  return own_kernels_suit() && p.dtype == Dtype::f32 && p.groups == 1;
 }
 
 bool indirect_applies(const Problem& p) {
@@ -293,14 +268,7 @@ void indirect_input_gradient(const Problem& p, const float* dy, const float* ker
     for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
       const Product product = gradient_product(p, dy, dx, row, column);
       if (product.taps.empty()) {
-        executor.run(product.images, [&](std::int64_t image) {
-          for (std::int64_t i = 0; i < product.rows; ++i) {
-            float* to = product.result + image * product.image_step + i * product.row_step;
-            for (std::int64_t j = 0; j < product.columns; ++j, to += product.column_step) {
-              std::memset(to, 0, product.features * sizeof(float));
-            }
-          }
-        });
+        clear(product, executor);
         continue;
       }
       float* const packed = static_cast<float*>(scratch.get(product.packed_size() * sizeof(float)));

@@ -1,4 +1,5 @@
-// What the kernels of indirect.cc compute, and how they want the convolution's kernel: in panels.
+// What the kernels of indirect.cc and grouped.cc compute: a pass of a convolution, as products. How
+// those of indirect.cc want the convolution's kernel: in panels.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,7 @@ struct Block {
 };
 
 // result[n, y, x, f] = sum over taps and channels of source[n, y stride + row, x stride + column, c]
-// times the tap's matrix [c, f].
+// times the tap's matrix [c, f]. With groups, over those of the feature's own group.
 struct Product {
   const float* source;
   std::int64_t height, width, channels, stride;  // of the source
@@ -57,6 +58,13 @@ struct Product {
     return all;
   }
 };
+
+Product forward_product(const Problem& problem, const float* x, float* y);
+// The phase (row, column) of the input gradient: pixels (s n + row, s m + column) of the images.
+Product gradient_product(const Problem& problem, const float* dy, float* dx, std::int64_t row,
+                         std::int64_t column);
+// The result of a product without taps: zeros.
+void clear(const Product& product, const Executor& executor);
 
 // The kernel [h w, C, F] as [block][panel][tap, channel][16 features], zeros after the last feature.
 void pack_panels(const Product& product, const float* kernel, float* packed,

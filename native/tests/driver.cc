@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "normalization.h"
 
 namespace {
 
@@ -71,8 +72,9 @@ bool check(unsigned seed) {
   const std::int64_t groups = pick({1, 1, 2, 8}), kernel = pick({1, 3, 3, 5});
   const std::int64_t stride = pick({1, 2}), padding = kernel / 2, threads = pick({1, 2, 3});
   const std::int64_t x[] = {pick({1, 2, 3, 5}), pick({5, 7, 12}), pick({5, 9, 12}),
-                            pick({3, 6, 8, 40}) * groups};
-  const std::int64_t k[] = {kernel, kernel, x[3] / groups, pick({4, 16, 21}) * groups};
+                            pick({3, 4, 8, 16, 48}) * groups};
+  const std::int64_t k[] = {kernel, kernel, x[3] / groups,
+                            groups == 8 ? x[3] : pick({4, 16, 21}) * groups};
   const std::int64_t y[] = {x[0], (x[1] + 2 * padding - kernel) / stride + 1,
                             (x[2] + 2 * padding - kernel) / stride + 1, k[3]};
   const Problem p = make_problem(x, 4, k, 4, y, 4, stride, padding, groups, Dtype::f32);
@@ -121,6 +123,46 @@ bool check(unsigned seed) {
          close("indirect input gradient", p, got_dx, dx);
 }
 
+// Normalisation against its formulas, on threads.
+bool check_normalization(unsigned seed) {
+  std::mt19937 random(seed);
+  const std::int64_t count = 1 + random() % 2000, channels = 1 + random() % 100;
+  const std::int64_t threads = 1 + random() % 3;
+  const Numbers x = random_numbers(count * channels, random), dy = random_numbers(x.size(), random);
+  const Numbers mean = random_numbers(channels, random), factor = random_numbers(channels, random);
+  const Numbers bias = random_numbers(channels, random);
+  Threads pool;
+  const Executor executor(
+      threads, [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
+  const Affine affine{mean.data(), factor.data(), bias.data()};
+  const Pixels size{count, channels};
+  Numbers sum(channels), other(channels), y(x.size()), g(x.size()), dx(x.size());
+  moments(size, x.data(), sum.data(), other.data(), executor);
+  normalize(size, x.data(), affine, dy.data(), true, y.data(), executor);
+  const Gradient gradient{dy.data(), y.data(), true};
+  gradient_sums(size, x.data(), affine, gradient, sum.data(), other.data(), g.data(), executor);
+  normalization_gradient(size, x.data(), affine, gradient, bias.data(), factor.data(), dx.data(),
+                         executor);
+  std::vector<double> total(channels);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t c = i % channels;
+    const float centred = x[i] - mean[c];
+    const float value = std::max(0.0f, centred * factor[c] + bias[c] + dy[i]);
+    const float slope = value > 0 ? dy[i] : 0;
+    total[c] += slope;
+    if (!(std::abs(y[i] - value) <= 1e-5f * (1 + value)) || (value > 1e-4f && g[i] != slope) ||
+        !(std::abs(dx[i] - factor[c] * (g[i] - bias[c] - centred * factor[c])) <= 1e-3f)) {
+      std::printf("normalization differs at %zu of %lld by %lld\n", i,
+                  static_cast<long long>(count), static_cast<long long>(channels));
+      return false;
+    }
+  }
+  for (std::int64_t c = 0; c < channels; ++c) {
+    if (!(std::abs(sum[c] - total[c]) <= 1e-3)) return false;
+  }
+  return true;
+}
+
 bool refuses_what_does_not_fit() {
   const std::int64_t x[] = {1, 4, 4, 3}, k[] = {3, 3, 3, 8}, y[] = {1, 4, 4, 8}, z[] = {1, 5, 4, 8};
   make_problem(x, 4, k, 4, y, 4, 1, 1, 1, Dtype::f32);
@@ -148,6 +190,7 @@ int main(int count, char** arguments) {
     for (unsigned i = 0; i < 4; ++i) {
       results.push_back(std::async(std::launch::async, check, seed + std::min(i, 2u)));
     }
+    results.push_back(std::async(std::launch::async, check_normalization, seed));
     for (auto& result : results) good = result.get() && good;
   }
   std::printf(good ? "all agree\n" : "FAILED\n");

@@ -92,6 +92,34 @@ def test_any_problem(problem):
     assert_same(*operands(**shapes), **options)
 
 
+@st.composite
+def grouped_problems(draw):
+    """As in ResNeXt: as many features as channels, groups of 4 and more; any kernel and stride."""
+    depth = draw(st.sampled_from([4, 8, 16, 32, 48]))
+    groups = draw(st.sampled_from([2, 4, 6])) * max(1, 8 // depth)
+    kernel = draw(st.sampled_from([(3, 3), (3, 3), (1, 1), (2, 3), (5, 5)]))
+    padding = draw(st.integers(0, 2))
+    low = [max(1, side - 2 * padding) for side in kernel]
+    shapes = {
+        "images": draw(st.integers(1, 5)),
+        "height": draw(st.integers(low[0], 16)),
+        "width": draw(st.integers(low[1], 16)),
+        "channels": depth * groups,
+        "kernel": kernel,
+        "features": depth * groups,
+        "groups": groups,
+    }
+    options = {"stride": draw(st.integers(1, 3)), "padding": padding, "groups": groups}
+    return shapes, options
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(grouped_problems())
+def test_any_groups_of_resnext(problem):
+    shapes, options = problem
+    assert_same(*operands(**shapes), **options)
+
+
 # (images, size, channels, kernel, features, stride, groups): one of each kind in the ResNets.
 LAYERS = [
     (2, 64, 3, 7, 64, 2, 1),
@@ -103,6 +131,8 @@ LAYERS = [
     (9, 4, 64, 3, 96, 1, 1),
     (2, 14, 128, 3, 128, 1, 32),
     (2, 14, 256, 3, 256, 2, 32),
+    (5, 9, 128, 3, 128, 1, 8),
+    (2, 40, 192, 3, 192, 2, 6),
     (2, 7, 512, 1, 513, 2, 1),
     (1, 5, 256, 3, 128, 1, 1),
 ]

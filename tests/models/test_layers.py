@@ -108,18 +108,21 @@ def test_batch_norm_gradients_are_finite_differences():
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(
     shape=st.tuples(*(st.integers(1, 4) for _ in range(4))),
     dtypes=st.sampled_from([(jnp.float64,) * 2, (jnp.float32,) * 2, (jnp.bfloat16, jnp.float32)]),
     frozen=st.booleans(),
     groups=st.sampled_from([1, 2]),
+    follows=st.sampled_from(["nothing", "relu", "residual and relu"]),
 )
-def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(shape, dtypes, frozen, groups):
+def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(
+    shape, dtypes, frozen, groups, follows
+):
     shape = (shape[0] * groups, *shape[1:3], shape[3] + 1)
     dtype, param_dtype = dtypes
     with jax.enable_x64(True):
-        x, weight = (jnp.asarray(normal(*shape, seed=seed), dtype) for seed in (0, 1))
+        x, weight, residual = (jnp.asarray(normal(*shape, seed=seed), dtype) for seed in range(3))
         variables = batch_norm_variables(shape[-1], param_dtype)
         if len(x) // groups * shape[1] * shape[2] == 1:
             return  # the gradient is zero but for rounding, times 1 / sqrt(epsilon)
@@ -129,23 +132,34 @@ def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(shape, dtypes, 
                 dtype=dtype, param_dtype=param_dtype, frozen_affine=frozen, groups=groups, ops=ops
             )
 
-            def loss(params, x):
+            def loss(params, x, residual):
+                fused = ops != "reference"
+                added = residual if follows == "residual and relu" else None
                 y, new = layer.apply(
-                    variables | {"params": params}, x, True, mutable=["batch_stats"]
+                    variables | {"params": params},
+                    x,
+                    True,
+                    added if fused else None,
+                    fused and follows != "nothing",
+                    mutable=["batch_stats"],
                 )
+                if not fused:
+                    y = y if added is None else y + added
+                    y = y if follows == "nothing" else jax.nn.relu(y)
                 return jnp.sum((y * weight).astype(jnp.float64)), (y, new)
 
-            return jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+            return jax.grad(loss, (0, 1, 2), has_aux=True)(variables["params"], x, residual)
 
-        wanted, got = (outcome(ops) for ops in ("reference", "jax"))
+        wanted = outcome("reference")
         tolerance = {jnp.float64: 1e-9, jnp.float32: 2e-4, jnp.bfloat16: 0.05}[dtype]
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(
-                *(np.asarray(leaf, np.float64) for leaf in (a, b)),
-                rtol=tolerance,
-                atol=tolerance * max(1.0, float(np.abs(np.asarray(b, np.float64)).max())),
-            )
+        for ops in ("jax", "auto"):
+            for a, b in zip(jax.tree.leaves(outcome(ops)), jax.tree.leaves(wanted), strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(
+                    *(np.asarray(leaf, np.float64) for leaf in (a, b)),
+                    rtol=tolerance,
+                    atol=tolerance * max(1.0, float(np.abs(np.asarray(b, np.float64)).max())),
+                )
 
 
 def test_batch_norm_of_one_value_stays_finite():

@@ -26,6 +26,20 @@ def is_available() -> bool:
     return True
 
 
+@cache
+def _normalization_is_fast() -> bool:
+    from flax_resnet_onednn import normalization
+
+    return normalization.normalization_is_fast()
+
+
+def normalizes(x: jax.Array, *dtypes: Any) -> bool:
+    """Whether batch normalisation of ``x`` is computed there: float32 throughout."""
+    if jax.default_backend() != "cpu" or x.size == 0 or not is_available():
+        return False
+    return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _normalization_is_fast()
+
+
 def applies(conv: Convolution) -> bool:
     """float32 and bfloat16, with a result that is not empty."""
     smallest = min(side + 2 * conv.padding for side in conv.x.shape[1:3])

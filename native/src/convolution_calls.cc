@@ -5,28 +5,11 @@
 #include <vector>
 
 #include "convolution.h"
-#include "oneapi/dnnl/dnnl.hpp"
-#include "xla/ffi/api/ffi.h"
+#include "custom_call.h"
 
 namespace {
 
-namespace ffi = xla::ffi;
-using flax_resnet::BadArgument;
-using flax_resnet::Dtype;
-using flax_resnet::Epilogue;
-using flax_resnet::Executor;
-using flax_resnet::Problem;
-using Array = ffi::AnyBuffer;
-using Result = ffi::Result<ffi::AnyBuffer>;
-
-struct Shape {
-  std::vector<std::int64_t> dims;
-  explicit Shape(const Array& array) {
-    const auto span = array.dimensions();
-    dims.assign(span.begin(), span.end());
-  }
-  explicit Shape(ffi::Span<const std::int64_t> span) : dims(span.begin(), span.end()) {}
-};
+using namespace flax_resnet;
 
 Dtype dtype_of(const Array& array) {
   switch (array.element_type()) {
@@ -50,26 +33,6 @@ Problem problem_of(const Shape& x, const Shape& kernel, const Shape& y, std::int
   return flax_resnet::make_problem(x.dims.data(), x.dims.size(), kernel.dims.data(),
                                    kernel.dims.size(), y.dims.data(), y.dims.size(), stride,
                                    padding, groups, dtype);
-}
-
-Executor executor_of(ffi::ThreadPool& pool) {
-  return Executor(pool.num_threads(), [&pool](std::function<void()> task) {
-    pool.Schedule(std::move(task));
-  });
-}
-
-template <typename Function>
-ffi::Error guarded(Function function) {
-  try {
-    function();
-    return ffi::Error::Success();
-  } catch (const BadArgument& error) {
-    return ffi::Error::InvalidArgument(error.what());
-  } catch (const dnnl::error& error) {
-    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(error.what());
-  }
 }
 
 // Operands after the kernel: the bias, where has_bias, and the residual, where has_residual.
