@@ -314,7 +314,12 @@ void forward(const Problem& p, const void* x, const void* kernel, const Epilogue
 }
 
 // A packed kernel is a header, which tells its layout, and the numbers. oneDNN's layout is the one
-// that the whole problem, undivided, chooses.
+// that half of the problem chooses: parts of other sizes are given it too, and a whole image may
+// want one in which its parts are slow (resnet50's 1x1 kernels of 256 features: three times).
+std::shared_ptr<const Primitive> half_of(const Problem& p) {
+  return cache().get(parts_of_forward(p, 2)[0].problem, Pass::forward);
+}
+
 constexpr std::int64_t header_bytes = 64;
 
 struct Header {
@@ -328,7 +333,7 @@ struct Header {
       std::snprintf(layout, header_bytes, "flax_resnet panels");
       return;
     }
-    const auto hash = std::hash<std::string>()(layout_text(cache().get(p, Pass::forward)->kernel));
+    const auto hash = std::hash<std::string>()(layout_text(half_of(p)->kernel));
     std::snprintf(layout, header_bytes, "flax_resnet %016zx", hash);
   }
 };
@@ -336,7 +341,7 @@ struct Header {
 std::int64_t packed_bytes(const Problem& p) {
   if (grouped_applies(p)) return header_bytes + p.kernel_size() * size_of(p.dtype);
   if (indirect_applies(p)) return header_bytes + indirect_packed_bytes(p);
-  return header_bytes + static_cast<std::int64_t>(cache().get(p, Pass::forward)->kernel.get_size());
+  return header_bytes + static_cast<std::int64_t>(half_of(p)->kernel.get_size());
 }
 
 void pack(const Problem& p, const void* kernel, void* packed) {
@@ -351,13 +356,13 @@ void pack(const Problem& p, const void* kernel, void* packed) {
     indirect_pack(p, static_cast<const float*>(kernel), static_cast<float*>(numbers), alone);
     return;
   }
-  const auto whole = cache().get(p, Pass::forward);
-  if (!whole->rearranges) {
-    std::memcpy(numbers, kernel, whole->kernel.get_size());
+  const auto half = half_of(p);
+  if (!half->rearranges) {
+    std::memcpy(numbers, kernel, half->kernel.get_size());
     return;
   }
-  execute(whole->rearrange, {{DNNL_ARG_FROM, view(whole->given_kernel, kernel)},
-                             {DNNL_ARG_TO, view(whole->kernel, numbers)}});
+  execute(half->rearrange, {{DNNL_ARG_FROM, view(half->given_kernel, kernel)},
+                            {DNNL_ARG_TO, view(half->kernel, numbers)}});
 }
 
 void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
@@ -377,8 +382,8 @@ void forward_packed(const Problem& p, const void* x, const void* packed, std::in
                      epilogue, static_cast<float*>(y), executor);
     return;
   }
-  run_forward(p, parts_of_forward(p, executor.threads()), *cache().get(p, Pass::forward), x, numbers,
-              epilogue, y, executor);
+  run_forward(p, parts_of_forward(p, executor.threads()), *half_of(p), x, numbers, epilogue, y,
+              executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,

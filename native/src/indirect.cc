@@ -109,12 +109,13 @@ struct Part {
 // a thread held up by another program does not hold up the rest.
 std::vector<Part> cut(const Product& p, std::int64_t threads) {
   const std::int64_t tiles = ceil_div(p.pixels(), tile_rows), panels = p.panels();
-  const std::int64_t most = part_rows / tile_rows;
-  const std::int64_t down = std::max(ceil_div(tiles, most), std::min(tiles, threads));
-  // A whole number of rounds for all threads.
+  const std::int64_t down = ceil_div(tiles, part_rows / tile_rows);
+  // A whole number of rounds for all threads. Few pixels are not shared out but the features are:
+  // the kernel, which is then the most of the memory, is read once.
   const std::int64_t rows =
       std::min(tiles, down > threads ? ceil_div(down, threads) * threads : down);
-  const std::int64_t across = std::clamp<std::int64_t>(threads / rows, 1, panels);
+  const std::int64_t across =
+      rows >= threads ? 1 : std::min(panels, 2 * ceil_div(threads, rows));
   std::vector<Part> parts;
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t begin = tiles * i / rows * tile_rows;
