@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 import pathlib
 
 import jax
@@ -20,13 +21,15 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session", autouse=True)
 def shared_quick_compilations(tmp_path_factory):
     """The nets are tiny: optimising their programs takes longer than running them. What XLA has
-    compiled once it finds again, in child processes and other workers too."""
+    compiled once it finds again, in child processes and other workers too; in other runs of the
+    tests, where JAX's own variable names a folder."""
     folder = tmp_path_factory.getbasetemp()
     if folder.name.startswith("popen-"):  # a worker's, in that of all
         folder = folder.parent
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder / "xla")
     settings = {
         "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(folder / "xla"),
+        "jax_compilation_cache_dir": cache,
         "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_compilation_cache_max_size": 2**30,  # a bounded cache is locked while it is written
     }

@@ -25,7 +25,7 @@ from benchmarks.cpu import peak, report
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
 from flax_resnet.runtime import cpu_environment
 
-STEPS_A_TURN = 6
+STEPS_A_TURN = 3
 SLOW_SECONDS = 8  # a step that makes a turn one of two
 NOT_TUNED = ("XLA_FLAGS", "GLIBC_TUNABLES")
 

@@ -26,7 +26,7 @@ of its own ways that took part in that row. "Tuned" is with the memory allocator
 machine's arithmetic peak (float32 matrix product of 2048 by 2048, as PyTorch reaches it) that the
 model's nominal arithmetic comes to. Processor time is the sum over all threads, waiting ones of
 PyTorch's included; it tells more than the clock where other programs run beside. Who was far behind
-after the first turn was left at that turn's 6 samples, or 2 where a step takes over 8 seconds.
+after the first turn was left at that turn's 3 samples, or 2 where a step takes over 8 seconds.
 """
 
 

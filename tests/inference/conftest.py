@@ -1,6 +1,5 @@
 """A tiny run on a folder of photos, trained once for all tests of what is done with a run."""
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,22 +13,6 @@ TRAIN = (
     *("--optimizer.learning-rate", "0.02", "--augment.crop-padding", "0", "--epochs", "9"),
     *("--evaluate-every", "9", "--compile-cache", "None"),
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_compilations(tmp_path_factory):
-    """The nets are tiny: optimising their programs takes longer than running them."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "xla"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def photo(color, seed, size=(30, 20)):
