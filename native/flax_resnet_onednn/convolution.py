@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .library import bf16_is_fast, call, library
+from .library import alike, bf16_is_fast, call, library
 
 Shape = tuple[int, ...]
 
@@ -47,6 +47,7 @@ def convolution(
     """
     options = _Options(stride, padding, groups)
     _check(x, kernel, options)
+    x, kernel = alike(x, kernel)
     if x.dtype == jnp.bfloat16 and not bf16_is_fast():
         wide = _convolution(x.astype(jnp.float32), kernel.astype(jnp.float32), options)
         return wide.astype(jnp.bfloat16)

@@ -3,11 +3,12 @@
 import ctypes
 import functools
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax import lax
 
 TARGETS = (
     "flax_resnet_forward",
@@ -49,7 +50,30 @@ def call(name: str, result: Any) -> Callable[..., Any]:
     """The custom call of that name, by the shapes and dtypes of its result or tuple of results;
     under ``vmap`` it runs for one member after another."""
     library()
-    return jax.ffi.ffi_call(name, result, vmap_method="sequential")
+    function = jax.ffi.ffi_call(name, result, vmap_method="sequential")
+
+    def run(*operands: jax.Array, **attributes: Any) -> Any:
+        axes = _varying(operands)
+        results = function(*operands, **attributes)
+        # Of custom calls JAX does not know that what they return varies as their operands do.
+        return jax.tree.map(lambda one: _varied(one, axes), results)
+
+    return run
+
+
+def alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
+    the gradient of one that all devices share is then the sum of theirs."""
+    return [_varied(array, _varying(arrays)) for array in arrays]
+
+
+def _varying(arrays: Sequence[jax.Array]) -> frozenset[str]:
+    return frozenset().union(*(jax.typeof(array).mat.varying for array in arrays))
+
+
+def _varied(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+    missing = tuple(axes - jax.typeof(array).mat.varying)
+    return lax.pcast(array, missing, to="varying") if missing else array
 
 
 def onednn_version() -> str:

@@ -213,11 +213,9 @@ def gradients(x, k):
     f = lambda x, k: jnp.sum(jnp.sin(onednn.convolution(x, k, padding=1)))
     return jax.grad(f, (0, 1))(x, k)
 @jax.jit
-@partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()),
-         check_vma=False)
+@partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()))
 def sharded(x, k):
-    dx, dk = gradients(x, k)
-    return dx, jax.lax.psum(dk, "data")
+    return gradients(x, k)  # of the kernel, which all devices share, the sum of theirs
 wanted = jax.jit(gradients)(x, k)
 for _ in range(5):
     for a, b in zip(sharded(x, k), wanted):
