@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .lowerings import Epilogue
-from .lowerings.normalization import has_own_gradient, normalize
+from .lowerings.normalization import batch_statistics, has_own_gradient, normalize
 
 Initializer = Callable[..., jax.Array]
 
@@ -114,7 +114,8 @@ class BatchNorm(nn.Module):
                 mean, var = (value[None] for value in statistics)
             else:
                 x = x.astype(jnp.promote_types(x.dtype, wide))
-                mean, var = _batch_statistics(x.reshape(here, -1, *x.shape[1:]), average)
+                grouped = x.reshape(here, -1, *x.shape[1:])
+                mean, var = batch_statistics(grouped, tuple(range(1, x.ndim)), average)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
@@ -143,14 +144,6 @@ class BatchNorm(nn.Module):
             f"batch norm in {self.groups} groups does not fit {examples * devices} examples on "
             f"{devices} devices: one of groups and devices must divide the other, and the batch"
         )
-
-
-def _batch_statistics(x: jax.Array, average: Callable[[Any], Any]) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of each group and feature, ``[G, C]`` of ``[G, N, ..., C]``."""
-    axes = tuple(range(1, x.ndim - 1))
-    # One pass over the data and one collective; rounding may push a zero variance below zero.
-    mean, mean_square = average((jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)))
-    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
 def _average(values: Any, axis_name: str | None, members: list[list[int]]) -> Any:

@@ -169,25 +169,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
                                   .Attr<std::int64_t>("padding")
                                   .Attr<std::int64_t>("groups"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups"));
+static auto gradient_call() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Array>()
+      .Arg<Array>()
+      .Ret<Array>()
+      .Attr<std::int64_t>("stride")
+      .Attr<std::int64_t>("padding")
+      .Attr<std::int64_t>("groups");
+}
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient, gradient_call());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient, gradient_call());
 
 // Plain C, for ctypes.
 extern "C" {

@@ -168,15 +168,13 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
   const std::int64_t unit = std::max(blocks.depth, tile_columns);
   // Row by row, so that whole lines of the result are written, unless the kernel is too large.
   const std::int64_t rows_together = layout.block_size <= near_kernel ? 1 : rows;
-  for (std::int64_t step = 0; step < rows * layout.tiles; ++step) {
-    const std::int64_t of_together = rows_together * layout.tiles;
-    const std::int64_t tile = step % of_together / rows_together;
-    const std::int64_t row = step / of_together * rows_together + step % rows_together;
+  const auto run_row = [&](std::int64_t row, std::int64_t tile) {
     const std::int64_t feature = channel + tile * tile_columns;
     const auto* const bias = static_cast<const float*>(epilogue.bias);
     const Finish finish{bias == nullptr ? nullptr : bias + feature,
                         static_cast<const float*>(epilogue.residual), p.result, p.column_step,
                         epilogue.relu};
+    const float* const kernel = packed + block * layout.block_size + tile * layout.tile_size;
     for (std::int64_t cut = 0; cut < cuts; ++cut) {
       const std::int64_t begin = p.columns * cut / cuts, end = p.columns * (cut + 1) / cuts;
       const std::int64_t pixel = (row * window.columns + begin) * p.stride;
@@ -185,8 +183,12 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
                         static_cast<std::int64_t>(taps.size()), blocks.depth};
       const std::int64_t at = image * p.image_step + (first_row + row) * p.row_step +
                               begin * p.column_step + feature;
-      tile_of(blocks.depth, end - begin)(
-          from, packed + block * layout.block_size + tile * layout.tile_size, finish, at);
+      tile_of(blocks.depth, end - begin)(from, kernel, finish, at);
+    }
+  };
+  for (std::int64_t first = 0; first < rows; first += rows_together) {
+    for (std::int64_t tile = 0; tile < layout.tiles; ++tile) {
+      for (std::int64_t row = first; row < first + rows_together; ++row) run_row(row, tile);
     }
   }
 }

@@ -41,6 +41,14 @@ class Repeated {
   std::vector<float> copies_;
 };
 
+struct RepeatedAffine {
+  Repeated mean, factor, bias;
+  RepeatedAffine(const Affine& affine, Pixels size, const Rows& rows)
+      : mean(affine.mean, size, rows),
+        factor(affine.factor, size, rows),
+        bias(affine.bias, size, rows) {}
+};
+
 // Calls function(first row, rows, width) for parts of the rows, side by side, and for the rest.
 template <typename Function>
 void for_parts(const Rows& rows, Pixels size, std::int64_t parts, const Executor& executor,
@@ -221,22 +229,20 @@ void moments(Pixels size, const float* x, float* mean, float* mean_square,
 void normalize(Pixels size, const float* x, const Affine& affine, const float* residual, bool relu,
                float* y, const Executor& executor) {
   const Rows rows(size);
-  const Repeated mean(affine.mean, size, rows), factor(affine.factor, size, rows),
-      bias(affine.bias, size, rows);
+  const RepeatedAffine row(affine, size, rows);
   const auto run = residual == nullptr
                        ? (relu ? normalize_rows<false, true> : normalize_rows<false, false>)
                        : (relu ? normalize_rows<true, true> : normalize_rows<true, false>);
   for_parts(rows, size, parts_of(rows, executor), executor,
             [&](std::int64_t, std::int64_t offset, std::int64_t count, std::int64_t width) {
-              run(x + offset, mean, factor, bias, at(residual, offset), y + offset, count, width);
+              run(x + offset, row.mean, row.factor, row.bias, at(residual, offset), y + offset, count, width);
             });
 }
 
 void gradient_sums(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
                    float* total, float* centred_total, float* g, const Executor& executor) {
   const Rows rows(size);
-  const Repeated mean(affine.mean, size, rows), factor(affine.factor, size, rows),
-      bias(affine.bias, size, rows);
+  const RepeatedAffine row(affine, size, rows);
   constexpr decltype(&sum_gradients<Mask::none, false>) table[3][2] = {
       {sum_gradients<Mask::none, false>, sum_gradients<Mask::none, true>},
       {sum_gradients<Mask::by_result, false>, sum_gradients<Mask::by_result, true>},
@@ -245,7 +251,7 @@ void gradient_sums(Pixels size, const float* x, const Affine& affine, const Grad
   summed(size, 1.0, total, centred_total, executor,
          [&](std::int64_t offset, std::int64_t count, std::int64_t width, float* totals,
              float* centred) {
-           run(x + offset, mean, factor, bias, gradient.dy + offset, at(gradient.y, offset), count,
+           run(x + offset, row.mean, row.factor, row.bias, gradient.dy + offset, at(gradient.y, offset), count,
                width, totals, centred, g == nullptr ? nullptr : g + offset);
          });
 }
@@ -254,14 +260,14 @@ void normalization_gradient(Pixels size, const float* x, const Affine& affine,
                             const Gradient& gradient, const float* shared, const float* slope,
                             float* dx, const Executor& executor) {
   const Rows rows(size);
-  const Repeated mean(affine.mean, size, rows), factor(affine.factor, size, rows),
-      bias(affine.bias, size, rows), shared_row(shared, size, rows), slope_row(slope, size, rows);
+  const RepeatedAffine row(affine, size, rows);
+  const Repeated shared_row(shared, size, rows), slope_row(slope, size, rows);
   constexpr decltype(&gradient_rows<Mask::none>) table[3] = {
       gradient_rows<Mask::none>, gradient_rows<Mask::by_result>, gradient_rows<Mask::by_input>};
   const auto run = table[static_cast<int>(mask_of(gradient))];
   for_parts(rows, size, parts_of(rows, executor), executor,
             [&](std::int64_t, std::int64_t offset, std::int64_t count, std::int64_t width) {
-              run(x + offset, mean, factor, bias, gradient.dy + offset, at(gradient.y, offset),
+              run(x + offset, row.mean, row.factor, row.bias, gradient.dy + offset, at(gradient.y, offset),
                   shared_row, slope_row, dx + offset, count, width);
             });
 }

@@ -26,6 +26,10 @@ const float* numbers_of(const Array& array, std::int64_t count) {
   }
   return static_cast<const float*>(array.untyped_data());
 }
+Affine affine_of(const Array& mean, const Array& factor, const Array& bias,
+                 std::int64_t channels) {
+  return {numbers_of(mean, channels), numbers_of(factor, channels), numbers_of(bias, channels)};
+}
 float* numbers_of(Result& array, std::int64_t count) {
   return const_cast<float*>(numbers_of(*array, count));
 }
@@ -48,7 +52,7 @@ ffi::Error Normalize(ffi::ThreadPool pool, Array x, Array mean, Array factor, Ar
     const float* residual = nullptr;
     if (rest.size() > 0) residual = numbers_of(*rest.get<Array>(0), all);
     normalize(size, numbers_of(x, all),
-                           {numbers_of(mean, c), numbers_of(factor, c), numbers_of(bias, c)},
+                           affine_of(mean, factor, bias, c),
                            residual, relu, numbers_of(y, all), executor_of(pool));
   });
 }
@@ -68,7 +72,7 @@ ffi::Error GradientSums(ffi::ThreadPool pool, Array dy, Array x, Array mean, Arr
       g = numbers_of(array, all);
     }
     gradient_sums(size, numbers_of(x, all),
-                               {numbers_of(mean, c), numbers_of(factor, c), numbers_of(bias, c)},
+                               affine_of(mean, factor, bias, c),
                                {numbers_of(dy, all), y, relu}, numbers_of(total, c),
                                numbers_of(centred_total, c), g, executor_of(pool));
   });
@@ -80,7 +84,7 @@ ffi::Error NormalizationGradient(ffi::ThreadPool pool, Array dy, Array x, Array 
     const auto size = pixels_of(x);
     const auto c = size.channels, all = size.count * c;
     normalization_gradient(
-        size, numbers_of(x, all), {numbers_of(mean, c), numbers_of(factor, c), numbers_of(bias, c)},
+        size, numbers_of(x, all), affine_of(mean, factor, bias, c),
         {numbers_of(dy, all), nullptr, relu}, numbers_of(shared, c), numbers_of(slope, c),
         numbers_of(dx, all), executor_of(pool));
   });

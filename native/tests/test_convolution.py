@@ -64,25 +64,29 @@ def assert_same(x, kernel, **options):
         assert_close(a, b.astype(x.dtype), TOLERANCE[x.dtype.type])
 
 
-@st.composite
-def problems(draw):
-    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    padding = draw(st.integers(0, 3))
+def shapes_and_options(draw, groups, kernel, padding, channels, features, largest):
+    """Operands of so many channels and features a group, and how to convolve them."""
     low = [max(1, side - 2 * padding) for side in kernel]
-    channels = draw(st.sampled_from([1, 2, 3, 5, 8, 12, 33, 40]))
-    features = draw(st.sampled_from([1, 3, 8, 16, 20, 33]))
     shapes = {
         "images": draw(st.integers(1, 5)),
-        "height": draw(st.integers(low[0], 14)),
-        "width": draw(st.integers(low[1], 14)),
+        "height": draw(st.integers(low[0], largest)),
+        "width": draw(st.integers(low[1], largest)),
         "channels": channels * groups,
         "kernel": kernel,
         "features": features * groups,
         "groups": groups,
     }
-    options = {"stride": draw(st.integers(1, 3)), "padding": padding, "groups": groups}
-    return shapes, options
+    return shapes, {"stride": draw(st.integers(1, 3)), "padding": padding, "groups": groups}
+
+
+@st.composite
+def problems(draw):
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding = draw(st.integers(0, 3))
+    channels = draw(st.sampled_from([1, 2, 3, 5, 8, 12, 33, 40]))
+    features = draw(st.sampled_from([1, 3, 8, 16, 20, 33]))
+    return shapes_and_options(draw, groups, kernel, padding, channels, features, 14)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -99,18 +103,7 @@ def grouped_problems(draw):
     groups = draw(st.sampled_from([2, 4, 6])) * max(1, 8 // depth)
     kernel = draw(st.sampled_from([(3, 3), (3, 3), (1, 1), (2, 3), (5, 5)]))
     padding = draw(st.integers(0, 2))
-    low = [max(1, side - 2 * padding) for side in kernel]
-    shapes = {
-        "images": draw(st.integers(1, 5)),
-        "height": draw(st.integers(low[0], 16)),
-        "width": draw(st.integers(low[1], 16)),
-        "channels": depth * groups,
-        "kernel": kernel,
-        "features": depth * groups,
-        "groups": groups,
-    }
-    options = {"stride": draw(st.integers(1, 3)), "padding": padding, "groups": groups}
-    return shapes, options
+    return shapes_and_options(draw, groups, kernel, padding, depth, depth, 16)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)

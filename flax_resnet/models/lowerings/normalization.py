@@ -27,6 +27,21 @@ def has_own_gradient(ops: str) -> bool:
     return "jax" in FAMILIES[ops] and jax.default_backend() == "cpu"
 
 
+def batch_statistics(
+    values: jax.Array, axes: tuple[int, ...], average: Average
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over ``axes`` and, by ``average``, over devices."""
+    # One pass over the data and one collective.
+    return _statistics(average((jnp.mean(values, axes), jnp.mean(jnp.square(values), axes))))
+
+
+def _statistics(moments: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance, of mean and mean square."""
+    mean, mean_square = moments
+    # Rounding may push a zero variance below zero.
+    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+
+
 def normalize(
     x: jax.Array,
     scale: jax.Array,
@@ -90,8 +105,7 @@ def _forward(
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
     axes = tuple(range(x.ndim - 1))
     values = x.astype(jnp.promote_types(x.dtype, wide))
-    # One pass over the data and one collective.
-    mean, var = _statistics(average((jnp.mean(values, axes), jnp.mean(jnp.square(values), axes))))
+    mean, var = batch_statistics(values, axes, average)
     inverse = lax.rsqrt(var + epsilon)
     factor = lax.optimization_barrier(inverse * scale)
     y = ((values - mean) * factor + bias).astype(dtype)
@@ -129,13 +143,6 @@ def _backward(
 
 
 _normalize.defvjp(_forward, _backward)
-
-
-def _statistics(moments: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance, of mean and mean square."""
-    mean, mean_square = moments
-    # Rounding may push a zero variance below zero.
-    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
