@@ -1,12 +1,15 @@
-"""Convolutions on the CPU by oneDNN, as XLA custom calls: images NHWC, kernels HWIO."""
+"""Convolutions on the CPU by oneDNN, as XLA custom calls: images NHWC, kernels HWIO. Max-pool too;
+batch normalisation is in :mod:`.normalization`."""
 
 from .convolution import convolution, fused_convolution, pack_kernel
 from .library import bf16_is_fast, onednn_version
+from .pooling import max_pool
 
 __all__ = [
     "bf16_is_fast",
     "convolution",
     "fused_convolution",
+    "max_pool",
     "onednn_version",
     "pack_kernel",
 ]

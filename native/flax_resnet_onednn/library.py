@@ -20,6 +20,8 @@ TARGETS = (
     "flax_resnet_normalize",
     "flax_resnet_gradient_sums",
     "flax_resnet_normalization_gradient",
+    "flax_resnet_max_pool",
+    "flax_resnet_max_pool_gradient",
 )
 
 

@@ -1,461 +1,98 @@
 #include "convolution.h"
 
-#include <omp.h>
-
-#include <array>
 #include <cstdio>
 #include <cstring>
-#include <shared_mutex>
-#include <unordered_map>
-#include <vector>
 
-#include "oneapi/dnnl/dnnl.hpp"
+#include "onednn.h"
 #include "scratch.h"
 
 namespace flax_resnet {
 namespace {
 
-using dnnl::memory;
-
-const dnnl::engine& engine() {
-  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
-  return cpu;
+// Null: oneDNN's.
+const Way* way_of(const Problem& p, bool packed) {
+  for (const Way* way : ways) {
+    if (way->can(p) && way->pays(p, packed)) return way;
+  }
+  return nullptr;
 }
 
-memory::data_type type_of(Dtype dtype) {
-  return dtype == Dtype::f32 ? memory::data_type::f32 : memory::data_type::bf16;
-}
+const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
+float* floats(void* numbers) { return static_cast<float*>(numbers); }
 
-enum class Pass { forward, input_gradient, kernel_gradient };
+// A packed kernel is a header, which tells its layout, and the numbers.
+constexpr std::int64_t header_bytes = 64;
 
-// A primitive, what it wants of its kernel, and the way there. Immutable: threads share it.
-struct Primitive {
-  dnnl::primitive run;
-  memory::desc x, y, bias, scratch;
-  memory::desc given_kernel;  // plain, or as another primitive has it
-  memory::desc kernel;        // as this one wants it
-  bool rearranges = false;
-  dnnl::reorder rearrange;  // forward, input gradient: given to wanted; kernel gradient: back
-};
+struct Header {
+  char text[header_bytes] = {};
 
-// oneDNN starts threads of its own, unless it is told that there is one; parts run in parallel
-// instead, on the pool of the caller. The setting is one of the calling thread.
-void use_one_thread() {
-  if (omp_get_max_threads() != 1) omp_set_num_threads(1);
-}
-
-memory::desc plain_kernel_desc(const Problem& p) {
-  const auto type = type_of(p.dtype);
-  const auto c = p.channels / p.groups, f = p.features;
-  const auto row = p.kernel_width * c * f, column = c * f;
-  if (p.groups == 1) return {{f, c, p.kernel_height, p.kernel_width}, type, {1, f, row, column}};
-  const auto g = p.groups;
-  return {{g, f / g, c, p.kernel_height, p.kernel_width}, type, {f / g, 1, f, row, column}};
-}
-
-struct Ends {
-  bool bias = false, residual = false, relu = false;
-};
-
-std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, Ends ends,
-                                       const memory::desc* kernel_format) {
-  use_one_thread();
-  const auto type = type_of(p.dtype);
-  auto result = std::make_shared<Primitive>();
-  result->x = {{p.images, p.channels, p.height, p.width}, type, memory::format_tag::nhwc};
-  result->y = {{p.images, p.features, p.out_height, p.out_width}, type, memory::format_tag::nhwc};
-  const memory::desc plain = plain_kernel_desc(p);
-  result->given_kernel = kernel_format == nullptr ? plain : *kernel_format;
-  if (ends.bias) result->bias = {{p.features}, type, memory::format_tag::a};
-  const memory::desc any(plain.get_dims(), type, memory::format_tag::any);
-  const memory::desc& wanted = kernel_format == nullptr ? any : *kernel_format;
-  const auto is_slow = [](const char* name) { return std::strncmp(name, "ref", 3) == 0; };
-  const memory::dims strides{p.stride, p.stride}, before{p.top, p.left}, after{p.bottom(), p.right()};
-
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  const auto algorithm = dnnl::algorithm::convolution_direct;
-  if (pass == Pass::forward) {
-    dnnl::post_ops after_sum;
-    if (ends.residual) after_sum.append_binary(dnnl::algorithm::binary_add, result->y);
-    if (ends.relu) after_sum.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
-    attr.set_post_ops(after_sum);
-    const auto make = [&](const memory::desc& kernel) {
-      return dnnl::convolution_forward::primitive_desc(
-          engine(), dnnl::prop_kind::forward_inference, algorithm, result->x, kernel, result->bias,
-          result->y, strides, before, after, attr);
-    };
-    auto desc = make(wanted);
-    if (kernel_format != nullptr && is_slow(desc.impl_info_str())) desc = make(any);
-    result->run = dnnl::convolution_forward(desc);
-    result->kernel = desc.weights_desc();
-    result->scratch = desc.scratchpad_desc();
-  } else {
-    const dnnl::convolution_forward::primitive_desc hint(
-        engine(), dnnl::prop_kind::forward_training, algorithm, result->x, any, result->y, strides,
-        before, after);
-    if (pass == Pass::input_gradient) {
-      const auto make = [&](const memory::desc& kernel) {
-        return dnnl::convolution_backward_data::primitive_desc(
-            engine(), algorithm, result->x, kernel, result->y, strides, before, after, hint, attr);
-      };
-      auto desc = make(wanted);
-      if (kernel_format != nullptr && is_slow(desc.impl_info_str())) desc = make(any);
-      result->run = dnnl::convolution_backward_data(desc);
-      result->kernel = desc.weights_desc();
-      result->scratch = desc.scratchpad_desc();
+  explicit Header(const Problem& p) {
+    const Way* const way = way_of(p, true);
+    if (way != nullptr) {
+      std::snprintf(text, header_bytes, "flax_resnet %s", way->name);
     } else {
-      // Summed in float32 whatever the operands are.
-      const memory::desc sums(plain.get_dims(), memory::data_type::f32,
-                              memory::format_tag::any);
-      const dnnl::convolution_backward_weights::primitive_desc desc(
-          engine(), algorithm, result->x, kernel_format == nullptr ? sums : wanted, result->y,
-          strides, before, after, hint, attr);
-      result->run = dnnl::convolution_backward_weights(desc);
-      result->kernel = desc.diff_weights_desc();
-      result->scratch = desc.scratchpad_desc();
+      std::snprintf(text, header_bytes, "flax_resnet %016zx", onednn::layout_hash(p));
     }
   }
-  const bool back = pass == Pass::kernel_gradient;
-  result->rearranges = back || result->kernel != result->given_kernel;
-  if (result->rearranges) {
-    const auto &from = back ? result->kernel : result->given_kernel, &to = back ? plain : result->kernel;
-    result->rearrange = dnnl::reorder({engine(), from, engine(), to});
-  }
-  return result;
-}
-
-// Tells the layouts of one kernel from one another.
-std::string layout_text(const memory::desc& desc) {
-  std::string text = " ";
-  for (const auto& numbers : {desc.get_strides(), desc.get_padded_dims(), desc.get_inner_blks(),
-                              desc.get_inner_idxs()}) {
-    for (const auto number : numbers) text += std::to_string(number) + " ";
-    text += "/";
-  }
-  return text;
-}
-
-// Primitives by problem. A primitive takes milliseconds to make (its code is generated) and is made
-// once; readers of different problems meet at most in one of sixteen reader locks.
-class Cache {
- public:
-  std::shared_ptr<const Primitive> get(const Problem& p, Pass pass, Ends ends = {},
-                                       const memory::desc* kernel_format = nullptr) {
-    std::string key = p.text() + " " + std::to_string(static_cast<int>(pass)) +
-                      (ends.bias ? "b" : "") + (ends.residual ? "r" : "") + (ends.relu ? "n" : "") +
-                      (kernel_format != nullptr ? layout_text(*kernel_format) : "");
-    Shard& shard = shards_[std::hash<std::string>()(key) % shards_.size()];
-    {
-      std::shared_lock<std::shared_mutex> lock(shard.mutex);
-      const auto found = shard.primitives.find(key);
-      if (found != shard.primitives.end()) return found->second;
-    }
-    // Two threads may make the same one: rare, and better than making others wait.
-    auto made = build(p, pass, ends, kernel_format);
-    std::unique_lock<std::shared_mutex> lock(shard.mutex);
-    return shard.primitives.emplace(std::move(key), std::move(made)).first->second;
-  }
-
- private:
-  struct Shard {
-    std::shared_mutex mutex;
-    std::unordered_map<std::string, std::shared_ptr<const Primitive>> primitives;
-  };
-  std::array<Shard, 16> shards_;
 };
-
-Cache& cache() {
-  static Cache* const primitives = new Cache;  // never destroyed: threads may outlive main
-  return *primitives;
-}
-
-memory view(const memory::desc& desc, const void* data) {
-  return memory(desc, engine(), const_cast<void*>(data));
-}
-
-void execute(const dnnl::primitive& primitive, std::unordered_map<int, memory> arguments) {
-  use_one_thread();
-  dnnl::stream stream(engine());
-  primitive.execute(stream, arguments);
-  stream.wait();
-}
-
-void execute(const Primitive& primitive, std::unordered_map<int, memory> arguments) {
-  thread_local Scratch scratch;
-  if (primitive.scratch.get_size() > 0) {
-    arguments.emplace(DNNL_ARG_SCRATCHPAD,
-                      view(primitive.scratch, scratch.get(primitive.scratch.get_size())));
-  }
-  execute(primitive.run, std::move(arguments));
-}
-
-const void* at(const void* data, std::int64_t offset, Dtype dtype) {
-  return static_cast<const char*>(data) + offset * size_of(dtype);
-}
-void* at(void* data, std::int64_t offset, Dtype dtype) {
-  return static_cast<char*>(data) + offset * size_of(dtype);
-}
-
-// The kernel as `primitive` wants it: the plain one, or a rearranged copy in `scratch`.
-const void* wanted_kernel(const Primitive& primitive, const void* kernel, Scratch& scratch) {
-  if (!primitive.rearranges) return kernel;
-  void* copy = scratch.get(primitive.kernel.get_size());
-  execute(primitive.rearrange, {{DNNL_ARG_FROM, view(primitive.given_kernel, kernel)},
-                                {DNNL_ARG_TO, view(primitive.kernel, copy)}});
-  return copy;
-}
-
-// A part of a problem: some images or, of one image, some rows of the result.
-struct Part {
-  Problem problem;
-  std::int64_t first_image, first_row, first_out_row;
-};
-
-std::vector<Part> by_images(const Problem& p, std::int64_t threads) {
-  const std::int64_t count = std::min(threads, p.images);
-  std::vector<Part> parts;
-  for (std::int64_t i = 0, begin = 0; i < count; ++i) {
-    const std::int64_t end = p.images * (i + 1) / count;
-    Part part{p, begin, 0, 0};
-    part.problem.images = end - begin;
-    parts.push_back(part);
-    begin = end;
-  }
-  return parts;
-}
-
-// With fewer images than threads each image is cut into bands of rows, which overlap in the input.
-std::vector<Part> by_rows(const Problem& p, std::int64_t threads) {
-  const std::int64_t bands = std::min((threads + p.images - 1) / p.images, p.out_height);
-  std::vector<Part> parts;
-  for (std::int64_t image = 0; image < p.images; ++image) {
-    for (std::int64_t band = 0, begin = 0; band < bands; ++band) {
-      const std::int64_t end = p.out_height * (band + 1) / bands;
-      const std::int64_t from = begin * p.stride - p.top;
-      const std::int64_t first = std::min(std::max<std::int64_t>(0, from), p.height - 1);
-      const std::int64_t last =
-          std::min(p.height, (end - 1) * p.stride - p.top + p.kernel_height);
-      if (last <= first || first - from > p.kernel_height) return by_images(p, threads);
-      Part part{p, image, first, begin};
-      part.problem.images = 1;
-      part.problem.height = last - first;
-      part.problem.out_height = end - begin;
-      part.problem.top = first - from;
-      parts.push_back(part);
-      begin = end;
-    }
-  }
-  return parts;
-}
-
-std::vector<Part> parts_of_forward(const Problem& p, std::int64_t threads) {
-  return p.images < threads ? by_rows(p, threads) : by_images(p, threads);
-}
-
-Ends ends_of(const Epilogue& epilogue) {
-  return {epilogue.bias != nullptr, epilogue.residual != nullptr, epilogue.relu};
-}
-
-void run_forward(const Problem& p, const std::vector<Part>& parts, const Primitive& first,
-                 const void* x, const void* kernel, const Epilogue& epilogue, void* y,
-                 const Executor& executor) {
-  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive = cache().get(part.problem, Pass::forward, ends_of(epilogue), &first.kernel);
-    thread_local Scratch scratch;
-    const void* const wanted = wanted_kernel(*primitive, kernel, scratch);
-    const std::int64_t out = part.first_image * p.output_image() +
-                             part.first_out_row * p.out_width * p.features;
-    const std::int64_t in =
-        part.first_image * p.input_image() + part.first_row * p.width * p.channels;
-    std::unordered_map<int, memory> arguments{
-        {DNNL_ARG_SRC, view(primitive->x, at(x, in, p.dtype))},
-        {DNNL_ARG_WEIGHTS, view(primitive->kernel, wanted)},
-        {DNNL_ARG_DST, view(primitive->y, at(y, out, p.dtype))}};
-    if (epilogue.bias != nullptr) {
-      arguments.emplace(DNNL_ARG_BIAS, view(primitive->bias, epilogue.bias));
-    }
-    if (epilogue.residual != nullptr) {
-      arguments.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
-                        view(primitive->y, at(epilogue.residual, out, p.dtype)));
-    }
-    execute(*primitive, std::move(arguments));
-  });
-}
 
 }  // namespace
 
-bool bf16_is_fast() {
-  const auto isa = dnnl::get_effective_cpu_isa();
-  return isa >= dnnl::cpu_isa::avx512_core && __builtin_cpu_supports("avx512f");
+bool own_kernels_suit(const Problem& p) {
+  static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                            !__builtin_cpu_supports("avx512f");
+  return suits && p.dtype == Dtype::f32;
 }
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
-  if (grouped_applies(p)) {
-    grouped_forward(p, static_cast<const float*>(x), static_cast<const float*>(kernel), epilogue,
-                    static_cast<float*>(y), executor);
-    return;
-  }
-  if (indirect_applies(p)) {
-    thread_local Scratch packed;
-    float* const panels = static_cast<float*>(packed.get(indirect_packed_bytes(p)));
-    indirect_pack(p, static_cast<const float*>(kernel), panels, executor);
-    indirect_forward(p, static_cast<const float*>(x), panels, epilogue, static_cast<float*>(y),
-                     executor);
-    return;
-  }
-  const auto parts = parts_of_forward(p, executor.threads());
-  const auto first = cache().get(parts[0].problem, Pass::forward, ends_of(epilogue));
+  const Way* const way = way_of(p, false);
+  if (way == nullptr) return onednn::forward(p, x, kernel, epilogue, y, executor);
   thread_local Scratch scratch;
-  const void* wanted = wanted_kernel(*first, kernel, scratch);
-  run_forward(p, parts, *first, x, wanted, epilogue, y, executor);
-}
-
-// A packed kernel is a header, which tells its layout, and the numbers. oneDNN's layout is the one
-// that half of the problem chooses: parts of other sizes are given it too, and a whole image may
-// want one in which its parts are slow (resnet50's 1x1 kernels of 256 features: three times).
-std::shared_ptr<const Primitive> half_of(const Problem& p) {
-  return cache().get(parts_of_forward(p, 2)[0].problem, Pass::forward);
-}
-
-constexpr std::int64_t header_bytes = 64;
-
-struct Header {
-  char layout[header_bytes] = {};
-  explicit Header(const Problem& p) {
-    if (grouped_applies(p)) {
-      std::snprintf(layout, header_bytes, "flax_resnet plain");
-      return;
-    }
-    if (indirect_applies(p)) {
-      std::snprintf(layout, header_bytes, "flax_resnet panels");
-      return;
-    }
-    const auto hash = std::hash<std::string>()(layout_text(half_of(p)->kernel));
-    std::snprintf(layout, header_bytes, "flax_resnet %016zx", hash);
-  }
-};
-
-std::int64_t packed_bytes(const Problem& p) {
-  if (grouped_applies(p)) return header_bytes + p.kernel_size() * size_of(p.dtype);
-  if (indirect_applies(p)) return header_bytes + indirect_packed_bytes(p);
-  return header_bytes + static_cast<std::int64_t>(half_of(p)->kernel.get_size());
-}
-
-void pack(const Problem& p, const void* kernel, void* packed) {
-  std::memcpy(packed, Header(p).layout, header_bytes);
-  void* const numbers = static_cast<char*>(packed) + header_bytes;
-  if (grouped_applies(p)) {  // rearranged at each call, which is soon done
-    std::memcpy(numbers, kernel, p.kernel_size() * size_of(p.dtype));
-    return;
-  }
-  if (indirect_applies(p)) {
-    const Executor alone(1, [](std::function<void()>) {});
-    indirect_pack(p, static_cast<const float*>(kernel), static_cast<float*>(numbers), alone);
-    return;
-  }
-  const auto half = half_of(p);
-  if (!half->rearranges) {
-    std::memcpy(numbers, kernel, half->kernel.get_size());
-    return;
-  }
-  execute(half->rearrange, {{DNNL_ARG_FROM, view(half->given_kernel, kernel)},
-                            {DNNL_ARG_TO, view(half->kernel, numbers)}});
-}
-
-void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
-                    const Epilogue& epilogue, void* y, const Executor& executor) {
-  if (bytes != packed_bytes(p) || std::memcmp(packed, Header(p).layout, header_bytes) != 0) {
-    throw BadArgument("this kernel was packed for images of another shape or on another machine: "
-                      "pack it anew");
-  }
-  const char* const numbers = static_cast<const char*>(packed) + header_bytes;
-  if (grouped_applies(p)) {
-    grouped_forward(p, static_cast<const float*>(x), reinterpret_cast<const float*>(numbers),
-                    epilogue, static_cast<float*>(y), executor);
-    return;
-  }
-  if (indirect_applies(p)) {
-    indirect_forward(p, static_cast<const float*>(x), reinterpret_cast<const float*>(numbers),
-                     epilogue, static_cast<float*>(y), executor);
-    return;
-  }
-  run_forward(p, parts_of_forward(p, executor.threads()), *half_of(p), x, numbers, epilogue, y,
-              executor);
+  float* const packed = static_cast<float*>(scratch.get(way->packed_bytes(p)));
+  way->pack(p, floats(kernel), packed, executor);
+  way->forward(p, floats(x), packed, epilogue, floats(y), executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,
                     const Executor& executor) {
-  if (grouped_applies(p)) {
-    grouped_input_gradient(p, static_cast<const float*>(dy), static_cast<const float*>(kernel),
-                           static_cast<float*>(dx), executor);
-    return;
-  }
-  if (indirect_applies(p)) {
-    indirect_input_gradient(p, static_cast<const float*>(dy), static_cast<const float*>(kernel),
-                            static_cast<float*>(dx), executor);
-    return;
-  }
-  const auto parts = by_images(p, executor.threads());
-  const auto first = cache().get(parts[0].problem, Pass::input_gradient);
-  thread_local Scratch scratch;
-  const void* wanted = wanted_kernel(*first, kernel, scratch);
-  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive = cache().get(part.problem, Pass::input_gradient, {}, &first->kernel);
-    thread_local Scratch own_scratch;
-    const void* const own = wanted_kernel(*primitive, wanted, own_scratch);
-    const std::int64_t in = part.first_image * p.input_image();
-    const std::int64_t out = part.first_image * p.output_image();
-    execute(*primitive, {{DNNL_ARG_DIFF_DST, view(primitive->y, at(dy, out, p.dtype))},
-                         {DNNL_ARG_WEIGHTS, view(primitive->kernel, own)},
-                         {DNNL_ARG_DIFF_SRC, view(primitive->x, at(dx, in, p.dtype))}});
-  });
+  const Way* const way = way_of(p, false);
+  if (way == nullptr) return onednn::input_gradient(p, dy, kernel, dx, executor);
+  way->input_gradient(p, floats(dy), floats(kernel), floats(dx), executor);
 }
 
 void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dkernel,
                      const Executor& executor) {
-  if (grouped_gradient_applies(p)) {
-    grouped_kernel_gradient(p, static_cast<const float*>(x), static_cast<const float*>(dy),
-                            static_cast<float*>(dkernel), executor);
-    return;
+  for (const GradientWay* way : gradient_ways) {
+    if (!way->can(p) || !way->pays(p)) continue;
+    return way->run(p, floats(x), floats(dy), floats(dkernel), executor);
   }
-  if (kernel_gradient_applies(p)) {
-    own_kernel_gradient(p, static_cast<const float*>(x), static_cast<const float*>(dy),
-                        static_cast<float*>(dkernel), executor);
-    return;
+  onednn::kernel_gradient(p, x, dy, dkernel, executor);
+}
+
+std::int64_t packed_bytes(const Problem& p) {
+  const Way* const way = way_of(p, true);
+  return header_bytes + (way != nullptr ? way->packed_bytes(p) : onednn::packed_bytes(p));
+}
+
+void pack(const Problem& p, const void* kernel, void* packed, const Executor& executor) {
+  std::memcpy(packed, Header(p).text, header_bytes);
+  void* const numbers = static_cast<char*>(packed) + header_bytes;
+  const Way* const way = way_of(p, true);
+  if (way == nullptr) return onednn::pack(p, kernel, numbers);
+  way->pack(p, floats(kernel), floats(numbers), executor);
+}
+
+void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
+                    const Epilogue& epilogue, void* y, const Executor& executor) {
+  if (bytes != packed_bytes(p) || std::memcmp(packed, Header(p).text, header_bytes) != 0) {
+    throw BadArgument("this kernel was packed for images of another shape or on another machine: "
+                      "pack it anew");
   }
-  // Each thread sums over its images; the sums are added at the end.
-  const auto parts = by_images(p, executor.threads());
-  const auto count = static_cast<std::int64_t>(parts.size());
-  const auto first = cache().get(parts[0].problem, Pass::kernel_gradient);
-  const auto bytes = (static_cast<std::int64_t>(first->kernel.get_size()) + 63) / 64 * 64;
-  const std::int64_t numbers = bytes / 4;
-  thread_local Scratch scratch;
-  char* const sums = static_cast<char*>(scratch.get(bytes * count));
-  executor.run(count, [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive =
-        cache().get(part.problem, Pass::kernel_gradient, {}, &first->kernel);
-    const std::int64_t in = part.first_image * p.input_image();
-    const std::int64_t out = part.first_image * p.output_image();
-    execute(*primitive, {{DNNL_ARG_SRC, view(primitive->x, at(x, in, p.dtype))},
-                         {DNNL_ARG_DIFF_DST, view(primitive->y, at(dy, out, p.dtype))},
-                         {DNNL_ARG_DIFF_WEIGHTS, view(primitive->kernel, sums + bytes * i)}});
-  });
-  executor.run(count, [&](std::int64_t i) {
-    float* const total = reinterpret_cast<float*>(sums);
-    for (std::int64_t other = 1; other < count; ++other) {
-      const float* const sum = reinterpret_cast<const float*>(sums + bytes * other);
-      for (std::int64_t j = numbers * i / count; j < numbers * (i + 1) / count; ++j) {
-        total[j] += sum[j];
-      }
-    }
-  });
-  execute(first->rearrange, {{DNNL_ARG_FROM, view(first->kernel, sums)},
-                             {DNNL_ARG_TO, view(plain_kernel_desc(p), dkernel)}});
+  const void* const numbers = static_cast<const char*>(packed) + header_bytes;
+  const Way* const way = way_of(p, true);
+  if (way == nullptr) return onednn::forward_packed(p, x, numbers, epilogue, y, executor);
+  way->forward(p, floats(x), floats(numbers), epilogue, floats(y), executor);
 }
 
 }  // namespace flax_resnet

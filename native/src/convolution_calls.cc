@@ -6,6 +6,7 @@
 
 #include "convolution.h"
 #include "custom_call.h"
+#include "onednn.h"
 
 namespace {
 
@@ -89,7 +90,7 @@ ffi::Error ForwardPacked(ffi::ThreadPool pool, Array x, Array packed, ffi::Remai
   });
 }
 
-ffi::Error Pack(Array kernel, Result packed,
+ffi::Error Pack(ffi::ThreadPool pool, Array kernel, Result packed,
                 ffi::Span<const std::int64_t> x_shape, ffi::Span<const std::int64_t> y_shape,
                 std::int64_t stride, std::int64_t padding, std::int64_t groups) {
   return guarded([&] {
@@ -100,7 +101,8 @@ ffi::Error Pack(Array kernel, Result packed,
       throw BadArgument("the packed kernel takes " + std::to_string(wanted) + " bytes, not " +
                         std::to_string(packed->size_bytes()));
     }
-    flax_resnet::pack(problem, kernel.untyped_data(), packed->untyped_data());
+    flax_resnet::pack(problem, kernel.untyped_data(), packed->untyped_data(),
+                      executor_of(pool));
   });
 }
 
@@ -161,6 +163,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_forward_packed, ForwardPacked,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
                               ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>()
                                   .Ret<Array>()
                                   .Attr<ffi::Span<const std::int64_t>>("x_shape")

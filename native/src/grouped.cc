@@ -12,9 +12,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "convolution.h"
 #include "grouped.h"
 #include "scratch.h"
+#include "ways.h"
 
 namespace flax_resnet {
 namespace {
@@ -193,18 +193,21 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
   }
 }
 
-void run(const Product& p, std::int64_t groups, const float* kernel, const Epilogue& epilogue,
+void pack(const Product& p, std::int64_t groups, const float* kernel, float* packed,
+          const Executor& executor) {
+  const Blocks blocks(p.channels, groups);
+  const Packed layout(p, blocks);
+  executor.run(blocks.count, [&](std::int64_t block) {
+    pack_block(p, blocks, kernel, block, packed + block * layout.block_size);
+  });
+}
+
+void run(const Product& p, std::int64_t groups, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
   if (p.rows <= 0 || p.columns <= 0) return;
   if (p.taps.empty()) return clear(p, executor);
   const Blocks blocks(p.channels, groups);
   const Packed layout(p, blocks);
-  thread_local Scratch scratch;
-  float* const packed =
-      static_cast<float*>(scratch.get(blocks.count * layout.block_size * sizeof(float)));
-  executor.run(blocks.count, [&](std::int64_t block) {
-    pack_block(p, blocks, kernel, block, packed + block * layout.block_size);
-  });
   const std::int64_t bands = bands_of(p, blocks, band_bytes);
   executor.run(blocks.count * p.images * bands, [&](std::int64_t part) {
     const std::int64_t band = part % bands, image = part / bands % p.images;
@@ -214,27 +217,44 @@ void run(const Product& p, std::int64_t groups, const float* kernel, const Epilo
   });
 }
 
-}  // namespace
-
-bool grouped_applies(const Problem& p) {
+// Groups as wide as ResNeXt's.
+bool can(const Problem& p) {
   const std::int64_t depth = p.channels / p.groups;
   const bool fits = depth == 4 || depth == 8 || (depth % 16 == 0 && depth <= 64);
-  return own_kernels_suit() && p.dtype == Dtype::f32 && p.groups > 1 && fits &&
-         p.channels == p.features && p.channels % tile_columns == 0;
+  return own_kernels_suit(p) && p.groups > 1 && fits && p.channels == p.features &&
+         p.channels % tile_columns == 0;
 }
 
-void grouped_forward(const Problem& p, const float* x, const float* kernel,
-                     const Epilogue& epilogue, float* y, const Executor& executor) {
-  run(forward_product(p, x, y), p.groups, kernel, epilogue, executor);
+bool pays(const Problem&, bool) { return true; }
+
+std::int64_t packed_bytes(const Problem& p) {
+  return p.kernel_size() * static_cast<std::int64_t>(sizeof(float));
 }
 
-void grouped_input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
-                            const Executor& executor) {
+void pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
+  pack(forward_product(p, nullptr, nullptr), p.groups, kernel, packed, executor);
+}
+
+void forward(const Problem& p, const float* x, const float* packed, const Epilogue& epilogue,
+             float* y, const Executor& executor) {
+  run(forward_product(p, x, y), p.groups, packed, epilogue, executor);
+}
+
+void input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
+                    const Executor& executor) {
+  thread_local Scratch scratch;
+  auto* const packed = static_cast<float*>(scratch.get(packed_bytes(p)));
   for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
     for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
-      run(gradient_product(p, dy, dx, row, column), p.groups, kernel, {}, executor);
+      const Product product = gradient_product(p, dy, dx, row, column);
+      pack(product, p.groups, kernel, packed, executor);
+      run(product, p.groups, packed, {}, executor);
     }
   }
 }
+
+}  // namespace
+
+const Way grouped{"grouped", can, pays, packed_bytes, pack, forward, input_gradient};
 
 }  // namespace flax_resnet

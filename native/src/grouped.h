@@ -6,7 +6,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "panels.h"
+#include "product.h"
 
 namespace flax_resnet {
 

@@ -13,9 +13,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "convolution.h"
 #include "grouped.h"
 #include "scratch.h"
+#include "ways.h"
 
 namespace flax_resnet {
 namespace {
@@ -163,14 +163,14 @@ void write_block(const Problem& p, const Blocks& blocks, std::int64_t block, con
   }
 }
 
-}  // namespace
-
-bool grouped_gradient_applies(const Problem& p) {
-  return grouped_applies(p) && p.kernel_height == side && p.kernel_width == side;
+bool can(const Problem& p) {
+  return grouped.can(p) && p.kernel_height == side && p.kernel_width == side;
 }
 
-void grouped_kernel_gradient(const Problem& p, const float* x, const float* dy, float* dkernel,
-                             const Executor& executor) {
+bool pays(const Problem&) { return true; }
+
+void run(const Problem& p, const float* x, const float* dy, float* dkernel,
+         const Executor& executor) {
   const Blocks blocks(p.channels, p.groups);
   const std::int64_t parts = std::min(most_parts, p.images);
   const std::int64_t size = Tiles(blocks).count * Tiles::size;
@@ -186,5 +186,9 @@ void grouped_kernel_gradient(const Problem& p, const float* x, const float* dy, 
     write_block(p, blocks, block, all + block * parts * size, parts, size, dkernel);
   });
 }
+
+}  // namespace
+
+const GradientWay grouped_gradient{"grouped", can, pays, run};
 
 }  // namespace flax_resnet

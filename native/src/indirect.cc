@@ -10,15 +10,14 @@
 // arXiv:1907.02129), pixels outside through a pointer to zeros. The kernel is copied into panels
 // of 16 features, once per call or once for all. A strided input gradient is stride^2 gradients of
 // stride 1, one for each phase of the rows and columns.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "convolution.h"
 #include "panels.h"
 #include "scratch.h"
+#include "tile.h"
+#include "ways.h"
 
 namespace flax_resnet {
 namespace {
@@ -27,78 +26,6 @@ namespace {
 constexpr std::int64_t part_rows = 96;
 // Smaller kernels oneDNN rearranges soon enough, and multiplies a little faster where they are 3x3.
 constexpr std::int64_t large_kernel = 256 * 1024;
-
-// What follows the last block of a tile's sums.
-struct Finish {
-  const float* bias;              // or null
-  const float* const* residuals;  // of each pixel of the tile, or null
-  bool relu;
-};
-
-// Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
-__attribute__((target("avx2,fma"))) void multiply(const float* const* sources, std::int64_t taps,
-                                                  std::int64_t channel, std::int64_t channels,
-                                                  const float* panel, float* const* results,
-                                                  std::int64_t feature, bool first,
-                                                  const Finish* last) {
-  __m256 acc[tile_rows][2];
-  if (first) {
-#pragma GCC unroll 6
-    for (int i = 0; i < tile_rows; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-  } else {
-#pragma GCC unroll 6
-    for (int i = 0; i < tile_rows; ++i) {
-      acc[i][0] = _mm256_loadu_ps(results[i] + feature);
-      acc[i][1] = _mm256_loadu_ps(results[i] + feature + 8);
-    }
-  }
-  for (std::int64_t tap = 0; tap < taps; ++tap, sources += tile_rows) {
-    const float* pixels[tile_rows];
-    for (int i = 0; i < tile_rows; ++i) pixels[i] = sources[i] + channel;
-#pragma GCC unroll 4
-    for (std::int64_t k = 0; k < channels; ++k, panel += tile_columns) {
-      const __m256 low = _mm256_load_ps(panel), high = _mm256_load_ps(panel + 8);
-#pragma GCC unroll 6
-      for (int i = 0; i < tile_rows; ++i) {
-        const __m256 value = _mm256_broadcast_ss(pixels[i] + k);
-        acc[i][0] = _mm256_fmadd_ps(value, low, acc[i][0]);
-        acc[i][1] = _mm256_fmadd_ps(value, high, acc[i][1]);
-      }
-    }
-  }
-  if (last != nullptr) {
-    if (last->bias != nullptr) {
-      const __m256 low = _mm256_loadu_ps(last->bias + feature);
-      const __m256 high = _mm256_loadu_ps(last->bias + feature + 8);
-#pragma GCC unroll 6
-      for (int i = 0; i < tile_rows; ++i) {
-        acc[i][0] = _mm256_add_ps(acc[i][0], low);
-        acc[i][1] = _mm256_add_ps(acc[i][1], high);
-      }
-    }
-    if (last->residuals != nullptr) {
-#pragma GCC unroll 6
-      for (int i = 0; i < tile_rows; ++i) {
-        const float* const residual = last->residuals[i] + feature;
-        acc[i][0] = _mm256_add_ps(acc[i][0], _mm256_loadu_ps(residual));
-        acc[i][1] = _mm256_add_ps(acc[i][1], _mm256_loadu_ps(residual + 8));
-      }
-    }
-    if (last->relu) {
-      const __m256 zero = _mm256_setzero_ps();
-#pragma GCC unroll 6
-      for (int i = 0; i < tile_rows; ++i) {
-        acc[i][0] = _mm256_max_ps(zero, acc[i][0]);  // of a NaN, the second
-        acc[i][1] = _mm256_max_ps(zero, acc[i][1]);
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < tile_rows; ++i) {
-    _mm256_storeu_ps(results[i] + feature, acc[i][0]);
-    _mm256_storeu_ps(results[i] + feature + 8, acc[i][1]);
-  }
-}
 
 // Some pixels of the result and some of its panels: the work of one thread.
 struct Part {
@@ -233,37 +160,27 @@ void run(const Product& p, const float* packed, const Epilogue& epilogue,
                [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, epilogue); });
 }
 
-}  // namespace
+// Also the widths that no vector fills, and any kernel.
+bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
 
-bool own_kernels_suit() {
-  static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                            !__builtin_cpu_supports("avx512f");
-  return suits;
+bool pays(const Problem& p, bool) { return p.kernel_size() >= large_kernel; }
+
+std::int64_t packed_bytes(const Problem& p) {
+  return forward_product(p, nullptr, nullptr).packed_size() *
+         static_cast<std::int64_t>(sizeof(float));
 }
 
-bool own_kernels_can(const Problem& p) {
-  return own_kernels_suit() && p.dtype == Dtype::f32 && p.groups == 1;
-}
-
-bool indirect_applies(const Problem& p) {
-  return own_kernels_can(p) && p.kernel_size() >= large_kernel;
-}
-
-std::int64_t indirect_packed_bytes(const Problem& p) {
-  return forward_product(p, nullptr, nullptr).packed_size() * sizeof(float);
-}
-
-void indirect_pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
+void pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
   pack_panels(forward_product(p, nullptr, nullptr), kernel, packed, executor);
 }
 
-void indirect_forward(const Problem& p, const float* x, const float* packed,
-                      const Epilogue& epilogue, float* y, const Executor& executor) {
+void forward(const Problem& p, const float* x, const float* packed, const Epilogue& epilogue,
+             float* y, const Executor& executor) {
   run(forward_product(p, x, y), packed, epilogue, executor);
 }
 
-void indirect_input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
-                             const Executor& executor) {
+void input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
+                    const Executor& executor) {
   thread_local Scratch scratch;
   for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
     for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
@@ -278,5 +195,9 @@ void indirect_input_gradient(const Problem& p, const float* dy, const float* ker
     }
   }
 }
+
+}  // namespace
+
+const Way indirect{"indirect", can, pays, packed_bytes, pack, forward, input_gradient};
 
 }  // namespace flax_resnet

@@ -17,8 +17,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "convolution.h"
 #include "scratch.h"
+#include "ways.h"
 
 namespace flax_resnet {
 namespace {
@@ -277,17 +277,17 @@ class Worker {
   float* sums_ = nullptr;
 };
 
-}  // namespace
+bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
 
-bool kernel_gradient_applies(const Problem& p) {
+bool pays(const Problem& p) {
   // For 1x1 kernels on large maps oneDNN has a good one.
   const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
   const bool is_small = p.out_height * p.out_width <= small_map;
-  return own_kernels_can(p) && (!is_pointwise || is_small);
+  return !is_pointwise || is_small;
 }
 
-void own_kernel_gradient(const Problem& p, const float* x, const float* dy, float* dkernel,
-                         const Executor& executor) {
+void run(const Problem& p, const float* x, const float* dy, float* dkernel,
+         const Executor& executor) {
   const Plan plan(p);
   // Cut along the larger of the two: what is cut along the other is copied by every thread.
   const std::int64_t threads = executor.threads(), units = plan.channel_units();
@@ -300,5 +300,9 @@ void own_kernel_gradient(const Problem& p, const float* x, const float* dy, floa
         .run(dkernel);
   });
 }
+
+}  // namespace
+
+const GradientWay kernel_gradient_by_tiles{"tiles", can, pays, run};
 
 }  // namespace flax_resnet

@@ -5,9 +5,7 @@
 #include <cstring>
 
 namespace flax_resnet {
-namespace {
 
-// Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
 __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
@@ -26,6 +24,8 @@ __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t s
     _mm256_storeu_ps(to + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
   }
 }
+
+namespace {
 
 // One block of the kernel, as [panel][tap, channel][16 features], zeros after the last feature.
 void pack_block(const Product& p, const Block& block, const float* kernel, float* packed) {
@@ -73,45 +73,6 @@ void pack_panels(const Product& p, const float* kernel, float* packed, const Exe
   const auto blocks = p.blocks();
   executor.run(static_cast<std::int64_t>(blocks.size()),
                [&](std::int64_t i) { pack_block(p, blocks[i], kernel, packed); });
-}
-
-Product forward_product(const Problem& p, const float* x, float* y) {
-  Product product{x, p.height, p.width, p.channels, p.stride, y, p.images, p.out_height,
-                  p.out_width, p.features, p.output_image(), p.out_width * p.features, p.features,
-                  {}, false};
-  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
-    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
-      product.taps.push_back({i - p.top, j - p.left, i * p.kernel_width + j});
-    }
-  }
-  return product;
-}
-
-Product gradient_product(const Problem& p, const float* dy, float* dx, std::int64_t row,
-                         std::int64_t column) {
-  const std::int64_t s = p.stride;
-  Product product{dy, p.out_height, p.out_width, p.features, 1,
-                  dx + (row * p.width + column) * p.channels, p.images,
-                  ceil_div(p.height - row, s), ceil_div(p.width - column, s), p.channels,
-                  p.input_image(), s * p.width * p.channels, s * p.channels, {}, true};
-  for (std::int64_t i = 0; i < p.kernel_height; ++i) {
-    for (std::int64_t j = 0; j < p.kernel_width; ++j) {
-      const std::int64_t y = row + p.top - i, x = column + p.left - j;
-      if (y % s == 0 && x % s == 0) product.taps.push_back({y / s, x / s, i * p.kernel_width + j});
-    }
-  }
-  return product;
-}
-
-void clear(const Product& p, const Executor& executor) {
-  executor.run(p.images, [&](std::int64_t image) {
-    for (std::int64_t i = 0; i < p.rows; ++i) {
-      float* to = p.result + image * p.image_step + i * p.row_step;
-      for (std::int64_t j = 0; j < p.columns; ++j, to += p.column_step) {
-        std::memset(to, 0, p.features * sizeof(float));
-      }
-    }
-  });
 }
 
 }  // namespace flax_resnet

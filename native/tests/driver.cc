@@ -10,11 +10,25 @@
 
 #include "convolution.h"
 #include "normalization.h"
+#include "pooling.h"
 
 namespace {
 
 using namespace flax_resnet;
 using Numbers = std::vector<float>;
+
+// Memory of so many bytes, as arrays of XLA's are aligned.
+class Aligned {
+ public:
+  explicit Aligned(std::int64_t bytes) : lines_(ceil_div(bytes, sizeof(Line))) {}
+  float* data() { return lines_.front().numbers; }
+
+ private:
+  struct alignas(64) Line {
+    float numbers[16];
+  };
+  std::vector<Line> lines_;
+};
 
 // New threads for every call: rude on purpose.
 struct Threads {
@@ -103,24 +117,27 @@ bool check(unsigned seed) {
   for (std::size_t i = 0; i < value.size(); ++i) {
     value[i] = std::max(0.0f, value[i] + bias[i % p.features] + residual[i]);
   }
-  std::vector<char> packed(packed_bytes(p));
-  pack(p, weights.data(), packed.data());
-  forward_packed(p, image.data(), packed.data(), packed_bytes(p), {bias.data(), residual.data(), true}, got.data(),
-                 executor);
+  const Epilogue epilogue{bias.data(), residual.data(), true};
+  Aligned packed(packed_bytes(p));
+  pack(p, weights.data(), packed.data(), executor);
+  forward_packed(p, image.data(), packed.data(), packed_bytes(p), epilogue, got.data(), executor);
   good = good && close("packed and fused", p, got, value);
-  if (!own_kernels_can(p)) return good;
 
-  // Our own kernels, also where oneDNN's would be chosen.
-  struct alignas(64) Line {
-    float numbers[16];
-  };
-  std::vector<Line> panels(indirect_packed_bytes(p) / sizeof(Line));
-  indirect_pack(p, weights.data(), panels[0].numbers, executor);
-  indirect_forward(p, image.data(), panels[0].numbers, {bias.data(), residual.data(), true},
-                   got.data(), executor);
-  indirect_input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
-  return good && close("indirect", p, got, value) &&
-         close("indirect input gradient", p, got_dx, dx);
+  // Our own kernels, also where others would be chosen.
+  for (const Way* way : ways) {
+    if (!way->can(p)) continue;
+    Aligned own(way->packed_bytes(p));
+    way->pack(p, weights.data(), own.data(), executor);
+    way->forward(p, image.data(), own.data(), epilogue, got.data(), executor);
+    way->input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
+    good = good && close(way->name, p, got, value) && close(way->name, p, got_dx, dx);
+  }
+  for (const GradientWay* way : gradient_ways) {
+    if (!way->can(p)) continue;
+    way->run(p, image.data(), slope.data(), got_dk.data(), executor);
+    good = good && close(way->name, p, got_dk, dk);
+  }
+  return good;
 }
 
 // Normalisation against its formulas, on threads.
@@ -163,6 +180,53 @@ bool check_normalization(unsigned seed) {
   return true;
 }
 
+// Max-pool against a search: each window's maximum, and the gradient there.
+bool check_pooling(unsigned seed) {
+  std::mt19937 random(seed);
+  const auto pick = [&](unsigned low, unsigned high) {
+    return static_cast<std::int64_t>(low + random() % (high - low + 1));
+  };
+  Pool p{pick(1, 3), pick(4, 20), pick(4, 9), pick(1, 70), 0, 0, pick(1, 4), pick(1, 3), 0};
+  p.padding = pick(0, p.window / 2);
+  p.out_height = (p.height + 2 * p.padding - p.window) / p.stride + 1;
+  p.out_width = (p.width + 2 * p.padding - p.window) / p.stride + 1;
+  const Numbers x = random_numbers(p.images * p.height * p.width * p.channels, random);
+  const Numbers dy = random_numbers(p.images * p.out_height * p.out_width * p.channels, random);
+  Threads pool;
+  const Executor executor(
+      pick(1, 3), [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
+  Numbers y(dy.size()), dx(x.size()), wanted(x.size());
+  std::vector<std::uint8_t> places(dy.size());
+  max_pool(p, x.data(), y.data(), places.data(), executor);
+  max_pool_gradient(p, dy.data(), places.data(), dx.data(), executor);
+  for (std::size_t at = 0; at < y.size(); ++at) {
+    const std::int64_t index = static_cast<std::int64_t>(at), c = index % p.channels;
+    const std::int64_t column = index / p.channels % p.out_width;
+    const std::int64_t row = index / p.channels / p.out_width % p.out_height;
+    const std::int64_t image = index / p.channels / p.out_width / p.out_height;
+    std::int64_t best = -1;
+    for (std::int64_t i = 0; i < p.window * p.window; ++i) {
+      const std::int64_t h = row * p.stride - p.padding + i / p.window;
+      const std::int64_t w = column * p.stride - p.padding + i % p.window;
+      if (h < 0 || h >= p.height || w < 0 || w >= p.width) continue;
+      const std::int64_t pixel = ((image * p.height + h) * p.width + w) * p.channels + c;
+      if (best < 0 || x[pixel] > x[best]) best = pixel;
+    }
+    if (y[at] != x[best]) {
+      std::printf("a maximum differs\n");
+      return false;
+    }
+    wanted[best] += dy[at];
+  }
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (!(std::abs(dx[i] - wanted[i]) <= 1e-5f)) {
+      std::printf("the gradient of a maximum differs\n");
+      return false;
+    }
+  }
+  return true;
+}
+
 bool refuses_what_does_not_fit() {
   const std::int64_t x[] = {1, 4, 4, 3}, k[] = {3, 3, 3, 8}, y[] = {1, 4, 4, 8}, z[] = {1, 5, 4, 8};
   make_problem(x, 4, k, 4, y, 4, 1, 1, 1, Dtype::f32);
@@ -191,6 +255,7 @@ int main(int count, char** arguments) {
       results.push_back(std::async(std::launch::async, check, seed + std::min(i, 2u)));
     }
     results.push_back(std::async(std::launch::async, check_normalization, seed));
+    results.push_back(std::async(std::launch::async, check_pooling, seed));
     for (auto& result : results) good = result.get() && good;
   }
   std::printf(good ? "all agree\n" : "FAILED\n");

@@ -113,6 +113,35 @@ def test_any_groups_of_resnext(problem):
     assert_same(*operands(**shapes), **options)
 
 
+@st.composite
+def winograd_problems(draw):
+    """3x3, stride 1, whole vectors of channels, enough pixels that transforming them pays."""
+    padding = draw(st.integers(0, 2))
+    channels, features = (draw(st.sampled_from([16, 32, 48, 80])) for _ in range(2))
+    shapes, options = shapes_and_options(draw, 1, (3, 3), padding, channels, features, 14)
+    larger = {name: shapes[name] + 10 for name in ("images", "height", "width")}
+    return shapes | larger, options | {"stride": 1}
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(winograd_problems())
+def test_any_3x3(problem):
+    shapes, options = problem
+    assert_same(*operands(**shapes), **options)
+
+
+def test_rounding_errors_of_3x3():
+    """Fewer multiplications round more: of 256 channels 1.1e-6 of the result, where sums of
+    products have 2e-7 (by NumPy, float32 beside float64; the usual points have 2.3e-6)."""
+    x, kernel = operands(8, 14, 14, 256, (3, 3), 32, 1)
+    y = np.asarray(onednn.convolution(x, kernel, padding=1), np.float64)
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    weights = np.asarray(kernel, np.float64)
+    taps = [(i, j) for i in range(3) for j in range(3)]
+    wanted = sum(padded[:, i : i + 14, j : j + 14] @ weights[i, j] for i, j in taps)
+    assert np.linalg.norm(y - wanted) < 1.6e-6 * np.linalg.norm(wanted)
+
+
 # (images, size, channels, kernel, features, stride, groups): one of each kind in the ResNets.
 LAYERS = [
     (2, 64, 3, 7, 64, 2, 1),
@@ -128,6 +157,7 @@ LAYERS = [
     (2, 40, 192, 3, 192, 2, 6),
     (2, 7, 512, 1, 513, 2, 1),
     (1, 5, 256, 3, 128, 1, 1),
+    (11, 14, 64, 3, 80, 1, 1),
 ]
 
 
@@ -201,7 +231,7 @@ import flax_resnet_onednn as onednn
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 9, 9, 16)), jnp.float32)
-k = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 16, 32)), jnp.float32)
+k = jnp.asarray(0.1 * np.random.default_rng(1).normal(size=(3, 3, 16, 32)), jnp.float32)
 def gradients(x, k):
     f = lambda x, k: jnp.sum(jnp.sin(onednn.convolution(x, k, padding=1)))
     return jax.grad(f, (0, 1))(x, k)
@@ -212,7 +242,7 @@ def sharded(x, k):
 wanted = jax.jit(gradients)(x, k)
 for _ in range(5):
     for a, b in zip(sharded(x, k), wanted):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4)
 """
 
 

@@ -40,6 +40,19 @@ def normalizes(x: jax.Array, *dtypes: Any) -> bool:
     return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _normalization_is_fast()
 
 
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array | None:
+    """As :func:`lowerings.max_pool`, or None where that is not computed there."""
+    if x.dtype != jnp.float32 or jax.default_backend() != "cpu" or not is_available():
+        return None
+    import flax_resnet_onednn
+
+    smallest = min(x.shape[1:3]) + 2 * padding
+    fits = window <= min(smallest, flax_resnet_onednn.pooling.LARGEST_WINDOW)
+    if not fits or 2 * padding > window or not x.size or not _normalization_is_fast():
+        return None
+    return flax_resnet_onednn.max_pool(x, window, stride, padding)
+
+
 def applies(conv: Convolution) -> bool:
     """float32 and bfloat16, with a result that is not empty."""
     smallest = min(side + 2 * conv.padding for side in conv.x.shape[1:3])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from . import onednn
 from .table import FAMILIES
 
 
@@ -27,6 +28,10 @@ def max_pool(
       ops: as of :func:`convolve`; ``"reference"`` is ``flax.linen.max_pool``. Where a window holds
         its maximum more than once, the gradient goes to the first, row by row, in either way.
     """
+    if "onednn" in FAMILIES[ops]:
+        pooled = onednn.max_pool(x, window, stride, padding)
+        if pooled is not None:
+            return pooled
     if "jax" in FAMILIES[ops] and jax.default_backend() == "cpu" and x.size and window < 16:
         return _max_pool(x, window, stride, padding)
     return _reference(x, window, stride, padding)

@@ -1,0 +1,55 @@
+// Kernels of our own for float32 convolutions, where oneDNN 3.2 is slow: on processors with AVX2 but
+// not AVX-512.
+#pragma once
+
+#include <cstdint>
+
+#include "executor.h"
+#include "problem.h"
+
+namespace flax_resnet {
+
+// What follows the sum of products: y = relu(conv + bias + residual), each where it is given.
+struct Epilogue {
+  const void* bias = nullptr;      // [F], of the problem's dtype
+  const void* residual = nullptr;  // like the result
+  bool relu = false;
+};
+
+// A convolution and its input gradient. The kernel is packed first, for images of any number and
+// size; packed kernels are aligned to 32 bytes.
+struct Way {
+  const char* name;
+  bool (*can)(const Problem& problem);
+  // Whether it is the better way; `packed`: where the kernel has been packed beforehand.
+  bool (*pays)(const Problem& problem, bool packed);
+  std::int64_t (*packed_bytes)(const Problem& problem);
+  void (*pack)(const Problem& problem, const float* kernel, float* packed,
+               const Executor& executor);
+  void (*forward)(const Problem& problem, const float* x, const float* packed,
+                  const Epilogue& epilogue, float* y, const Executor& executor);
+  void (*input_gradient)(const Problem& problem, const float* dy, const float* kernel, float* dx,
+                         const Executor& executor);
+};
+
+// And its kernel gradient.
+struct GradientWay {
+  const char* name;
+  bool (*can)(const Problem& problem);
+  bool (*pays)(const Problem& problem);
+  void (*run)(const Problem& problem, const float* x, const float* dy, float* dkernel,
+              const Executor& executor);
+};
+
+extern const Way grouped, indirect, winograd;
+extern const GradientWay grouped_gradient, kernel_gradient_by_tiles, winograd_gradient;
+
+// The first that can and pays is taken.
+constexpr const Way* ways[] = {&grouped, &winograd, &indirect};
+constexpr const GradientWay* gradient_ways[] = {&grouped_gradient, &winograd_gradient,
+                                                &kernel_gradient_by_tiles};
+
+// Whether this processor is one for them, and the problem too: float32.
+bool own_kernels_suit(const Problem& problem);
+
+}  // namespace flax_resnet
