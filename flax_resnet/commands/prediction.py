@@ -1,6 +1,7 @@
 """Commands about what a trained model makes of images: predict, embed, evaluate, report."""
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +94,8 @@ def embed_command(arguments: Sequence[str]) -> None:
 
 
 def evaluate_command(arguments: Sequence[str]) -> None:
-    """Compare a run with the true classes: accuracy, confusion, calibration."""
+    """Compare a run with the true classes: accuracy, confusion, calibration; or, where images
+    have any number of classes, mean average precision."""
     parser = _parser("evaluate", evaluate_command.__doc__)
     parser.add_argument(
         "source", nargs="?", metavar="DIR",
@@ -110,8 +112,16 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(list(arguments))
     run = _load(options)
+    for option in ("confusion", "mistakes"):
+        if run.settings.get("loss") == "sigmoid" and getattr(options, option):
+            raise UserError(
+                f"--{option} is for images with one class each; this run's have any number of "
+                "them: leave it out.",
+                exit_code=2,
+            )
 
-    from ..inference import evaluate
+    from ..inference import MultiLabelEvaluation, evaluate
+    from ..inference.multi_label import multi_label_tables
     from ..inference.write_predictions import write_predictions
     from ..report.evaluation import write_evaluation
     from ..report.tables import evaluation_tables
@@ -126,17 +136,22 @@ def evaluate_command(arguments: Sequence[str]) -> None:
             tta=options.tta,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    if isinstance(done.result, MultiLabelEvaluation):
+        tables = multi_label_tables(done.result)
+        truth = [", ".join(itertools.compress(run.classes, row)) for row in done.labels]
+    else:
+        tables = evaluation_tables(done.result)
+        truth = [run.classes[label] for label in done.labels]
     console = Console(highlight=False)
-    for table in evaluation_tables(done.result):
+    for table in tables:
         console.print(table)
     if options.output:
         with _opened(options.output) as file:
-            truth = [run.classes[label] for label in done.labels]
             write_predictions(file, [done.predictions], "csv", top_k=min(5, len(run.classes)),
                               truth=truth)  # fmt: skip
     if options.json:
         write_evaluation(Path(options.json), done.result)
-    if options.confusion:
+    if options.confusion and not isinstance(done.result, MultiLabelEvaluation):
         from ..report.pictures import save_confusion
 
         save_confusion(done.result, options.confusion)

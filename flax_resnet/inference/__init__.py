@@ -5,6 +5,7 @@ from .embed import Embeddings, embed, write_embeddings
 from .evaluate import Evaluated, evaluate
 from .find_files import FoundFiles, find_files
 from .loading import load_any, read_classes
+from .multi_label import MultiLabelEvaluation
 from .predict import Guess, Predictions, predict, predict_batches
 from .run_folder import LoadedRun, load_run, save_run
 
@@ -15,6 +16,7 @@ __all__ = [
     "FoundFiles",
     "Guess",
     "LoadedRun",
+    "MultiLabelEvaluation",
     "Predictions",
     "convert_weights",
     "embed",

@@ -1,4 +1,5 @@
-"""A trained model beside the truth: accuracy, confusion, figures by class, calibration."""
+"""A trained model beside the truth: accuracy, confusion, figures by class, calibration; or mean
+average precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from ..data.opening import FOLDER
 from ..data.records import SPLITS, Records
 from ..errors import UserError
 from ..report.evaluation import Evaluation, evaluate_logits
+from .multi_label import MultiLabelEvaluation, evaluate_multi_label
 from .outputs import BATCH_SIZE, Augmentation, logits_of, outputs_of_source
 from .predict import Predictions, probabilities_of
 from .run_folder import LoadedRun
@@ -27,12 +29,13 @@ class Evaluated:
     """What came of an evaluation.
 
     Attributes:
-      result: the figures.
+      result: the figures; of a run trained with ``loss="sigmoid"``, :class:`MultiLabelEvaluation`.
       predictions: by image; ``failed`` names what could not be read, which counts nowhere.
-      labels: the true classes, int ``[N]``, of all images of ``predictions``.
+      labels: the true classes, int ``[N]``, of all images of ``predictions``; or ``[N, K]`` of 0
+        and 1.
     """
 
-    result: Evaluation
+    result: Evaluation | MultiLabelEvaluation
     predictions: Predictions
     labels: np.ndarray
 
@@ -58,14 +61,16 @@ def evaluate(
       progress: called with the images done and their number.
 
     The temperature is fitted on validation images where there are some besides those evaluated.
+    A run trained with ``loss="sigmoid"`` has none, and is evaluated on its own data alone.
 
     Raises:
       UserError: no data, classes that the run does not know, or no image that can be read.
     """
-    if run.settings.get("loss") == "sigmoid":
+    several = run.settings.get("loss") == "sigmoid"
+    if several and source is not None:
         raise UserError(
-            "This run was trained on images with any number of classes, which have no confusion "
-            "matrix: its mean average precision is in history.jsonl."
+            f"This run was trained on images with any number of classes, and {source} would give "
+            "each image one: name no folder, and the run's own data are taken."
         )
     parts, chosen, name = _parts(run, source, split)
     own, paths = parts[chosen]
@@ -89,15 +94,19 @@ def evaluate(
     failed = {path: why for part in found for path, why in part.failed.items()}
     labels = np.asarray(own.labels)
     validation = None
-    if chosen == "test" and len(parts.get("validation", ((),))[0]):
+    if not several and chosen == "test" and len(parts.get("validation", ((),))[0]):
         others = logits(*parts["validation"], False)
         held = np.concatenate([part.values for part in others])
         if len(held):
             validation = held, np.concatenate([part.labels for part in others])
     probabilities = np.full((total, len(run.classes)), np.nan, np.float32)
     probabilities[read] = probabilities_of(run, values)
+    predictions = Predictions(paths, run.classes, probabilities, failed)
+    if several:
+        ranked = evaluate_multi_label(name, values, labels[read], run.classes)
+        return Evaluated(ranked, predictions, labels)
     result = evaluate_logits(name, values, labels[read], run.classes, validation)
-    return Evaluated(result, Predictions(paths, run.classes, probabilities, failed), labels)
+    return Evaluated(result, predictions, labels)
 
 
 _Part = tuple[Source, tuple[str, ...]]

@@ -4,11 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
 from .calibration import calibration_error, cross_entropy, fit_temperature, softmax
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TOP_K = 5
 
@@ -93,8 +97,8 @@ def evaluate_logits(
     )
 
 
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write as JSON, which :func:`read_evaluation` reads."""
+def write_evaluation(path: Path, evaluation: "DataclassInstance") -> None:
+    """Write figures as JSON; those of :class:`Evaluation` :func:`read_evaluation` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(evaluation)) + "\n", encoding="utf-8")
 

@@ -102,8 +102,16 @@ def _best(evaluated: Sequence[Entry], end: Entry | None) -> Entry | None:
     """The evaluation of the best checkpoint."""
     if end is not None:
         return next((e for e in evaluated if e["step"] == end["best_step"]), None)
-    scored = [entry for entry in evaluated if "val_top1" in entry]
-    return max(scored, key=lambda entry: entry["val_top1"], default=None)
+    key = f"val_{next(iter(_measures(evaluated)))}"
+    scored = [entry for entry in evaluated if key in entry]
+    return max(scored, key=lambda entry: entry[key], default=None)
+
+
+def _measures(evaluated: Sequence[Entry]) -> dict[str, str]:
+    """Key and name of what tells how good the run is, that of the best checkpoint first."""
+    if any("val_map" in entry for entry in evaluated):
+        return {"map": "mAP"}  # of any number of classes the likeliest one tells little
+    return {"top1": "top-1", "top5": "top-5"}
 
 
 def _section(title: str, body: str, note: str = "") -> str:
@@ -117,11 +125,12 @@ def _figure(svg: str) -> str:
 
 def _tiles(evaluated: Sequence[Entry], end: Entry | None, best: Entry | None) -> str:
     last = evaluated[-1] if evaluated else {}
+    key, name = next(iter(_measures(evaluated).items()))
     rates = sorted(entry["images_per_second"] for entry in evaluated)
     tiles = {
-        "test top-1": _percent(end, "test_top1"),
-        "validation top-1, best": _percent(best, "val_top1"),
-        "training top-1, last": _percent(last, "train_top1"),
+        f"test {name}": _percent(end, f"test_{key}"),
+        f"validation {name}, best": _percent(best, f"val_{key}"),
+        f"training {name}, last": _percent(last, f"train_{key}"),
         "epochs": f"{last['epoch']:g}" if last else None,
         "time": _duration(last["time"]) if last else None,
         "images a second": f"{rates[len(rates) // 2]:,.0f}" if rates else None,
@@ -134,19 +143,20 @@ def _tiles(evaluated: Sequence[Entry], end: Entry | None, best: Entry | None) ->
 
 def _results(evaluated: Sequence[Entry], end: Entry, best: Entry | None) -> str:
     last = evaluated[-1] if evaluated else None
+    measures = _measures(evaluated)
     rows = []
     for name, entry in {"best": best, "last": last}.items():
         if entry is None:
             continue
         tested = end if entry is best else None
         rows.append([
-            name, f"{entry['step']:,}", f"{entry['epoch']:g}", _number(entry, "val_loss"),
-            _percent(entry, "val_top1"), _percent(entry, "val_top5"),
-            _number(tested, "test_loss"), _percent(tested, "test_top1"),
-            _percent(tested, "test_top5"),
+            name, f"{entry['step']:,}", f"{entry['epoch']:g}",
+            _number(entry, "val_loss"), *(_percent(entry, f"val_{key}") for key in measures),
+            _number(tested, "test_loss"), *(_percent(tested, f"test_{key}") for key in measures),
         ])  # fmt: skip
-    heads = ("checkpoint", "step", "epoch", "val loss", "val top-1", "val top-5", "test loss",
-             "test top-1", "test top-5")  # fmt: skip
+    heads = ["checkpoint", "step", "epoch"]
+    for split in ("val", "test"):
+        heads += [f"{split} {what}" for what in ("loss", *measures.values())]
     return _table(heads, rows)
 
 
@@ -179,16 +189,18 @@ def _calibration(evaluation: Evaluation) -> str:
 def _history(evaluated: Sequence[Entry]) -> str:
     apart = math.ceil(len(evaluated) / _MOST_LINES) or 1
     chosen = evaluated[::-1][::apart][::-1]  # the last among them
+    key, name = next(iter(_measures(evaluated).items()))
     rows = [
         [
             f"{entry['epoch']:g}", f"{entry['step']:,}", _number(entry, "train_loss"),
-            _percent(entry, "train_top1"), _number(entry, "val_loss"), _percent(entry, "val_top1"),
+            _percent(entry, "train_top1"), _number(entry, "val_loss"),
+            _percent(entry, f"val_{key}"),
             f"{entry['learning_rate']:.3g}", f"{entry['images_per_second']:,.0f}",
             f"{entry['data_wait']:.0%}",
         ]
         for entry in chosen
     ]  # fmt: skip
-    heads = ("epoch", "step", "train loss", "train top-1", "val loss", "val top-1",
+    heads = ("epoch", "step", "train loss", "train top-1", "val loss", f"val {name}",
              "learning rate", "images/s", "data wait")  # fmt: skip
     return (
         f"<details><summary>{len(evaluated):,} evaluations</summary>{_table(heads, rows)}</details>"

@@ -31,6 +31,7 @@ _CURVES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
                                ("val_loss", "validation", _VALIDATION))),
     ("Accuracy", "top-1", (("train_top1", "train", _TRAIN),
                            ("val_top1", "validation", _VALIDATION))),
+    ("Mean average precision", "mAP", (("val_map", "validation", _VALIDATION),)),
     ("Learning rate", "", (("learning_rate", "learning rate", _OTHER),)),
 )  # fmt: skip
 
@@ -61,7 +62,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
             axes.set_xlabel("epoch")
             axes.set_ylabel(unit)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if title == "Accuracy":
+            if unit in ("top-1", "mAP"):
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             if len(lines) > 1:
                 axes.legend(frameon=False)

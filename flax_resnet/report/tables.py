@@ -16,7 +16,8 @@ def results_table(title: str, rows: Mapping[str, tuple[int, Scores | None, Score
     Args:
       title: above the table.
       rows: by name ("best", "last"): step, validation and test scores, each with fractions
-        ``top1``, ``top5`` and perhaps ``map``; None where nothing was kept for validation.
+        ``top1``, ``top5`` and perhaps ``map``; None where nothing was kept for validation. Without
+        any test scores there are no columns for them.
     """
     names = {"top1": "top-1", "top5": "top-5"}
     if any("map" in scores for _, *both in rows.values() for scores in both if scores):
@@ -24,13 +25,14 @@ def results_table(title: str, rows: Mapping[str, tuple[int, Scores | None, Score
     table = Table(title=title, title_justify="left")
     table.add_column("checkpoint")
     table.add_column("step", justify="right")
-    for split in ("val", "test"):
+    tested = any(test for _, _, test in rows.values())
+    for split in ("val", "test") if tested else ("val",):
         for name in names.values():
             table.add_column(f"{split} {name}", justify="right")
     for name, (step, validation, test) in rows.items():
         cells = [
             f"{scores[key]:.2%}" if scores else "–"
-            for scores in (validation, test)
+            for scores in ((validation, test) if tested else (validation,))
             for key in names
         ]
         table.add_row(name, f"{step:,}", *cells)

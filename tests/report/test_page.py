@@ -115,3 +115,14 @@ def test_damage_is_one_sentence(workdir, damage):
         (workdir / damage).write_text('{"a":')
         with pytest.raises(UserError, match="cannot be read"):
             write_page(workdir)
+
+
+def test_a_run_of_any_number_of_classes_shows_mean_average_precision(workdir):
+    path = workdir / "history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for at, line in enumerate(lines[:-1]):
+        line["val_map"] = 0.4321 + at / 10
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_page(workdir).read_text()
+    assert "validation mAP, best" in text and "val mAP" in text and "Mean average precision" in text
+    assert "val top-1" not in text

@@ -1,5 +1,6 @@
 """VOC2012 from its own folder through `prepare` to a multi-label run, from the command line."""
 
+import csv
 import io
 import json
 
@@ -57,6 +58,24 @@ def test_a_run_streams_and_tells_mean_average_precision(prepared, tmp_path, capf
     assert all(0.1 <= line["val_map"] <= 1 for line in lines)
     # A wild guess at 20 questions costs log 2 each; the mean is over them.
     assert lines[0]["train_loss"] == pytest.approx(np.log(2), abs=0.5)
+    check_evaluation(tmp_path, max(lines, key=lambda line: line["val_map"]), capfd)
+
+
+def check_evaluation(folder, best, capfd):
+    """`flax-resnet evaluate` finds again what training found, and says what it cannot do."""
+    run, figures, table = (str(folder / name) for name in ("run", "e.json", "e.csv"))
+    assert main(["evaluate", run, "--json", figures, "--output", table]) == 0
+    assert "mean average precision" in capfd.readouterr().out
+    found = json.loads((folder / "e.json").read_text())
+    assert found["name"] == "voc2012 (validation)" and found["count"] == 10
+    assert found["mean_average_precision"] == pytest.approx(best["val_map"], abs=0.02)
+    assert found["loss"] == pytest.approx(best["val_loss"], rel=1e-3)
+    _, first, *_ = csv.DictReader((folder / "e.csv").read_text().splitlines())
+    assert first["true"] == "bicycle, cat"  # of image 21, by the lists: 21 % 20 and 147 % 20
+    assert main(["evaluate", run, "--mistakes", str(folder / "m.png")]) == 2
+    assert "--mistakes is for images with one class each" in capfd.readouterr().err
+    assert main(["evaluate", run, str(folder)]) == 1
+    assert "name no folder" in capfd.readouterr().err
 
 
 def test_one_class_an_image_is_not_assumed(prepared, tmp_path, capfd):
