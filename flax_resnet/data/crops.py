@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,7 @@ DRAWS = 22
 """Draws for torchvision's ten tries: two for the place, two for each try."""
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A part of an image, in pixels."""
 
     top: float
@@ -57,11 +56,11 @@ def box_of(
     ratio: tuple[float, float],
 ) -> Box:
     """Choose as `crop_box` does, by draws that have been checked."""
-    down, across, *tries = draws
+    down, across = draws[:2]
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for area_draw, ratio_draw in zip(tries[::2], tries[1::2], strict=True):
-        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
-        aspect = math.exp(low + ratio_draw * (high - low))
+    for at in range(2, len(draws), 2):  # the first try fits as a rule
+        area = height * width * (scale[0] + draws[at] * (scale[1] - scale[0]))
+        aspect = math.exp(low + draws[at + 1] * (high - low))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:
             top = int(down * (height - tall + 1))
@@ -85,6 +84,7 @@ def checked_draws(draws: npt.ArrayLike) -> list[float]:
     if array.ndim != 1 or len(array) < 4 or len(array) % 2:
         raise ValueError(f"draws of shape {list(array.shape)}: an even number, at least 4")
     values: list[float] = array.tolist()  # of so few, Python is done before NumPy has begun
-    if not all(0 <= value < 1 for value in values):
+    # The sum tells of a NaN, which the least and the largest may pass over.
+    if not (min(values) >= 0 and max(values) < 1 and sum(values) >= 0):
         raise ValueError("draws must be at least 0 and less than 1")
     return values

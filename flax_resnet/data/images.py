@@ -241,7 +241,7 @@ def _planned(box: Box, visible: Box, size: tuple[int, int], margin: int | None) 
     """Return how to decode and cut an image so that `box` can be resized to `size`; without a
     margin it is decoded in its own size."""
     fit = 0 if margin is None else min(box.height / size[0], box.width / size[1]) / margin
-    shrink = next((factor for factor in (8, 4, 2) if factor <= fit), 1)
+    shrink = 1 if fit < 2 else 2 if fit < 4 else 4 if fit < 8 else 8
     # The scale is 1 / shrink exactly, though the last pixel may reach over the edge.
     left, top = math.floor(visible.left / shrink), math.floor(visible.top / shrink)
     right = math.ceil((visible.left + visible.width) / shrink)

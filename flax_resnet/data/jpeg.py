@@ -103,11 +103,12 @@ def _of_fewer_rows(content: bytes, height: int, rows: int) -> tuple[bytes, int] 
         return None
     # Of each channel its name, how often it is sampled across and down (4 bits each), its table.
     channels = content[frame + 10 : frame + 10 + 3 * content[frame + 9]]
-    block = 8 * max((both & 15 for both in channels[1::3]), default=0)
+    block = 8 * max([both & 15 for both in channels[1::3]], default=0)
     fewer = (rows // block + 1) * block if block else height
     if fewer >= height:
         return None
-    return content[: frame + 5] + fewer.to_bytes(2) + content[frame + 7 :], fewer
+    rest = memoryview(content)[frame + 7 :]  # copied once only
+    return b"".join((content[: frame + 5], fewer.to_bytes(2), rest)), fewer
 
 
 def _frame(content: bytes, end: Collection[int]) -> int | None:
@@ -123,7 +124,7 @@ def _frame(content: bytes, end: Collection[int]) -> int | None:
             return place
         if marker in end:
             return None
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+        place += 2 + (content[place + 2] << 8 | content[place + 3])
     return None
 
 
@@ -148,6 +149,7 @@ def resize(
         part = CropBox(left, top, right - left, bottom - top)
         options = ResizeOptions(_FILTERS[interpolation], crop_box=part, use_alpha=False)
     source = ImageData(pixels.shape[1], pixels.shape[0], PixelType.U8x3, pixels.tobytes())
-    target = ImageData(size[1], size[0], PixelType.U8x3)
-    _own.resizer.resize(source, target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size, 3)
+    if getattr(_own, "size", None) != size:
+        _own.size, _own.target = size, ImageData(size[1], size[0], PixelType.U8x3)
+    _own.resizer.resize(source, _own.target, options)
+    return np.frombuffer(_own.target.get_buffer(), np.uint8).reshape(*size, 3)

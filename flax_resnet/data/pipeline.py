@@ -4,7 +4,9 @@ import functools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,7 +51,8 @@ class Source(Protocol):
         With ``draws`` (float64 ``[B, CROP_DRAWS]``, in [0, 1)) each is a random crop that its row
         alone decides; without, the whole image or its middle. Images that stream have height and
         width ``size``, where it is given. ``"mask"`` (bool ``[B]``), where there is one, is False
-        for images that could not be read.
+        for images that could not be read. Of images that stream, two batches may be gathered at a
+        time.
         """
         ...
 
@@ -131,14 +134,30 @@ def train_batches(
     ``repeats``: see :func:`batch_indices`. ``random_crops`` and ``size_at``, height and width by
     step, are for images that stream; those in memory are cropped and resized on the device.
     """
-    for step in range(start, stop):
+
+    def batch_of(step: int) -> Batch:
         indices = shard.of(batch_indices(seed, step, batch_size, len(split), repeats))
         if not split.streams:
-            yield split.gather(indices)
-            continue
+            return split.gather(indices)
         draws = shard.of(crop_draws(seed, step, batch_size)) if random_crops else None
         size = size_at(step)
-        yield split.gather(indices, draws, **({} if size is None else {"size": size}))
+        return split.gather(indices, draws, **({} if size is None else {"size": size}))
+
+    if not split.streams:
+        yield from map(batch_of, range(start, stop))
+        return
+    # Threads that are done with a batch's last images begin the next one's.
+    pool = ThreadPoolExecutor(2, "batch")
+    try:
+        begun: deque[Future[Batch]] = deque()
+        for step in range(start, stop):
+            begun.append(pool.submit(batch_of, step))
+            if len(begun) == 2:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def eval_batches(split: Source, *, batch_size: int, shard: Shard = Shard()) -> Iterator[Batch]:

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flax_resnet.data import jpeg
-from flax_resnet.data.images import random_resized_crop, read_image, resize_center_crop
+from flax_resnet.data.images import (
+    DRAWS,
+    crop_box,
+    random_resized_crop,
+    read_image,
+    resize_center_crop,
+)
 
 
 def photo(height, width, channels=3):
@@ -65,6 +71,28 @@ def test_quick_decoding_is_two_levels_away_at_most_on_average():
     exact = jpeg.decode(content, (150, 200)).astype(int)
     quick = jpeg.decode(content, (150, 200), quick=True)
     assert 0 < np.abs(quick - exact).mean() < 2
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_training_crops_are_exact_decodings_to_two_levels_on_average(subsampling):
+    """The quick transform rounds down, by about a level; resizing rounds by a quarter of one."""
+    height, width, size = 375, 500, 224
+    content = encoded(photo(height, width), quality=90, subsampling=subsampling)
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        draws = rng.random(DRAWS)
+        found = random_resized_crop(content, draws, size).astype(int)
+        top, left, tall, wide = crop_box(height, width, draws)
+
+        def exact(across, place=(left, top, left + wide, top + tall)):
+            part = whole.crop((place[0] + across, place[1], place[2] + across, place[3]))
+            return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR), int)
+
+        apart = found - exact(0)
+        assert np.abs(apart).mean() < 2
+        assert np.abs(apart.mean((0, 1))).max() < 1.5  # of each colour: no tint
+        assert np.abs(found - exact(1))[:, :-4].mean() > 3  # of a pixel's shift
 
 
 @settings(deadline=None, max_examples=60, database=None)
