@@ -26,7 +26,7 @@ namespace {
 constexpr std::int64_t tile_channels = 6, tile_features = 16, few_channels = 32;
 constexpr std::int64_t block_bytes = 192 * 1024;
 constexpr std::int64_t panel_bytes = 12 * 1024;
-constexpr std::int64_t small_map = 14 * 14;
+constexpr std::int64_t small_map = 28 * 28;
 
 struct Strides {
   std::int64_t image, row, column;

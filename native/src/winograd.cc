@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "outer_products.h"
 #include "panels.h"
 #include "scratch.h"
 #include "tile.h"

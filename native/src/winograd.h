@@ -72,9 +72,6 @@ __attribute__((target("avx2,fma"))) void transform_pixels(const float* const* fr
   }
 }
 
-// Memory of so many numbers for each position: all positions lie in different sets of the caches.
-inline std::int64_t plane_of(std::int64_t numbers) { return (numbers + 1023) / 1024 * 1024 + 32; }
-
 // The result in squares of 4x4 pixels, those of all images in a row.
 struct Squares {
   std::int64_t images, down, across;
