@@ -16,8 +16,8 @@ struct Epilogue {
   bool relu = false;
 };
 
-// A convolution and its input gradient. The kernel is packed first, for images of any number and
-// size; packed kernels are aligned to 32 bytes.
+// A convolution and its input gradient. The kernel is packed first; packed kernels are aligned to 32
+// bytes and fit any images for which the same way pays.
 struct Way {
   const char* name;
   bool (*can)(const Problem& problem);

@@ -19,8 +19,9 @@ namespace {
 // the second-level cache.
 constexpr std::int64_t part_bytes = 512 * 1024;
 constexpr std::int64_t panels_together = 4;
-// Squares whose products take as long as the kernel's transformation.
-constexpr std::int64_t squares_of_packing = 60;
+// Squares whose products take as long as the kernel's transformation, and as reading it.
+constexpr std::int64_t squares_of_packing = 60, squares_of_reading = 10;
+constexpr std::int64_t taps = 9;
 
 // Three numbers of the kernel in a line, evaluated and divided by what the others leave.
 AVX2 void evaluate_kernel(const __m256 (&g)[3], __m256 (&to)[window]) {
@@ -262,11 +263,11 @@ bool can(const Problem& p) {
          p.kernel_width == 3 && p.channels % tile_columns == 0 && p.features % tile_columns == 0;
 }
 
-// The kernel's transformation takes as long as the products of some squares.
+// Transforming the kernel, or reading four times as much of it, takes as long as some squares.
 bool pays(const Problem& p, bool packed) {
   const std::int64_t pixels = p.images * p.out_height * p.out_width;
   const std::int64_t squares = Squares(forward_product(p, nullptr, nullptr)).count();
-  return packed || 9 * pixels >= positions * (squares + squares_of_packing);
+  return taps * pixels >= positions * (squares + (packed ? squares_of_reading : squares_of_packing));
 }
 
 std::int64_t packed_bytes(const Problem& p) {
