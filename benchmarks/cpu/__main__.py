@@ -134,8 +134,9 @@ def main():
             before = peak.measure()
             started = time.strftime("%Y-%m-%d")
             figures = compare(workload, options.contenders, options.samples)
-            gemm = max(before, peak.measure())
-            kept[workload] = {"date": started, "gemm": gemm, "contenders": figures}
+            after = peak.measure()
+            peaks = {kind: max(before[kind], after[kind]) for kind in before}
+            kept[workload] = {"date": started, **peaks, "contenders": figures}
             options.figures.parent.mkdir(exist_ok=True)
             options.figures.write_text(json.dumps(kept, indent=1) + "\n")
     page = options.figures.with_suffix(".md")
