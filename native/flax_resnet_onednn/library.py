@@ -83,6 +83,11 @@ def onednn_version() -> str:
     return library().flax_resnet_onednn_version().decode()
 
 
+def has_avx2() -> bool:
+    """Whether this processor can compute batch normalisation and max-pool here: AVX2 and FMA."""
+    return bool(library().flax_resnet_has_avx2())
+
+
 def bf16_is_fast() -> bool:
     """Whether this processor has fast convolutions in bfloat16; if not, they run in float32."""
     return bool(library().flax_resnet_bf16_is_fast())

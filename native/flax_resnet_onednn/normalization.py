@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .library import call, library
+from .library import call
 
 
 class Affine(NamedTuple):
@@ -20,11 +20,6 @@ class Affine(NamedTuple):
     mean: jax.Array
     factor: jax.Array
     bias: jax.Array
-
-
-def normalization_is_fast() -> bool:
-    """Whether this processor can: AVX2 and FMA."""
-    return bool(library().flax_resnet_normalization_is_fast())
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:

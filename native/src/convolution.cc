@@ -26,8 +26,7 @@ constexpr std::int64_t header_bytes = 64;
 struct Header {
   char text[header_bytes] = {};
 
-  explicit Header(const Problem& p) {
-    const Way* const way = way_of(p, true);
+  Header(const Problem& p, const Way* way) {
     if (way != nullptr) {
       std::snprintf(text, header_bytes, "flax_resnet %s", way->name);
     } else {
@@ -36,13 +35,11 @@ struct Header {
   }
 };
 
-}  // namespace
-
-bool own_kernels_suit(const Problem& p) {
-  static const bool suits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                            !__builtin_cpu_supports("avx512f");
-  return suits && p.dtype == Dtype::f32;
+std::int64_t packed_bytes(const Problem& p, const Way* way) {
+  return header_bytes + (way != nullptr ? way->packed_bytes(p) : onednn::packed_bytes(p));
 }
+
+}  // namespace
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
@@ -70,27 +67,25 @@ void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dker
   onednn::kernel_gradient(p, x, dy, dkernel, executor);
 }
 
-std::int64_t packed_bytes(const Problem& p) {
-  const Way* const way = way_of(p, true);
-  return header_bytes + (way != nullptr ? way->packed_bytes(p) : onednn::packed_bytes(p));
-}
+std::int64_t packed_bytes(const Problem& p) { return packed_bytes(p, way_of(p, true)); }
 
 void pack(const Problem& p, const void* kernel, void* packed, const Executor& executor) {
-  std::memcpy(packed, Header(p).text, header_bytes);
-  void* const numbers = static_cast<char*>(packed) + header_bytes;
   const Way* const way = way_of(p, true);
+  std::memcpy(packed, Header(p, way).text, header_bytes);
+  void* const numbers = static_cast<char*>(packed) + header_bytes;
   if (way == nullptr) return onednn::pack(p, kernel, numbers);
   way->pack(p, floats(kernel), floats(numbers), executor);
 }
 
 void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor) {
-  if (bytes != packed_bytes(p) || std::memcmp(packed, Header(p).text, header_bytes) != 0) {
+  const Way* const way = way_of(p, true);
+  if (bytes != packed_bytes(p, way) ||
+      std::memcmp(packed, Header(p, way).text, header_bytes) != 0) {
     throw BadArgument("this kernel was packed for images of another shape or on another machine: "
                       "pack it anew");
   }
   const void* const numbers = static_cast<const char*>(packed) + header_bytes;
-  const Way* const way = way_of(p, true);
   if (way == nullptr) return onednn::forward_packed(p, x, numbers, epilogue, y, executor);
   way->forward(p, floats(x), floats(numbers), epilogue, floats(y), executor);
 }

@@ -7,6 +7,7 @@
 #include "convolution.h"
 #include "custom_call.h"
 #include "onednn.h"
+#include "processor.h"
 
 namespace {
 
@@ -187,6 +188,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient, gradi
 
 // Plain C, for ctypes.
 extern "C" {
+
+int flax_resnet_has_avx2() { return flax_resnet::has_avx2() ? 1 : 0; }
 
 int flax_resnet_bf16_is_fast() { return flax_resnet::bf16_is_fast() ? 1 : 0; }
 

@@ -193,20 +193,22 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
   }
 }
 
-void pack(const Product& p, std::int64_t groups, const float* kernel, float* packed,
-          const Executor& executor) {
-  const Blocks blocks(p.channels, groups);
+std::int64_t packed_size(const Product& p) {
+  const Blocks blocks(p.channels, p.groups);
+  return blocks.count * Packed(p, blocks).block_size;
+}
+
+void pack(const Product& p, const float* kernel, float* packed, const Executor& executor) {
+  const Blocks blocks(p.channels, p.groups);
   const Packed layout(p, blocks);
   executor.run(blocks.count, [&](std::int64_t block) {
     pack_block(p, blocks, kernel, block, packed + block * layout.block_size);
   });
 }
 
-void run(const Product& p, std::int64_t groups, const float* packed, const Epilogue& epilogue,
+void run(const Product& p, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
-  if (p.rows <= 0 || p.columns <= 0) return;
-  if (p.taps.empty()) return clear(p, executor);
-  const Blocks blocks(p.channels, groups);
+  const Blocks blocks(p.channels, p.groups);
   const Packed layout(p, blocks);
   const std::int64_t bands = bands_of(p, blocks, band_bytes);
   executor.run(blocks.count * p.images * bands, [&](std::int64_t part) {
@@ -227,34 +229,8 @@ bool can(const Problem& p) {
 
 bool pays(const Problem&, bool) { return true; }
 
-std::int64_t packed_bytes(const Problem& p) {
-  return p.kernel_size() * static_cast<std::int64_t>(sizeof(float));
-}
-
-void pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
-  pack(forward_product(p, nullptr, nullptr), p.groups, kernel, packed, executor);
-}
-
-void forward(const Problem& p, const float* x, const float* packed, const Epilogue& epilogue,
-             float* y, const Executor& executor) {
-  run(forward_product(p, x, y), p.groups, packed, epilogue, executor);
-}
-
-void input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
-                    const Executor& executor) {
-  thread_local Scratch scratch;
-  auto* const packed = static_cast<float*>(scratch.get(packed_bytes(p)));
-  for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
-    for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
-      const Product product = gradient_product(p, dy, dx, row, column);
-      pack(product, p.groups, kernel, packed, executor);
-      run(product, p.groups, packed, {}, executor);
-    }
-  }
-}
-
 }  // namespace
 
-const Way grouped{"grouped", can, pays, packed_bytes, pack, forward, input_gradient};
+const Way grouped{"grouped", can, pays, packed_size, pack, run};
 
 }  // namespace flax_resnet

@@ -122,7 +122,8 @@ void sum_images(const Problem& p, const float* x, const float* dy, const Blocks&
   const std::int64_t channel = block * blocks.width, row_step = p.out_width * blocks.width;
   // dy's own rows are a window too, of a product by one tap.
   const Product result{dy, p.out_height, p.out_width, p.features, 1, nullptr, p.images,
-                       p.out_height, p.out_width, p.features, 0, 0, 0, {{0, 0, 0}}, false};
+                       p.out_height, p.out_width, p.features, 0, 0, 0, {{0, 0, 0}}, false,
+                       p.groups};
   std::memset(to, 0, tiles.count * Tiles::size * sizeof(float));
   thread_local Scratch x_scratch, dy_scratch;
   for (std::int64_t i = 0; i < images * bands; ++i) {

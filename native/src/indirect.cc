@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "panels.h"
-#include "scratch.h"
 #include "tile.h"
 #include "ways.h"
 
@@ -167,39 +166,10 @@ bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
 
 bool pays(const Problem& p, bool) { return p.kernel_size() >= large_kernel; }
 
-std::int64_t packed_bytes(const Problem& p) {
-  return forward_product(p, nullptr, nullptr).packed_size() *
-         static_cast<std::int64_t>(sizeof(float));
-}
-
-void pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
-  pack_panels(forward_product(p, nullptr, nullptr), kernel, packed, executor);
-}
-
-void forward(const Problem& p, const float* x, const float* packed, const Epilogue& epilogue,
-             float* y, const Executor& executor) {
-  run(forward_product(p, x, y), packed, epilogue, executor);
-}
-
-void input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
-                    const Executor& executor) {
-  thread_local Scratch scratch;
-  for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
-    for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
-      const Product product = gradient_product(p, dy, dx, row, column);
-      if (product.taps.empty()) {
-        clear(product, executor);
-        continue;
-      }
-      float* const packed = static_cast<float*>(scratch.get(product.packed_size() * sizeof(float)));
-      pack_panels(product, kernel, packed, executor);
-      run(product, packed, {}, executor);
-    }
-  }
-}
+std::int64_t packed_size(const Product& p) { return p.packed_size(); }
 
 }  // namespace
 
-const Way indirect{"indirect", can, pays, packed_bytes, pack, forward, input_gradient};
+const Way indirect{"indirect", can, pays, packed_size, pack_panels, run};
 
 }  // namespace flax_resnet

@@ -215,10 +215,6 @@ void summed(Pixels size, double scale, float* first, float* second, const Execut
 
 }  // namespace
 
-bool normalization_is_fast() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-
 void moments(Pixels size, const float* x, float* mean, float* mean_square,
              const Executor& executor) {
   summed(size, 1.0 / static_cast<double>(size.count), mean, mean_square, executor,

@@ -2,7 +2,8 @@
 // negative numbers made zero.
 //
 // What is summed and what is done with the sums are functions of their own, because sums may have to
-// be shared with other devices in between. Each function reads its arrays once.
+// be shared with other devices in between. Each function reads its arrays once. On processors of
+// which has_avx2 (processor.h) is true.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,6 @@
 #include "executor.h"
 
 namespace flax_resnet {
-
-// Whether this processor can: AVX2 and FMA.
-bool normalization_is_fast();
 
 // How a channel's values become the result: (x - mean) * factor + bias, all [channels].
 struct Affine {

@@ -133,7 +133,3 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_normalization_gradient, NormalizationG
                                   .Arg<Array>()
                                   .Ret<Array>()
                                   .Attr<bool>("relu"));
-
-extern "C" int flax_resnet_normalization_is_fast() {
-  return flax_resnet::normalization_is_fast() ? 1 : 0;
-}

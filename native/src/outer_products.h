@@ -15,9 +15,6 @@
 
 namespace flax_resnet {
 
-// Numbers of memory for each position: all positions lie in different sets of the caches.
-inline std::int64_t plane_of(std::int64_t numbers) { return (numbers + 1023) / 1024 * 1024 + 32; }
-
 // Blocks of the sums [positions, channels, features]; channels and features are multiples of 16.
 struct SumBlocks {
   std::int64_t positions;

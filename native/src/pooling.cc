@@ -1,3 +1,5 @@
+// Max-pool on processors with AVX2.
+//
 // Why: XLA:CPU's forward pass reads its windows number by number, and its gradient searches for each
 // maximum again. Here pixels go by with all their channels, eight numbers at once, and the forward
 // pass in training keeps one byte a window, as models/lowerings/pooling.py does without this library.

@@ -1,4 +1,4 @@
-// Max-pool of float32 images and its gradient.
+// Max-pool of float32 images and its gradient, on processors of which has_avx2 (processor.h) is true.
 #pragma once
 
 #include <cstdint>

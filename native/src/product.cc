@@ -7,7 +7,7 @@ namespace flax_resnet {
 Product forward_product(const Problem& p, const float* x, float* y) {
   Product product{x, p.height, p.width, p.channels, p.stride, y, p.images, p.out_height,
                   p.out_width, p.features, p.output_image(), p.out_width * p.features, p.features,
-                  {}, false};
+                  {}, false, p.groups};
   for (std::int64_t i = 0; i < p.kernel_height; ++i) {
     for (std::int64_t j = 0; j < p.kernel_width; ++j) {
       product.taps.push_back({i - p.top, j - p.left, i * p.kernel_width + j});
@@ -22,7 +22,8 @@ Product gradient_product(const Problem& p, const float* dy, float* dx, std::int6
   Product product{dy, p.out_height, p.out_width, p.features, 1,
                   dx + (row * p.width + column) * p.channels, p.images,
                   ceil_div(p.height - row, s), ceil_div(p.width - column, s), p.channels,
-                  p.input_image(), s * p.width * p.channels, s * p.channels, {}, true};
+                  p.input_image(), s * p.width * p.channels, s * p.channels, {}, true,
+                  p.groups};
   for (std::int64_t i = 0; i < p.kernel_height; ++i) {
     for (std::int64_t j = 0; j < p.kernel_width; ++j) {
       const std::int64_t y = row + p.top - i, x = column + p.left - j;

@@ -14,6 +14,7 @@ namespace flax_resnet {
 constexpr std::int64_t tile_rows = 6, tile_columns = 16;
 // Channels of a block of the sum: a panel of them stays in the first-level cache.
 constexpr std::int64_t block_depth = 320;
+
 struct Tap {
   std::int64_t row, column;  // of the source's pixel, from the result's times the stride
   std::int64_t kernel;       // index of its matrix in the kernel [h w, C, F]
@@ -33,6 +34,7 @@ struct Product {
   std::int64_t image_step, row_step, column_step;  // of the result, in numbers
   std::vector<Tap> taps;
   bool transposed;  // the kernel is [tap, f, c]
+  std::int64_t groups;
 
   std::int64_t pixels() const { return images * rows * columns; }
   std::int64_t panels() const { return ceil_div(features, tile_columns); }

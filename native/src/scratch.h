@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -31,5 +32,9 @@ class Scratch {
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// So many numbers for each of several arrays, one after another: rounded up, so that the same place in
+// all lies in different sets of the caches.
+inline std::int64_t plane_of(std::int64_t numbers) { return (numbers + 1023) / 1024 * 1024 + 32; }
 
 }  // namespace flax_resnet

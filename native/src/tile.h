@@ -17,11 +17,10 @@ struct Finish {
 };
 
 // Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
-__attribute__((target("avx2,fma"))) inline void multiply(const float* const* sources, std::int64_t taps,
-                                                  std::int64_t channel, std::int64_t channels,
-                                                  const float* panel, float* const* results,
-                                                  std::int64_t feature, bool first,
-                                                  const Finish* last) {
+__attribute__((target("avx2,fma"))) inline void multiply(
+    const float* const* sources, std::int64_t taps, std::int64_t channel, std::int64_t channels,
+    const float* panel, float* const* results, std::int64_t feature, bool first,
+    const Finish* last) {
   __m256 acc[tile_rows][2];
   if (first) {
 #pragma GCC unroll 6

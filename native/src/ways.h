@@ -6,6 +6,7 @@
 
 #include "executor.h"
 #include "problem.h"
+#include "product.h"
 
 namespace flax_resnet {
 
@@ -16,23 +17,30 @@ struct Epilogue {
   bool relu = false;
 };
 
-// A convolution and its input gradient. The kernel is packed first; packed kernels are aligned to 32
-// bytes and fit any images for which the same way pays.
+// A way to compute products, and so a convolution and its input gradient. The kernel is packed first;
+// packed kernels are aligned to 32 bytes and fit any images for which the same way pays.
 struct Way {
   const char* name;
   bool (*can)(const Problem& problem);
   // Whether it is the better way; `packed`: where the kernel has been packed beforehand.
   bool (*pays)(const Problem& problem, bool packed);
-  std::int64_t (*packed_bytes)(const Problem& problem);
-  void (*pack)(const Problem& problem, const float* kernel, float* packed,
-               const Executor& executor);
-  void (*forward)(const Problem& problem, const float* x, const float* packed,
-                  const Epilogue& epilogue, float* y, const Executor& executor);
-  void (*input_gradient)(const Problem& problem, const float* dy, const float* kernel, float* dx,
-                         const Executor& executor);
+  // Of a product: the numbers of its packed kernel, packing that, and computing.
+  std::int64_t (*packed_size)(const Product& product);
+  void (*pack_product)(const Product& product, const float* kernel, float* packed,
+                       const Executor& executor);
+  void (*run)(const Product& product, const float* packed, const Epilogue& epilogue,
+              const Executor& executor);
+
+  std::int64_t packed_bytes(const Problem& problem) const;
+  void pack(const Problem& problem, const float* kernel, float* packed,
+            const Executor& executor) const;
+  void forward(const Problem& problem, const float* x, const float* packed,
+               const Epilogue& epilogue, float* y, const Executor& executor) const;
+  void input_gradient(const Problem& problem, const float* dy, const float* kernel, float* dx,
+                      const Executor& executor) const;
 };
 
-// And its kernel gradient.
+// A way to compute a kernel gradient.
 struct GradientWay {
   const char* name;
   bool (*can)(const Problem& problem);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "outer_products.h"
 #include "panels.h"
 #include "scratch.h"
 #include "tile.h"
@@ -21,7 +20,6 @@ constexpr std::int64_t part_bytes = 512 * 1024;
 constexpr std::int64_t panels_together = 4;
 // Squares whose products take as long as the kernel's transformation, and as reading it.
 constexpr std::int64_t squares_of_packing = 60, squares_of_reading = 10;
-constexpr std::int64_t taps = 9;
 
 // Three numbers of the kernel in a line, evaluated and divided by what the others leave.
 AVX2 void evaluate_kernel(const __m256 (&g)[3], __m256 (&to)[window]) {
@@ -47,6 +45,8 @@ AVX2 void interpolate(const __m256 (&m)[window], __m256 (&to)[window_step]) {
 
 std::int64_t kernel_plane(const Product& p) { return plane_of(p.channels * p.features); }
 
+std::int64_t packed_size(const Product& p) { return positions * kernel_plane(p); }
+
 // The matrices of the kernel by the place of their taps.
 struct Matrices {
   std::int64_t top, left;  // of the first tap
@@ -63,7 +63,7 @@ struct Matrices {
   }
 };
 
-// 8 features by 8 channels, or one channel: `from` apart by `step`.
+// Eight of the 3x3 matrices, whose numbers lie `offset` from the first, transformed.
 AVX2 void transform_kernel(const Matrices& matrices, std::int64_t offset, __m256 (&to)[positions]) {
   __m256 half[window][3];
   for (int j = 0; j < 3; ++j) {
@@ -250,7 +250,7 @@ void pack(const Product& p, const float* kernel, float* packed, const Executor& 
 
 void run(const Product& p, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
-  const Squares squares(p);
+  const Squares squares(p.images, p.rows, p.columns);
   const Matrices matrices(p, nullptr);
   const auto parts = cut(p, squares, executor.threads());
   executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
@@ -266,34 +266,13 @@ bool can(const Problem& p) {
 // Transforming the kernel, or reading four times as much of it, takes as long as some squares.
 bool pays(const Problem& p, bool packed) {
   const std::int64_t pixels = p.images * p.out_height * p.out_width;
-  const std::int64_t squares = Squares(forward_product(p, nullptr, nullptr)).count();
-  return taps * pixels >= positions * (squares + (packed ? squares_of_reading : squares_of_packing));
-}
-
-std::int64_t packed_bytes(const Problem& p) {
-  return positions * plane_of(p.channels * p.features) * static_cast<std::int64_t>(sizeof(float));
-}
-
-void pack(const Problem& p, const float* kernel, float* packed, const Executor& executor) {
-  pack(forward_product(p, nullptr, nullptr), kernel, packed, executor);
-}
-
-void forward(const Problem& p, const float* x, const float* packed, const Epilogue& epilogue,
-             float* y, const Executor& executor) {
-  run(forward_product(p, x, y), packed, epilogue, executor);
-}
-
-void input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
-                    const Executor& executor) {
-  thread_local Scratch scratch;
-  auto* const packed = static_cast<float*>(scratch.get(packed_bytes(p)));
-  const Product product = gradient_product(p, dy, dx, 0, 0);
-  pack(product, kernel, packed, executor);
-  run(product, packed, {}, executor);
+  const std::int64_t squares = Squares(p.images, p.out_height, p.out_width).count();
+  const std::int64_t more = packed ? squares_of_reading : squares_of_packing;
+  return p.kernel_height * p.kernel_width * pixels >= positions * (squares + more);
 }
 
 }  // namespace
 
-const Way winograd{"winograd", can, pays, packed_bytes, pack, forward, input_gradient};
+const Way winograd{"winograd", can, pays, packed_size, pack, run};
 
 }  // namespace flax_resnet

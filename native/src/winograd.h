@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "product.h"
+#include "problem.h"
 
 namespace flax_resnet {
 
@@ -76,10 +76,10 @@ __attribute__((target("avx2,fma"))) void transform_pixels(const float* const* fr
 struct Squares {
   std::int64_t images, down, across;
 
-  explicit Squares(const Product& p)
-      : images(p.images),
-        down(ceil_div(p.rows, window_step)),
-        across(ceil_div(p.columns, window_step)) {}
+  Squares(std::int64_t images, std::int64_t rows, std::int64_t columns)
+      : images(images),
+        down(ceil_div(rows, window_step)),
+        across(ceil_div(columns, window_step)) {}
   std::int64_t count() const { return images * down * across; }
 };
 

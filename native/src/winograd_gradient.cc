@@ -72,7 +72,7 @@ bool pays(const Problem&) { return true; }
 
 void run(const Problem& p, const float* x, const float* dy, float* dkernel,
          const Executor& executor) {
-  const Squares squares(forward_product(p, x, nullptr));
+  const Squares squares(p.images, p.out_height, p.out_width);
   const SumBlocks blocks(positions, p.channels, p.features, executor.threads());
   const std::vector<float> zeros(std::max(p.channels, p.features), 0.0f);
   const auto fill = [&](std::int64_t index, std::int64_t at, const Round& images,

@@ -27,17 +27,17 @@ def is_available() -> bool:
 
 
 @cache
-def _normalization_is_fast() -> bool:
-    from flax_resnet_onednn import normalization
+def _has_avx2() -> bool:
+    import flax_resnet_onednn
 
-    return normalization.normalization_is_fast()
+    return flax_resnet_onednn.has_avx2()
 
 
 def normalizes(x: jax.Array, *dtypes: Any) -> bool:
     """Whether batch normalisation of ``x`` is computed there: float32 throughout."""
     if jax.default_backend() != "cpu" or x.size == 0 or not is_available():
         return False
-    return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _normalization_is_fast()
+    return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _has_avx2()
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array | None:
@@ -48,7 +48,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array 
 
     smallest = min(x.shape[1:3]) + 2 * padding
     fits = window <= min(smallest, flax_resnet_onednn.pooling.LARGEST_WINDOW)
-    if not fits or 2 * padding > window or not x.size or not _normalization_is_fast():
+    if not fits or 2 * padding > window or not x.size or not _has_avx2():
         return None
     return flax_resnet_onednn.max_pool(x, window, stride, padding)
 
