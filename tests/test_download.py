@@ -296,6 +296,15 @@ def test_transfer_that_falls_silent(
     assert f"{TRICKLE} bytes are kept" in message
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises, also where a shell started the tests in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_by_the_user_then_resumed(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
     part = part_of(target)
