@@ -28,6 +28,21 @@ constexpr std::int64_t part_rows = 96;
 // image: 82 ms with all above 64 Ki here, 73 with all above 16 Ki, 92 with those above 256 Ki.)
 constexpr std::int64_t large_kernel = 16 * 1024;
 
+// Results, and residuals, are asked for while the tiles before are computed: each lies on lines that no
+// earlier one has brought in, and memory takes about as long as this many steps of a sum.
+constexpr std::int64_t steps_ahead = 256;
+
+// By the instruction for lines to be written, which processors that lack it take for nothing.
+void ask_for_results(float* const* pixels, std::int64_t feature) {
+  for (std::int64_t i = 0; i < tile_rows; ++i) {
+    asm volatile("prefetchw %0" : : "m"(pixels[i][feature]));
+  }
+}
+
+void ask_for(const float* const* pixels, std::int64_t feature) {
+  for (std::int64_t i = 0; i < tile_rows; ++i) __builtin_prefetch(pixels[i] + feature);
+}
+
 // Some pixels of the result and some of its panels: the work of one thread.
 struct Part {
   std::int64_t first_pixel, pixels, first_panel, panels;
@@ -130,6 +145,7 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
     const std::int64_t depth = block.taps * block.channels;
+    const std::int64_t ahead = 1 + steps_ahead / depth;
     const float* const packed_block = packed + block.depth_before * p.panels() * tile_columns;
     for (std::int64_t j = part.first_panel; j < part.first_panel + part.panels; ++j) {
       const float* const panel = packed_block + j * depth * tile_columns;
@@ -142,6 +158,12 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
             pointers.residuals.empty() ? nullptr : &pointers.residuals[tile * tile_rows],
             epilogue.relu};
         const Finish* const last = b + 1 == blocks.size() ? &finish : nullptr;
+        if (tile + ahead < tiles) {
+          ask_for_results(results + ahead * tile_rows, j * tile_columns);
+          if (last != nullptr && last->residuals != nullptr) {
+            ask_for(last->residuals + ahead * tile_rows, j * tile_columns);
+          }
+        }
         if ((j + 1) * tile_columns <= p.features) {
           multiply(sources, block.taps, block.first_channel, block.channels, panel, results,
                    j * tile_columns, b == 0, last);

@@ -17,13 +17,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "panels.h"
 #include "scratch.h"
 #include "ways.h"
 
 namespace flax_resnet {
 namespace {
 
-constexpr std::int64_t tile_channels = 6, tile_features = 16, few_channels = 32;
+constexpr std::int64_t tile_channels = tile_rows, tile_features = tile_columns;
+constexpr std::int64_t few_channels = 32;
 constexpr std::int64_t block_bytes = 192 * 1024;
 constexpr std::int64_t panel_bytes = 12 * 1024;
 constexpr std::int64_t small_map = 28 * 28;
@@ -184,12 +186,8 @@ class Worker {
         for (std::int64_t f = 0; f < features_.size(); ++f) {
           float* const to = copy + (f * pixels + pixel) * tile_features;
           const std::int64_t left = p_.features - first - f * tile_features;
-          if (left >= tile_features) {
-            std::memcpy(to, from + f * tile_features, tile_features * sizeof(float));
-          } else {
-            std::memset(to, 0, tile_features * sizeof(float));
-            std::memcpy(to, from + f * tile_features, left * sizeof(float));
-          }
+          if (left < tile_features) std::memset(to, 0, tile_features * sizeof(float));
+          copy_columns(from + f * tile_features, std::min(left, tile_features), to);
         }
       }
     }
@@ -258,9 +256,9 @@ class Worker {
               const std::int64_t j = (first + k) / plan_.panel;
               const std::int64_t channel = panel * plan_.panel + (first + k) % plan_.panel;
               if (j >= p_.kernel_width || channel >= p_.channels) continue;
-              std::memcpy(dkernel + ((i * p_.kernel_width + j) * p_.channels + channel) *
-                                        p_.features + feature,
-                          sums, count * sizeof(float));
+              copy_columns(sums, count,
+                           dkernel + ((i * p_.kernel_width + j) * p_.channels + channel) *
+                                         p_.features + feature);
             }
           }
         }

@@ -2,8 +2,6 @@
 
 #include <immintrin.h>
 
-#include <cstring>
-
 namespace flax_resnet {
 
 __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
@@ -41,8 +39,10 @@ void pack_block(const Product& p, const Block& block, const float* kernel, float
         float* to = to_tap + c * tile_columns;
         for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * tile_columns) {
           const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
-          std::memcpy(to, from + panel * tile_columns, count * sizeof(float));
-          std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
+          copy_columns(from + panel * tile_columns, count, to);
+          if (count < tile_columns) {
+            std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
+          }
         }
       }
       continue;

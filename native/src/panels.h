@@ -2,11 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "executor.h"
 #include "product.h"
 
 namespace flax_resnet {
+
+// At most 16 numbers. (A copy of so many as the compiler knows is two instructions, another a call.)
+inline void copy_columns(const float* from, std::int64_t count, float* to) {
+  if (count == tile_columns) {
+    std::memcpy(to, from, tile_columns * sizeof(float));
+  } else {
+    std::memcpy(to, from, count * sizeof(float));
+  }
+}
 
 // Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
 void transpose(const float* from, std::int64_t step, float* to);
