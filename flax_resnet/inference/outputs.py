@@ -97,9 +97,13 @@ def _features(
 
 
 def _folded(run: LoadedRun) -> tuple[nn.Module, Any]:
-    """Batch norm folded, once for a run, by NumPy: nothing is traced or compiled for it."""
+    """Batch norm folded, once for a run, by NumPy: nothing is traced or compiled for it.
+
+    The result is put on a device here, or each call for a single image would copy all of it.
+    """
     if "folded" not in run.programs:
-        run.programs["folded"] = fold_batch_norm(run.model, jax.device_get(run.variables))
+        model, variables = fold_batch_norm(run.model, jax.device_get(run.variables))
+        run.programs["folded"] = model, jax.device_put(variables, jax.local_devices()[0])
     return run.programs["folded"]
 
 

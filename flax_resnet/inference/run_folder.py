@@ -88,6 +88,10 @@ def load_run(folder: str | Path) -> LoadedRun:
       UserError: the folder is missing or not a run's, or one of its files is damaged.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file, but a run is a folder: fr.load_weights reads files of weights."
+        )
     settings = _read_json(folder / "config.json")
     classes = _read_json(folder / "classes.json")
     preprocessing = _read_json(folder / "preprocessing.json")

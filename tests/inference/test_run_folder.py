@@ -6,6 +6,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.data import Framing
+from flax_resnet.errors import UserError
 from flax_resnet.training import write_description
 
 
@@ -45,3 +46,9 @@ def test_older_folders_do_not_say_how_files_are_framed(folder, settings, channel
     described = {"mean": numbers, "std": numbers, "image_size": None}
     (folder / "preprocessing.json").write_text(json.dumps(described))
     assert fr.load_run(folder).framing == framing
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(UserError, match=r"is a file, but a run is a folder: fr\.load_weights"):
+        fr.load_run(tmp_path / "weights.npz")
