@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from .library import alike, bf16_is_fast, call, library
 
@@ -124,20 +125,30 @@ def _convolution(x: jax.Array, kernel: jax.Array, options: _Options) -> jax.Arra
     return fused_convolution(x, kernel, **options._asdict())
 
 
-def _convolution_forward(x: jax.Array, kernel: jax.Array, options: _Options) -> Any:
-    return _convolution(x, kernel, options), (x, kernel)
+def _convolution_forward(x: Any, kernel: Any, options: _Options) -> Any:
+    # Whether a gradient is wanted is static, so it is told by structure: () or None.
+    wanted = tuple(() if operand.perturbed else None for operand in (x, kernel))
+    return _convolution(x.value, kernel.value, options), (x.value, kernel.value, wanted)
 
 
-def _convolution_backward(options: _Options, operands: Any, dy: jax.Array) -> Any:
-    x, kernel = operands
+def _convolution_backward(options: _Options, kept: Any, dy: Any) -> Any:
+    x, kernel, wanted = kept
+    dx = dkernel = None
+    if isinstance(dy, SymbolicZero):
+        return dx, dkernel
     attributes = options.attributes()
-    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
-    dx = call("flax_resnet_input_gradient", like_x)(dy, kernel, **attributes)
-    dkernel = call("flax_resnet_kernel_gradient", like_kernel)(x, dy, **attributes)
+    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, kernel))
+    if wanted[0] is not None:
+        dx = call("flax_resnet_input_gradient", like_x)(dy, kernel, **attributes)
+    if wanted[1] is not None:
+        # After dx, which reads the kernel: XLA then knows that a step's new kernel, which needs
+        # dkernel, may take the old one's place; otherwise it copies all parameters in each step.
+        after = () if dx is None else (dx,)
+        dkernel = call("flax_resnet_kernel_gradient", like_kernel)(x, dy, *after, **attributes)
     return dx, dkernel
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(_convolution_forward, _convolution_backward, symbolic_zeros=True)
 
 
 def _output_shape(x: Shape, kernel: Shape, options: _Options) -> Shape:

@@ -119,8 +119,10 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array kernel, Result dx
   });
 }
 
-ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dkernel,
-                          std::int64_t stride, std::int64_t padding, std::int64_t groups) {
+// The last arguments are not read: the call waits for them.
+ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, ffi::RemainingArgs,
+                          Result dkernel, std::int64_t stride, std::int64_t padding,
+                          std::int64_t groups) {
   return guarded([&] {
     same_dtype(x, dy);
     same_dtype(x, *dkernel);
@@ -173,18 +175,26 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
                                   .Attr<std::int64_t>("padding")
                                   .Attr<std::int64_t>("groups"));
 
-static auto gradient_call() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Array>()
-      .Arg<Array>()
-      .Ret<Array>()
-      .Attr<std::int64_t>("stride")
-      .Attr<std::int64_t>("padding")
-      .Attr<std::int64_t>("groups");
-}
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient, gradient_call());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient, gradient_call());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .RemainingArgs()
+                                  .Ret<Array>()
+                                  .Attr<std::int64_t>("stride")
+                                  .Attr<std::int64_t>("padding")
+                                  .Attr<std::int64_t>("groups"));
 
 // Plain C, for ctypes.
 extern "C" {

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 
@@ -211,6 +212,38 @@ def test_vmap_of_value_and_gradients():
     wanted = jax.vmap(lambda x: slopes(reference, x))(many)
     for a, b in zip(got, wanted, strict=True):
         assert_close(a, b, 2e-5)
+
+
+def _compiled(function, *arguments, **options):
+    return jax.jit(function, **options).lower(*arguments).compile().as_text()
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_only_wanted_gradients_are_computed(wanted):
+    def loss(x, kernel):
+        return onednn.convolution(x, kernel, padding=1).sum()
+
+    compiled = _compiled(jax.grad(loss, wanted), *operands(2, 8, 8, 16, (3, 3), 16, 1))
+    assert ("flax_resnet_input_gradient" in compiled) == (wanted == 0)
+    assert ("flax_resnet_kernel_gradient" in compiled) == (wanted == 1)
+
+
+def test_donated_kernels_are_not_copied():
+    """XLA copies what it does not know to be read for the last time: each step, all parameters."""
+    x, kernel = operands(2, 8, 8, 32, (3, 3), 32, 1)
+
+    def step(kernels):
+        def loss(kernels):
+            y = x
+            for kernel in kernels:
+                y = jnp.tanh(onednn.convolution(y, kernel, padding=1))
+            return y.sum()
+
+        return [a - 0.1 * b for a, b in zip(kernels, jax.grad(loss)(kernels), strict=True)]
+
+    compiled = _compiled(step, [kernel, kernel + 1, kernel - 1], donate_argnums=0)
+    assert "f32[3,3,32,32]" in compiled
+    assert not re.findall(r"f32\[3,3,32,32\]\S* copy\(", compiled)
 
 
 def test_many_threads_at_once_make_and_share_primitives():
