@@ -131,10 +131,11 @@ def main():
     if not options.render:
         for workload in options.workloads:
             print(workload, flush=True)
-            before = peak.measure()
+            dtype = WORKLOADS[workload].dtype
+            before = peak.measure(dtype)
             started = time.strftime("%Y-%m-%d")
             figures = compare(workload, options.contenders, options.samples)
-            after = peak.measure()
+            after = peak.measure(dtype)
             peaks = {kind: max(before[kind], after[kind]) for kind in before}
             kept[workload] = {"date": started, **peaks, "contenders": figures}
             options.figures.parent.mkdir(exist_ok=True)

@@ -23,11 +23,11 @@ Milliseconds are medians of a step (training: forward, backward, SGD with moment
 logits; ratios are PyTorch's median over ours, so that above 1 ours is quicker. PyTorch is the best
 of its own ways that took part in that row. "Tuned" is with the memory allocator's settings of
 `fr.tune_cpu`, for ours with its XLA flag too; "as installed" is without. Peak: the share of the
-machine's arithmetic peak (float32 matrix product of 2048 by 2048, as PyTorch reaches it) that the
-model's nominal arithmetic comes to: Winograd's convolutions, with oneDNN, do less of it.
-Processor time is the sum over all threads, waiting ones of PyTorch's included; it tells more than
-the clock where other programs run beside. Who was far behind
-after the first turn was left at that turn's 3 samples, or 2 where a step takes over 8 seconds.
+machine's arithmetic peak (a matrix product of 2048 by 2048 in the row's dtype, as PyTorch reaches
+it) that the model's nominal arithmetic comes to: Winograd's convolutions, with oneDNN, do less of
+it. Processor time is the sum over all threads, waiting ones of PyTorch's included; it tells more
+than the clock where other programs run beside. Who was far behind after the first turn was left at
+that turn's 3 samples, or 2 where a step takes over 8 seconds.
 """
 
 

@@ -103,8 +103,16 @@ def create_train_state(
       options: see :class:`StepOptions`.
 
     Raises:
-      ValueError: ``options.trainable`` is true of no parameter.
+      ValueError: ``options.trainable`` is true of no parameter; a key of another implementation
+        than JAX's default one.
     """
+    # The state holds the key's bare numbers, which steps take for the default's.
+    default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    if (given := jax.random.key_impl(key)) != default:
+        raise ValueError(
+            f"the key is of {given}, the steps' keys are of {default}: give jax.random.key(seed), "
+            f"or set jax_default_prng_impl to {given}"
+        )
     init_key, run_key = jax.random.split(key)
     images = jnp.zeros(sample.shape, sample.dtype)
     if options.preprocess is not None:

@@ -151,3 +151,9 @@ def test_the_same_step_gives_the_same_augmentation_and_another_step_another(batc
     _, later = jitted_step(first, batch)
     assert float(metrics["loss"]) == float(again["loss"])
     assert float(metrics["loss"]) != float(later["loss"])
+
+
+def test_a_key_of_another_implementation_is_refused(batch):
+    model, key = fr.create_model("resnet8"), jax.random.key(0, impl="rbg")
+    with pytest.raises(ValueError, match="the key is of rbg, the steps' keys are of threefry2x32"):
+        fr.create_train_state(model, optax.sgd(0.1), key, jnp.asarray(batch["image"]))
