@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu                                     # everything: hours
     python -m benchmarks.cpu --workloads resnet50_train --samples 10
-    python -m benchmarks.cpu --render docs/performance.json      # the page again, from the figures
+    python -m benchmarks.cpu --render                            # the page again, from the figures
 
 Each contender is a process that has built its program before timing starts. Turns are taken in
 random order; a turn is one untimed step, then a few timed ones. Reported are medians, and ratios of

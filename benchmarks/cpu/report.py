@@ -16,6 +16,9 @@ GMACS = {
     ("resnet20", 32): 0.041,
 }
 
+# A share of the peak above which that peak is none: the processor lacks the dtype's instructions.
+EMULATED = 5.0
+
 HEAD = """# Speed on the CPU
 
 Written by `python -m benchmarks.cpu` from `performance.json`; see there for how it is measured.
@@ -27,7 +30,8 @@ machine's arithmetic peak (a matrix product of 2048 by 2048 in the row's dtype, 
 it) that the model's nominal arithmetic comes to: Winograd's convolutions, with oneDNN, do less of
 it. Processor time is the sum over all threads, waiting ones of PyTorch's included; it tells more
 than the clock where other programs run beside. Who was far behind after the first turn was left at
-that turn's 3 samples, or 2 where a step takes over 8 seconds.
+that turn's 3 samples, or 2 where a step takes over 8 seconds. Without instructions for bfloat16
+PyTorch computes its products one number at a time, and ours in float32; there is no peak then.
 """
 
 
@@ -58,7 +62,8 @@ def _share_of_peak(name, seconds, gemm):
     workload = WORKLOADS[name]
     macs = GMACS[workload.model, workload.size] * 1e9
     operations = 2 * macs * workload.batch * (3 if workload.train else 1)
-    return f"{operations / seconds / gemm:.0%}"
+    share = operations / seconds / gemm
+    return f"{share:.0%}" if share < EMULATED else "–"
 
 
 def _ratios(kept):
