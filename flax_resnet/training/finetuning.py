@@ -66,9 +66,14 @@ def finetune_config(
       workdir: the run's folder; default runs/NAME, named after ``images``.
 
     Raises:
-      UserError: weights that cannot be had or are of another model, or options that do not go
-        together.
+      UserError: no images there, weights that cannot be had or are of another model, or options
+        that do not go together.
     """
+    if not Path(images).expanduser().exists():  # said before weights are downloaded
+        raise UserError(
+            f"{images} does not exist: name a folder with a folder of images for each class, or a "
+            ".csv, .jsonl or .npz."
+        )
     from_random = str(weights) == "none"
     mode = mode or ("full" if from_random else "head")
     if from_random and mode != "full":

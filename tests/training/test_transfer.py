@@ -195,6 +195,11 @@ def test_without_weights_and_network_the_ways_on_are_told(photos, tmp_path, monk
         assert way in shown
 
 
+def test_no_weights_are_fetched_for_images_that_are_not_there(tmp_path, capfd):
+    assert main(["finetune", str(tmp_path / "none")]) == 1
+    assert "none does not exist: name a folder" in " ".join(capfd.readouterr().err.split())
+
+
 def small_folder(folder, counts):
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
