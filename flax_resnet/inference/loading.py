@@ -44,6 +44,11 @@ def load_any(
         run = load_run(path)
     elif path.exists() or path.suffix:
         run = load_file(path, model, None)
+    elif path.name != str(source):
+        raise UserError(
+            f"{source} does not exist: give a run's folder, a file of weights or a model that "
+            "flax-resnet list names."
+        )
     else:
         run = _load_published(str(source))
     if classes is None:

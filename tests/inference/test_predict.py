@@ -249,6 +249,7 @@ def test_bad_files_are_named_and_counted_and_the_good_ones_predicted(
         (["{cut}", "{photo}"], "cannot be read"),
         (["resnet5O", "{photo}"], "or resnet50"),
         (["none.pth", "{photo}"], "none.pth is not there"),
+        (["{empty}/run", "{photo}"], "run does not exist: give a run's folder"),
         (["{other}", "{photo}"], "These are not the weights of a ResNet"),
         (["{backbone}", "{photo}"], "hold no classifier"),
         (["{run}", "{photo}", "--classes", "{two}"], "2 names of classes, but"),
