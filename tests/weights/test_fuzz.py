@@ -26,7 +26,7 @@ QUICK = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=4 * EXAMPLES)
+LONG = settings(QUICK, max_examples=8 * EXAMPLES)
 
 GOLDEN = [path.read_bytes() for path in sorted((Path(__file__).parent / "files").glob("*.pth"))]
 
