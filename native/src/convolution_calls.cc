@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "convolution.h"
@@ -135,66 +136,53 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, ffi::Remainin
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_forward, Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .RemainingArgs()
-                                  .Ret<Array>()
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups")
-                                  .Attr<bool>("has_bias")
-                                  .Attr<bool>("has_residual")
-                                  .Attr<bool>("relu"));
+// What all calls have: the threads first, and how the kernel moves over the images last.
+static auto bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_forward_packed, ForwardPacked,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .RemainingArgs()
-                                  .Ret<Array>()
-                                  .Attr<ffi::Span<const std::int64_t>>("kernel_shape")
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups")
-                                  .Attr<bool>("has_bias")
-                                  .Attr<bool>("has_residual")
-                                  .Attr<bool>("relu"));
+template <typename Binding>
+static auto with_geometry(Binding binding) {
+  return std::move(binding)
+      .template Attr<std::int64_t>("stride")
+      .template Attr<std::int64_t>("padding")
+      .template Attr<std::int64_t>("groups");
+}
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<ffi::Span<const std::int64_t>>("x_shape")
-                                  .Attr<ffi::Span<const std::int64_t>>("y_shape")
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups"));
+template <typename Binding>
+static auto with_epilogue(Binding binding) {
+  return std::move(binding)
+      .template Attr<bool>("has_bias")
+      .template Attr<bool>("has_residual")
+      .template Attr<bool>("relu");
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    flax_resnet_forward, Forward,
+    with_epilogue(with_geometry(
+        bind().Arg<Array>().Arg<Array>().RemainingArgs().Ret<Array>())));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    flax_resnet_forward_packed, ForwardPacked,
+    with_epilogue(with_geometry(bind()
+                                    .Arg<Array>()
+                                    .Arg<Array>()
+                                    .RemainingArgs()
+                                    .Ret<Array>()
+                                    .Attr<ffi::Span<const std::int64_t>>("kernel_shape"))));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    flax_resnet_pack, Pack,
+    with_geometry(bind()
+                      .Arg<Array>()
+                      .Ret<Array>()
+                      .Attr<ffi::Span<const std::int64_t>>("x_shape")
+                      .Attr<ffi::Span<const std::int64_t>>("y_shape")));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups"));
+                              with_geometry(bind().Arg<Array>().Arg<Array>().Ret<Array>()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_kernel_gradient, KernelGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .RemainingArgs()
-                                  .Ret<Array>()
-                                  .Attr<std::int64_t>("stride")
-                                  .Attr<std::int64_t>("padding")
-                                  .Attr<std::int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    flax_resnet_kernel_gradient, KernelGradient,
+    with_geometry(bind().Arg<Array>().Arg<Array>().RemainingArgs().Ret<Array>()));
 
 // Plain C, for ctypes.
 extern "C" {
