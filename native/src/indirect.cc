@@ -32,13 +32,6 @@ constexpr std::int64_t large_kernel = 16 * 1024;
 // earlier one has brought in, and memory takes about as long as this many steps of a sum.
 constexpr std::int64_t steps_ahead = 256;
 
-// By the instruction for lines to be written, which processors that lack it take for nothing.
-void ask_for_results(float* const* pixels, std::int64_t feature) {
-  for (std::int64_t i = 0; i < tile_rows; ++i) {
-    asm volatile("prefetchw %0" : : "m"(pixels[i][feature]));
-  }
-}
-
 void ask_for(const float* const* pixels, std::int64_t feature) {
   for (std::int64_t i = 0; i < tile_rows; ++i) __builtin_prefetch(pixels[i] + feature);
 }

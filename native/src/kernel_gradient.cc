@@ -16,9 +16,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "panels.h"
 #include "scratch.h"
+#include "tile.h"
 #include "ways.h"
 
 namespace flax_resnet {
@@ -38,15 +40,17 @@ struct Extent {
   std::int64_t images, rows, columns;
 };
 
-// sums [6][16] += the outer products of `extent` pixels, 6 numbers at x by 16 at dy.
+// Six rows of 16 sums, at `rows` + `offset`: set to, or unless `first` added to, the outer products of
+// `extent` pixels, 6 numbers at x by 16 at dy.
 __attribute__((target("avx2,fma"))) void add_outer_products(const float* x, Strides xs,
                                                             const float* dy, Strides ds,
-                                                            Extent extent, float* sums) {
+                                                            Extent extent, float* const* rows,
+                                                            std::int64_t offset, bool first) {
   __m256 acc[tile_channels][2];
 #pragma GCC unroll 6
   for (int i = 0; i < tile_channels; ++i) {
-    acc[i][0] = _mm256_load_ps(sums + 16 * i);
-    acc[i][1] = _mm256_load_ps(sums + 16 * i + 8);
+    acc[i][0] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(rows[i] + offset);
+    acc[i][1] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(rows[i] + offset + 8);
   }
   for (std::int64_t image = 0; image < extent.images; ++image) {
     for (std::int64_t row = 0; row < extent.rows; ++row) {
@@ -67,8 +71,8 @@ __attribute__((target("avx2,fma"))) void add_outer_products(const float* x, Stri
   }
 #pragma GCC unroll 6
   for (int i = 0; i < tile_channels; ++i) {
-    _mm256_store_ps(sums + 16 * i, acc[i][0]);
-    _mm256_store_ps(sums + 16 * i + 8, acc[i][1]);
+    _mm256_storeu_ps(rows[i] + offset, acc[i][0]);
+    _mm256_storeu_ps(rows[i] + offset + 8, acc[i][1]);
   }
 }
 
@@ -76,16 +80,22 @@ __attribute__((target("avx2,fma"))) void add_outer_products(const float* x, Stri
 // panel channels, cut into tiles of 6; features in tiles of 16.
 struct Plan {
   Problem p;
+  // Of a strided 1x1 kernel only the pixels it lands on are copied: every `step`th, next to each other.
+  std::int64_t step, stride;
   std::int64_t panel, panels, window_tiles, feature_tiles;
 
   explicit Plan(const Problem& problem) : p(problem) {
+    const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
+    step = is_pointwise ? p.stride : 1;
+    stride = p.stride / step;
     panel = p.channels <= few_channels ? p.channels : tile_channels;
     panels = ceil_div(p.channels, panel);
     window_tiles = ceil_div(p.kernel_width * panel, tile_channels);
     feature_tiles = ceil_div(p.features, tile_features);
   }
-  std::int64_t padded_height() const { return (p.out_height - 1) * p.stride + p.kernel_height; }
-  std::int64_t padded_width() const { return (p.out_width - 1) * p.stride + p.kernel_width; }
+  // Of the copy of so many rows of a result.
+  std::int64_t lines(std::int64_t rows) const { return (rows - 1) * stride + p.kernel_height; }
+  std::int64_t columns() const { return (p.out_width - 1) * stride + p.kernel_width; }
   // Units of work that threads share out along the channels: panels or, of one panel, tiles.
   std::int64_t channel_units() const { return panels > 1 ? panels : window_tiles; }
 };
@@ -109,26 +119,22 @@ class Worker {
   }
 
   void run(float* dkernel) {
-    const std::int64_t size = panels_.size() * p_.kernel_height * tiles_.size() *
-                              features_.size() * tile_channels * tile_features;
-    thread_local Scratch scratch;
-    sums_ = static_cast<float*>(scratch.get(size * sizeof(float)));
-    std::memset(sums_, 0, size * sizeof(float));
     choose_block();
+    find_rows(dkernel);
     for (std::int64_t image = 0; image < p_.images; image += images_) {
       for (std::int64_t row = 0; row < p_.out_height; row += rows_) {
         block(image, std::min(images_, p_.images - image), row,
               std::min(rows_, p_.out_height - row));
       }
     }
-    store(dkernel);
+    if (!is_direct_) store();
   }
 
  private:
   // As many rows of a result, and then images, as fit.
   void choose_block() {
     const std::int64_t channels = std::min(p_.channels, panels_.size() * plan_.panel);
-    const std::int64_t area = p_.stride * p_.stride;
+    const std::int64_t area = plan_.stride * plan_.stride;
     std::int64_t pixels =
         block_bytes / (4 * (channels * area + features_.size() * tile_features));
     if (plan_.panels > 1) {
@@ -145,6 +151,37 @@ class Worker {
     }
   }
 
+  // Where the sums of each tile go, [panel][kernel row][tile][6], those of the first features: into the
+  // gradient itself where one block is all, else, to be added to, one after another.
+  void find_rows(float* dkernel) {
+    is_direct_ = images_ == p_.images && rows_ == p_.out_height && p_.features % tile_features == 0;
+    nowhere_.assign(p_.features, 0.0f);
+    for (std::int64_t panel = panels_.begin; panel < panels_.end; ++panel) {
+      for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
+        for (std::int64_t at = tiles_.begin * tile_channels; at < tiles_.end * tile_channels; ++at) {
+          const std::int64_t j = at / plan_.panel, channel = panel * plan_.panel + at % plan_.panel;
+          const bool is_real = j < p_.kernel_width && channel < p_.channels;
+          float* const row = dkernel + ((i * p_.kernel_width + j) * p_.channels + channel) * p_.features;
+          results_.push_back((is_real ? row : nowhere_.data()) + features_.begin * tile_features);
+        }
+      }
+    }
+    rows_of_panel_ = p_.kernel_height * tiles_.size() * tile_channels;
+    sums_ = results_;
+    if (is_direct_) return;
+    thread_local Scratch scratch;
+    const auto size = static_cast<std::int64_t>(sums_.size()) * features_.size() * tile_features;
+    auto* const sums = static_cast<float*>(scratch.get(size * sizeof(float)));
+    for (std::size_t i = 0; i < sums_.size(); ++i) {
+      const std::int64_t panel = static_cast<std::int64_t>(i) / rows_of_panel_;
+      const std::int64_t before = panel * rows_of_panel_ * (features_.size() - 1);
+      sums_[i] = sums + (before + static_cast<std::int64_t>(i)) * tile_features;
+    }
+  }
+
+  // From the sums of the first features of a tile to those of the next.
+  std::int64_t step() const { return (is_direct_ ? 1 : rows_of_panel_) * tile_features; }
+
   void block(std::int64_t image, std::int64_t images, std::int64_t row, std::int64_t rows) {
     const Extent extent{images, rows, p_.out_width};
     const float* const dy = copy_features(image, row, extent);
@@ -152,20 +189,27 @@ class Worker {
                      tile_features};
     const std::int64_t dy_tile = images * ds.image;
 
-    const std::int64_t lines = (rows - 1) * p_.stride + p_.kernel_height;
+    const std::int64_t lines = plan_.lines(rows);
     const float* const x = copy_panels(image, images, row, lines);
-    const std::int64_t x_line = plan_.padded_width() * plan_.panel;
-    const Strides xs{lines * x_line, p_.stride * x_line, p_.stride * plan_.panel};
+    const std::int64_t x_line = plan_.columns() * plan_.panel;
+    const Strides xs{lines * x_line, plan_.stride * x_line, plan_.stride * plan_.panel};
     const std::int64_t x_panel = images * xs.image;
 
-    float* sums = sums_;
+    const bool is_first = image == 0 && row == 0;
     for (std::int64_t panel = 0; panel < panels_.size(); ++panel) {
+      float* const* const begin = sums_.data() + panel * rows_of_panel_;
       for (std::int64_t f = 0; f < features_.size(); ++f) {
+        float* const* sums = begin;
         for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
           const float* line = x + panel * x_panel + i * x_line;
           for (std::int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
-            add_outer_products(line + tile * tile_channels, xs, dy + f * dy_tile, ds, extent, sums);
-            sums += tile_channels * tile_features;
+            // The next sums are asked for while these are computed: memory takes about as long.
+            float* const* const next = sums + tile_channels;
+            const bool is_last = next == begin + rows_of_panel_;
+            if (f + 1 < features_.size()) ask_for_results(is_last ? begin : next, (f + is_last) * step());
+            add_outer_products(line + tile * tile_channels, xs, dy + f * dy_tile, ds, extent, sums,
+                               f * step(), is_first);
+            sums = next;
           }
         }
       }
@@ -199,7 +243,7 @@ class Worker {
   const float* copy_panels(std::int64_t image, std::int64_t images, std::int64_t row,
                            std::int64_t lines) {
     thread_local Scratch scratch;
-    const std::int64_t width = plan_.padded_width(), panel = plan_.panel;
+    const std::int64_t width = plan_.columns(), panel = plan_.panel;
     const std::int64_t pixels = images * lines * width;
     const std::int64_t size = panels_.size() * pixels * panel;
     // A tile may read past a window's end: the numbers are not used, but must be there.
@@ -210,9 +254,9 @@ class Worker {
     std::int64_t pixel = 0;
     for (std::int64_t n = image; n < image + images; ++n) {
       for (std::int64_t line = 0; line < lines; ++line) {
-        const std::int64_t y = row * p_.stride + line - p_.top;
+        const std::int64_t y = (row * plan_.stride + line) * plan_.step - p_.top;
         for (std::int64_t column = 0; column < width; ++column, ++pixel) {
-          const std::int64_t at = column - p_.left;
+          const std::int64_t at = column * plan_.step - p_.left;
           float* to = copy + pixel * panel;
           if (y < 0 || y >= p_.height || at < 0 || at >= p_.width) {
             for (std::int64_t k = 0; k < panels_.size(); ++k, to += pixels * panel) {
@@ -243,25 +287,12 @@ class Worker {
     return copy;
   }
 
-  void store(float* dkernel) const {
-    const float* sums = sums_;
-    for (std::int64_t panel = panels_.begin; panel < panels_.end; ++panel) {
-      for (std::int64_t f = features_.begin; f < features_.end; ++f) {
-        const std::int64_t feature = f * tile_features;
-        const std::int64_t count = std::min(tile_features, p_.features - feature);
-        for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
-          for (std::int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
-            const std::int64_t first = tile * tile_channels;
-            for (std::int64_t k = 0; k < tile_channels; ++k, sums += tile_features) {
-              const std::int64_t j = (first + k) / plan_.panel;
-              const std::int64_t channel = panel * plan_.panel + (first + k) % plan_.panel;
-              if (j >= p_.kernel_width || channel >= p_.channels) continue;
-              copy_columns(sums, count,
-                           dkernel + ((i * p_.kernel_width + j) * p_.channels + channel) *
-                                         p_.features + feature);
-            }
-          }
-        }
+  void store() const {
+    for (std::size_t i = 0; i < sums_.size(); ++i) {
+      for (std::int64_t f = 0; f < features_.size(); ++f) {
+        const std::int64_t left = p_.features - (features_.begin + f) * tile_features;
+        copy_columns(sums_[i] + f * step(), std::min(tile_features, left),
+                     results_[i] + f * tile_features);
       }
     }
   }
@@ -272,7 +303,10 @@ class Worker {
   const float* dy_;
   Range panels_{}, tiles_{}, features_;
   std::int64_t rows_ = 1, images_ = 1;
-  float* sums_ = nullptr;
+  std::int64_t rows_of_panel_ = 0;
+  bool is_direct_ = false;
+  std::vector<float*> results_, sums_;
+  std::vector<float> nowhere_;
 };
 
 bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }

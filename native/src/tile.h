@@ -1,4 +1,4 @@
-// The inner loop of indirect.cc and winograd.cc: sums that stay in registers.
+// The inner loop of indirect.cc and winograd.cc: sums that stay in registers; and where they go.
 #pragma once
 
 #include <immintrin.h>
@@ -15,6 +15,13 @@ struct Finish {
   const float* const* residuals;  // of each pixel of the tile, or null
   bool relu;
 };
+
+// By the instruction for lines to be written, which processors that lack it take for nothing.
+inline void ask_for_results(float* const* rows, std::int64_t feature) {
+  for (std::int64_t i = 0; i < tile_rows; ++i) {
+    asm volatile("prefetchw %0" : : "m"(rows[i][feature]));
+  }
+}
 
 // Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
 __attribute__((target("avx2,fma"))) inline void multiply(
