@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "onednn.h"
-#include "scratch.h"
 
 namespace flax_resnet {
 namespace {
@@ -45,10 +44,7 @@ void forward(const Problem& p, const void* x, const void* kernel, const Epilogue
              const Executor& executor) {
   const Way* const way = way_of(p, false);
   if (way == nullptr) return onednn::forward(p, x, kernel, epilogue, y, executor);
-  thread_local Scratch scratch;
-  float* const packed = static_cast<float*>(scratch.get(way->packed_bytes(p)));
-  way->pack(p, floats(kernel), packed, executor);
-  way->forward(p, floats(x), packed, epilogue, floats(y), executor);
+  way->forward_once(p, floats(x), floats(kernel), epilogue, floats(y), executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,

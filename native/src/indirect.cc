@@ -9,13 +9,14 @@
 // source times a matrix of the kernel's. Six pixels by 16 features of sums stay in registers. The
 // source's pixels are read where they are, through pointers ("indirect convolution", Dukhan 2019,
 // arXiv:1907.02129), pixels outside through a pointer to zeros. The kernel is copied into panels
-// of 16 features, once per call or once for all. A strided input gradient is stride^2 gradients of
-// stride 1, one for each phase of the rows and columns.
+// of 16 features: once for all, once per call or, for few pixels, by each part those that it needs. A
+// strided input gradient is stride^2 gradients of stride 1, one for each phase of the rows and columns.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "panels.h"
+#include "scratch.h"
 #include "tile.h"
 #include "ways.h"
 
@@ -31,6 +32,11 @@ constexpr std::int64_t large_kernel = 16 * 1024;
 // Results, and residuals, are asked for while the tiles before are computed: each lies on lines that no
 // earlier one has brought in, and memory takes about as long as this many steps of a sum.
 constexpr std::int64_t steps_ahead = 256;
+
+// Of so few pixels a kernel of one call is not packed beforehand, which would write and read it once more
+// than computing takes: each part takes all pixels and packs so many panels at most, that it alone needs.
+// (1024 to 2048 channels of four 7x7 maps: 8 ms, not 11.)
+constexpr std::int64_t few_pixels = 800, panels_together = 4;
 
 void ask_for(const float* const* pixels, std::int64_t feature) {
   for (std::int64_t i = 0; i < tile_rows; ++i) __builtin_prefetch(pixels[i] + feature);
@@ -129,8 +135,10 @@ void multiply_narrow(const Product& p, const float* const* sources, const Block&
   }
 }
 
+// `kernel`: packed, or as it is.
 void run_part(const Product& p, const std::vector<Block>& blocks, const Part& part,
-              const float* packed, const Epilogue& epilogue) {
+              const float* kernel, bool is_packed, const Epilogue& epilogue) {
+  thread_local Scratch scratch;
   thread_local Pointers pointers;
   pointers.fill(p, part, static_cast<const float*>(epilogue.residual));
   const auto taps = static_cast<std::int64_t>(p.taps.size());
@@ -139,9 +147,16 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
     const Block& block = blocks[b];
     const std::int64_t depth = block.taps * block.channels;
     const std::int64_t ahead = 1 + steps_ahead / depth;
-    const float* const packed_block = packed + block.depth_before * p.panels() * tile_columns;
+    const float* panel = kernel;
+    if (is_packed) {
+      panel += (block.depth_before * p.panels() + part.first_panel * depth) * tile_columns;
+    } else {
+      auto* const packed = static_cast<float*>(
+          scratch.get(part.panels * depth * tile_columns * sizeof(float)));
+      pack_block(p, block, part.first_panel, part.panels, kernel, packed);
+      panel = packed;
+    }
     for (std::int64_t j = part.first_panel; j < part.first_panel + part.panels; ++j) {
-      const float* const panel = packed_block + j * depth * tile_columns;
       for (std::int64_t tile = 0; tile < tiles; ++tile) {
         const float* const* const sources =
             &pointers.sources[(tile * taps + block.first_tap) * tile_rows];
@@ -164,6 +179,7 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
           multiply_narrow(p, sources, block, panel, results, j * tile_columns, b == 0, last);
         }
       }
+      panel += depth * tile_columns;
     }
   }
 }
@@ -173,8 +189,22 @@ void run(const Product& p, const float* packed, const Epilogue& epilogue,
   const auto blocks = p.blocks();
   const auto parts = cut(p, executor.threads());
   executor.run(static_cast<std::int64_t>(parts.size()),
-               [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, epilogue); });
+               [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, true, epilogue); });
 }
+
+void run_few(const Product& p, const float* kernel, const Epilogue& epilogue,
+             const Executor& executor) {
+  const auto blocks = p.blocks();
+  const std::int64_t share = p.panels() / (4 * executor.threads());
+  const std::int64_t together = std::clamp<std::int64_t>(share, 1, panels_together);
+  executor.run(ceil_div(p.panels(), together), [&](std::int64_t i) {
+    const std::int64_t first = i * together;
+    const Part part{0, p.pixels(), first, std::min(together, p.panels() - first)};
+    run_part(p, blocks, part, kernel, false, epilogue);
+  });
+}
+
+bool is_few(const Product& p) { return p.pixels() <= few_pixels; }
 
 // Also the widths that no vector fills, and any kernel.
 bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
@@ -185,6 +215,6 @@ std::int64_t packed_size(const Product& p) { return p.packed_size(); }
 
 }  // namespace
 
-const Way indirect{"indirect", can, pays, packed_size, pack_panels, run};
+const Way indirect{"indirect", can, pays, packed_size, pack_panels, run, is_few, run_few};
 
 }  // namespace flax_resnet

@@ -3,6 +3,12 @@
 #include <immintrin.h>
 
 namespace flax_resnet {
+namespace {
+
+// A panel's share of a row of the kernel is one line of memory, far from the next row's: asked for ahead.
+constexpr std::int64_t rows_ahead = 16;
+
+}  // namespace
 
 __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
   __m256 r[8], t[8];
@@ -23,22 +29,21 @@ __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t s
   }
 }
 
-namespace {
-
-// One block of the kernel, as [panel][tap, channel][16 features], zeros after the last feature.
-void pack_block(const Product& p, const Block& block, const float* kernel, float* packed) {
-  const std::int64_t depth = block.taps * block.channels, panels = p.panels();
-  float* const out = packed + block.depth_before * panels * tile_columns;
+void pack_block(const Product& p, const Block& block, std::int64_t first_panel, std::int64_t panels,
+                const float* kernel, float* packed) {
+  const std::int64_t depth = block.taps * block.channels;
   for (std::int64_t tap = 0; tap < block.taps; ++tap) {
     const float* const matrix =
         kernel + p.taps[block.first_tap + tap].kernel * p.channels * p.features;
-    float* const to_tap = out + tap * block.channels * tile_columns;
+    float* const to_tap = packed + tap * block.channels * tile_columns;
+    const std::int64_t first = first_panel * tile_columns;
     if (!p.transposed) {
       for (std::int64_t c = 0; c < block.channels; ++c) {
-        const float* from = matrix + (block.first_channel + c) * p.features;
+        const float* from = matrix + (block.first_channel + c) * p.features + first;
         float* to = to_tap + c * tile_columns;
         for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * tile_columns) {
-          const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+          __builtin_prefetch(from + rows_ahead * p.features + panel * tile_columns);
+          const std::int64_t count = std::min(tile_columns, p.features - first - panel * tile_columns);
           copy_columns(from + panel * tile_columns, count, to);
           if (count < tile_columns) {
             std::memset(to + count, 0, (tile_columns - count) * sizeof(float));
@@ -49,8 +54,9 @@ void pack_block(const Product& p, const Block& block, const float* kernel, float
     }
     for (std::int64_t panel = 0; panel < panels; ++panel) {
       float* const to = to_tap + panel * depth * tile_columns;
-      const float* const from = matrix + panel * tile_columns * p.channels + block.first_channel;
-      const std::int64_t count = std::min(tile_columns, p.features - panel * tile_columns);
+      const std::int64_t feature = first + panel * tile_columns;
+      const float* const from = matrix + feature * p.channels + block.first_channel;
+      const std::int64_t count = std::min(tile_columns, p.features - feature);
       std::int64_t c = 0;
       if (count == tile_columns) {
         for (; c + 8 <= block.channels; c += 8) {
@@ -67,12 +73,13 @@ void pack_block(const Product& p, const Block& block, const float* kernel, float
   }
 }
 
-}  // namespace
-
 void pack_panels(const Product& p, const float* kernel, float* packed, const Executor& executor) {
   const auto blocks = p.blocks();
   executor.run(static_cast<std::int64_t>(blocks.size()),
-               [&](std::int64_t i) { pack_block(p, blocks[i], kernel, packed); });
+               [&](std::int64_t i) {
+                 const std::int64_t before = blocks[i].depth_before * p.panels() * tile_columns;
+                 pack_block(p, blocks[i], 0, p.panels(), kernel, packed + before);
+               });
 }
 
 }  // namespace flax_resnet

@@ -21,6 +21,10 @@ inline void copy_columns(const float* from, std::int64_t count, float* to) {
 // Eight rows of eight numbers, `from` apart by `step`, become columns: to[16 k + i].
 void transpose(const float* from, std::int64_t step, float* to);
 
+// So many panels of a block of the kernel: [panel][tap, channel][16 features].
+void pack_block(const Product& product, const Block& block, std::int64_t first_panel,
+                std::int64_t panels, const float* kernel, float* packed);
+
 // The kernel [h w, C, F] as [block][panel][tap, channel][16 features], zeros after the last feature.
 void pack_panels(const Product& product, const float* kernel, float* packed,
                  const Executor& executor);

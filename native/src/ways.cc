@@ -28,9 +28,22 @@ void Way::forward(const Problem& p, const float* x, const float* packed, const E
   run(forward_product(p, x, y), packed, epilogue, executor);
 }
 
+void Way::run_once(const Product& product, const float* kernel, const Epilogue& epilogue,
+                   const Executor& executor) const {
+  if (is_few != nullptr && is_few(product)) return run_few(product, kernel, epilogue, executor);
+  thread_local Scratch scratch;
+  auto* const packed = static_cast<float*>(scratch.get(bytes_of(packed_size(product))));
+  pack_product(product, kernel, packed, executor);
+  run(product, packed, epilogue, executor);
+}
+
+void Way::forward_once(const Problem& p, const float* x, const float* kernel,
+                       const Epilogue& epilogue, float* y, const Executor& executor) const {
+  run_once(forward_product(p, x, y), kernel, epilogue, executor);
+}
+
 void Way::input_gradient(const Problem& p, const float* dy, const float* kernel, float* dx,
                          const Executor& executor) const {
-  thread_local Scratch scratch;
   for (std::int64_t row = 0; row < std::min(p.stride, p.height); ++row) {
     for (std::int64_t column = 0; column < std::min(p.stride, p.width); ++column) {
       const Product product = gradient_product(p, dy, dx, row, column);
@@ -38,9 +51,7 @@ void Way::input_gradient(const Problem& p, const float* dy, const float* kernel,
         clear(product, executor);
         continue;
       }
-      auto* const packed = static_cast<float*>(scratch.get(bytes_of(packed_size(product))));
-      pack_product(product, kernel, packed, executor);
-      run(product, packed, {}, executor);
+      run_once(product, kernel, {}, executor);
     }
   }
 }

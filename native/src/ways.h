@@ -30,14 +30,25 @@ struct Way {
                        const Executor& executor);
   void (*run)(const Product& product, const float* packed, const Epilogue& epilogue,
               const Executor& executor);
+  // Whether it is better not to pack a kernel for one call; and computing so. Null: never.
+  bool (*is_few)(const Product& product) = nullptr;
+  void (*run_few)(const Product& product, const float* kernel, const Epilogue& epilogue,
+                  const Executor& executor) = nullptr;
 
   std::int64_t packed_bytes(const Problem& problem) const;
   void pack(const Problem& problem, const float* kernel, float* packed,
             const Executor& executor) const;
   void forward(const Problem& problem, const float* x, const float* packed,
                const Epilogue& epilogue, float* y, const Executor& executor) const;
+  // With a kernel as it is.
+  void forward_once(const Problem& problem, const float* x, const float* kernel,
+                    const Epilogue& epilogue, float* y, const Executor& executor) const;
   void input_gradient(const Problem& problem, const float* dy, const float* kernel, float* dx,
                       const Executor& executor) const;
+
+ private:
+  void run_once(const Product& product, const float* kernel, const Epilogue& epilogue,
+                const Executor& executor) const;
 };
 
 // A way to compute a kernel gradient.
