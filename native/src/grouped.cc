@@ -14,6 +14,7 @@
 
 #include "grouped.h"
 #include "scratch.h"
+#include "tile.h"
 #include "ways.h"
 
 namespace flax_resnet {
@@ -22,6 +23,8 @@ namespace {
 constexpr std::int64_t band_bytes = 192 * 1024;  // of copied rows
 // Packed kernels of a block that stay in the first-level cache, in numbers.
 constexpr std::int64_t near_kernel = 5 * 1024;
+// Results are asked for so many tiles of pixels ahead, as in indirect.cc.
+constexpr std::int64_t cuts_ahead = 2;
 
 // The packed kernel of a product, by blocks and tiles of 16 features.
 struct Packed {
@@ -175,14 +178,19 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
                         static_cast<const float*>(epilogue.residual), p.result, p.column_step,
                         epilogue.relu};
     const float* const kernel = packed + block * layout.block_size + tile * layout.tile_size;
+    const auto begin_of = [&](std::int64_t cut) { return p.columns * cut / cuts; };
+    const std::int64_t line = image * p.image_step + (first_row + row) * p.row_step + feature;
     for (std::int64_t cut = 0; cut < cuts; ++cut) {
-      const std::int64_t begin = p.columns * cut / cuts, end = p.columns * (cut + 1) / cuts;
+      const std::int64_t begin = begin_of(cut), end = begin_of(cut + 1);
       const std::int64_t pixel = (row * window.columns + begin) * p.stride;
       const Source from{copy + pixel * blocks.width + tile * tile_columns / unit * unit,
                         p.stride * blocks.width, taps.data(),
                         static_cast<std::int64_t>(taps.size()), blocks.depth};
-      const std::int64_t at = image * p.image_step + (first_row + row) * p.row_step +
-                              begin * p.column_step + feature;
+      const std::int64_t at = line + begin * p.column_step;
+      const std::int64_t ahead = std::min(cut + cuts_ahead, cuts);
+      for (std::int64_t i = begin_of(ahead); i < begin_of(std::min(ahead + 1, cuts)); ++i) {
+        ask_for_result(p.result + line + i * p.column_step);
+      }
       tile_of(blocks.depth, end - begin)(from, kernel, finish, at);
     }
   };

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::int64_t band_bytes = 128 * 1024;  // of copied rows, and as many again of dy's
 constexpr std::int64_t most_parts = 4;           // of the images
+constexpr std::int64_t part_pixels = 256;        // of a result, about, where these make fewer parts
 constexpr int side = 3;                          // of the kernel
 constexpr int sums = 12;                         // in registers, of 8 numbers
 
@@ -154,11 +155,11 @@ void write_block(const Problem& p, const Blocks& blocks, std::int64_t block, con
             (tiles.kernel_row(tile) * side + tap) * blocks.depth + tiles.channel(tile) + c;
         float* const to =
             dkernel + row * p.features + block * blocks.width + tiles.feature(tile);
-        for (std::int64_t f = 0; f < tiles.features; ++f, ++numbers) {
-          float sum = 0;
-          for (std::int64_t part = 0; part < parts; ++part) sum += numbers[part * part_step];
-          to[f] = sum;
+        std::memcpy(to, numbers, tiles.features * sizeof(float));
+        for (std::int64_t part = 1; part < parts; ++part) {
+          for (std::int64_t f = 0; f < tiles.features; ++f) to[f] += numbers[part * part_step + f];
         }
+        numbers += tiles.features;
       }
     }
   }
@@ -173,7 +174,8 @@ bool pays(const Problem&) { return true; }
 void run(const Problem& p, const float* x, const float* dy, float* dkernel,
          const Executor& executor) {
   const Blocks blocks(p.channels, p.groups);
-  const std::int64_t parts = std::min(most_parts, p.images);
+  const std::int64_t pixels = p.images * p.out_height * p.out_width;
+  const std::int64_t parts = std::min({most_parts, p.images, ceil_div(pixels, part_pixels)});
   const std::int64_t size = Tiles(blocks).count * Tiles::size;
   thread_local Scratch scratch;
   float* const all =

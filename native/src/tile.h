@@ -17,10 +17,10 @@ struct Finish {
 };
 
 // By the instruction for lines to be written, which processors that lack it take for nothing.
+inline void ask_for_result(float* first) { asm volatile("prefetchw %0" : : "m"(*first)); }
+
 inline void ask_for_results(float* const* rows, std::int64_t feature) {
-  for (std::int64_t i = 0; i < tile_rows; ++i) {
-    asm volatile("prefetchw %0" : : "m"(rows[i][feature]));
-  }
+  for (std::int64_t i = 0; i < tile_rows; ++i) ask_for_result(rows[i] + feature);
 }
 
 // Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
