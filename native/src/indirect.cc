@@ -33,9 +33,9 @@ constexpr std::int64_t large_kernel = 16 * 1024;
 // earlier one has brought in, and memory takes about as long as this many steps of a sum.
 constexpr std::int64_t steps_ahead = 256;
 
-// Of so few pixels a kernel of one call is not packed beforehand, which would write and read it once more
-// than computing takes: each part takes all pixels and packs so many panels at most, that it alone needs.
-// (1024 to 2048 channels of four 7x7 maps: 8 ms, not 11.)
+// Few pixels are not shared out but features are, so many panels a part: the kernel is then most of the
+// memory, and is read once. That of one call is not packed beforehand, which would write and read it once
+// more: each part packs what it alone needs. (1024 to 2048 channels of four 7x7 maps: 8 ms, not 11.)
 constexpr std::int64_t few_pixels = 800, panels_together = 4;
 
 void ask_for(const float* const* pixels, std::int64_t feature) {
@@ -47,13 +47,29 @@ struct Part {
   std::int64_t first_pixel, pixels, first_panel, panels;
 };
 
+bool is_few(const Product& p) { return p.pixels() <= few_pixels; }
+
+// Some panels and all pixels each: every number of the kernel is read, or packed, by one part.
+std::vector<Part> cut_features(const Product& p, std::int64_t threads) {
+  const std::int64_t panels = p.panels();
+  const std::int64_t together =
+      std::clamp<std::int64_t>(panels / (4 * threads), 1, panels_together);
+  std::vector<Part> parts;
+  for (std::int64_t first = 0; first < panels; first += together) {
+    parts.push_back({0, p.pixels(), first, std::min(together, panels - first)});
+  }
+  return parts;
+}
+
 // Large enough parts that each keeps its source in the second-level cache, small enough ones that
 // a thread held up by another program does not hold up the rest.
 std::vector<Part> cut(const Product& p, std::int64_t threads) {
+  const auto taps = static_cast<std::int64_t>(p.taps.size());
+  // The kernel is larger than the source, and is to be read once.
+  if (is_few(p) && taps * p.features >= p.pixels()) return cut_features(p, threads);
   const std::int64_t tiles = ceil_div(p.pixels(), tile_rows), panels = p.panels();
   const std::int64_t down = ceil_div(tiles, part_rows / tile_rows);
-  // A whole number of rounds for all threads. Few pixels are not shared out but the features are:
-  // the kernel, which is then the most of the memory, is read once.
+  // A whole number of rounds for all threads.
   const std::int64_t rows =
       std::min(tiles, down > threads ? ceil_div(down, threads) * threads : down);
   const std::int64_t across =
@@ -184,27 +200,23 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
   }
 }
 
+void run_parts(const Product& p, const std::vector<Part>& parts, const float* kernel,
+               bool is_packed, const Epilogue& epilogue, const Executor& executor) {
+  const auto blocks = p.blocks();
+  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
+    run_part(p, blocks, parts[i], kernel, is_packed, epilogue);
+  });
+}
+
 void run(const Product& p, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
-  const auto blocks = p.blocks();
-  const auto parts = cut(p, executor.threads());
-  executor.run(static_cast<std::int64_t>(parts.size()),
-               [&](std::int64_t i) { run_part(p, blocks, parts[i], packed, true, epilogue); });
+  run_parts(p, cut(p, executor.threads()), packed, true, epilogue, executor);
 }
 
 void run_few(const Product& p, const float* kernel, const Epilogue& epilogue,
              const Executor& executor) {
-  const auto blocks = p.blocks();
-  const std::int64_t share = p.panels() / (4 * executor.threads());
-  const std::int64_t together = std::clamp<std::int64_t>(share, 1, panels_together);
-  executor.run(ceil_div(p.panels(), together), [&](std::int64_t i) {
-    const std::int64_t first = i * together;
-    const Part part{0, p.pixels(), first, std::min(together, p.panels() - first)};
-    run_part(p, blocks, part, kernel, false, epilogue);
-  });
+  run_parts(p, cut_features(p, executor.threads()), kernel, false, epilogue, executor);
 }
-
-bool is_few(const Product& p) { return p.pixels() <= few_pixels; }
 
 // Also the widths that no vector fills, and any kernel.
 bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
