@@ -85,8 +85,7 @@ struct Plan {
   std::int64_t panel, panels, window_tiles, feature_tiles;
 
   explicit Plan(const Problem& problem) : p(problem) {
-    const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
-    step = is_pointwise ? p.stride : 1;
+    step = p.is_pointwise() ? p.stride : 1;
     stride = p.stride / step;
     panel = p.channels <= few_channels ? p.channels : tile_channels;
     panels = ceil_div(p.channels, panel);
@@ -313,9 +312,8 @@ bool can(const Problem& p) { return own_kernels_suit(p) && p.groups == 1; }
 
 bool pays(const Problem& p) {
   // For 1x1 kernels on large maps oneDNN has a good one.
-  const bool is_pointwise = p.kernel_height == 1 && p.kernel_width == 1;
   const bool is_small = p.out_height * p.out_width <= small_map;
-  return !is_pointwise || is_small;
+  return !p.is_pointwise() || is_small;
 }
 
 void run(const Problem& p, const float* x, const float* dy, float* dkernel,

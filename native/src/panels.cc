@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
 namespace flax_resnet {
 namespace {
 
@@ -75,11 +77,16 @@ void pack_block(const Product& p, const Block& block, std::int64_t first_panel, 
 
 void pack_panels(const Product& p, const float* kernel, float* packed, const Executor& executor) {
   const auto blocks = p.blocks();
-  executor.run(static_cast<std::int64_t>(blocks.size()),
-               [&](std::int64_t i) {
-                 const std::int64_t before = blocks[i].depth_before * p.panels() * tile_columns;
-                 pack_block(p, blocks[i], 0, p.panels(), kernel, packed + before);
-               });
+  // Of one block, too, each thread has its share.
+  const std::int64_t panels = p.panels(), shares = std::min(panels, 2 * executor.threads());
+  executor.run(static_cast<std::int64_t>(blocks.size()) * shares, [&](std::int64_t i) {
+    const Block& block = blocks[i / shares];
+    const std::int64_t begin = panels * (i % shares) / shares;
+    const std::int64_t end = panels * (i % shares + 1) / shares;
+    const std::int64_t before =
+        block.depth_before * panels + begin * block.taps * block.channels;
+    pack_block(p, block, begin, end - begin, kernel, packed + before * tile_columns);
+  });
 }
 
 }  // namespace flax_resnet

@@ -32,6 +32,7 @@ struct Problem {
   }
   std::int64_t right() const { return (out_width - 1) * stride + kernel_width - width - left; }
 
+  bool is_pointwise() const { return kernel_height == 1 && kernel_width == 1; }
   std::int64_t input_image() const { return height * width * channels; }
   std::int64_t output_image() const { return out_height * out_width * features; }
   std::int64_t kernel_size() const {
