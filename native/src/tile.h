@@ -23,11 +23,27 @@ inline void ask_for_results(float* const* rows, std::int64_t feature) {
   for (std::int64_t i = 0; i < tile_rows; ++i) ask_for_result(rows[i] + feature);
 }
 
-// Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`.
+// One channel of the sums.
+__attribute__((target("avx2,fma"), always_inline)) inline void add_step(
+    const float* const (&pixels)[tile_rows], std::int64_t k, const float* panel,
+    __m256 (&sums)[tile_rows][2]) {
+  const __m256 low = _mm256_load_ps(panel), high = _mm256_load_ps(panel + 8);
+#pragma GCC unroll 6
+  for (int i = 0; i < tile_rows; ++i) {
+    const __m256 value = _mm256_broadcast_ss(pixels[i] + k);
+    sums[i][0] = _mm256_fmadd_ps(value, low, sums[i][0]);
+    sums[i][1] = _mm256_fmadd_ps(value, high, sums[i][1]);
+  }
+}
+
+// Six pixels by 16 features: set to a block's sums, or added to what is there unless `first`. Every so
+// many steps a line of `ahead`, which is to come into the second-level cache, is asked for; 0: none.
+// (Nothing need be there: asking does not read.)
+template <int steps_a_line = 0>
 __attribute__((target("avx2,fma"))) inline void multiply(
     const float* const* sources, std::int64_t taps, std::int64_t channel, std::int64_t channels,
     const float* panel, float* const* results, std::int64_t feature, bool first,
-    const Finish* last) {
+    const Finish* last, const float* ahead = nullptr) {
   __m256 acc[tile_rows][2];
   if (first) {
 #pragma GCC unroll 6
@@ -42,16 +58,18 @@ __attribute__((target("avx2,fma"))) inline void multiply(
   for (std::int64_t tap = 0; tap < taps; ++tap, sources += tile_rows) {
     const float* pixels[tile_rows];
     for (int i = 0; i < tile_rows; ++i) pixels[i] = sources[i] + channel;
-#pragma GCC unroll 4
-    for (std::int64_t k = 0; k < channels; ++k, panel += tile_columns) {
-      const __m256 low = _mm256_load_ps(panel), high = _mm256_load_ps(panel + 8);
-#pragma GCC unroll 6
-      for (int i = 0; i < tile_rows; ++i) {
-        const __m256 value = _mm256_broadcast_ss(pixels[i] + k);
-        acc[i][0] = _mm256_fmadd_ps(value, low, acc[i][0]);
-        acc[i][1] = _mm256_fmadd_ps(value, high, acc[i][1]);
+    std::int64_t k = 0;
+    if constexpr (steps_a_line > 0) {
+      for (; k + steps_a_line <= channels; ahead += tile_columns) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+#pragma GCC unroll 8
+        for (int i = 0; i < steps_a_line; ++i, ++k, panel += tile_columns) {
+          add_step(pixels, k, panel, acc);
+        }
       }
     }
+#pragma GCC unroll 4
+    for (; k < channels; ++k, panel += tile_columns) add_step(pixels, k, panel, acc);
   }
   if (last != nullptr) {
     if (last->bias != nullptr) {

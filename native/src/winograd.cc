@@ -18,6 +18,9 @@ namespace {
 // the second-level cache.
 constexpr std::int64_t part_bytes = 512 * 1024;
 constexpr std::int64_t panels_together = 4;
+// Of few windows' matrices the next panel is asked for while one is multiplied, as in indirect.cc: a
+// line every so many steps, by at most as many tiles. (One 14x14 map: 1.1 times quicker.)
+constexpr int steps_a_line = 4;
 // Squares whose products take as long as the kernel's transformation, and as reading it.
 constexpr std::int64_t squares_of_packing = 60, squares_of_reading = 10;
 
@@ -210,6 +213,9 @@ void run_part(const Product& p, const Squares& squares, const Matrices& matrices
       for (std::int64_t panel = first; panel < last; ++panel) {
         const float* const matrix =
             packed + k * kernel_plane(p) + panel * p.channels * tile_columns;
+        const float* const next =
+            panel + 1 < last ? matrix + p.channels * tile_columns
+                             : packed + (k + 1) * kernel_plane(p) + first * p.channels * tile_columns;
         for (std::int64_t tile = 0; tile < tiles; ++tile) {
           const float* sources[tile_rows];
           float* results[tile_rows];
@@ -219,7 +225,13 @@ void run_part(const Product& p, const Squares& squares, const Matrices& matrices
             results[i] = products + k * products_plane + row * width +
                          (panel - first) * tile_columns;
           }
-          multiply(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr);
+          if (tiles <= steps_a_line) {
+            const float* const share = next + tile * p.channels / steps_a_line * tile_columns;
+            multiply<steps_a_line>(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr,
+                                   share);
+          } else {
+            multiply(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr);
+          }
         }
       }
     }
