@@ -29,18 +29,16 @@ constexpr std::int64_t part_rows = 96;
 // image: 82 ms with all above 64 Ki here, 73 with all above 16 Ki, 92 with those above 256 Ki.)
 constexpr std::int64_t large_kernel = 16 * 1024;
 
-// Results, and residuals, are asked for while the tiles before are computed: each lies on lines that no
-// earlier one has brought in, and memory takes about as long as this many steps of a sum.
-constexpr std::int64_t steps_ahead = 256;
-
-// Few pixels are not shared out but features are, so many panels a part: the kernel is then most of the
+// Few pixels are not shared out but features are, so many parts a thread: the kernel is then most of the
 // memory, and is read once. That of one call is not packed beforehand, which would write and read it once
-// more: each part packs what it alone needs. (1024 to 2048 channels of four 7x7 maps: 8 ms, not 11.)
-constexpr std::int64_t few_pixels = 800, panels_together = 4;
+// more: each part packs what it alone needs, so many panels, which stay in the second-level cache. (1024 to
+// 2048 channels of four 7x7 maps: 8 ms, not 11.)
+constexpr std::int64_t few_pixels = 800, parts_a_thread = 4, panels_together = 4;
 
-// Packed beforehand it comes from memory: the next panel is asked for, evenly, while the tiles of this
-// one are multiplied, a line every so many steps, by as many tiles. (One 7x7 map: 1.15 times quicker. More
-// pixels find it in the third-level cache and lose by it.)
+// Packed beforehand it comes from memory: so many bytes of it are multiplied with all tiles, and meanwhile
+// the next are asked for, evenly, a line every so many steps, by as many tiles. (One 7x7 map: 1.15 times
+// quicker. More pixels find it in the third-level cache and lose by it.)
+constexpr std::int64_t group_bytes = 128 * 1024;
 constexpr int steps_a_line = 8;
 
 void ask_for(const float* const* pixels, std::int64_t feature) {
@@ -54,11 +52,11 @@ struct Part {
 
 bool is_few(const Product& p) { return p.pixels() <= few_pixels; }
 
-// Some panels and all pixels each: every number of the kernel is read, or packed, by one part.
-std::vector<Part> cut_features(const Product& p, std::int64_t threads) {
+// At most so many panels and all pixels each: every number of the kernel is read, or packed, by one part.
+std::vector<Part> cut_features(const Product& p, std::int64_t threads, std::int64_t most) {
   const std::int64_t panels = p.panels();
   const std::int64_t together =
-      std::clamp<std::int64_t>(panels / (4 * threads), 1, panels_together);
+      std::clamp<std::int64_t>(panels / (parts_a_thread * threads), 1, most);
   std::vector<Part> parts;
   for (std::int64_t first = 0; first < panels; first += together) {
     parts.push_back({0, p.pixels(), first, std::min(together, panels - first)});
@@ -71,7 +69,7 @@ std::vector<Part> cut_features(const Product& p, std::int64_t threads) {
 std::vector<Part> cut(const Product& p, std::int64_t threads) {
   const auto taps = static_cast<std::int64_t>(p.taps.size());
   // The kernel is larger than the source, and is to be read once.
-  if (is_few(p) && taps * p.features >= p.pixels()) return cut_features(p, threads);
+  if (is_few(p) && taps * p.features >= p.pixels()) return cut_features(p, threads, p.panels());
   const std::int64_t tiles = ceil_div(p.pixels(), tile_rows), panels = p.panels();
   const std::int64_t down = ceil_div(tiles, part_rows / tile_rows);
   // A whole number of rounds for all threads.
@@ -164,21 +162,27 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
   pointers.fill(p, part, static_cast<const float*>(epilogue.residual));
   const auto taps = static_cast<std::int64_t>(p.taps.size());
   const std::int64_t tiles = ceil_div(part.pixels, tile_rows);
-  const std::int64_t tiles_that_ask = is_packed && is_few(p) ? steps_a_line : 0;
+  const bool is_from_memory = is_packed && is_few(p);
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
-    const std::int64_t depth = block.taps * block.channels;
-    const std::int64_t ahead = 1 + steps_ahead / depth;
-    const float* panel = kernel;
+    const std::int64_t depth = block.taps * block.channels, panel_size = depth * tile_columns;
+    const float* group = kernel;
     if (is_packed) {
-      panel += (block.depth_before * p.panels() + part.first_panel * depth) * tile_columns;
+      group += block.depth_before * p.panels() * tile_columns + part.first_panel * panel_size;
     } else {
-      auto* const packed = static_cast<float*>(
-          scratch.get(part.panels * depth * tile_columns * sizeof(float)));
+      auto* const packed =
+          static_cast<float*>(scratch.get(part.panels * panel_size * sizeof(float)));
       pack_block(p, block, part.first_panel, part.panels, kernel, packed);
-      panel = packed;
+      group = packed;
     }
-    for (std::int64_t j = part.first_panel; j < part.first_panel + part.panels; ++j) {
+    const std::int64_t most =
+        is_from_memory
+            ? ceil_div(group_bytes, panel_size * static_cast<std::int64_t>(sizeof(float)))
+            : part.panels;
+    const std::int64_t end = part.first_panel + part.panels;
+    for (std::int64_t first = part.first_panel; first < end; first += most) {
+      const std::int64_t panels = std::min(most, end - first);
+      // The results of a pixel lie side by side, which is how memory likes to be written.
       for (std::int64_t tile = 0; tile < tiles; ++tile) {
         const float* const* const sources =
             &pointers.sources[(tile * taps + block.first_tap) * tile_rows];
@@ -188,25 +192,30 @@ void run_part(const Product& p, const std::vector<Block>& blocks, const Part& pa
             pointers.residuals.empty() ? nullptr : &pointers.residuals[tile * tile_rows],
             epilogue.relu};
         const Finish* const last = b + 1 == blocks.size() ? &finish : nullptr;
-        const std::int64_t feature = j * tile_columns;
-        if (tile + ahead < tiles) {
-          ask_for_results(results + ahead * tile_rows, feature);
-          if (last != nullptr && last->residuals != nullptr) {
-            ask_for(last->residuals + ahead * tile_rows, feature);
+        for (std::int64_t j = 0; j < panels; ++j) {
+          const float* const panel = group + j * panel_size;
+          const std::int64_t feature = (first + j) * tile_columns;
+          // No earlier tile has brought these lines in.
+          if (tile + 1 < tiles) {
+            ask_for_results(results + tile_rows, feature);
+            if (last != nullptr && last->residuals != nullptr) {
+              ask_for(last->residuals + tile_rows, feature);
+            }
+          }
+          if (feature + tile_columns > p.features) {
+            multiply_narrow(p, sources, block, panel, results, feature, b == 0, last);
+          } else if (is_from_memory && tile < steps_a_line) {
+            const float* const next = panel + panels * panel_size;
+            multiply<steps_a_line>(sources, block.taps, block.first_channel, block.channels, panel,
+                                   results, feature, b == 0, last,
+                                   next + tile * depth / steps_a_line * tile_columns);
+          } else {
+            multiply(sources, block.taps, block.first_channel, block.channels, panel, results,
+                     feature, b == 0, last);
           }
         }
-        if (feature + tile_columns > p.features) {
-          multiply_narrow(p, sources, block, panel, results, feature, b == 0, last);
-        } else if (tile < tiles_that_ask) {
-          const float* const share = panel + (depth + tile * depth / steps_a_line) * tile_columns;
-          multiply<steps_a_line>(sources, block.taps, block.first_channel, block.channels, panel,
-                                 results, feature, b == 0, last, share);
-        } else {
-          multiply(sources, block.taps, block.first_channel, block.channels, panel, results, feature,
-                   b == 0, last);
-        }
       }
-      panel += depth * tile_columns;
+      group += panels * panel_size;
     }
   }
 }
@@ -226,7 +235,7 @@ void run(const Product& p, const float* packed, const Epilogue& epilogue,
 
 void run_few(const Product& p, const float* kernel, const Epilogue& epilogue,
              const Executor& executor) {
-  run_parts(p, cut_features(p, executor.threads()), kernel, false, epilogue, executor);
+  run_parts(p, cut_features(p, executor.threads(), panels_together), kernel, false, epilogue, executor);
 }
 
 // Also the widths that no vector fills, and any kernel.
