@@ -154,68 +154,76 @@ void multiply_narrow(const Product& p, const float* const* sources, const Block&
   }
 }
 
+// Some panels of a block, packed, which follow each other.
+struct Group {
+  const float* kernel;
+  std::int64_t first_panel, panels;
+  bool asks;  // for the group that follows in memory
+};
+
+// All tiles times a group. The results of a pixel lie side by side, which is how memory likes to be
+// written. `last`: of the last block, what follows the sums.
+void run_group(const Product& p, const Block& block, const Group& group, const Pointers& pointers,
+               bool first, const Epilogue* last) {
+  const auto taps = static_cast<std::int64_t>(p.taps.size());
+  const auto tiles = static_cast<std::int64_t>(pointers.results.size()) / tile_rows;
+  const std::int64_t depth = block.taps * block.channels, panel_size = depth * tile_columns;
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    const float* const* const sources =
+        &pointers.sources[(tile * taps + block.first_tap) * tile_rows];
+    float* const* const results = &pointers.results[tile * tile_rows];
+    const float* const* const residuals =
+        last == nullptr || pointers.residuals.empty() ? nullptr : &pointers.residuals[tile * tile_rows];
+    const Finish finish{last == nullptr ? nullptr : static_cast<const float*>(last->bias), residuals,
+                        last != nullptr && last->relu};
+    const Finish* const ending = last == nullptr ? nullptr : &finish;
+    for (std::int64_t j = 0; j < group.panels; ++j) {
+      const float* const panel = group.kernel + j * panel_size;
+      const std::int64_t feature = (group.first_panel + j) * tile_columns;
+      // No earlier tile has brought these lines in.
+      if (tile + 1 < tiles) {
+        ask_for_results(results + tile_rows, feature);
+        if (residuals != nullptr) ask_for(residuals + tile_rows, feature);
+      }
+      if (feature + tile_columns > p.features) {
+        multiply_narrow(p, sources, block, panel, results, feature, first, ending);
+      } else if (group.asks && tile < steps_a_line) {
+        const float* const next = panel + group.panels * panel_size;
+        multiply<steps_a_line>(sources, block.taps, block.first_channel, block.channels, panel,
+                               results, feature, first, ending,
+                               next + tile * depth / steps_a_line * tile_columns);
+      } else {
+        multiply(sources, block.taps, block.first_channel, block.channels, panel, results, feature,
+                 first, ending);
+      }
+    }
+  }
+}
+
 // `kernel`: packed, or as it is.
 void run_part(const Product& p, const std::vector<Block>& blocks, const Part& part,
               const float* kernel, bool is_packed, const Epilogue& epilogue) {
   thread_local Scratch scratch;
   thread_local Pointers pointers;
   pointers.fill(p, part, static_cast<const float*>(epilogue.residual));
-  const auto taps = static_cast<std::int64_t>(p.taps.size());
-  const std::int64_t tiles = ceil_div(part.pixels, tile_rows);
   const bool is_from_memory = is_packed && is_few(p);
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
-    const std::int64_t depth = block.taps * block.channels, panel_size = depth * tile_columns;
-    const float* group = kernel;
+    const std::int64_t panel_size = block.taps * block.channels * tile_columns;
+    const std::int64_t panel_bytes = panel_size * static_cast<std::int64_t>(sizeof(float));
+    const float* panels = kernel;
     if (is_packed) {
-      group += block.depth_before * p.panels() * tile_columns + part.first_panel * panel_size;
+      panels += block.depth_before * p.panels() * tile_columns + part.first_panel * panel_size;
     } else {
-      auto* const packed =
-          static_cast<float*>(scratch.get(part.panels * panel_size * sizeof(float)));
+      auto* const packed = static_cast<float*>(scratch.get(part.panels * panel_bytes));
       pack_block(p, block, part.first_panel, part.panels, kernel, packed);
-      group = packed;
+      panels = packed;
     }
-    const std::int64_t most =
-        is_from_memory
-            ? ceil_div(group_bytes, panel_size * static_cast<std::int64_t>(sizeof(float)))
-            : part.panels;
-    const std::int64_t end = part.first_panel + part.panels;
-    for (std::int64_t first = part.first_panel; first < end; first += most) {
-      const std::int64_t panels = std::min(most, end - first);
-      // The results of a pixel lie side by side, which is how memory likes to be written.
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        const float* const* const sources =
-            &pointers.sources[(tile * taps + block.first_tap) * tile_rows];
-        float* const* const results = &pointers.results[tile * tile_rows];
-        const Finish finish{
-            static_cast<const float*>(epilogue.bias),
-            pointers.residuals.empty() ? nullptr : &pointers.residuals[tile * tile_rows],
-            epilogue.relu};
-        const Finish* const last = b + 1 == blocks.size() ? &finish : nullptr;
-        for (std::int64_t j = 0; j < panels; ++j) {
-          const float* const panel = group + j * panel_size;
-          const std::int64_t feature = (first + j) * tile_columns;
-          // No earlier tile has brought these lines in.
-          if (tile + 1 < tiles) {
-            ask_for_results(results + tile_rows, feature);
-            if (last != nullptr && last->residuals != nullptr) {
-              ask_for(last->residuals + tile_rows, feature);
-            }
-          }
-          if (feature + tile_columns > p.features) {
-            multiply_narrow(p, sources, block, panel, results, feature, b == 0, last);
-          } else if (is_from_memory && tile < steps_a_line) {
-            const float* const next = panel + panels * panel_size;
-            multiply<steps_a_line>(sources, block.taps, block.first_channel, block.channels, panel,
-                                   results, feature, b == 0, last,
-                                   next + tile * depth / steps_a_line * tile_columns);
-          } else {
-            multiply(sources, block.taps, block.first_channel, block.channels, panel, results,
-                     feature, b == 0, last);
-          }
-        }
-      }
-      group += panels * panel_size;
+    const std::int64_t most = is_from_memory ? ceil_div(group_bytes, panel_bytes) : part.panels;
+    for (std::int64_t i = 0; i < part.panels; i += most) {
+      const Group group{panels + i * panel_size, part.first_panel + i,
+                        std::min(most, part.panels - i), is_from_memory};
+      run_group(p, block, group, pointers, b == 0, b + 1 == blocks.size() ? &epilogue : nullptr);
     }
   }
 }
