@@ -78,7 +78,7 @@ def rates(batches, images):
 
 def one_by_one(folder, crop):
     """``crop(content, box)`` of one file after the other, with the boxes of training."""
-    from flax_resnet.data.images import DRAWS, crop_box
+    from flax_resnet.data.images.reading import DRAWS, crop_box
 
     contents = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
     rng = np.random.default_rng(1)
@@ -158,7 +158,7 @@ def simplejpeg_opencv(folder):
 
 
 def ours_alone(folder):
-    from flax_resnet.data.images import DRAWS, random_resized_crop
+    from flax_resnet.data.images.reading import DRAWS, random_resized_crop
 
     rng = np.random.default_rng(1)
     draws = {}
@@ -210,7 +210,7 @@ def grain_threads(folder, decode):
 def grain_pillow(folder):
     from PIL import Image
 
-    from flax_resnet.data.images import DRAWS, crop_box
+    from flax_resnet.data.images.reading import DRAWS, crop_box
 
     def decode(path, rng):
         image = Image.open(path).convert("RGB")
@@ -222,7 +222,7 @@ def grain_pillow(folder):
 
 
 def grain_with_our_decoder(folder):
-    from flax_resnet.data.images import DRAWS, random_resized_crop
+    from flax_resnet.data.images.reading import DRAWS, random_resized_crop
 
     return grain_threads(
         folder, lambda path, rng: random_resized_crop(path, rng.random(DRAWS), SIZE)

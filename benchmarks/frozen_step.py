@@ -16,12 +16,12 @@ import numpy as np
 import optax
 
 import flax_resnet as fr
-from flax_resnet.training.transfer import TrainedFrom
+from flax_resnet.training.transfer.start import TrainedFrom
 
 
 def prepared(name, size, batch, first):
-    model = fr.create_model(name, num_classes=5, frozen_until=first)
-    trainable = None if first is None else TrainedFrom(model.parts, first)
+    model = fr.create_model(name, num_classes=5, freeze_before=first)
+    trainable = None if first is None else TrainedFrom(model.stages, first)
     images = jnp.zeros((batch, size, size, 3))
     state = fr.create_train_state(
         model,

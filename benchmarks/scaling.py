@@ -84,11 +84,11 @@ def measure(devices):
 
     compile_step, roads = loop.compile_step, {}
 
-    def kept(layout, state, sums, batch):
-        roads[layout.mode] = Alternating(
-            compile_step(layout, state, sums, batch), state, sums, batch
+    def kept(partitioning, state, sums, batch):
+        roads[partitioning.mode] = Alternating(
+            compile_step(partitioning, state, sums, batch), state, sums, batch
         )
-        return roads[layout.mode]
+        return roads[partitioning.mode]
 
     loop.compile_step = kept
     digits = fr.load_config("digits")

@@ -64,7 +64,7 @@ __version__ = "0.1.0"
 
 # Each is imported when it is first asked for, so that the command line answers at once: JAX alone
 # takes a second and a half.
-_ROOMS = {
+_PACKAGES = {
     "config": ("Config", "check_config", "list_configs", "load_config"),
     "errors": ("UserError",),
     "inference": ("embed", "evaluate", "load_run", "predict"),
@@ -96,13 +96,13 @@ _ROOMS = {
         "to_torchvision",
     ),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_PACKAGE_OF = {name: room for room, names in _PACKAGES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        return getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
-    if name in (*_ROOMS, "data", "report"):  # fr.data without an import of its own
+    if name in _PACKAGE_OF:
+        return getattr(import_module(f".{_PACKAGE_OF[name]}", __name__), name)
+    if name in (*_PACKAGES, "data", "report"):  # fr.data without an import of its own
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

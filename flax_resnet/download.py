@@ -151,13 +151,13 @@ def _download(file: PublishedFile, part: Path) -> None:
     """
     # What an earlier call left may be damaged, or of a file that was replaced
     # since: only a download from scratch tells what the server has.
-    for leftover in (_length(part) > 0, False):
+    for incompatible in (_length(part) > 0, False):
         _complete(file, part)
         size, sha256 = _facts(part)
         if _fits(file, size, sha256):
             return
         part.unlink()
-        if not leftover:
+        if not incompatible:
             raise _WrongBytes(f"expected {file.describe()}, received {size} bytes, sha256 {sha256}")
 
 

@@ -126,7 +126,7 @@ def published(url: str) -> PublishedFile:
     return PublishedFile("set.tar.gz", url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def part_of(target: Path) -> Path:
+def stage_of(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
 
@@ -264,7 +264,7 @@ def test_connection_that_keeps_dropping_is_left_after_a_few_times(
     kept = 5 * TRICKLE
     assert f"{kept} bytes are kept" in message
     assert "running the command again" in message
-    assert part_of(target).read_bytes() == CONTENT[:kept]
+    assert stage_of(target).read_bytes() == CONTENT[:kept]
     # The next call goes on from there.
     fetch(published(f"{server.url}/good"), target, OTHERWISE)
     assert_arrived(target)
@@ -276,7 +276,7 @@ def test_drops_without_new_bytes_are_not_repeated(server: Server, tmp_path: Path
     message = told(published(f"{server.url}/half"), target)
     assert f"after {HALF} of {len(CONTENT)} bytes" in message
     assert server.ranges == [None, f"bytes={HALF}-"]
-    assert part_of(target).read_bytes() == CONTENT[:HALF]
+    assert stage_of(target).read_bytes() == CONTENT[:HALF]
 
 
 def test_server_that_goes_away_half_way(server: Server, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def ctrl_c() -> Iterator[None]:
 @pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_by_the_user_then_resumed(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    part = part_of(target)
+    part = stage_of(target)
 
     def press_ctrl_c() -> None:
         server.silent.wait(10)
@@ -332,7 +332,7 @@ def test_interrupted_by_the_user_then_resumed(server: Server, tmp_path: Path) ->
 
 def test_server_without_ranges_sends_the_whole_file(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    part_of(target).write_bytes(CONTENT[:HALF])
+    stage_of(target).write_bytes(CONTENT[:HALF])
     fetch(published(f"{server.url}/no-ranges"), target, OTHERWISE)
     assert_arrived(target)
     assert server.ranges == [f"bytes={HALF}-"]
@@ -344,14 +344,14 @@ def test_damaged_part_does_no_harm(
     server: Server, tmp_path: Path, length: int, size: int | None
 ) -> None:
     target = tmp_path / "set.tar.gz"
-    part_of(target).write_bytes(b"x" * length)
+    stage_of(target).write_bytes(b"x" * length)
     fetch(replace(published(f"{server.url}/good"), size=size), target, OTHERWISE)
     assert_arrived(target)
 
 
 def test_complete_part_needs_no_server(tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    part_of(target).write_bytes(CONTENT)
+    stage_of(target).write_bytes(CONTENT)
     fetch(published("http://name.invalid/x"), target, OTHERWISE)
     assert_arrived(target)
 
@@ -370,7 +370,7 @@ def test_refused_port(tmp_path: Path) -> None:
         start = time.monotonic()
         assert_refused(published(url), tmp_path, "refused")
         target = tmp_path / "set.tar.gz"
-        part_of(target).write_bytes(CONTENT[:HALF])
+        stage_of(target).write_bytes(CONTENT[:HALF])
         assert f"{HALF} bytes are kept" in told(published(url), target)
         assert time.monotonic() - start < 3
 

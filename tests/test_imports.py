@@ -17,6 +17,7 @@ HEIGHT = {
     "training": 4,
     "report": 3,
     "data": 2,
+    "metrics": 2,
     "weights": 2,
     "models": 1,
     "runtime": 1,

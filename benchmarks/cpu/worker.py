@@ -23,7 +23,7 @@ def peak_memory():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def build_ours(workload, ops):
+def build_ours(workload, conv_impl):
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -32,7 +32,7 @@ def build_ours(workload, ops):
     import flax_resnet as fr
     from flax_resnet.models import QUICK_COMPILATION
 
-    options = {"num_classes": workload.classes, "stem": workload.stem, "ops": ops}
+    options = {"num_classes": workload.classes, "stem": workload.stem, "conv_impl": conv_impl}
     model = fr.create_model(workload.model, dtype=jnp.dtype(workload.dtype), **options)
     shape = (workload.batch, workload.size, workload.size, 3)
     images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)

@@ -74,10 +74,10 @@ def _torch(tuned):
 
 
 CONTENDERS = {
-    "ours, with oneDNN": Contender("ours", True, (("ops", "onednn"),)),
-    "ours, jax only": Contender("ours", True, (("ops", "jax"),)),
-    "ours, reference": Contender("ours", True, (("ops", "reference"),)),
-    "ours, not tuned": Contender("ours", False, (("ops", "jax"),)),
+    "ours, with oneDNN": Contender("ours", True, (("conv_impl", "onednn"),)),
+    "ours, jax only": Contender("ours", True, (("conv_impl", "jax"),)),
+    "ours, reference": Contender("ours", True, (("conv_impl", "reference"),)),
+    "ours, not tuned": Contender("ours", False, (("conv_impl", "jax"),)),
     "plain Flax": Contender("flax", False),
     **_torch(tuned=False),
     **_torch(tuned=True),

@@ -8,10 +8,10 @@ from rich.console import Console
 
 def check_command(arguments: Sequence[str]) -> None:
     """Read every image of a folder, .csv or .jsonl, and tell what is wrong."""
-    from ..data.check import check_folder
-    from ..data.check_tables import render
-    from ..data.contact_sheet import contact_sheet
-    from ..data.folder import find_images
+    from ..data.audit.check import check_folder
+    from ..data.audit.contact_sheet import contact_sheet
+    from ..data.audit.tables import render
+    from ..data.images.folder import find_images
 
     parser = argparse.ArgumentParser(prog="flax-resnet check", description=check_command.__doc__)
     parser.add_argument("source", metavar="DIR")
@@ -27,7 +27,7 @@ def check_command(arguments: Sequence[str]) -> None:
 
 def prepare_command(arguments: Sequence[str]) -> None:
     """Write a data set as the folder that TFDS reads, without TensorFlow."""
-    from ..data.prepare import preparable_names, prepare
+    from ..data.tfds.prepare import preparable_names, prepare
 
     parser = argparse.ArgumentParser(
         prog="flax-resnet prepare", description=prepare_command.__doc__

@@ -21,7 +21,7 @@ class Finetune:
     mode: Literal["head", "partial", "full", "gradual"] | None = None
     """Train the head alone (seconds, the default), the last parts, everything, or one part more
     after each epoch."""
-    freeze_until: str | None = None
+    freeze_before: str | None = None
     """The first part that trains, such as layer3; for partial and gradual."""
     head: str = "linear"
     """linear, or hidden:512 for one more layer."""

@@ -22,7 +22,7 @@ def list_command(arguments: Sequence[str]) -> None:
 
 def summary_command(arguments: Sequence[str]) -> None:
     """Show a model's parameters, multiply-accumulates, output shapes and memory."""
-    from ..models import OPS, create_model, default_image_shape, summarize
+    from ..models import CONV_IMPLS, create_model, default_image_shape, summarize
     from ..report import summary_table
 
     parser = argparse.ArgumentParser(
@@ -33,10 +33,16 @@ def summary_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--num-classes", type=int)
     parser.add_argument("--image-size", type=int, help="height and width")
     parser.add_argument("--channels", type=int)
-    parser.add_argument("--ops", choices=OPS, default="auto", help="how convolutions are computed")
+    parser.add_argument(
+        "--conv-impl", choices=CONV_IMPLS, default="auto", help="how convolutions are computed"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="for the memory estimate")
     options = parser.parse_args(list(arguments))
-    chosen = {"stem": options.stem, "num_classes": options.num_classes, "ops": options.ops}
+    chosen = {
+        "stem": options.stem,
+        "num_classes": options.num_classes,
+        "conv_impl": options.conv_impl,
+    }
     try:
         model = create_model(
             options.name, **{name: value for name, value in chosen.items() if value is not None}

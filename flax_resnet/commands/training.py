@@ -33,7 +33,7 @@ def _parse_config(arguments: Sequence[str], command: str, text: str) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", required="-h" not in arguments and "--help" not in arguments)
     parsed, overrides = parser.parse_known_args(list(arguments))
-    overrides = ["--model.ops" if word == "--ops" else word for word in overrides]
+    overrides = ["--model.conv-impl" if word == "--conv-impl" else word for word in overrides]
     default = load_config(parsed.config) if parsed.config else Config()
     return tyro.cli(
         Config,

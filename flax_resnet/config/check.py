@@ -31,8 +31,8 @@ def check_config(config: Config) -> list[str]:
         positive["optimizer.base-batch-size"] = config.optimizer.base_batch_size
     if config.max_steps is not None:
         positive["max-steps"] = config.max_steps
-    if config.save_every_steps is not None:
-        positive["save-every-steps"] = config.save_every_steps
+    if config.save_every is not None:
+        positive["save-every"] = config.save_every
     if config.data.image_size is not None:
         positive["data.image-size"] = config.data.image_size
     for name, value in positive.items():

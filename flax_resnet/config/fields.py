@@ -43,7 +43,7 @@ class ModelConfig:
     """Keep batch norm's running statistics as they are."""
     frozen_affine: bool | None = None
     """Keep batch norm's scale and bias as they are."""
-    ops: Literal["auto", "jax", "onednn", "reference"] = "auto"
+    conv_impl: Literal["auto", "jax", "onednn", "reference"] = "auto"
     """How convolutions are computed on CPU: chosen; without oneDNN; with it; as XLA does."""
     remat: bool | None = None
     """Recompute blocks in the backward pass: less memory, a third more work."""
@@ -166,9 +166,9 @@ class TransferConfig:
     or a run's folder. The classifier is always fresh. They also say the normalisation, and the
     image_size, resize and interpolation where data leaves these open."""
     mode: Literal["full", "partial", "head", "gradual"] = "full"
-    """What trains: all; the parts from freeze_until on; the head alone; or the head first, and a
+    """What trains: all; the parts from freeze_before on; the head alone; or the head first, and a
     part more below it after each unfreeze_epochs."""
-    freeze_until: str | None = None
+    freeze_before: str | None = None
     """The first part that trains, such as layer4; default of partial: the last stage. In gradual,
     those before it never do."""
     unfreeze_epochs: float = 1.0
@@ -248,7 +248,7 @@ class Config:
     """Epochs between evaluations on the validation images."""
     microbatches: int = 1
     """Parts that a step's batch is cut into, one after the other, to save memory."""
-    save_every_steps: int | None = None
+    save_every: int | None = None
     """Save also every so many steps; a checkpoint is saved at each evaluation in any case."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"
     """Folder of compiled programs, for quick restarts; None for none."""
@@ -259,7 +259,15 @@ class Config:
 # What may change when a run is taken up again: none of it changes the numbers of a step, but for
 # rounding and, with batch norm per device, the number of devices.
 FREE_ON_RESUME = (
-    *("model.ops", "data.dir", "data.download", "max_steps", "workdir", "compile_cache", "dry_run"),
+    *(
+        "model.conv_impl",
+        "data.dir",
+        "data.download",
+        "max_steps",
+        "workdir",
+        "compile_cache",
+        "dry_run",
+    ),
     "transfer.feature_cache",
     *(f"parallel.{name}" for name in ("mode", "shard_params", "distributed", "coordinator")),
     *(f"parallel.{name}" for name in ("processes", "process", "timeout")),

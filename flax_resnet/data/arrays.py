@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flax_resnet.data.datasets import Dataset, Split
-from flax_resnet.data.records import RATIOS, SPLITS, Ratios, check_ratios, split_of_content
+from flax_resnet.data.images.records import RATIOS, SPLITS, Ratios, check_ratios, split_of_content
 from flax_resnet.errors import UserError
 
 _IMAGE_KEYS = ("x", "image", "images")

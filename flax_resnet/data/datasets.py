@@ -15,10 +15,10 @@ from flax_resnet.data import formats
 from flax_resnet.data.formats import CifarLayout, FormatError
 from flax_resnet.data.framing import Framing
 from flax_resnet.data.pipeline import Source
-from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.data.stratified import stratified
-from flax_resnet.data.tfds_folder import find_prepared
+from flax_resnet.data.tfds.folder import find_prepared
+from flax_resnet.data.tfds.prepared import open_prepared
 from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
 

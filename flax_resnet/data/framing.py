@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from flax_resnet.data.images import (
+from flax_resnet.data.images.reading import (
     MAX_PIXELS,
     Content,
     Interpolation,

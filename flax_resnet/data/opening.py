@@ -8,13 +8,13 @@ from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
 from .arrays import read_arrays
 from .datasets import Dataset, dataset_names, load_dataset
-from .folder import find_images
-from .image_files import ImageFiles
-from .prepared import open_prepared
-from .prepared_sets import open_parts
+from .images.files import ImageFiles
+from .images.folder import find_images
+from .images.records import SPLITS
 from .published import CATALOGUE
-from .records import SPLITS
-from .tfds_folder import find_prepared
+from .tfds.folder import find_prepared
+from .tfds.prepared import open_prepared
+from .tfds.prepared_sets import open_parts
 
 FOLDER = "folder"
 IMAGE_SIZE = 224  # of image files where nothing else is asked for, as ImageNet's models see them

@@ -111,7 +111,7 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
     ),
 }
 
-# What `flax_resnet.data.prepare` writes. TFDS has VOC 2012 for detection only, as `voc/2012`; the
+# What `data.tfds.prepare` writes. TFDS has VOC 2012 for detection only, as `voc/2012`; the
 # two forms for classification have names, and a version, of ours.
 CATALOGUE: dict[str, Catalogued] = {
     "mnist": Catalogued("3.0.1", {"train": 60_000, "test": 10_000}),

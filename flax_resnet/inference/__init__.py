@@ -2,21 +2,21 @@
 
 from .convert import Conversion, convert_weights
 from .embed import Embeddings, embed, write_embeddings
-from .evaluate import Evaluated, evaluate
+from .evaluate import EvalResult, evaluate
 from .find_files import FoundFiles, find_files
 from .loading import load_any, read_classes
 from .multi_label import MultiLabelEvaluation
-from .predict import Guess, Predictions, predict, predict_batches
+from .predict import Prediction, Predictions, predict, predict_batches
 from .run_folder import LoadedRun, load_run, save_run
 
 __all__ = [
     "Conversion",
     "Embeddings",
-    "Evaluated",
+    "EvalResult",
     "FoundFiles",
-    "Guess",
     "LoadedRun",
     "MultiLabelEvaluation",
+    "Prediction",
     "Predictions",
     "convert_weights",
     "embed",

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..config import AugmentConfig, DataConfig
 from ..data import Source, open_dataset
-from ..data.folder import find_images
-from ..data.image_files import ImageFiles
+from ..data.images.files import ImageFiles
+from ..data.images.folder import find_images
+from ..data.images.records import SPLITS, Records
 from ..data.opening import FOLDER
-from ..data.records import SPLITS, Records
 from ..errors import UserError
 from ..report.evaluation import Evaluation, evaluate_logits
 from .multi_label import MultiLabelEvaluation, evaluate_multi_label
@@ -25,7 +25,7 @@ SplitName = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvalResult:
     """What came of an evaluation.
 
     Attributes:
@@ -48,7 +48,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     tta: Augmentation | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluated:
+) -> EvalResult:
     """Evaluate a run on labelled images.
 
     Args:
@@ -104,9 +104,9 @@ def evaluate(
     predictions = Predictions(paths, run.classes, probabilities, failed)
     if several:
         ranked = evaluate_multi_label(name, values, labels[read], run.classes)
-        return Evaluated(ranked, predictions, labels)
+        return EvalResult(ranked, predictions, labels)
     result = evaluate_logits(name, values, labels[read], run.classes, validation)
-    return Evaluated(result, predictions, labels)
+    return EvalResult(result, predictions, labels)
 
 
 _Part = tuple[Source, tuple[str, ...]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from ..training.average_precision import average_precision, mean_average_precision
+from ..metrics.average_precision import average_precision, mean_average_precision
 
 
 @dataclass(frozen=True)

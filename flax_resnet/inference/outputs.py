@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..data import Framing, Preprocessing, Source, Split
-from ..data.decoding import to_rgb
-from ..data.image_files import ImageFiles
+from ..data.images.decoding import to_rgb
+from ..data.images.files import ImageFiles
 from ..errors import UserError
 from ..models import fold_batch_norm
 from ..training import forward, static_batch_size

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from ..report.calibration import softmax
+from ..metrics.calibration import softmax
 from .outputs import BATCH_SIZE, Augmentation, Images, logits_of, outputs
 from .run_folder import LoadedRun
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prediction:
     """One class and its probability."""
 
     label: str
@@ -44,14 +44,14 @@ class Predictions:
         """The likeliest class of each image; None where it could not be read."""
         return tuple(guesses[0].label if guesses else None for guesses in self.top(1))
 
-    def top(self, k: int = 5) -> list[list[Guess]]:
+    def top(self, k: int = 5) -> list[list[Prediction]]:
         """The ``k`` likeliest classes of each image, likeliest first; empty where it could not
         be read."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             []
             if name in self.failed
-            else [Guess(self.classes[i], int(i), float(row[i])) for i in best]
+            else [Prediction(self.classes[i], int(i), float(row[i])) for i in best]
             for name, row, best in zip(self.names, self.probabilities, order, strict=True)
         ]
 

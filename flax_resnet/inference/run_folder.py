@@ -24,7 +24,7 @@ from ..training import (
 
 if TYPE_CHECKING:
     from .embed import Embeddings
-    from .evaluate import Evaluated
+    from .evaluate import EvalResult
     from .predict import Predictions
 
 
@@ -74,7 +74,7 @@ class LoadedRun:
 
         return embed(self, images, **options)
 
-    def evaluate(self, source: str | Path | None = None, **options: Any) -> "Evaluated":
+    def evaluate(self, source: str | Path | None = None, **options: Any) -> "EvalResult":
         """Compare with the true classes; see :func:`evaluate`."""
         from .evaluate import evaluate
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TextIO, get_args
 
-from .predict import Guess, Predictions
+from .predict import Prediction, Predictions
 
 Format = Literal["table", "csv", "json", "jsonl"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -43,7 +43,7 @@ def write_predictions(
         _write_json(file, rows, lines=form == "jsonl")
 
 
-_Row = tuple[str, list[Guess], str | None, str | None]  # name, guesses, error, true class
+_Row = tuple[str, list[Prediction], str | None, str | None]  # name, guesses, error, true class
 
 
 def _rows(
@@ -77,7 +77,7 @@ def _write_json(file: TextIO, rows: Iterable[_Row], *, lines: bool) -> None:
     file.write("\n" if lines else "\n]\n")
 
 
-def _as_dict(guess: Guess) -> dict[str, str | int | float]:
+def _as_dict(guess: Prediction) -> dict[str, str | int | float]:
     probability = round(guess.probability, 6)
     return {"label": guess.label, "index": guess.index, "probability": probability}
 

@@ -2,14 +2,14 @@
 
 from .folding import fold_batch_norm, pack_kernels
 from .layers import QUICK_COMPILATION
-from .lowerings import OPS
+from .lowerings import CONV_IMPLS
 from .mnist import MnistResNet
-from .resnet import ResNet, part_of
+from .resnet import ResNet, stage_of
 from .summary import ModelSummary, StageSummary, default_image_shape, summarize
 from .variants import create_model, list_models
 
 __all__ = [
-    "OPS",
+    "CONV_IMPLS",
     "QUICK_COMPILATION",
     "MnistResNet",
     "ModelSummary",
@@ -20,6 +20,6 @@ __all__ = [
     "fold_batch_norm",
     "list_models",
     "pack_kernels",
-    "part_of",
+    "stage_of",
     "summarize",
 ]

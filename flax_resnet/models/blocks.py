@@ -44,14 +44,14 @@ def block_layout(
 class Conv(nn.Module):
     """A square convolution, padded by ``kernel // 2`` on every side; by default without bias.
 
-    ``ops``: how it is computed, see :func:`lowerings.convolve`. With a bias it may also add a
+    ``conv_impl``: how it is computed, see :func:`lowerings.convolve`. With a bias it may also add a
     residual and rectify, in one pass; the collection ``packed``, if there is one, holds the kernel
     in the layout that is fastest, see :func:`folding.pack_kernels`.
     """
 
     spec: ConvSpec
     use_bias: bool = False
-    ops: str = "auto"
+    conv_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
@@ -65,15 +65,15 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         conv = self.convolution(x, kernel)
         if not self.use_bias:
-            return Epilogue(None, residual, relu).apply(convolve(conv, self.ops))
+            return Epilogue(None, residual, relu).apply(convolve(conv, self.conv_impl))
         bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
         epilogue = Epilogue(bias.astype(self.dtype), residual, relu)
         if self.is_mutable_collection("packed") and not self.is_initializing():
-            packed = pack(conv, self.ops)
+            packed = pack(conv, self.conv_impl)
             if packed is not None:
                 self.put_variable("packed", "kernel", packed)
         packed = self.get_variable("packed", "kernel")
-        return convolve_fused(conv, epilogue, packed, self.ops)
+        return convolve_fused(conv, epilogue, packed, self.conv_impl)
 
     def convolution(self, x: jax.Array, kernel: jax.Array) -> Convolution:
         """What is to be computed of images ``[N, H, W, C]``."""

@@ -46,7 +46,7 @@ def pack_kernels(model: nn.Module, variables: Tree, images: Any) -> Tree:
     Elsewhere, and for other nets, nothing is added.
 
     Args:
-      model: a net; its ``ops`` says how convolutions are computed.
+      model: a net; its ``conv_impl`` says how convolutions are computed.
       variables: its variables.
       images: an array, or ``jax.ShapeDtypeStruct``, of the shape ``[N, H, W, C]`` and dtype of the
         images to come: images of another shape may need another layout, which is an error then.

@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
         maps averages over the devices, as ``train_step`` does.
       frozen_statistics: normalise by the running statistics, and leave them, even in training.
       frozen_affine: no gradient for ``scale`` and ``bias``.
-      ops: on CPU and but for ``"reference"`` the gradient is a quicker rule of its own.
+      conv_impl: on CPU and but for ``"reference"`` the gradient is a quicker rule of its own.
 
     Raises:
       ValueError: ``groups`` do not divide the batch, or neither of groups and devices the other.
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
     groups: int = 1
     frozen_statistics: bool = False
     frozen_affine: bool = False
-    ops: str = "auto"
+    conv_impl: str = "auto"
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
@@ -92,7 +92,7 @@ class BatchNorm(nn.Module):
         if self.frozen_affine:
             scale, bias = lax.stop_gradient((scale, bias))
 
-        own = train and not self.frozen_statistics and has_own_gradient(self.ops)
+        own = train and not self.frozen_statistics and has_own_gradient(self.conv_impl)
         if train and not self.frozen_statistics:
             here, members = self._groups_here(len(x))
             average = partial(_average, axis_name=self.axis_name, members=members)
@@ -109,7 +109,7 @@ class BatchNorm(nn.Module):
                     self.dtype,
                     residual,
                     relu,
-                    self.ops,
+                    self.conv_impl,
                 )
                 mean, var = (value[None] for value in statistics)
             else:

@@ -29,7 +29,7 @@ class MnistResNet(nn.Module):
     frozen_statistics: bool = False
     frozen_affine: bool = False
     norm: str = "batch"
-    ops: str = "auto"
+    conv_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -40,7 +40,7 @@ class MnistResNet(nn.Module):
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, use_bias=self.norm == "folded", ops=self.ops, **types)
+        conv = partial(Conv, use_bias=self.norm == "folded", conv_impl=self.conv_impl, **types)
         norm: Callable[..., nn.Module] = partial(FoldedNorm, affine=False, **types)
         if self.norm == "batch":
             norm = partial(
@@ -49,7 +49,7 @@ class MnistResNet(nn.Module):
                 groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
-                ops=self.ops,
+                conv_impl=self.conv_impl,
                 **types,
             )
 
@@ -67,7 +67,7 @@ class MnistResNet(nn.Module):
         ``"pooled"`` ``[N, H * W * C]``."""
 
         def pool(y: jax.Array) -> jax.Array:
-            return max_pool(nn.relu(y), 2, 2, ops=self.ops)
+            return max_pool(nn.relu(y), 2, 2, conv_impl=self.conv_impl)
 
         stem = pool(self.bn1(self.conv1(x), train))
         layer1 = self.layer1[0](stem, train)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from .blocks import EXPANSION, Conv, ConvSpec, ResidualBlock, block_layout
 from .layers import BatchNorm, Dropout, FoldedNorm, GroupNorm, dense_bias_init, dense_init
-from .lowerings import OPS, max_pool
+from .lowerings import CONV_IMPLS, max_pool
 
 CHOICES = {
     "block": tuple(EXPANSION),
@@ -28,7 +28,7 @@ CHOICES = {
     "shortcut": ("A", "B", "C"),
     "version": ("v1", "v1.5", "v2"),
     "norm": ("batch", "group", "folded"),
-    "ops": OPS,
+    "conv_impl": CONV_IMPLS,
 }
 
 
@@ -69,12 +69,12 @@ class ResNet(nn.Module):
       momentum, epsilon: of batch norm, see :class:`layers.BatchNorm`.
       frozen_statistics, frozen_affine: freeze batch norm's running statistics, or its scale and
         bias, whatever ``train`` says.
-      frozen_until: the first of :attr:`parts` that trains: those before it run as in evaluation,
+      freeze_before: the first of :attr:`stages` that trains: those before it run as in evaluation,
         whatever ``train`` says (their batch norms keep their statistics).
-      starts_at: the part that the net starts at: its input takes the place of the images.
+      start_stage: the part that the net starts at: its input takes the place of the images.
       axis_name: mapped axis (``shard_map``, ``pmap``) over which batch-norm statistics are shared
         and examples are counted; ``train_step`` sets it.
-      ops: how convolutions are computed on CPU: ``"auto"`` chooses, ``"jax"`` without oneDNN,
+      conv_impl: how convolutions are computed on CPU: ``"auto"`` chooses, ``"jax"`` without oneDNN,
         ``"onednn"`` demands it, ``"reference"`` leaves all to XLA; see :mod:`lowerings`.
       batch_norm_groups: parts of the batch with batch-norm statistics of their own.
       dtype, param_dtype: of the computation, of the parameters.
@@ -107,10 +107,10 @@ class ResNet(nn.Module):
     epsilon: float = 1e-5
     frozen_statistics: bool = False
     frozen_affine: bool = False
-    frozen_until: str | None = None
-    starts_at: str | None = None
+    freeze_before: str | None = None
+    start_stage: str | None = None
     axis_name: str | None = None
-    ops: str = "auto"
+    conv_impl: str = "auto"
     batch_norm_groups: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -124,21 +124,23 @@ class ResNet(nn.Module):
             raise ValueError(f"{len(self.stage_sizes)} stages but {len(self.widths)} widths")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups and width_per_group need block='bottleneck'")
-        for option in ("frozen_until", "starts_at"):
-            if getattr(self, option) not in (None, *self.parts):
-                known = ", ".join(self.parts)
+        for option in ("freeze_before", "start_stage"):
+            if getattr(self, option) not in (None, *self.stages):
+                known = ", ".join(self.stages)
                 raise ValueError(f"{option}={getattr(self, option)!r} is not a part: {known}")
         super().__post_init__()
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def stages(self) -> tuple[str, ...]:
         """``"stem"``, ``"layer1"``, ... and ``"fc"``, the head, in the order they run."""
         return "stem", *(f"layer{i + 1}" for i in range(len(self.stage_sizes))), "fc"
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         after = self.version != "v2"  # each norm follows a convolution
-        conv = partial(Conv, use_bias=self.norm == "folded" and after, ops=self.ops, **types)
+        conv = partial(
+            Conv, use_bias=self.norm == "folded" and after, conv_impl=self.conv_impl, **types
+        )
         if self.norm == "folded":  # Linen traces initialisers again to check shapes: a quick one
             conv = partial(conv, kernel_init=nn.initializers.zeros)
         norm: Callable[..., nn.Module]
@@ -155,7 +157,7 @@ class ResNet(nn.Module):
                 groups=self.batch_norm_groups,
                 frozen_statistics=self.frozen_statistics,
                 frozen_affine=self.frozen_affine,
-                ops=self.ops,
+                conv_impl=self.conv_impl,
                 **types,
             )
         self._setup_stem(conv, norm)
@@ -216,13 +218,13 @@ class ResNet(nn.Module):
     def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Every stage's output: ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``,
         and ``"pooled"`` ``[N, C]``, the input of the classifier."""
-        start = self.parts.index(self.starts_at or "stem")
-        trained = self.parts.index(self.frozen_until or "stem")
+        start = self.stages.index(self.start_stage or "stem")
+        trained = self.stages.index(self.freeze_before or "stem")
         outputs, y = {}, x.astype(self.dtype)
-        for i, part in enumerate(self.parts[start:-1], start):
+        for i, part in enumerate(self.stages[start:-1], start):
             y = outputs[part] = self._part(part, y, train and i >= trained)
         # The head's own input is the pooled features.
-        outputs["pooled"] = y if self.starts_at == "fc" else jnp.mean(y, axis=(1, 2))
+        outputs["pooled"] = y if self.start_stage == "fc" else jnp.mean(y, axis=(1, 2))
         return outputs
 
     def _part(self, part: str, x: jax.Array, train: bool) -> jax.Array:
@@ -232,7 +234,7 @@ class ResNet(nn.Module):
         # images' step of resnet152: 15.6 s, not 2.8), and compiles hardly sooner (28.5 s, not 30).
         for block in getattr(self, part):
             x = block(x, train)
-        if part == self.parts[-2] and self.version == "v2":
+        if part == self.stages[-2] and self.version == "v2":
             x = self.bn_last(x, train, relu=True)
         return x
 
@@ -247,7 +249,7 @@ class ResNet(nn.Module):
         if self.version != "v2" and not folded:
             x = self.bn1(x, train, relu=True)
         if self.stem != "cifar":
-            x = max_pool(x, 3, 2, 1, self.ops)
+            x = max_pool(x, 3, 2, 1, self.conv_impl)
         return x
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -260,7 +262,7 @@ class ResNet(nn.Module):
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def part_of(layer: str, last: str) -> str:
+def stage_of(layer: str, last: str) -> str:
     """Which part holds the parameters named ``layer``: ``"layer2"`` those of ``"layer2_0"``;
     ``last`` is the last part before the head."""
     if layer.startswith("fc"):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .blocks import Conv
 from .lowerings import choose
 from .mnist import MnistResNet
-from .resnet import part_of
+from .resnet import stage_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
 
     stages = tuple(
         StageSummary(
-            name, shape, sum(n for layer, n in sizes.items() if part_of(layer, names[-1]) == name)
+            name, shape, sum(n for layer, n in sizes.items() if stage_of(layer, names[-1]) == name)
         )
         for name, shape in shapes.items()
     )
@@ -86,7 +86,7 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
         macs=macs,
         stages=stages,
         weight_bytes=_bytes(variables),
-        activation_bytes=_activation_bytes(model.clone(ops="reference"), variables, image),
+        activation_bytes=_activation_bytes(model.clone(conv_impl="reference"), variables, image),
         lowerings=lowerings,
     )
 
@@ -129,7 +129,7 @@ def _arithmetic(
             kernel: jax.Array = module.get_variable("params", "kernel")
             counts.append(math.prod(result.shape) * math.prod(kernel.shape[:-1]))
             if isinstance(module, Conv):
-                lowerings[choose(module.convolution(args[0], kernel), module.ops).name] += 1
+                lowerings[choose(module.convolution(args[0], kernel), module.conv_impl).name] += 1
         return result
 
     with nn.intercept_methods(count):

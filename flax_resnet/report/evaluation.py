@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from .calibration import calibration_error, cross_entropy, fit_temperature, softmax
+from ..metrics.calibration import calibration_error, cross_entropy, fit_temperature, softmax
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.decoding import MAX_PIXELS, BadImage, opened, to_rgb
+from ..data.images.decoding import MAX_PIXELS, BadImage, opened, to_rgb
 from ..errors import UserError
 
 MOST = 400  # photos on one sheet

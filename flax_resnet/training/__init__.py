@@ -4,23 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .build import build_model
-from .forward import Forwarded, forward, static_batch_size
+from .forward import BatchOutputs, forward, static_batch_size
 from .saved_variables import read_variables
 from .workdir import write_description, write_json
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoints, write_variables
-    from .finetuning import finetune, finetune_config
     from .loop import train
     from .optim import create_optimizer, create_schedule
     from .preview import augment_preview
     from .recording import TrainResult
     from .state import StepOptions, TrainState, create_train_state
     from .step import eval_step, train_step
+    from .transfer.finetuning import finetune, finetune_config
 
 __all__ = [
+    "BatchOutputs",
     "Checkpoints",
-    "Forwarded",
     "StepOptions",
     "TrainResult",
     "TrainState",
@@ -45,7 +45,7 @@ __all__ = [
 # Imported when first asked for: a prediction needs none of them, and they take half a second.
 _FILES = {
     "checkpoint": ("Checkpoints", "write_variables"),
-    "finetuning": ("finetune", "finetune_config"),
+    "transfer.finetuning": ("finetune", "finetune_config"),
     "loop": ("train",),
     "optim": ("create_optimizer", "create_schedule"),
     "preview": ("augment_preview",),

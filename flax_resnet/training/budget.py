@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..models import summarize
 from .communication import collectives_of
-from .parallel import Layout, lower_step, state_shardings
+from .parallel import Partitioning, lower_step, state_shardings
 from .setup import Run
 from .step import zero_metrics
 
@@ -72,10 +72,10 @@ def simulate_scaling(
     return found
 
 
-def print_budget(run: Run, layout: Layout, console: Console) -> None:
+def print_budget(run: Run, partitioning: Partitioning, console: Console) -> None:
     """Compile the step for shapes alone, and print what it takes and says."""
     config, state = run.config, run.state
-    shardings = state_shardings(state, layout)
+    shardings = state_shardings(state, partitioning)
 
     def shaped(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -91,9 +91,11 @@ def print_budget(run: Run, layout: Layout, console: Console) -> None:
             (count, *run.dataset.train.labels.shape[1:]), run.dataset.train.labels.dtype
         ),
     }
-    batch = {name: shaped(value, layout.rows) for name, value in batch.items()}
-    sums = jax.tree.map(lambda leaf: shaped(leaf, layout.whole), jax.eval_shape(zero_metrics))
-    compiled = lower_step(layout, jax.tree.map(shaped, state, shardings), sums, batch).compile()
+    batch = {name: shaped(value, partitioning.rows) for name, value in batch.items()}
+    sums = jax.tree.map(lambda leaf: shaped(leaf, partitioning.whole), jax.eval_shape(zero_metrics))
+    compiled = lower_step(
+        partitioning, jax.tree.map(shaped, state, shardings), sums, batch
+    ).compile()
 
     table = Table("what", "in all", "on each device", title="Memory", title_justify="left")
     for name, part in {
@@ -114,7 +116,7 @@ def print_budget(run: Run, layout: Layout, console: Console) -> None:
             )
             table.add_row(name, _bytes(whole), _bytes(here))
     images = count * height * width * channels
-    table.add_row(f"batch of {count:,}", _bytes(images), _bytes(images / layout.devices))
+    table.add_row(f"batch of {count:,}", _bytes(images), _bytes(images / partitioning.devices))
     memory = compiled.memory_analysis()
     if memory is not None:
         temporary = memory.temp_size_in_bytes
@@ -123,18 +125,20 @@ def print_budget(run: Run, layout: Layout, console: Console) -> None:
 
     spoken = collectives_of(compiled.as_text() or "")
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    moved = sum(one.bytes for one in spoken) if layout.devices > 1 else gradients
+    moved = sum(one.bytes for one in spoken) if partitioning.devices > 1 else gradients
     told = (
         f"{_bytes(moved)} a step in {len(spoken)} collectives, by the compiled program"
-        if layout.devices > 1
+        if partitioning.devices > 1
         else f"none on one device; on more, the gradients' {_bytes(gradients)} a step"
     )
-    console.print(f"Communication: {told}. {count // layout.devices:,} images a device and step.")
+    console.print(
+        f"Communication: {told}. {count // partitioning.devices:,} images a device and step."
+    )
     side = run.sized(state.options, size)
     seen = side.train_preprocess or side.preprocess or (lambda images: images)
     image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
     macs = summarize(run.model, jax.eval_shape(seen, image).shape[1:]).macs
-    _print_scaling(run, 6 * macs * count / layout.devices, moved, len(spoken) or 1, console)
+    _print_scaling(run, 6 * macs * count / partitioning.devices, moved, len(spoken) or 1, console)
 
 
 def _print_scaling(

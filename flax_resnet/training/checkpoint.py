@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..models import QUICK_COMPILATION
 from .saved_variables import CHECKSUM, METRIC, first_line
 
-AWAITS = "awaits_evaluation"
+EVAL_PENDING = "eval_pending"
 
 
 class Checkpoints:
@@ -61,7 +61,7 @@ class Checkpoints:
             at the same step then takes this one's place.
         """
         if self._manager.latest_step() == step:
-            if not (evaluated and self.awaits_evaluation(step)):
+            if not (evaluated and self.eval_pending(step)):
                 return
             self._manager.wait_until_finished()
             self._manager.delete(step)
@@ -70,13 +70,13 @@ class Checkpoints:
             step,
             args=ocp.args.StandardSave(tree | {CHECKSUM: checksum(tree)}),
             metrics=None if score is None else {METRIC: score},
-            custom_metadata={AWAITS: not evaluated},
+            custom_metadata={EVAL_PENDING: not evaluated},
         )
 
-    def awaits_evaluation(self, step: int) -> bool:
+    def eval_pending(self, step: int) -> bool:
         """Whether a signal came before the evaluation that was due at that checkpoint."""
         self._manager.wait_until_finished()
-        return bool((self._manager.metadata(step).custom_metadata or {}).get(AWAITS))
+        return bool((self._manager.metadata(step).custom_metadata or {}).get(EVAL_PENDING))
 
     def restore(self, step: int, template: Any) -> Any:
         """The pytree saved at ``step``, with the structure, types and shardings of ``template``.

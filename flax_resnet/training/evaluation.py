@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ..data import Source, eval_batches
-from .average_precision import mean_average_precision
+from ..metrics.average_precision import mean_average_precision
 from .mesh import local_shard, shard_batch
 from .preemption import Stopped, StopRequest
 from .state import TrainState
@@ -64,8 +64,8 @@ def for_evaluation(state: TrainState) -> TrainState:
     """The state without what training alone needs, so that all phases of a run share a program."""
     options = dataclasses.replace(state.options, trainable=None, train_preprocess=None)
     model = state.model
-    if getattr(model, "frozen_until", None) is not None:
-        model = model.clone(frozen_until=None)
+    if getattr(model, "freeze_before", None) is not None:
+        model = model.clone(freeze_before=None)
     return dataclasses.replace(state, model=model, tx=_NO_TX, opt_state=(), options=options)
 
 

@@ -16,7 +16,7 @@ Function = Callable[[Any, jax.Array], Any]
 
 
 @dataclass(frozen=True)
-class Forwarded:
+class BatchOutputs:
     """What a function made of some images of a source.
 
     Attributes:
@@ -41,7 +41,7 @@ def static_batch_size(count: int, largest: int) -> int:
 
 def forward(
     function: Function, variables: Any, source: Source, *, batch_size: int
-) -> Iterator[Forwarded]:
+) -> Iterator[BatchOutputs]:
     """Run ``function(variables, images)`` over every image of ``source`` once, in order.
 
     The next batches are decoded, and the next is computed, while the last is fetched. Files that
@@ -100,7 +100,7 @@ def _placed(batch: Batch, rows: Any) -> Batch:
     return batch | {"image": jax.device_put(batch["image"], rows)}
 
 
-def _trimmed(batch: Batch, running: Any) -> Forwarded:
+def _trimmed(batch: Batch, running: Any) -> BatchOutputs:
     kept = np.flatnonzero(batch["read"])
     outputs = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], running)
-    return Forwarded(batch["index"][kept], batch["label"][kept], outputs)
+    return BatchOutputs(batch["index"][kept], batch["label"][kept], outputs)

@@ -19,13 +19,11 @@ from .checkpoint import Checkpoints
 from .clock import Clock
 from .distributed import connect, watch_peers
 from .evaluation import Scores, score_of, to_means
-from .features import keep_features, views_of
-from .head import train_head
 from .mesh import data_mesh, local_shard, replicate
 from .parallel import (
     Advance,
-    Layout,
-    choose_layout,
+    Partitioning,
+    choose_partitioning,
     compile_step,
     configure,
     enter,
@@ -39,7 +37,9 @@ from .recording import TrainResult, evaluate_and_log, finish, kept_history
 from .setup import Run, prepare
 from .state import TrainState
 from .step import Batch, Metrics, zero_metrics
-from .transfer import choose_solver
+from .transfer.features import keep_features, views_of
+from .transfer.head import train_head
+from .transfer.start import choose_solver
 from .workdir import open_workdir, write_description
 
 
@@ -63,15 +63,15 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         cache = Path(config.compile_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
-        layout = choose_layout(
+        partitioning = choose_partitioning(
             config.parallel, config.data.batch_size, config.microbatches, data_mesh()
         )
-        run = _laid_out(prepare(config), layout)
+        run = _partitioned(prepare(config), partitioning)
         views = views_of(run)
         solver = choose_solver(config, views)
-        print_plan(run, views, solver, layout.mesh, console)
+        print_plan(run, views, solver, partitioning.mesh, console)
         if config.dry_run:
-            print_budget(run, layout, console)
+            print_budget(run, partitioning, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
         workdir = open_workdir(config, write=primary)
         if primary:
@@ -83,13 +83,13 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         try:
             if solver == "lbfgs":
                 state, step = train_head(run, workdir, checkpoints, console)
-                state = place_state(state, layout)
+                state = place_state(state, partitioning)
             else:
-                state, step = _train(run, layout, workdir, checkpoints, stop, console)
+                state, step = _train(run, partitioning, workdir, checkpoints, stop, console)
             with suppress(Stopped):
-                ended = step >= run.last_step and not checkpoints.awaits_evaluation(step)
+                ended = step >= run.last_step and not checkpoints.eval_pending(step)
                 if ended or solver == "lbfgs":
-                    return finish(run, layout, workdir, checkpoints, state, stop, console)
+                    return finish(run, partitioning, workdir, checkpoints, state, stop, console)
             best = checkpoints.best_step()  # waits for the save
             console.print(
                 f"Stopped after step {step:,}; saved. The same command goes on from there."
@@ -99,16 +99,16 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             checkpoints.close()
 
 
-def _laid_out(run: Run, layout: Layout) -> Run:
-    """The run whose model, options and state are those of the layout."""
-    parts = configure(run.model, run.options, layout, run.config.microbatches)
+def _partitioned(run: Run, partitioning: Partitioning) -> Run:
+    """The run whose model, options and state are those of the partitioning."""
+    parts = configure(run.model, run.options, partitioning, run.config.microbatches)
     run = dataclasses.replace(run, model=parts[0], options=parts[1])
     return dataclasses.replace(run, state=run.in_phase(run.state, run.phases[0]))
 
 
 def _train(
     run: Run,
-    layout: Layout,
+    partitioning: Partitioning,
     workdir: Path,
     checkpoints: Checkpoints,
     stop: StopRequest,
@@ -118,16 +118,16 @@ def _train(
     config = run.config
     step = start = checkpoints.latest_step() or 0
     phase = run.phase_at(start - 1)  # as it was saved
-    state = place_state(run.in_phase(run.state, phase), layout)
-    sums = replicate(zero_metrics(), layout.mesh)
+    state = place_state(run.in_phase(run.state, phase), partitioning)
+    sums = replicate(zero_metrics(), partitioning.mesh)
     if start:
         saved = checkpoints.restore(start, {"state": state, "sums": sums})
         state, sums = saved["state"], saved["sums"]
         console.print(f"Going on from the checkpoint after step {start:,} in {workdir}.")
     past = kept_history(workdir, start)
     # A signal before or in its evaluation left that to us.
-    owed = start > 0 and checkpoints.awaits_evaluation(start)
-    if start >= run.last_step and not owed:
+    eval_pending = start > 0 and checkpoints.eval_pending(start)
+    if start >= run.last_step and not eval_pending:
         return state, start
 
     batches = Prefetch(
@@ -142,24 +142,24 @@ def _train(
             size_at=run.train_size_at,
             shard=local_shard(),
         ),
-        partial(place_batch, layout=layout),
+        partial(place_batch, partitioning=partitioning),
     )
     clock = Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
 
-    def settle(state: TrainState, sums: Metrics, stopping: bool) -> tuple[Metrics, bool]:
+    def evaluate_and_save(state: TrainState, sums: Metrics, stopping: bool) -> tuple[Metrics, bool]:
         """Evaluate if it is time, and save; returns the sums to go on with, and whether to stop."""
         evaluates = run.evaluation_is_due(step) or step == run.last_step
         if evaluates and not stopping:
             try:
                 # The history first: a run killed before the save writes its line again.
                 val = evaluate_and_log(
-                    run, layout, state, sums, step, clock, workdir, stop, console
+                    run, partitioning, state, sums, step, clock, workdir, stop, console
                 )
             except Stopped:
                 stopping = True
             else:
                 if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
-                    sums = replicate(zero_metrics(), layout.mesh)
+                    sums = replicate(zero_metrics(), partitioning.mesh)
                 checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
                 return sums, stopping
         checkpoints.save(step, {"state": state, "sums": sums}, evaluated=not evaluates)
@@ -167,21 +167,21 @@ def _train(
 
     stopping, advance, size = False, None, None
     try:
-        if owed:
-            sums, stopping = settle(state, sums, stop.poll())
-        state, sums = enter((state, sums), layout)
+        if eval_pending:
+            sums, stopping = evaluate_and_save(state, sums, stop.poll())
+        state, sums = enter((state, sums), partitioning)
         with Progress(console, run.last_step, start) as progress:
             while step < run.last_step and not stopping:
                 batch = next(batches)
                 if run.phase_at(step) != phase:
                     phase, advance = run.phase_at(step), None
-                    state = run.in_phase(leave(state, layout), phase)
-                    state = enter(place_state(state, layout), layout)
+                    state = run.in_phase(leave(state, partitioning), phase)
+                    state = enter(place_state(state, partitioning), partitioning)
                     console.print(phase_told(phase))
                 if advance is None or size != run.train_size_at(step):
                     size = run.train_size_at(step)
                     state = dataclasses.replace(state, options=run.sized(state.options, size))
-                    advance = _compile(layout, state, sums, batch, console)
+                    advance = _compile(partitioning, state, sums, batch, console)
                     clock.restart()
                 with jax.transfer_guard("disallow"):
                     state, sums = advance(state, sums, batch)
@@ -190,7 +190,7 @@ def _train(
                 stopping = stop.poll()
                 pauses = stopping or run.evaluation_is_due(step) or step == run.last_step
                 if pauses or clock.log_is_due():
-                    means = to_means(leave(sums, layout))
+                    means = to_means(leave(sums, partitioning))
                     _check_finite(means, step, config)
                     progress.update(
                         step,
@@ -201,19 +201,19 @@ def _train(
                         wait=clock.data_wait,
                     )
                 if pauses or _saves_after(step, config):
-                    whole_state, whole_sums = leave((state, sums), layout)
-                    whole_sums, stopping = settle(whole_state, whole_sums, stopping)
-                    sums = enter(whole_sums, layout)
-        return leave(state, layout), step
+                    whole_state, whole_sums = leave((state, sums), partitioning)
+                    whole_sums, stopping = evaluate_and_save(whole_state, whole_sums, stopping)
+                    sums = enter(whole_sums, partitioning)
+        return leave(state, partitioning), step
     finally:
         batches.close()
 
 
 def _compile(
-    layout: Layout, state: TrainState, sums: Metrics, batch: Batch, console: Console
+    partitioning: Partitioning, state: TrainState, sums: Metrics, batch: Batch, console: Console
 ) -> Advance:
     began = time.perf_counter()
-    compiled = compile_step(layout, state, sums, batch)
+    compiled = compile_step(partitioning, state, sums, batch)
     console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
     return compiled
 
@@ -228,4 +228,4 @@ def _check_finite(means: Scores, step: int, config: Config) -> None:
 
 
 def _saves_after(step: int, config: Config) -> bool:
-    return config.save_every_steps is not None and step % config.save_every_steps == 0
+    return config.save_every is not None and step % config.save_every == 0

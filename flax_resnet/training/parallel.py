@@ -26,7 +26,7 @@ Advance = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Partitioning:
     """Where the parts of a run are, and which road its step takes.
 
     Attributes:
@@ -56,8 +56,10 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
 
 
-def choose_layout(config: ParallelConfig, batch_size: int, microbatches: int, mesh: Mesh) -> Layout:
-    """The layout that the settings ask for.
+def choose_partitioning(
+    config: ParallelConfig, batch_size: int, microbatches: int, mesh: Mesh
+) -> Partitioning:
+    """The partitioning that the settings ask for.
 
     Raises:
       UserError: the batch does not divide, or the settings do not go together.
@@ -96,10 +98,10 @@ def choose_layout(config: ParallelConfig, batch_size: int, microbatches: int, me
             )
     if mode == "pmap" and jax.process_count() > 1:
         raise UserError("--parallel.mode pmap is for one process: use jit or shard_map.")
-    return Layout(mesh, mode, groups, config.shard_params)
+    return Partitioning(mesh, mode, groups, config.shard_params)
 
 
-def state_shardings(state: TrainState, layout: Layout) -> TrainState:
+def state_shardings(state: TrainState, partitioning: Partitioning) -> TrainState:
     """A sharding for every leaf of the state (or of its shapes).
 
     With ``shard_params`` each parameter, and what the optimiser and the moving average hold of its
@@ -108,13 +110,13 @@ def state_shardings(state: TrainState, layout: Layout) -> TrainState:
     """
 
     def spread(leaf: Any) -> NamedSharding:
-        fitting = [size for size in leaf.shape if size % layout.devices == 0]
-        if not fitting or not layout.shard_params:
-            return layout.whole
+        fitting = [size for size in leaf.shape if size % partitioning.devices == 0]
+        if not fitting or not partitioning.shard_params:
+            return partitioning.whole
         axis = leaf.shape.index(max(fitting))
-        return NamedSharding(layout.mesh, PartitionSpec(*(None,) * axis, DATA_AXIS))
+        return NamedSharding(partitioning.mesh, PartitionSpec(*(None,) * axis, DATA_AXIS))
 
-    shardings = jax.tree.map(lambda _: layout.whole, state)
+    shardings = jax.tree.map(lambda _: partitioning.whole, state)
     ema = state.ema
     if ema is not None:
         ema = shardings.ema | {"params": jax.tree.map(spread, ema["params"])}
@@ -126,72 +128,76 @@ def state_shardings(state: TrainState, layout: Layout) -> TrainState:
 
 
 def configure(
-    model: nn.Module, options: StepOptions, layout: Layout, microbatches: int
+    model: nn.Module, options: StepOptions, partitioning: Partitioning, microbatches: int
 ) -> tuple[nn.Module, StepOptions]:
-    """The model and the step options that the layout asks for."""
-    if layout.batch_norm_groups > 1:
-        model = model.clone(batch_norm_groups=layout.batch_norm_groups)
-    gathered = layout.whole if layout.shard_params else None
+    """The model and the step options that the partitioning asks for."""
+    if partitioning.batch_norm_groups > 1:
+        model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
+    gathered = partitioning.whole if partitioning.shard_params else None
     return model, dataclasses.replace(options, microbatches=microbatches, gathered=gathered)
 
 
-def place_state(state: TrainState, layout: Layout) -> TrainState:
-    """The state on the devices, as the layout has it."""
-    return jax.device_put(state, state_shardings(state, layout))
+def place_state(state: TrainState, partitioning: Partitioning) -> TrainState:
+    """The state on the devices, as the partitioning has it."""
+    return jax.device_put(state, state_shardings(state, partitioning))
 
 
-def place_batch(batch: dict[str, np.ndarray], layout: Layout) -> dict[str, jax.Array]:
+def place_batch(batch: dict[str, np.ndarray], partitioning: Partitioning) -> dict[str, jax.Array]:
     """This process's part of a batch on its devices, in the form that ``compile_step`` takes."""
-    if layout.mode == "pmap":
-        count = layout.devices
+    if partitioning.mode == "pmap":
+        count = partitioning.devices
         batch = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
-    return shard_batch(batch, layout.mesh)
+    return shard_batch(batch, partitioning.mesh)
 
 
-def enter(tree: Any, layout: Layout) -> Any:
+def enter(tree: Any, partitioning: Partitioning) -> Any:
     """From whole arrays to the form that ``compile_step`` takes: pmap wants a copy for each
     device along a first axis."""
-    return tree if layout.mode != "pmap" else _pmap_forms(layout)[0](tree)
+    return tree if partitioning.mode != "pmap" else _pmap_forms(partitioning)[0](tree)
 
 
-def leave(tree: Any, layout: Layout) -> Any:
+def leave(tree: Any, partitioning: Partitioning) -> Any:
     """The way back from ``enter``."""
-    return tree if layout.mode != "pmap" else _pmap_forms(layout)[1](tree)
+    return tree if partitioning.mode != "pmap" else _pmap_forms(partitioning)[1](tree)
 
 
 @functools.cache  # at every log point: compiled once
-def _pmap_forms(layout: Layout) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _pmap_forms(partitioning: Partitioning) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def stack(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.devices, *x.shape)), tree)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (partitioning.devices, *x.shape)), tree)
 
     def first(tree: Any) -> Any:
         return jax.tree.map(lambda x: x[0], tree)
 
-    return jax.jit(stack, out_shardings=layout.rows), jax.jit(first, out_shardings=layout.whole)
+    return jax.jit(stack, out_shardings=partitioning.rows), jax.jit(
+        first, out_shardings=partitioning.whole
+    )
 
 
-def compile_step(layout: Layout, state: Any, sums: Metrics, batch: Any) -> Any:
+def compile_step(partitioning: Partitioning, state: Any, sums: Metrics, batch: Any) -> Any:
     """``(state, sums, batch) -> (state, sums)``, compiled; state and sums are donated."""
-    if layout.mode == "pmap":
+    if partitioning.mode == "pmap":
         mapped = jax.pmap(
             _advance(DATA_AXIS),
             DATA_AXIS,
-            devices=list(layout.mesh.devices.flat),
+            devices=list(partitioning.mesh.devices.flat),
             donate_argnums=(0, 1),
         )
         return mapped
-    return lower_step(layout, state, sums, batch).compile()
+    return lower_step(partitioning, state, sums, batch).compile()
 
 
-def lower_step(layout: Layout, state: Any, sums: Metrics, batch: Any) -> jax.stages.Lowered:
+def lower_step(
+    partitioning: Partitioning, state: Any, sums: Metrics, batch: Any
+) -> jax.stages.Lowered:
     """The step under jit or shard_map, lowered for arrays or shapes with shardings."""
-    step = _advance(None if layout.mode == "jit" else DATA_AXIS)
-    if layout.mode == "shard_map":
+    step = _advance(None if partitioning.mode == "jit" else DATA_AXIS)
+    if partitioning.mode == "shard_map":
         whole = PartitionSpec()
-        spans = 1 < layout.batch_norm_groups < layout.devices
+        spans = 1 < partitioning.batch_norm_groups < partitioning.devices
         step = jax.shard_map(
             step,
-            mesh=layout.mesh,
+            mesh=partitioning.mesh,
             in_specs=(whole, whole, PartitionSpec(DATA_AXIS)),
             out_specs=whole,
             check_vma=not spans,  # it does not know collectives among some of the devices

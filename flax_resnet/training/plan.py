@@ -9,9 +9,9 @@ from rich.table import Table
 
 from ..config import scaled_learning_rate
 from ..data import Dataset
-from ..models import part_of
+from ..models import stage_of
 from .setup import Run
-from .transfer import Phase, rate_factors
+from .transfer.start import Phase, rate_factors
 
 MOST_CLASSES = 20  # rows of the table of classes
 FEW = 10  # training images of a class
@@ -56,9 +56,9 @@ def print_plan(run: Run, views: int, solver: str, mesh: Mesh, console: Console) 
 
 def phase_told(phase: Phase) -> str:
     """What trains from now on, in a sentence."""
-    if phase.frozen_until is None:
+    if phase.freeze_before is None:
         return "From here on all parts train."
-    return f"From here on {phase.frozen_until} trains too."
+    return f"From here on {phase.freeze_before} trains too."
 
 
 def _classes_table(data: Dataset) -> Table:
@@ -94,10 +94,10 @@ def _print_transfer(run: Run, console: Console) -> None:
 def _parts_table(run: Run) -> Table:
     """For each part its parameters, from which epoch they train, how fast, and batch norm."""
     transfer, model = run.config.transfer, run.config.model
-    parts: tuple[str, ...] = getattr(run.model, "parts", ())
+    parts: tuple[str, ...] = getattr(run.model, "stages", ())
     sizes, affine = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
     for path, leaf in traverse_util.flatten_dict(run.state.params).items():
-        part = part_of(path[0], parts[-2])
+        part = stage_of(path[0], parts[-2])
         sizes[part] += leaf.size
         affine[part] += leaf.size if any("bn" in name for name in path[:-1]) else 0
     rates = rate_factors(transfer, parts)
@@ -119,9 +119,9 @@ def _parts_table(run: Run) -> Table:
 
 
 def _first_phase_of(run: Run, part: str) -> Phase | None:
-    parts = run.model.parts  # type: ignore[attr-defined]
+    parts = run.model.stages  # type: ignore[attr-defined]
     for phase in run.phases:
-        if parts.index(part) >= parts.index(phase.frozen_until or parts[0]):
+        if parts.index(part) >= parts.index(phase.freeze_before or parts[0]):
             return phase
     return None
 

@@ -11,7 +11,7 @@ from .checkpoint import Checkpoints
 from .clock import Clock
 from .evaluation import Scores, evaluate_split, to_means
 from .mesh import replicate
-from .parallel import Layout, place_state
+from .parallel import Partitioning, place_state
 from .preemption import StopRequest
 from .run_report import write_run_report
 from .setup import Run
@@ -50,7 +50,7 @@ def kept_history(workdir: Path, step: int) -> list[Entry]:
 
 def evaluate_and_log(
     run: Run,
-    layout: Layout,
+    partitioning: Partitioning,
     state: TrainState,
     train_sums: Metrics,
     step: int,
@@ -67,7 +67,7 @@ def evaluate_and_log(
     rate, wait = clock.images_per_second, clock.data_wait
     train_means = to_means(train_sums)
     val = evaluate_split(
-        state, run.dataset.validation, run.config.data.batch_size, layout.mesh, stop
+        state, run.dataset.validation, run.config.data.batch_size, partitioning.mesh, stop
     )
     entry = {
         "step": step,
@@ -95,7 +95,7 @@ def evaluate_and_log(
 
 def finish(
     run: Run,
-    layout: Layout,
+    partitioning: Partitioning,
     workdir: Path,
     checkpoints: Checkpoints,
     state: TrainState,
@@ -117,12 +117,12 @@ def finish(
         for line in past
         if "val_top1" in line
     }
-    tested = {last: evaluate_split(state, data.test, batch_size, layout.mesh, stop)}
+    tested = {last: evaluate_split(state, data.test, batch_size, partitioning.mesh, stop)}
     if best != last:
-        was = place_state(run.in_phase(state, run.phase_at(best - 1)), layout)
-        template = {"state": was, "sums": replicate(zero_metrics(), layout.mesh)}
+        was = place_state(run.in_phase(state, run.phase_at(best - 1)), partitioning)
+        template = {"state": was, "sums": replicate(zero_metrics(), partitioning.mesh)}
         state = checkpoints.restore(best, template)["state"]
-        tested[best] = evaluate_split(state, data.test, batch_size, layout.mesh, stop)
+        tested[best] = evaluate_split(state, data.test, batch_size, partitioning.mesh, stop)
     rows = {
         name: (step, val.get(step), tested[step])
         for name, step in {"best": best, "last": last}.items()

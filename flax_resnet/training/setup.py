@@ -14,16 +14,16 @@ import optax
 
 from ..config import Config, DataConfig, scaled_learning_rate
 from ..data import Augmentation, Dataset, Preprocessing, open_dataset
-from ..data.images import Interpolation
+from ..data.images.reading import Interpolation
+from ..data.images.records import some
 from ..data.opening import FOLDER
-from ..data.records import some
 from ..errors import UserError
 from ..models import QUICK_COMPILATION
 from .build import build_augmentation, build_model, build_preprocessing
-from .freezing import partition
 from .optim import create_optimizer, create_schedule
 from .state import StepOptions, TrainState, create_train_state
-from .transfer import (
+from .transfer.freezing import partition
+from .transfer.start import (
     Phase,
     StartingWeights,
     find_start,
@@ -112,7 +112,7 @@ class Run:
     def in_phase(self, state: TrainState, phase: Phase) -> TrainState:
         """``state`` about to take the first step of ``phase``: with the optimiser's state of what
         trains there, made anew, as what has just been freed has no past in it."""
-        parts = getattr(self.model, "parts", ())
+        parts = getattr(self.model, "stages", ())
         schedule = self.schedule
         tx = create_optimizer(self.config.optimizer, lambda step: schedule(step + phase.first_step))
         factors = rate_factors(self.config.transfer, parts)
@@ -121,8 +121,8 @@ class Run:
         frozen_affine = bool(self.config.model.frozen_affine)
         trainable = trained_by(phase, parts, self.config.transfer, frozen_affine)
         model = self.model
-        if phase.frozen_until and self.config.transfer.statistics == "frozen":
-            model = model.clone(frozen_until=phase.frozen_until)
+        if phase.freeze_before and self.config.transfer.statistics == "frozen":
+            model = model.clone(freeze_before=phase.freeze_before)
         opt_state = jax.jit(tx.init)(partition(state.params, trainable)[0])
         options = dataclasses.replace(self.options, trainable=trainable)
         return dataclasses.replace(state, model=model, tx=tx, options=options, opt_state=opt_state)
@@ -135,7 +135,7 @@ def prepare(config: Config) -> Run:
       UserError: missing or damaged data or weights, an unknown model or option.
     """
     model = build_model(config.model, num_classes=10)  # fails on a wrong name before data is read
-    parts = getattr(model, "parts", ())
+    parts = getattr(model, "stages", ())
     if not parts and config.transfer.mode != "full":
         raise UserError(f"{config.model.name} trains in mode full only.", exit_code=2)
     plan_phases(config.transfer, parts, 1, 1)  # fails on a wrong part

@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jax.sharding import NamedSharding
 
-from .freezing import Trainable, partition
+from .transfer.freezing import Trainable, partition
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StepOptions:
       trainable: whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")`` is
         trained; None trains all. What is not keeps its bits, is not differentiated and has no part
         in the optimiser's state. Batch norm's running statistics are the model's business
-        (``frozen_until``, ``frozen_statistics``).
+        (``freeze_before``, ``frozen_statistics``).
       microbatches: cut the batch into so many parts, run one after the other, to save memory: the
         gradient is that of the whole batch. Part ``k`` of ``K`` holds every ``K``-th example from
         the ``k``-th on. Each part has its own batch-norm statistics, and the running ones take them

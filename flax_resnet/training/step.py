@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from .freezing import merge, partition
 from .state import StepOptions, TrainState
+from .transfer.freezing import merge, partition
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -1,7 +1,7 @@
 """Weights in and out: torchvision's names and layouts, files, published sets."""
 
-from .convert import Leftover, from_torchvision, to_torchvision
-from .files import load_weights, read_weights, save_weights, write_weights
+from .convert import IncompatibleKeys, from_torchvision, to_torchvision
+from .formats.files import load_weights, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .layouts import torchvision_names
 from .pretrained import PretrainedInfo, find_weights, load_pretrained
@@ -12,8 +12,8 @@ from .published import (
 )
 
 __all__ = [
+    "IncompatibleKeys",
     "InferredModel",
-    "Leftover",
     "PretrainedInfo",
     "PublishedWeights",
     "find_weights",

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Leftover:
+class IncompatibleKeys:
     """What did not fit, by torchvision names.
 
     Attributes:
@@ -68,7 +68,7 @@ def from_torchvision(
     strict: Literal[False],
     head: Literal["keep", "drop"] = "keep",
     key: jax.Array | None = None,
-) -> tuple[dict[str, Any], Leftover]: ...
+) -> tuple[dict[str, Any], IncompatibleKeys]: ...
 
 
 def from_torchvision(
@@ -78,7 +78,7 @@ def from_torchvision(
     strict: bool = True,
     head: Literal["keep", "drop"] = "keep",
     key: jax.Array | None = None,
-) -> dict[str, Any] | tuple[dict[str, Any], Leftover]:
+) -> dict[str, Any] | tuple[dict[str, Any], IncompatibleKeys]:
     """A torch state dict as the variables ``{"params", "batch_stats"}`` of ``model``.
 
     Arrays are cast to the model's ``param_dtype``; float32 into float32 is exact to the bit. The
@@ -95,7 +95,7 @@ def from_torchvision(
       key: PRNG key of the fresh values; by default ``jax.random.key(0)``.
 
     Returns:
-      The variables, and with ``strict=False`` also the :class:`Leftover`.
+      The variables, and with ``strict=False`` also the :class:`IncompatibleKeys`.
 
     Raises:
       UserError: strict, and something is missing, unexpected or of another shape: all of it is
@@ -120,19 +120,20 @@ def from_torchvision(
             else:
                 converted[leaf.path] = jax.device_put(leaf.from_torch(array))
     dropped = [name for name in leaves if head == "drop" and _of_head(name)]
-    leftover = Leftover(
+    incompatible = IncompatibleKeys(
         missing=tuple(name for name in leaves if name not in names and name not in dropped),
         unexpected=tuple(original for name, original in names.items() if name not in leaves),
         mismatched=tuple(mismatched),
     )
-    if strict and leftover:
+    if strict and incompatible:
         raise UserError(
-            f"These weights do not fit the model: {_advice(tensors, names, leftover)}. {leftover}."
+            f"These weights do not fit the model: {_advice(tensors, names, incompatible)}. "
+            f"{incompatible}."
         )
     if dropped:
         logger.warning("fc is fresh: %d classes", leaves[dropped[-1]].shape[0])
     variables = _filled(model, leaves, converted, channels, key)
-    return variables if strict else (variables, leftover)
+    return variables if strict else (variables, incompatible)
 
 
 def to_torchvision(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
@@ -154,7 +155,7 @@ def to_torchvision(variables: Mapping[str, Any], model: nn.Module) -> dict[str, 
     first = held.get(("params", "conv1", "kernel"), held.get(("params", "conv1_0", "kernel")))
     leaves = torch_leaves(model, 3 if first is None else first.shape[2])
     paths = {leaf.path for leaf in leaves.values()}
-    leftover = Leftover(
+    incompatible = IncompatibleKeys(
         missing=tuple("/".join(path) for path in sorted(paths - held.keys())),
         unexpected=tuple("/".join(path) for path in sorted(held.keys() - paths)),
         mismatched=tuple(
@@ -163,8 +164,8 @@ def to_torchvision(variables: Mapping[str, Any], model: nn.Module) -> dict[str, 
             if leaf.path in held and held[leaf.path].shape != leaf.shape
         ),
     )
-    if leftover:
-        raise UserError(f"These variables are not of this model ({leftover}).")
+    if incompatible:
+        raise UserError(f"These variables are not of this model ({incompatible}).")
     state_dict = {}
     for name, leaf in leaves.items():
         state_dict[name] = leaf.to_torch(np.asarray(held[leaf.path]))
@@ -189,8 +190,10 @@ def _of_head(name: str) -> bool:
     return name.startswith("fc.")  # also the layers of a projection head, fc.0, fc.2
 
 
-def _advice(tensors: Mapping[str, Any], names: Mapping[str, str], leftover: Leftover) -> str:
-    wrong = (*leftover.missing, *leftover.unexpected, *leftover.mismatched)
+def _advice(
+    tensors: Mapping[str, Any], names: Mapping[str, str], incompatible: IncompatibleKeys
+) -> str:
+    wrong = (*incompatible.missing, *incompatible.unexpected, *incompatible.mismatched)
     if all(_of_head(name) for name in wrong):
         return "only the classifier differs, head='drop' starts with a fresh one"
     try:

@@ -15,7 +15,7 @@ from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, create_model
 from .convert import from_torchvision
-from .files import READERS, read_weights
+from .formats.files import READERS, read_weights
 from .hub import fetch_published, fetch_timm
 from .infer import infer_model
 from .layouts import torchvision_names

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from .library import alike, bf16_is_fast, call, library
+from .library import bf16_is_fast, call, library, match_vma
 
 Shape = tuple[int, ...]
 
@@ -48,7 +48,7 @@ def convolution(
     """
     options = _Options(stride, padding, groups)
     _check(x, kernel, options)
-    x, kernel = alike(x, kernel)
+    x, kernel = match_vma(x, kernel)
     if x.dtype == jnp.bfloat16 and not bf16_is_fast():
         wide = _convolution(x.astype(jnp.float32), kernel.astype(jnp.float32), options)
         return wide.astype(jnp.bfloat16)

@@ -63,7 +63,7 @@ def call(name: str, result: Any) -> Callable[..., Any]:
     return run
 
 
-def alike(*arrays: jax.Array) -> list[jax.Array]:
+def match_vma(*arrays: jax.Array) -> list[jax.Array]:
     """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
     the gradient of one that all devices share is then the sum of theirs."""
     return [_varied(array, _varying(arrays)) for array in arrays]

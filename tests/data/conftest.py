@@ -15,9 +15,9 @@ from PIL import Image
 
 from flax_resnet.data import datasets
 from flax_resnet.data.datasets import load_dataset
-from flax_resnet.data.prepare import prepare
 from flax_resnet.data.published import PUBLISHED
-from flax_resnet.data.tfds_folder import find_prepared
+from flax_resnet.data.tfds.folder import find_prepared
+from flax_resnet.data.tfds.prepare import prepare
 from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flax_resnet.data import archives
-from flax_resnet.data.archives import Tree, open_tree, tar_places
+from flax_resnet.data.tfds import archives
+from flax_resnet.data.tfds.archives import Tree, open_tree, tar_places
 from flax_resnet.errors import UserError
 
 FILES = {"a/one.bin": b"1" * 700, "a/b/two.bin": b"2" * 512, "three.bin": b""}

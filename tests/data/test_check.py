@@ -15,10 +15,10 @@ from PIL import Image
 from rich.console import Console
 
 from flax_resnet.cli import main
-from flax_resnet.data.check import FolderReport, check_folder
-from flax_resnet.data.check_tables import render
-from flax_resnet.data.contact_sheet import contact_sheet
-from flax_resnet.data.folder import find_images
+from flax_resnet.data.audit.check import FolderReport, check_folder
+from flax_resnet.data.audit.contact_sheet import contact_sheet
+from flax_resnet.data.audit.tables import render
+from flax_resnet.data.images.folder import find_images
 from flax_resnet.errors import UserError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_resnet.data.prepare import prepare
 from flax_resnet.data.published import PUBLISHED
+from flax_resnet.data.tfds.prepare import prepare
 from flax_resnet.download import PublishedFile
 
 ARCHIVES = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}

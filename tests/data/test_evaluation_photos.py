@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data.augment import resizing
-from flax_resnet.data.image_files import ImageFiles
-from flax_resnet.data.images import read_image
-from flax_resnet.data.records import Records
+from flax_resnet.data.images.files import ImageFiles
+from flax_resnet.data.images.reading import read_image
+from flax_resnet.data.images.records import Records
 
 # Shorter side, then the middle: torchvision's V1 and V2, and 256/224 of small nets.
 SIZES = [(256, 224), (232, 224), (73, 64)]

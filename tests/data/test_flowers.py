@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from flax_resnet.data.flowers import CLASSES
-from flax_resnet.data.prepare import prepare
-from flax_resnet.data.prepared import open_prepared
+from flax_resnet.data.tfds.flowers import CLASSES
+from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds.prepared import open_prepared
 
 
 @pytest.fixture(scope="module")

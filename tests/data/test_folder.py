@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.folder import find_images
-from flax_resnet.data.records import ImageRecords, Records, split_of_content
+from flax_resnet.data.images.folder import find_images
+from flax_resnet.data.images.records import ImageRecords, Records, split_of_content
 from flax_resnet.errors import UserError
 
 

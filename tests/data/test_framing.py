@@ -6,7 +6,7 @@ from PIL import Image
 
 from flax_resnet.data import Framing, Split
 from flax_resnet.data.datasets import Dataset
-from flax_resnet.data.images import resize_center_crop
+from flax_resnet.data.images.reading import resize_center_crop
 
 
 @pytest.fixture

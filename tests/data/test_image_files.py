@@ -10,8 +10,9 @@ from PIL import Image
 
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.image_files import ImageFiles
-from flax_resnet.data.images import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.images.files import ImageFiles
+from flax_resnet.data.images.reading import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.images.records import Records
 from flax_resnet.data.pipeline import (
     CROP_DRAWS,
     Shard,
@@ -20,7 +21,6 @@ from flax_resnet.data.pipeline import (
     eval_batches,
     train_batches,
 )
-from flax_resnet.data.records import Records
 from flax_resnet.errors import UserError
 
 SIZE = 6

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from flax_resnet.data.prepare import prepare
-from flax_resnet.data.prepared import open_prepared
+from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds.prepared import open_prepared
 
 # Synsets of the first three classes, in every published list: tench, goldfish, great white shark.
 SYNSETS = ("n01440764", "n01443537", "n01484850")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flax_resnet.data.images import (
+from flax_resnet.data.images.reading import (
     DRAWS,
     FORMATS,
     BadImage,

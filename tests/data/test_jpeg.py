@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flax_resnet.data import jpeg
-from flax_resnet.data.images import (
+from flax_resnet.data.images import jpeg
+from flax_resnet.data.images.reading import (
     DRAWS,
     crop_box,
     random_resized_crop,

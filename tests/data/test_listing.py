@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.folder import find_images
+from flax_resnet.data.images.folder import find_images
 from flax_resnet.errors import UserError
 
 FILES = ("a.jpg", "b.jpg", "in/c.jpg")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.near_duplicates import TILE, difference_hashes, grey_tile, near_pairs
+from flax_resnet.data.audit.near_duplicates import TILE, difference_hashes, grey_tile, near_pairs
 
 
 def bits_of(tile: np.ndarray) -> np.ndarray:

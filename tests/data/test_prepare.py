@@ -14,10 +14,10 @@ from filelock import FileLock
 from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.data import load_dataset
-from flax_resnet.data.prepare import preparable_names, prepare
-from flax_resnet.data.prepared import open_prepared
 from flax_resnet.data.published import PUBLISHED
-from flax_resnet.data.tfds_folder import find_prepared
+from flax_resnet.data.tfds.folder import find_prepared
+from flax_resnet.data.tfds.prepare import preparable_names, prepare
+from flax_resnet.data.tfds.prepared import open_prepared
 from flax_resnet.download import PublishedFile
 
 READ = """

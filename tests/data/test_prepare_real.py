@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from flax_resnet.data.prepare import prepare
+from flax_resnet.data.tfds.prepare import prepare
 
 
 def assert_read_back(name, data_dir, split, images, labels):

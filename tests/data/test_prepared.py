@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data import load_dataset
-from flax_resnet.data.prepare import prepare
-from flax_resnet.data.prepared import open_prepared
-from flax_resnet.data.prepared_sets import open_parts
+from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds.prepared import open_prepared
+from flax_resnet.data.tfds.prepared_sets import open_parts
 from flax_resnet.errors import UserError
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from flax_resnet import UserError
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.contents import Contents, Part
-from flax_resnet.data.images import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.images.reading import BadImage, random_resized_crop, resize_center_crop
 from flax_resnet.data.pipeline import CROP_DRAWS, eval_batches
-from flax_resnet.data.tfds_writer import write_folder
+from flax_resnet.data.tfds.contents import Contents, Part
+from flax_resnet.data.tfds.writer import write_folder
 
 CLASSES = ("cat", "dog", "owl")
 SIZE = 8
@@ -131,7 +131,7 @@ def test_small_images_of_one_size_are_held_in_memory(root):
 
 
 def test_more_than_memory_should_hold_is_streamed(root, monkeypatch):
-    monkeypatch.setattr("flax_resnet.data.prepared_sets.RESIDENT_BYTES", 39 * 90 - 1)
+    monkeypatch.setattr("flax_resnet.data.tfds.prepared_sets.RESIDENT_BYTES", 39 * 90 - 1)
     dataset = opened(root[0], "small", image_size=5, resize=5)
     assert dataset.train.streams and dataset.image_shape == (5, 5, 3)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from flax_resnet.data.prepare import prepare
-from flax_resnet.data.prepared import open_prepared
-from flax_resnet.data.voc import CLASSES
+from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds.prepared import open_prepared
+from flax_resnet.data.tfds.voc import CLASSES
 
 ROOT = "VOCdevkit/VOC2012/"
 # What the lists say of image n and each class, by the class's number: 1, or 0 for difficult ones;

@@ -105,15 +105,15 @@ def test_models_without_batch_norm_come_back_as_they_are():
         MnistResNet(norm="layer")
 
 
-@pytest.mark.parametrize("ops", ["auto", "reference"])
+@pytest.mark.parametrize("conv_impl", ["auto", "reference"])
 @pytest.mark.parametrize("net", ["basic", "resnext", "imagenet stem", "resnet-d", "plain", "v2"])
-def test_packed_kernels_change_nothing(net, ops):
-    model = NETS[net].clone(ops=ops)
+def test_packed_kernels_change_nothing(net, conv_impl):
+    model = NETS[net].clone(conv_impl=conv_impl)
     images = jnp.asarray(IMAGES, jnp.float32)
     unfolded = random_variables(model, np.float32)
     folded, variables = fr.fold_batch_norm(model, unfolded)
     packed = fr.pack_kernels(folded, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
-    by_onednn = choose(Convolution(images, jnp.zeros((1, 1, 3, 4))), ops).family == "onednn"
+    by_onednn = choose(Convolution(images, jnp.zeros((1, 1, 3, 4))), conv_impl).family == "onednn"
     assert ("packed" in packed) == (by_onednn and net != "v2")
     if "packed" not in packed:
         jax.tree.map(np.testing.assert_array_equal, packed, variables)

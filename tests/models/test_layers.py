@@ -127,13 +127,17 @@ def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(
         if len(x) // groups * shape[1] * shape[2] == 1:
             return  # the gradient is zero but for rounding, times 1 / sqrt(epsilon)
 
-        def outcome(ops):
+        def outcome(conv_impl):
             layer = BatchNorm(
-                dtype=dtype, param_dtype=param_dtype, frozen_affine=frozen, groups=groups, ops=ops
+                dtype=dtype,
+                param_dtype=param_dtype,
+                frozen_affine=frozen,
+                groups=groups,
+                conv_impl=conv_impl,
             )
 
             def loss(params, x, residual):
-                fused = ops != "reference"
+                fused = conv_impl != "reference"
                 added = residual if follows == "residual and relu" else None
                 y, new = layer.apply(
                     variables | {"params": params},
@@ -152,8 +156,10 @@ def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(
 
         wanted = outcome("reference")
         tolerance = {jnp.float64: 1e-9, jnp.float32: 2e-4, jnp.bfloat16: 0.05}[dtype]
-        for ops in ("jax", "auto"):
-            for a, b in zip(jax.tree.leaves(outcome(ops)), jax.tree.leaves(wanted), strict=True):
+        for conv_impl in ("jax", "auto"):
+            for a, b in zip(
+                jax.tree.leaves(outcome(conv_impl)), jax.tree.leaves(wanted), strict=True
+            ):
                 assert a.dtype == b.dtype
                 np.testing.assert_allclose(
                     *(np.asarray(leaf, np.float64) for leaf in (a, b)),

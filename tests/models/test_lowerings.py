@@ -29,13 +29,13 @@ def operands(batch=2, height=6, width=6, groups=1, in_size=4, out_size=4, kernel
     return x, rng.normal(size=(kernel, kernel, in_size, groups * out_size))
 
 
-def value_and_gradients(x, kernel, ops, stride=1, padding=1, groups=1):
+def value_and_gradients(x, kernel, conv_impl, stride=1, padding=1, groups=1):
     """The result and, for one random cotangent, the gradients of both operands."""
 
     @jax.jit
     def run(x, kernel):
         def apply(x, kernel):
-            return convolve(Convolution(x, kernel, stride, padding, groups), ops)
+            return convolve(Convolution(x, kernel, stride, padding, groups), conv_impl)
 
         out, pull = jax.vjp(apply, x, kernel)
         noise = np.random.default_rng(1).normal(size=out.shape)
@@ -49,13 +49,13 @@ def assert_same(x, kernel, dtype, **options):
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     assert x.dtype == dtype
     wanted = value_and_gradients(x, kernel, "reference", **options)
-    for ops in OTHERS:
-        got = value_and_gradients(x, kernel, ops, **options)
+    for conv_impl in OTHERS:
+        got = value_and_gradients(x, kernel, conv_impl, **options)
         for name, a, b in zip(("value", "x gradient", "kernel gradient"), got, wanted, strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape, name
             a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
             tolerance = TOLERANCE[dtype] * max(1.0, float(np.abs(b).max()))
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=f"{name}, {ops}")
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=f"{name}, {conv_impl}")
 
 
 @st.composite
@@ -187,10 +187,10 @@ def test_malformed_operands_are_named(x, kernel, groups, error, message):
 
 def test_unknown_or_missing_ops_are_named():
     conv = Convolution(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)))
-    with pytest.raises(ValueError, match="ops='fast' is not one of"):
+    with pytest.raises(ValueError, match="conv_impl='fast' is not one of"):
         convolve(conv, "fast")
-    with pytest.raises(ValueError, match="ops='fast' is not one of"):
-        fr.create_model("resnet18", ops="fast")
+    with pytest.raises(ValueError, match="conv_impl='fast' is not one of"):
+        fr.create_model("resnet18", conv_impl="fast")
     if not is_available():
         with pytest.raises(ValueError, match="flax-resnet-onednn, which is not installed"):
             convolve(conv, "onednn")
@@ -213,16 +213,16 @@ def test_a_net_and_its_gradients_are_the_same_in_every_mode(groups):
         key = jax.random.key(0, impl="rbg")
         variables = jax.jit(partial(model.init, train=False))(key, images)
 
-        def loss_and_gradients(ops):
+        def loss_and_gradients(conv_impl):
             def loss(params):
-                apply = model.clone(ops=ops).apply
+                apply = model.clone(conv_impl=conv_impl).apply
                 return jnp.sum(jnp.square(apply(variables | {"params": params}, images, True)))
 
             return jax.jit(jax.value_and_grad(loss))(variables["params"])
 
         wanted = loss_and_gradients("reference")
-        for ops in OTHERS:
-            got = loss_and_gradients(ops)
+        for conv_impl in OTHERS:
+            got = loss_and_gradients(conv_impl)
             for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
                 scale = max(1.0, float(jnp.abs(b).max()))
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * scale)
@@ -235,9 +235,9 @@ def test_kernels_that_all_devices_share_get_the_sum_of_their_gradients(groups):
     split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
     x, kernel = map(jnp.float32, operands(groups=groups))
 
-    def loss(kernel, x, ops):
-        y = convolve(Convolution(x, kernel, 2, 1, groups), ops)
-        return jnp.sum(jnp.square(max_pool(y, 3, 2, 1, ops)))
+    def loss(kernel, x, conv_impl):
+        y = convolve(Convolution(x, kernel, 2, 1, groups), conv_impl)
+        return jnp.sum(jnp.square(max_pool(y, 3, 2, 1, conv_impl)))
 
     @partial(jax.shard_map, mesh=mesh, in_specs=(whole, split), out_specs=whole)
     def gradient(kernel, x):

@@ -36,7 +36,7 @@ def layers_of(part):
 
 @pytest.mark.parametrize("first", PARTS)
 def test_parts_before_the_first_that_trains_keep_their_statistics(variables, first):
-    _, new = train(make(frozen_until=first), variables)
+    _, new = train(make(freeze_before=first), variables)
     for number, part in enumerate(PARTS[1:-1], start=1):
         for layer in layers_of(part):
             kept = jax.tree.map(
@@ -48,18 +48,18 @@ def test_parts_before_the_first_that_trains_keep_their_statistics(variables, fir
 
 
 def test_frozen_parts_run_as_in_evaluation(variables):
-    logits, _ = train(make(frozen_until="fc", stochastic_depth=0.9), variables)
+    logits, _ = train(make(freeze_before="fc", stochastic_depth=0.9), variables)
     expected = make().apply(variables, IMAGES, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("part", PARTS[1:])
 def test_a_net_started_at_a_part_goes_on_from_its_input(variables, part):
-    model = make(frozen_until=part)
+    model = make(freeze_before=part)
     outputs = model.apply(variables, IMAGES, method="features")
     before = "pooled" if part == "fc" else PARTS[PARTS.index(part) - 1]
     logits, new = train(model, variables)
-    upper_logits, upper = train(model.clone(starts_at=part), variables, outputs[before])
+    upper_logits, upper = train(model.clone(start_stage=part), variables, outputs[before])
     np.testing.assert_allclose(upper_logits, logits, rtol=1e-4, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), upper, new)
 
@@ -83,7 +83,7 @@ def test_hidden_layers_stand_before_the_classifier(variables):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("option", ["frozen_until", "starts_at"])
+@pytest.mark.parametrize("option", ["freeze_before", "start_stage"])
 def test_a_part_that_is_not_there_is_told(option):
     with pytest.raises(ValueError, match="layer4' is not a part: stem, layer1, layer2, layer3, fc"):
         create_model("resnet8", **{option: "layer4"})

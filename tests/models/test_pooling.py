@@ -31,13 +31,13 @@ def searched(x, gradient_of, window, stride, padding):
 
 @cache
 def compiled(pool):
-    """Of images x and a cotangent: values, values beside a gradient, and the gradient, by ops."""
+    """By conv_impl: values of images, values beside a gradient, and the gradient."""
 
     def run(x, cotangent):
         found = {}
-        for ops in ("auto", "jax", "reference"):  # auto: native, where that is installed
-            values, pull = jax.vjp(lambda x, ops=ops: max_pool(x, *pool, ops), x)
-            found[ops] = max_pool(x, *pool, ops), values, pull(cotangent)[0]
+        for conv_impl in ("auto", "jax", "reference"):  # auto: native, where that is installed
+            values, pull = jax.vjp(lambda x, conv_impl=conv_impl: max_pool(x, *pool, conv_impl), x)
+            found[conv_impl] = max_pool(x, *pool, conv_impl), values, pull(cotangent)[0]
         return found
 
     return jax.jit(run)
@@ -75,8 +75,8 @@ def test_types_are_kept(dtype):
     assert max_pool(x, 3, 2, 1, "jax").dtype == gradient.dtype == dtype
 
 
-@pytest.mark.parametrize("ops", ["auto", "jax"])
-def test_a_nan_is_the_maximum(ops):
+@pytest.mark.parametrize("conv_impl", ["auto", "jax"])
+def test_a_nan_is_the_maximum(conv_impl):
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
-    values, _ = jax.vjp(lambda x: max_pool(x, 2, 2, 0, ops), x)
+    values, _ = jax.vjp(lambda x: max_pool(x, 2, 2, 0, conv_impl), x)
     np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True], [False, False]])

@@ -39,12 +39,12 @@ SHALLOW = ("resnet18", "resnet50", "resnext50_32x4d")
 @cache
 def summary_of(name):
     """By XLA's own convolutions, which are quickly traced."""
-    return summarize(create_model(name, ops="reference"))
+    return summarize(create_model(name, conv_impl="reference"))
 
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameter_count_is_the_published_one(name, parameters):
-    model = create_model(name, ops="reference")  # quickly traced
+    model = create_model(name, conv_impl="reference")  # quickly traced
     image = jnp.zeros((1, *default_image_shape(model)))
     variables = jax.eval_shape(lambda key: model.init(key, image), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
@@ -118,9 +118,9 @@ def test_second_convolution_of_the_mnist_net_belongs_to_layer2():
 def test_lowerings_are_counted_by_the_models_ops():
     """Of a stem, four bottlenecks of three and their four shortcuts."""
     shallow = {"stage_sizes": (1, 1, 1, 1)}
-    reference = summarize(create_model("resnet50", ops="reference", **shallow)).lowerings
+    reference = summarize(create_model("resnet50", conv_impl="reference", **shallow)).lowerings
     assert reference == {"XLA's own": 17}
-    chosen = summarize(create_model("resnext50_32x4d", ops="jax", **shallow)).lowerings
+    chosen = summarize(create_model("resnext50_32x4d", conv_impl="jax", **shallow)).lowerings
     assert chosen["1x1 as a matrix product"] == 12
     # One image's maps of 28x28 pixels and less are small ones.
     assert chosen["groups merged into blocks"] == 1

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from flax_resnet.report import evaluate_logits
-from flax_resnet.report.calibration import (
+from flax_resnet.metrics.calibration import (
     calibration_error,
     cross_entropy,
     fit_temperature,
     softmax,
 )
+from flax_resnet.report import evaluate_logits
 from flax_resnet.report.evaluation import read_evaluation, write_evaluation
 
 

@@ -38,29 +38,29 @@ def make_state(dtype, options, **model):
     return jax.jit(lambda: create(jax.random.key(0), sample))()
 
 
-def layout_of(devices=DEVICES, microbatches=1, **settings):
+def partitioning_of(devices=DEVICES, microbatches=1, **settings):
     mesh = MESH
     if devices < DEVICES:
         mesh = jax.sharding.Mesh(MESH.devices[:devices], ("data",), axis_types=MESH.axis_types)
-    return parallel.choose_layout(ParallelConfig(**settings), 16, microbatches, mesh)
+    return parallel.choose_partitioning(ParallelConfig(**settings), 16, microbatches, mesh)
 
 
 def zero_sums(dtype):
     return {name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "count")}
 
 
-def three_steps(state, layout, batch=BATCH, dtype=np.float64):
+def three_steps(state, partitioning, batch=BATCH, dtype=np.float64):
     """State and metrics after three steps, as NumPy arrays, and the compiled step."""
     batch = batch | {"image": batch["image"].astype(dtype)}
-    placed = parallel.place_batch(batch, layout)
-    sums = jax.device_put(zero_sums(dtype), layout.whole)
+    placed = parallel.place_batch(batch, partitioning)
+    sums = jax.device_put(zero_sums(dtype), partitioning.whole)
     state, sums = parallel.enter(
-        (parallel.place_state(jax.tree.map(jnp.copy, state), layout), sums), layout
+        (parallel.place_state(jax.tree.map(jnp.copy, state), partitioning), sums), partitioning
     )
-    step = parallel.compile_step(layout, state, sums, placed)
+    step = parallel.compile_step(partitioning, state, sums, placed)
     for _ in range(3):
         state, sums = step(state, sums, placed)
-    return jax.device_get(parallel.leave((state, sums), layout)), step
+    return jax.device_get(parallel.leave((state, sums), partitioning)), step
 
 
 def worst(one, other):
@@ -83,9 +83,9 @@ def modes(dtype):
     options = fr.StepOptions(augment=augment, ema_decay=0.9, **more)
     net = {"groups": 4, "width_per_group": 16, "dropout": 0.2, "stochastic_depth": 0.3}
     state = make_state(dtype, options, **net)
-    (one, _) = three_steps(state, layout_of(devices=1), dtype=dtype)
+    (one, _) = three_steps(state, partitioning_of(devices=1), dtype=dtype)
     return {
-        mode: worst(one, three_steps(state, layout_of(mode=mode), dtype=dtype)[0])
+        mode: worst(one, three_steps(state, partitioning_of(mode=mode), dtype=dtype)[0])
         for mode in ("jit", "shard_map", "pmap")
     }
 
@@ -95,10 +95,10 @@ def grouped():
     found = {}
     for groups in (2, 8):
         state = make_state(np.float64, options=fr.StepOptions(), batch_norm_groups=groups)
-        one, _ = three_steps(state, layout_of(devices=1))
+        one, _ = three_steps(state, partitioning_of(devices=1))
         for mode in ("jit", "shard_map"):
-            layout = layout_of(mode=mode, batch_norm=f"groups:{groups}")
-            found[f"{mode} {groups}"] = worst(one, three_steps(state, layout)[0])
+            partitioning = partitioning_of(mode=mode, batch_norm=f"groups:{groups}")
+            found[f"{mode} {groups}"] = worst(one, three_steps(state, partitioning)[0])
     return found
 
 
@@ -107,30 +107,30 @@ def accumulated():
     found = {}
     whole = make_state(np.float64, fr.StepOptions(), norm="group")
     parts = whole.replace(options=fr.StepOptions(microbatches=4))
-    one, _ = three_steps(whole, layout_of(devices=1))
-    four, _ = three_steps(parts, layout_of(devices=1))
+    one, _ = three_steps(whole, partitioning_of(devices=1))
+    four, _ = three_steps(parts, partitioning_of(devices=1))
     found["group norm"] = worst(one, four)
     state = make_state(np.float64, fr.StepOptions(microbatches=2), dropout=0.2)
-    one, _ = three_steps(state, layout_of(devices=1))
+    one, _ = three_steps(state, partitioning_of(devices=1))
     for mode in ("jit", "shard_map"):
-        layout = layout_of(mode=mode, microbatches=2)
-        found[mode] = worst(one, three_steps(state, layout)[0])
+        partitioning = partitioning_of(mode=mode, microbatches=2)
+        found[mode] = worst(one, three_steps(state, partitioning)[0])
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):  # where a loop serves well
-        found["loop"] = worst(one, three_steps(state, layout)[0])
+        found["loop"] = worst(one, three_steps(state, partitioning)[0])
     return found
 
 
 def sharded():
     """Parameters spread over the devices beside the same whole."""
     state = make_state(np.float64, options=fr.StepOptions(ema_decay=0.9))
-    one, _ = three_steps(state, layout_of(devices=1))
-    layout = layout_of(shard_params=True)
-    spread = parallel.place_state(jax.tree.map(jnp.copy, state), layout)
+    one, _ = three_steps(state, partitioning_of(devices=1))
+    partitioning = partitioning_of(shard_params=True)
+    spread = parallel.place_state(jax.tree.map(jnp.copy, state), partitioning)
     bytes_here = sum(
         leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(spread.params)
     )
-    options = fr.StepOptions(**vars(state.options) | {"gathered": layout.whole})
-    other, _ = three_steps(state.replace(options=options), layout)
+    options = fr.StepOptions(**vars(state.options) | {"gathered": partitioning.whole})
+    other, _ = three_steps(state.replace(options=options), partitioning)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     return {"worst": worst(one, other), "share": bytes_here / total}
 
@@ -141,7 +141,7 @@ def resnet152():
     sample = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     create = functools.partial(fr.create_train_state, net, optax.sgd(0.1, 0.9))
     state = jax.eval_shape(lambda: create(jax.random.key(0), sample))
-    shardings = parallel.state_shardings(state, layout_of(shard_params=True))
+    shardings = parallel.state_shardings(state, partitioning_of(shard_params=True))
     total = here = 0
     for part in ("params", "opt_state"):
         pairs = zip(
@@ -188,13 +188,13 @@ def collectives():
         "shard_map": {"mode": "shard_map"},
         "per_device": {"batch_norm": "per_device"},
     }.items():
-        layout = layout_of(**settings)
-        placed = parallel.place_batch(batch, layout)
-        sums = jax.device_put(zero_sums(np.float32), layout.whole)
-        model, options = parallel.configure(state.model, state.options, layout, 1)
+        partitioning = partitioning_of(**settings)
+        placed = parallel.place_batch(batch, partitioning)
+        sums = jax.device_put(zero_sums(np.float32), partitioning.whole)
+        model, options = parallel.configure(state.model, state.options, partitioning, 1)
         held = jax.tree.map(jnp.copy, state).replace(model=model, options=options)
-        held = parallel.place_state(held, layout)
-        text = parallel.compile_step(layout, held, sums, placed).as_text()
+        held = parallel.place_state(held, partitioning)
+        text = parallel.compile_step(partitioning, held, sums, placed).as_text()
         found[name] = [[one.kind, one.bytes] for one in collectives_of(text)]
     found["bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
-from flax_resnet.training.average_precision import average_precision, mean_average_precision
+from flax_resnet.metrics.average_precision import average_precision, mean_average_precision
 
 
 def test_a_worked_example():

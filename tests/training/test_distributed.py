@@ -116,7 +116,7 @@ def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim):
-    settings = ("--epochs", "1000", "--save-every-steps", "2", "--parallel.timeout", "10")
+    settings = ("--epochs", "1000", "--save-every", "2", "--parallel.timeout", "10")
     processes = start_two(tmp_path, *settings)
     wait_for(tmp_path, 4, *processes)
     processes[victim].kill()
@@ -128,14 +128,14 @@ def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim)
     finish(processes[victim])
     step, _ = read_variables(tmp_path / "checkpoints")  # or an error, were it not whole
     assert step >= 4
-    more = ("--max-steps", str(newest(tmp_path) + 1), "--epochs", "1000", "--save-every-steps", "2")
+    more = ("--max-steps", str(newest(tmp_path) + 1), "--epochs", "1000", "--save-every", "2")
     codes, outputs = finish(start(tmp_path, *more))
     assert codes == [0], outputs
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
-    settings = ("--epochs", "1000", "--save-every-steps", "2")
+    settings = ("--epochs", "1000", "--save-every", "2")
     processes = start_two(tmp_path, *settings)
     wait_for(tmp_path, 2, *processes)
     processes[1].send_signal(signal.SIGTERM)

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.training import read_variables
-from flax_resnet.training.feature_store import FeatureStore
-from flax_resnet.training.head import fit_strengths
+from flax_resnet.training.transfer.feature_store import FeatureStore
+from flax_resnet.training.transfer.head import fit_strengths
 
 CLASSES = ("blue", "green", "red")
 
@@ -90,7 +90,7 @@ def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mode", [("head",), ("partial", "--freeze-until", "layer3")], ids=["head", "partial"]
+    "mode", [("head",), ("partial", "--freeze-before", "layer3")], ids=["head", "partial"]
 )
 def test_kept_features_train_as_forward_passes_do(finetune, photos, mode, capfd):
     plain = ("--augment.no-random-resized-crop", "--augment.no-flip", "--epochs", "2")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data import Framing, Split
-from flax_resnet.data.image_files import ImageFiles
+from flax_resnet.data.images.files import ImageFiles
 from flax_resnet.training import forward, static_batch_size
 
 weigh = jax.jit(lambda weight, images: {"sum": weight * jnp.sum(images / 255, (1, 2, 3))})

@@ -24,9 +24,9 @@ def last_stage(path):
     return path[0] == "fc" or path[0].startswith("layer3")
 
 
-def make_state(trainable, tx=None, ops="auto", **options):
+def make_state(trainable, tx=None, conv_impl="auto", **options):
     return fr.create_train_state(
-        fr.create_model("resnet8", num_classes=5, ops=ops),
+        fr.create_model("resnet8", num_classes=5, conv_impl=conv_impl),
         # Decay on everything, so that a frozen leaf would shrink if it took part.
         tx or optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9)),
         jax.random.key(0),
@@ -81,7 +81,7 @@ def test_training_a_part_moves_it_as_training_the_whole_does():
 
 def convolutions(trainable):
     """How many convolutions a step computes."""
-    text = str(jax.make_jaxpr(fr.train_step)(make_state(trainable, ops="reference"), BATCH))
+    text = str(jax.make_jaxpr(fr.train_step)(make_state(trainable, conv_impl="reference"), BATCH))
     return len(re.findall(r"= conv_general_dilated\[", text))
 
 

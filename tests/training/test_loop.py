@@ -101,10 +101,10 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path,
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    stopped = fr.train(config(tmp_path, save_every_steps=3), console)
+    stopped = fr.train(config(tmp_path, save_every=3), console)
     assert not stopped.finished
     assert "saved. The same command goes on from there" in console.text()
-    resumed = fr.train(config(tmp_path, save_every_steps=3), console)
+    resumed = fr.train(config(tmp_path, save_every=3), console)
     assert resumed.finished
     assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
     assert_same_run(workdir, tmp_path, result.step)
@@ -147,11 +147,11 @@ def test_a_signal_during_a_save_ends_the_run_with_that_save(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Checkpoints, "save", signalled)
-    stopped = fr.train(config(tmp_path, save_every_steps=3), console)
+    stopped = fr.train(config(tmp_path, save_every=3), console)
     assert not stopped.finished
     assert stopped.step in (3, 4)
     assert (tmp_path / "checkpoints" / str(stopped.step)).is_dir()
-    assert fr.train(config(tmp_path, save_every_steps=3), console).finished
+    assert fr.train(config(tmp_path, save_every=3), console).finished
     assert_same_run(workdir, tmp_path, result.step)
 
 
@@ -187,14 +187,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(whole_ru
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_loop, flax_resnet as fr\n"
-        "fr.train(test_loop.config(sys.argv[2], save_every_steps=3))\n"
+        "fr.train(test_loop.config(sys.argv[2], save_every=3))\n"
     )
     here = os.path.dirname(os.path.abspath(__file__))
     command = [sys.executable, "-c", script, here, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         wait_for(tmp_path / "checkpoints" / "6")
         process.kill()
-    assert fr.train(config(tmp_path, save_every_steps=3)).finished
+    assert fr.train(config(tmp_path, save_every=3)).finished
     assert_same_run(workdir, tmp_path, result.step)
 
 

@@ -19,7 +19,7 @@ from flax_resnet.training.budget import simulate_scaling
 from flax_resnet.training.clock import Clock
 from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
-from flax_resnet.training.parallel import choose_layout
+from flax_resnet.training.parallel import choose_partitioning
 
 CHILD = Path(__file__).with_name("eight_devices.py")
 
@@ -120,7 +120,7 @@ def test_groups_that_do_not_divide_the_batch_are_told():
 )
 def test_impossible_layouts_are_told_in_one_sentence(settings, batch, parts, message):
     with pytest.raises(fr.UserError, match=message):
-        choose_layout(ParallelConfig(**settings), batch, parts, data_mesh())
+        choose_partitioning(ParallelConfig(**settings), batch, parts, data_mesh())
 
 
 def test_resnet152_spread_over_eight_devices_takes_an_eighth_on_each():

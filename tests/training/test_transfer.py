@@ -12,7 +12,7 @@ import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.config import TransferConfig
 from flax_resnet.training import read_variables
-from flax_resnet.training.transfer import plan_phases, rate_factors
+from flax_resnet.training.transfer.start import plan_phases, rate_factors
 
 PARTS = ("stem", "layer1", "layer2", "layer3", "fc")
 QUICK = ("--image-size", "16", "--batch-size", "16", "--compile-cache", "None")
@@ -72,7 +72,7 @@ ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
 @pytest.mark.parametrize(
     ("options", "params", "statistics"),
     [
-        (("--mode", "partial", "--freeze-until", "layer2"), UPPER, UPPER),
+        (("--mode", "partial", "--freeze-before", "layer2"), UPPER, UPPER),
         (("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
         (("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
         (("--mode", "full"), ALL, ALL - {"conv1"}),
@@ -118,7 +118,7 @@ def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
 def test_phases_free_one_part_after_the_other():
     def phases(**options):
         return [
-            (phase.first_step, phase.frozen_until)
+            (phase.first_step, phase.freeze_before)
             for phase in plan_phases(TransferConfig(**options), PARTS, 100, 10)
         ]
 
@@ -127,7 +127,7 @@ def test_phases_free_one_part_after_the_other():
     assert phases(mode="partial") == [(0, "layer3")]
     downwards = ["fc", "layer3", "layer2", "layer1", None]
     assert phases(mode="gradual") == list(zip((0, 10, 20, 30, 40), downwards, strict=True))
-    assert phases(mode="gradual", freeze_until="layer2", unfreeze_epochs=2) == [
+    assert phases(mode="gradual", freeze_before="layer2", unfreeze_epochs=2) == [
         (0, "fc"),
         (20, "layer3"),
         (40, "layer2"),
@@ -170,8 +170,8 @@ def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_p
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (("--mode", "partial", "--freeze-until", "layer4"), 2, "no such part; its parts are stem"),
-        (("--mode", "full", "--freeze-until", "layer2"), 2, "no meaning in mode full"),
+        (("--mode", "partial", "--freeze-before", "layer4"), 2, "no such part; its parts are stem"),
+        (("--mode", "full", "--freeze-before", "layer2"), 2, "no meaning in mode full"),
         (("--head", "deep"), 2, "is not a head"),
         (("--model", "resnet20"), 1, "holds weights of resnet8, not of resnet20"),
         (("--weights", "none", "--mode", "head"), 2, "there are none"),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.cli import main
-from flax_resnet.data.voc import CLASSES
+from flax_resnet.data.tfds.voc import CLASSES
 
 TRAIN = (
     *("--model.name", "resnet8", "--model.stem", "cifar", "--data.name", "voc2012"),

@@ -43,7 +43,7 @@ def _seeded(name, shape):
 @cache  # models compare by value
 def torch_shapes(model, channels=3):
     """The shapes of a model's state dict by name, without computing a value."""
-    model = model.clone(ops="reference")  # quickly traced
+    model = model.clone(conv_impl="reference")  # quickly traced
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 28, 28, channels)), train=False)
     )

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flax_resnet.errors import UserError
-from flax_resnet.weights.torch_files import read_torch_file
+from flax_resnet.weights.formats.torch_files import read_torch_file
 
 EXAMPLES = 250
 QUICK = settings(

@@ -11,8 +11,8 @@ import zlib
 import pytest
 
 from flax_resnet.errors import UserError
-from flax_resnet.weights import unpickle
-from flax_resnet.weights.torch_files import read_torch_file
+from flax_resnet.weights.formats import unpickle
+from flax_resnet.weights.formats.torch_files import read_torch_file
 
 COMMAND = b"X\x0c\x00\x00\x00touch canary"
 FLOATS = struct.pack("<4f", 1, 2, 3, 4)  # the storage that every file here has

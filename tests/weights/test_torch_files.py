@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.errors import UserError
-from flax_resnet.weights.torch_files import read_torch_file
+from flax_resnet.weights.formats.torch_files import read_torch_file
 
 MADE = runpy.run_path(str(Path(__file__).with_name("make_torch_files.py")))
 FILES = MADE["FILES"]

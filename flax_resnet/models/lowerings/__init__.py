@@ -6,10 +6,10 @@ computed how.
 
 from .convolution import Convolution, Epilogue, Lowering
 from .pooling import max_pool
-from .table import OPS, choose, convolve, convolve_fused, pack
+from .table import CONV_IMPLS, choose, convolve, convolve_fused, pack
 
 __all__ = [
-    "OPS",
+    "CONV_IMPLS",
     "Convolution",
     "Epilogue",
     "Lowering",

@@ -67,7 +67,7 @@ class Lowering(NamedTuple):
 
     Attributes:
       name: as ``flax-resnet summary`` prints it.
-      family: ``"jax"`` or ``"onednn"``: which values of ``ops`` admit it, see ``table.FAMILIES``.
+      family: ``"jax"`` or ``"onednn"``: which values of ``conv_impl`` admit it.
       backend: the backend it is for, as ``jax.default_backend()`` names it.
       applies: whether it can compute a convolution and is the better way; it sees shapes and dtypes
         only (the arrays may be tracers or ``jax.ShapeDtypeStruct``).
@@ -100,7 +100,7 @@ def reference(conv: Convolution) -> jax.Array:
     )
 
 
-def alike(*arrays: jax.Array) -> list[jax.Array]:
+def match_vma(*arrays: jax.Array) -> list[jax.Array]:
     """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
     gradient rules of our own must return gradients that vary as their operands do."""
     varying = [jax.typeof(array).mat.varying for array in arrays]

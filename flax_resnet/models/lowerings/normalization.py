@@ -16,15 +16,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import onednn
-from .convolution import Epilogue, alike
+from .convolution import Epilogue, match_vma
 from .table import FAMILIES
 
 Average = Callable[[Any], Any]
 
 
-def has_own_gradient(ops: str) -> bool:
-    """Whether :func:`normalize` is the better way, by ``ops`` and backend."""
-    return "jax" in FAMILIES[ops] and jax.default_backend() == "cpu"
+def has_own_gradient(conv_impl: str) -> bool:
+    """Whether :func:`normalize` is the better way, by ``conv_impl`` and backend."""
+    return "jax" in FAMILIES[conv_impl] and jax.default_backend() == "cpu"
 
 
 def batch_statistics(
@@ -52,7 +52,7 @@ def normalize(
     dtype: Any,
     residual: jax.Array | None = None,
     relu: bool = False,
-    ops: str = "auto",
+    conv_impl: str = "auto",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(y, mean, var)`` of images ``[N, ..., C]``: normalised, and the statistics used, ``[C]``.
 
@@ -65,14 +65,14 @@ def normalize(
       dtype: of ``y``.
       residual: added to the normalised images, of the shape and dtype of ``y``.
       relu: whether negative results become zero.
-      ops: see :func:`table.convolve`.
+      conv_impl: see :func:`table.convolve`.
 
     No gradient goes through ``mean`` and ``var``.
     """
-    x, scale, bias = alike(x, scale, bias)
-    if "onednn" in FAMILIES[ops] and onednn.normalizes(x, wide, dtype):
+    x, scale, bias = match_vma(x, scale, bias)
+    if "onednn" in FAMILIES[conv_impl] and onednn.normalizes(x, wide, dtype):
         if residual is not None:
-            x, scale, bias, residual = alike(x, scale, bias, residual)
+            x, scale, bias, residual = match_vma(x, scale, bias, residual)
         scale, bias = scale.astype(wide), bias.astype(wide)
         y, mean, var = _fused(x, scale, bias, residual, epsilon, average, relu)
     else:

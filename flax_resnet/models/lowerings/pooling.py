@@ -18,21 +18,21 @@ from .table import FAMILIES
 
 
 def max_pool(
-    x: jax.Array, window: int, stride: int, padding: int = 0, ops: str = "auto"
+    x: jax.Array, window: int, stride: int, padding: int = 0, conv_impl: str = "auto"
 ) -> jax.Array:
     """Maximum of each ``window`` by ``window`` pixels: ``[N, H, W, C]`` to ``[N, H', W', C]``.
 
     Args:
       x: floating.
       window, stride, padding: of both directions; padded pixels never win.
-      ops: as of :func:`convolve`; ``"reference"`` is ``flax.linen.max_pool``. Where a window holds
+      conv_impl: as of :func:`convolve`; ``"reference"`` is ``flax.linen.max_pool``. Where a window has
         its maximum more than once, the gradient goes to the first, row by row, in either way.
     """
-    if "onednn" in FAMILIES[ops]:
+    if "onednn" in FAMILIES[conv_impl]:
         pooled = onednn.max_pool(x, window, stride, padding)
         if pooled is not None:
             return pooled
-    if "jax" in FAMILIES[ops] and jax.default_backend() == "cpu" and x.size and window < 16:
+    if "jax" in FAMILIES[conv_impl] and jax.default_backend() == "cpu" and x.size and window < 16:
         return _max_pool(x, window, stride, padding)
     return _reference(x, window, stride, padding)
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .convolution import DIMENSIONS, Convolution, Lowering, alike, reference
+from .convolution import DIMENSIONS, Convolution, Lowering, match_vma, reference
 
 
 def lower(conv: Convolution) -> jax.Array:
     """``[N, H, W, C]`` by ``[h, w, C, F]`` gives ``[N, H', W', F]``; for dense convolutions."""
-    return _convolve(*alike(conv.x, conv.kernel), conv.stride, conv.padding)
+    return _convolve(*match_vma(conv.x, conv.kernel), conv.stride, conv.padding)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

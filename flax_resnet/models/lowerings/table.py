@@ -10,14 +10,14 @@ import jax
 from . import grouped, onednn, pointwise, strided
 from .convolution import Convolution, Epilogue, Lowering, check, reference
 
-# Which families of lowerings a value of ``ops`` admits.
+# Which families of lowerings a value of ``conv_impl`` admits.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "auto": ("onednn", "jax"),  # the best there is; oneDNN where flax_resnet_onednn is installed
     "jax": ("jax",),
     "onednn": ("onednn", "jax"),  # the same, but an error where it is not installed
     "reference": (),
 }
-OPS = tuple(FAMILIES)
+CONV_IMPLS = tuple(FAMILIES)
 
 TABLE: tuple[Lowering, ...] = (
     *onednn.LOWERINGS,
@@ -29,64 +29,64 @@ TABLE: tuple[Lowering, ...] = (
 REFERENCE = Lowering("XLA's own", "jax", "any", lambda conv: True, reference)
 
 
-def choose(conv: Convolution, ops: str = "auto") -> Lowering:
+def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
     """The lowering of ``conv`` for ``jax.default_backend()``.
 
     Raises:
-      ValueError: ``ops`` is not one of ``OPS``, or is ``"onednn"`` and that is not installed.
+      ValueError: an unknown ``conv_impl``, or ``"onednn"`` where that is not installed.
     """
-    if ops not in FAMILIES:
-        raise ValueError(f"ops={ops!r} is not one of {OPS}")
-    if ops == "onednn" and not onednn.is_available():
+    if conv_impl not in FAMILIES:
+        raise ValueError(f"conv_impl={conv_impl!r} is not one of {CONV_IMPLS}")
+    if conv_impl == "onednn" and not onednn.is_available():
         raise ValueError(
-            "ops='onednn' needs the package flax-resnet-onednn, which is not installed"
+            "conv_impl='onednn' needs the package flax-resnet-onednn, which is not installed"
         )
     if 0 in conv.x.shape or 0 in conv.kernel.shape:
         return REFERENCE
     backend = jax.default_backend()
     for row in TABLE:
-        if row.backend == backend and row.family in FAMILIES[ops] and row.applies(conv):
+        if row.backend == backend and row.family in FAMILIES[conv_impl] and row.applies(conv):
             return row
     return REFERENCE
 
 
-def convolve(conv: Convolution, ops: str = "auto") -> jax.Array:
+def convolve(conv: Convolution, conv_impl: str = "auto") -> jax.Array:
     """The convolution's result, ``[N, H', W', F]`` of the dtype of its operands.
 
     What it means is ``lax.conv_general_dilated``; how it is computed is chosen by :func:`choose`.
     Results agree up to rounding, with one exception: where groups are merged (``grouped.py``) an
     infinity or NaN in one group also makes its neighbours in the same block NaN. The gradients of
     some lowerings are rules of their own, so that forward-mode differentiation (``jax.jvp``,
-    ``jax.hessian``) needs ``ops="reference"``.
+    ``jax.hessian``) needs ``conv_impl="reference"``.
 
     The choice is made by ``jax.default_backend()`` when the call is traced. A program traced for
     another device than the default one gets right results, maybe slower.
 
     Args:
       conv: operands of one floating dtype, stride, padding and groups.
-      ops: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
+      conv_impl: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
 
     Raises:
-      ValueError, TypeError: shapes or dtypes that do not fit together, an unknown ``ops``.
+      ValueError, TypeError: shapes or dtypes that do not fit together, an unknown ``conv_impl``.
     """
     check(conv)
-    return choose(conv, ops).lower(conv)
+    return choose(conv, conv_impl).lower(conv)
 
 
 def convolve_fused(
-    conv: Convolution, epilogue: Epilogue, packed: jax.Array | None = None, ops: str = "auto"
+    conv: Convolution, epilogue: Epilogue, packed: jax.Array | None = None, conv_impl: str = "auto"
 ) -> jax.Array:
     """:func:`convolve`, and what follows it in a net without batch norm, in one pass where the
     lowering can. ``packed`` is what :func:`pack` gave for this kernel and images of this shape."""
     check(conv)
-    row = choose(conv, ops)
+    row = choose(conv, conv_impl)
     if row.lower_fused is not None:
         return row.lower_fused(conv, epilogue, packed)
     return epilogue.apply(row.lower(conv))
 
 
-def pack(conv: Convolution, ops: str = "auto") -> jax.Array | None:
+def pack(conv: Convolution, conv_impl: str = "auto") -> jax.Array | None:
     """The kernel as :func:`convolve_fused` would have to rearrange it at each call, or None where
     there is nothing to gain."""
-    row = choose(conv, ops)
+    row = choose(conv, conv_impl)
     return None if row.pack is None else row.pack(conv)

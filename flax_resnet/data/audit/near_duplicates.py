@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images import Pixels
+from flax_resnet.data.images.reading import Pixels
 
 TILE = (8, 9)
 """Height and width that an image is squeezed to before it is hashed."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.decoding import read_bytes
+from flax_resnet.data.images.decoding import read_bytes
 from flax_resnet.errors import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -14,13 +14,13 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from ..report import append_history, keep_history
-from .checkpoint import Checkpoints
+from ...report import append_history, keep_history
+from ..checkpoint import Checkpoints
+from ..recording import HISTORY
+from ..setup import Run
+from ..state import TrainState
+from ..step import zero_metrics
 from .features import Features
-from .recording import HISTORY
-from .setup import Run
-from .state import TrainState
-from .step import zero_metrics
 
 # Of the L2 term on the standardised features' kernel, against the mean loss of an image.
 STRENGTHS = tuple(10.0 ** (-n / 2) for n in range(13))  # 1 to 1e-6

@@ -12,11 +12,17 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.decoding import read_bytes
-from flax_resnet.data.folder import find_images
-from flax_resnet.data.images import MAX_PIXELS, BadImage, ImageHeader, read_header, thumbnail
-from flax_resnet.data.near_duplicates import TILE, grey_tile, near_pairs
-from flax_resnet.data.records import RATIOS, Ratios, in_threads
+from flax_resnet.data.audit.near_duplicates import TILE, grey_tile, near_pairs
+from flax_resnet.data.images.decoding import read_bytes
+from flax_resnet.data.images.folder import find_images
+from flax_resnet.data.images.reading import (
+    MAX_PIXELS,
+    BadImage,
+    ImageHeader,
+    read_header,
+    thumbnail,
+)
+from flax_resnet.data.images.records import RATIOS, Ratios, in_threads
 
 TINY_SIDE = 32
 """Images with a shorter side below this, in pixels, are named."""
@@ -128,7 +134,7 @@ def check_folder(
     classes = [records.classes[label] for label in labels]
     seen = in_threads(partial(_look, max_pixels), paths)
 
-    def alike(positions: Sequence[int], bits: int = 0) -> Alike:
+    def similar(positions: Sequence[int], bits: int = 0) -> Alike:
         return Alike(
             paths=tuple(paths[at] for at in positions),
             splits=tuple(splits[at] for at in positions),
@@ -159,9 +165,9 @@ def check_folder(
             for path, look in zip(paths, seen, strict=True)
             if look.header and not path.lower().endswith(_ENDINGS[look.header.format])
         },
-        duplicates=tuple(alike(group) for group in by_content.values() if len(group) > 1),
+        duplicates=tuple(similar(group) for group in by_content.values() if len(group) > 1),
         near_duplicates=tuple(
-            alike((places[one], places[other]), bits) for one, other, bits in pairs.tolist()
+            similar((places[one], places[other]), bits) for one, other, bits in pairs.tolist()
         ),
         headers={p: look.header for p, look in zip(paths, seen, strict=True) if look.header},
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flax_resnet.data.archives import Tree
+from flax_resnet.data.tfds.archives import Tree
 from flax_resnet.errors import UserError
 
 Example = dict[str, Any]

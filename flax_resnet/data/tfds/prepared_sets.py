@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flax_resnet.data.datasets import Dataset, Split
-from flax_resnet.data.image_files import ImageFiles, Photos
+from flax_resnet.data.images.files import ImageFiles, Photos
+from flax_resnet.data.images.records import SPLITS, Ratios, check_ratios
 from flax_resnet.data.pipeline import Source
-from flax_resnet.data.prepared import Prepared, PreparedSplit
-from flax_resnet.data.records import SPLITS, Ratios, check_ratios
+from flax_resnet.data.tfds.prepared import Prepared, PreparedSplit
 from flax_resnet.errors import UserError
 
 RESIDENT_BYTES = 4 << 30

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from ..config import (
+from ...config import (
     AugmentConfig,
     Config,
     DataConfig,
@@ -14,12 +14,12 @@ from ..config import (
     OptimizerConfig,
     TransferConfig,
 )
-from ..errors import UserError
-from ..models import default_image_shape
-from .build import build_model
-from .loop import train
-from .recording import TrainResult
-from .transfer import find_start
+from ...errors import UserError
+from ...models import default_image_shape
+from ..build import build_model
+from ..loop import train
+from ..recording import TrainResult
+from .start import find_start
 
 Mode = Literal["head", "partial", "full", "gradual"]
 
@@ -36,7 +36,7 @@ def finetune_config(
     model: str | None = None,
     weights: str | Path = "DEFAULT",
     mode: Mode | None = None,
-    freeze_until: str | None = None,
+    freeze_before: str | None = None,
     head: str = "linear",
     dropout: float | None = None,
     layer_decay: float | None = None,
@@ -55,7 +55,7 @@ def finetune_config(
       images: a folder with a folder of images for each class, with or without train, val and test
         above them; or a .csv, .jsonl or .npz.
       model: by default resnet50, or the model that a file of weights is of.
-      weights, mode, freeze_until, layer_decay, views, solver: see config.TransferConfig. The mode
+      weights, mode, freeze_before, layer_decay, views, solver: see config.TransferConfig. The mode
         is head by default; without weights it is full, the only one that makes sense.
       head: ``"linear"`` or ``"hidden:512"``, one more layer of 512 below the classifier;
         ``"hidden:512,256"`` two.
@@ -114,7 +114,7 @@ def finetune_config(
         transfer=TransferConfig(
             weights=str(weights),
             mode=mode,
-            freeze_until=freeze_until,
+            freeze_before=freeze_before,
             layer_decay=layer_decay,
             views=views,
             solver=solver,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flax_resnet.data.listing import read_listing
-from flax_resnet.data.records import (
+from flax_resnet.data.images.listing import read_listing
+from flax_resnet.data.images.records import (
     RATIOS,
     SPLIT_NAMES,
     Entry,

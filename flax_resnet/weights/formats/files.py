@@ -11,9 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..errors import UserError
-from .convert import from_torchvision, to_torchvision
-from .layouts import unwrap
+from ...errors import UserError
+from ..convert import from_torchvision, to_torchvision
+from ..layouts import unwrap
 from .torch_files import read_torch_file
 
 # A .npz that unpacks to more than this times its own size is no file of weights: they hardly

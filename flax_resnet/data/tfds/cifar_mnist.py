@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from flax_resnet.data import formats
-from flax_resnet.data.archives import Tree, open_tree
-from flax_resnet.data.contents import Contents, Example, Part
 from flax_resnet.data.formats import CifarLayout, FormatError
+from flax_resnet.data.tfds.archives import Tree, open_tree
+from flax_resnet.data.tfds.contents import Contents, Example, Part
 from flax_resnet.errors import UserError
 
 _COARSE_NAMES = "coarse_label_names.txt"

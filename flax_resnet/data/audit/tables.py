@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flax_resnet.data.check import HUGE_PIXELS, LONG_RATIO, TINY_SIDE, Alike, FolderReport
-from flax_resnet.data.records import SPLITS, counted
+from flax_resnet.data.audit.check import HUGE_PIXELS, LONG_RATIO, TINY_SIDE, Alike, FolderReport
+from flax_resnet.data.images.records import SPLITS, counted
 
 # Classes that differ by less than this need no remedy.
 _IMBALANCE = 3.0

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import optax
 
-from ..config import Config, ModelConfig, TransferConfig
-from ..errors import UserError
-from ..models import default_image_shape, part_of
-from ..weights import (
+from ...config import Config, ModelConfig, TransferConfig
+from ...errors import UserError
+from ...models import default_image_shape, stage_of
+from ...weights import (
     InferredModel,
     PretrainedInfo,
     find_weights,
@@ -24,9 +24,9 @@ from ..weights import (
     to_torchvision,
     torchvision_names,
 )
-from .build import build_model
+from ..build import build_model
+from ..saved_variables import read_variables
 from .freezing import Path as ParameterPath
-from .saved_variables import read_variables
 
 ULMFIT_DECAY = 1 / 2.6  # Howard & Ruder 2018, section 3.2
 
@@ -127,11 +127,11 @@ class Phase:
 
     Attributes:
       first_step: the step it starts at, from 0.
-      frozen_until: the first part that trains; None where all do.
+      freeze_before: the first part that trains; None where all do.
     """
 
     first_step: int
-    frozen_until: str | None
+    freeze_before: str | None
 
 
 def plan_phases(
@@ -144,18 +144,18 @@ def plan_phases(
       total_steps, epochs: of the whole run.
 
     Raises:
-      UserError: ``freeze_until`` names no part, or the mode has no use for it.
+      UserError: ``freeze_before`` names no part, or the mode has no use for it.
     """
-    lowest = config.freeze_until
+    lowest = config.freeze_before
     if lowest is not None and lowest not in parts:
         raise UserError(
-            f"--freeze-until {lowest}: the model has no such part; its parts are "
+            f"--freeze-before {lowest}: the model has no such part; its parts are "
             f"{', '.join(parts)}.",
             exit_code=2,
         )
     if lowest is not None and config.mode in ("full", "head"):
         raise UserError(
-            f"--freeze-until has no meaning in mode {config.mode}: use --mode partial or gradual.",
+            f"--freeze-before has no meaning in mode {config.mode}: use --mode partial or gradual.",
             exit_code=2,
         )
     if config.mode == "full":
@@ -178,20 +178,20 @@ class TrainedFrom:
     """Whether the parameter at a path trains: those of the part ``first`` and of the parts after.
 
     Attributes:
-      parts: of the model, first to last.
+      stages: of the model, first to last.
       first: the first part that trains.
       affine_above, affine_below: whether batch norm's scale and bias train in the parts that do,
         and in the others.
     """
 
-    parts: tuple[str, ...]
+    stages: tuple[str, ...]
     first: str
     affine_above: bool = True
     affine_below: bool = False
 
     def __call__(self, path: ParameterPath) -> bool:
-        part = part_of(path[0], self.parts[-2])
-        above = self.parts.index(part) >= self.parts.index(self.first)
+        part = stage_of(path[0], self.stages[-2])
+        above = self.stages.index(part) >= self.stages.index(self.first)
         is_affine = any("bn" in name for name in path[:-1])
         if is_affine:
             return self.affine_above if above else self.affine_below
@@ -202,10 +202,10 @@ def trained_by(
     phase: Phase, parts: Sequence[str], transfer: TransferConfig, frozen_affine: bool
 ) -> TrainedFrom | None:
     """The predicate of a phase, for StepOptions; None where all parameters train."""
-    if phase.frozen_until is None and not frozen_affine:
+    if phase.freeze_before is None and not frozen_affine:
         return None
     below = transfer.affine == "trained" and not frozen_affine
-    first = phase.frozen_until or parts[0]
+    first = phase.freeze_before or parts[0]
     return TrainedFrom(tuple(parts), first, not frozen_affine, below)
 
 
@@ -222,7 +222,7 @@ def scale_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation:
     last = list(factors)[1]  # the head is first
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-        return update * factors[part_of(path[0].key, last)]
+        return update * factors[stage_of(path[0].key, last)]
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 

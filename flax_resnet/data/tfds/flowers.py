@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from flax_resnet.data.archives import open_tree
-from flax_resnet.data.contents import Contents, Example, photo_parts
+from flax_resnet.data.tfds.archives import open_tree
+from flax_resnet.data.tfds.contents import Contents, Example, photo_parts
 from flax_resnet.errors import UserError
 
 # In TFDS's order: the archive's, as it happens.

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.archives import Tree, open_tree
-from flax_resnet.data.contents import Contents, Example, photo_parts
+from flax_resnet.data.tfds.archives import Tree, open_tree
+from flax_resnet.data.tfds.contents import Contents, Example, photo_parts
 from flax_resnet.errors import UserError
 
 CLASSES = (

@@ -15,14 +15,14 @@ from flax import traverse_util
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data import Framing, Source, Split
-from ..data.pipeline import CROP_DRAWS, Batch
-from ..errors import UserError
-from ..models import fold_batch_norm, part_of
+from ...data import Framing, Source, Split
+from ...data.pipeline import CROP_DRAWS, Batch
+from ...errors import UserError
+from ...models import fold_batch_norm, stage_of
+from ..forward import forward, static_batch_size
+from ..optim import create_schedule
+from ..setup import Run
 from .feature_store import FeatureStore, Rows
-from .forward import forward, static_batch_size
-from .optim import create_schedule
-from .setup import Run
 
 FORMAT = 1  # of the kept files and of all that decides their contents
 BATCH = 32
@@ -110,7 +110,7 @@ def keep_features(run: Run, views: int, console: Console) -> Run:
     Raises:
       UserError: the features cannot be kept.
     """
-    boundary = run.phases[0].frozen_until
+    boundary = run.phases[0].freeze_before
     assert boundary is not None
     began = time.perf_counter()
     folder = Path(run.config.transfer.feature_cache).expanduser()
@@ -138,7 +138,7 @@ def keep_features(run: Run, views: int, console: Console) -> Run:
     upper = dataclasses.replace(
         run,
         dataset=dataset,
-        model=run.model.clone(starts_at=boundary),
+        model=run.model.clone(start_stage=boundary),
         options=dataclasses.replace(run.options, augment=None, preprocess=None),
         schedule=create_schedule(config.optimizer, steps, config.epochs),
         total_steps=steps,
@@ -173,7 +173,7 @@ class _Maker:
     def __init__(self, run: Run, boundary: str, folder: Path, console: Console) -> None:
         self._run, self._folder, self._console = run, folder, console
         self.computed = self.found = 0
-        parts = run.model.parts  # type: ignore[attr-defined]
+        parts = run.model.stages  # type: ignore[attr-defined]
         output = "pooled" if boundary == parts[-1] else parts[parts.index(boundary) - 1]
         variables = {"params": run.state.params, "batch_stats": run.state.batch_stats}
         self._key = _key(run, variables, boundary)
@@ -313,11 +313,11 @@ class _Part:
 def _key(run: Run, variables: Any, boundary: str) -> str:
     """All that decides the features of an image but the image: a hash of the frozen weights, the
     model, the preprocessing and the framing."""
-    parts = run.model.parts  # type: ignore[attr-defined]
+    parts = run.model.stages  # type: ignore[attr-defined]
     frozen = parts[: parts.index(boundary)]
     content = hashlib.blake2b(digest_size=16)
     for path, leaf in sorted(traverse_util.flatten_dict(variables).items()):
-        if part_of(path[1], parts[-2]) in frozen:
+        if stage_of(path[1], parts[-2]) in frozen:
             array = np.asarray(leaf)
             content.update(f"{path} {array.dtype} {array.shape}".encode())
             content.update(np.ascontiguousarray(array).data)

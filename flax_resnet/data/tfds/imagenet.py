@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from flax_resnet.data.archives import (
+from flax_resnet.data.tfds.archives import (
     Place,
     Tree,
     folder_places,
@@ -20,7 +20,7 @@ from flax_resnet.data.archives import (
     reading,
     tar_places,
 )
-from flax_resnet.data.contents import Contents, Example, Part, photo_parts, photos
+from flax_resnet.data.tfds.contents import Contents, Example, Part, photo_parts, photos
 from flax_resnet.errors import UserError
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"

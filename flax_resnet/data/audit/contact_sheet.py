@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flax_resnet.data.images import BadImage, resize_center_crop
-from flax_resnet.data.records import ImageRecords, counted
+from flax_resnet.data.images.reading import BadImage, resize_center_crop
+from flax_resnet.data.images.records import ImageRecords, counted
 from flax_resnet.errors import UserError
 
 _MARGIN = 4  # pixels around every example

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.tfds_folder import FORMAT, advice, find_prepared, labels_file
+from flax_resnet.data.tfds.folder import FORMAT, advice, find_prepared, labels_file
 from flax_resnet.errors import UserError
 
 # Records read in one go: enough to keep the reader's threads busy, few enough for the memory.

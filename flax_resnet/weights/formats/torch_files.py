@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 from .pickled_names import AGAIN, Unreadable, damaged, printable
 from .torch_tensors import Storage, build_tensor, storage_id, view_storage
 from .unpickle import read_pickle

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax_resnet.data.records import SPLIT_NAMES, Entry, some
+from flax_resnet.data.images.records import SPLIT_NAMES, Entry, some
 from flax_resnet.errors import UserError
 
 _COLUMNS = ("path", "label", "split")

@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flax_resnet.data import cifar_mnist, flowers, formats, imagenet, voc
-from flax_resnet.data.archives import folder_places, reading
-from flax_resnet.data.contents import Contents
+from flax_resnet.data import formats
 from flax_resnet.data.datasets import CLOTHING_CLASSES, DIGIT_CLASSES
 from flax_resnet.data.published import CATALOGUE, PUBLISHED
-from flax_resnet.data.tfds_folder import is_readable, tfds_root
+from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
+from flax_resnet.data.tfds.archives import folder_places, reading
+from flax_resnet.data.tfds.contents import Contents
+from flax_resnet.data.tfds.folder import is_readable, tfds_root
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 
@@ -136,7 +137,7 @@ def _alone(lock: Path, name: str, console: Console) -> Iterator[None]:
 
 
 def _prepare(name: str, source: Path | None, root: Path, folder: Path, console: Console) -> None:
-    from flax_resnet.data.tfds_writer import write_folder  # it imports TFDS, which takes a second
+    from flax_resnet.data.tfds.writer import write_folder  # it imports TFDS, which takes a second
 
     recipe, published = _RECIPES[name], CATALOGUE[name].images
     path = _found(name, recipe, root) if source is None else _given(recipe, source.expanduser())

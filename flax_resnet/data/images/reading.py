@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flax_resnet.data import jpeg
-from flax_resnet.data.crops import DRAWS, Box, box_of, checked_draws, crop_box
-from flax_resnet.data.decoding import (
+from flax_resnet.data.images import jpeg
+from flax_resnet.data.images.crops import DRAWS, Box, box_of, checked_draws, crop_box
+from flax_resnet.data.images.decoding import (
     FORMATS,
     MAX_PIXELS,
     UPRIGHT,

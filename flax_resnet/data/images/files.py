@@ -14,9 +14,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.decoding import read_bytes
 from flax_resnet.data.framing import Framing
-from flax_resnet.data.images import (
+from flax_resnet.data.images.decoding import read_bytes
+from flax_resnet.data.images.reading import (
     MAX_PIXELS,
     BadImage,
     Content,
@@ -24,7 +24,7 @@ from flax_resnet.data.images import (
     Pixels,
     random_resized_crop,
 )
-from flax_resnet.data.records import Records
+from flax_resnet.data.images.records import Records
 from flax_resnet.errors import UserError
 
 OnBadImage = Literal["error", "skip"]

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 from array_record.python import array_record_module  # type: ignore[import-untyped]
 
-from flax_resnet.data.contents import Contents, Part
-from flax_resnet.data.tfds_folder import FORMAT, labels_file
+from flax_resnet.data.tfds.contents import Contents, Part
+from flax_resnet.data.tfds.folder import FORMAT, labels_file
 from flax_resnet.errors import UserError
 
 NOTES = "unfinished"

@@ -1,0 +1,1 @@
+"""Image files: found in folders and lists, decoded, resized and cropped."""

@@ -1,0 +1,1 @@
+"""Transfer learning: starting weights, frozen stages, kept features, the linear head."""

@@ -1,0 +1,1 @@
+"""Files of weights: one module for each format, read and written."""
