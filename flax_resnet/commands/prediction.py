@@ -41,7 +41,7 @@ def predict_command(arguments: Sequence[str]) -> None:
 
     from ..inference import predict_batches
     from ..inference.write_predictions import write_predictions
-    from ..report.photo_sheet import MOST
+    from ..report.photo_sheet import MAX_PHOTOS
 
     kept: list[Predictions] = []
     failed = dict(found.missing)
@@ -55,7 +55,7 @@ def predict_command(arguments: Sequence[str]) -> None:
             ):
                 bar.advance(task, len(batch))
                 failed.update(batch.failed)
-                if options.sheet and sum(map(len, kept)) < MOST:
+                if options.sheet and sum(map(len, kept)) < MAX_PHOTOS:
                     kept.append(batch)
                 yield batch
             if found.missing:
@@ -120,9 +120,9 @@ def evaluate_command(arguments: Sequence[str]) -> None:
                 exit_code=2,
             )
 
-    from ..inference import MultiLabelEvaluation, evaluate
-    from ..inference.multi_label import multi_label_tables
+    from ..inference import evaluate
     from ..inference.write_predictions import write_predictions
+    from ..metrics import MultiLabelEvaluation
     from ..report.evaluation import write_evaluation
     from ..report.tables import evaluation_tables
 
@@ -137,13 +137,11 @@ def evaluate_command(arguments: Sequence[str]) -> None:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if isinstance(done.result, MultiLabelEvaluation):
-        tables = multi_label_tables(done.result)
         truth = [", ".join(itertools.compress(run.classes, row)) for row in done.labels]
     else:
-        tables = evaluation_tables(done.result)
         truth = [run.classes[label] for label in done.labels]
     console = Console(highlight=False)
-    for table in tables:
+    for table in evaluation_tables(done.result):
         console.print(table)
     if options.output:
         with _opened(options.output) as file:
@@ -152,7 +150,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if options.json:
         write_evaluation(Path(options.json), done.result)
     if options.confusion and not isinstance(done.result, MultiLabelEvaluation):
-        from ..report.pictures import save_confusion
+        from ..report.plots import save_confusion
 
         save_confusion(done.result, options.confusion)
     if options.mistakes:
@@ -246,23 +244,23 @@ def _nothing(missing: Mapping[str, str], classes: tuple[str, ...]) -> "Predictio
 
 
 def _write_sheet(path: str, batches: Sequence["Predictions"], total: int) -> None:
-    from ..report.photo_sheet import Captioned, photo_sheet
+    from ..report.photo_sheet import CaptionedPhoto, write_photo_sheet
 
     photos = []
     for batch in batches:
         for name, best in zip(batch.names, batch.top(1), strict=True):
             where = os.path.basename(name)
             if best:
-                photos.append(Captioned(name, best[0].label, best[0].probability, where))
+                photos.append(CaptionedPhoto(name, best[0].label, best[0].probability, where))
             else:
-                photos.append(Captioned(name, "cannot be read", None, where))
-    shown = photo_sheet(photos, path)
+                photos.append(CaptionedPhoto(name, "cannot be read", None, where))
+    shown = write_photo_sheet(photos, path)
     rest = f" (the first {shown:,} of {total:,} photos)" if shown < total else ""
     print(f"Look at {path}{rest}.", file=sys.stderr)
 
 
 def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
-    from ..report.photo_sheet import Captioned, photo_sheet
+    from ..report.photo_sheet import CaptionedPhoto, write_photo_sheet
 
     wrong = [
         (best[0], name, classes[label])
@@ -273,11 +271,13 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
     ]
     wrong.sort(key=lambda item: -item[0].probability)
     photos = [
-        Captioned(name, best.label, best.probability, f"is {true} · {os.path.basename(name)}", True)
+        CaptionedPhoto(
+            name, best.label, best.probability, f"is {true} · {os.path.basename(name)}", True
+        )
         for best, name, true in wrong
     ]
     if photos:
-        shown = photo_sheet(photos, path)
+        shown = write_photo_sheet(photos, path)
         print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the surest first.")
     else:
         print(f"No mistakes in files, so {path} was not written.")

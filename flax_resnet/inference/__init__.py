@@ -5,7 +5,6 @@ from .embed import Embeddings, embed, write_embeddings
 from .evaluate import EvalResult, evaluate
 from .find_files import FoundFiles, find_files
 from .loading import load_any, read_classes
-from .multi_label import MultiLabelEvaluation
 from .predict import Prediction, Predictions, predict, predict_batches
 from .run_folder import LoadedRun, load_run, save_run
 
@@ -15,7 +14,6 @@ __all__ = [
     "EvalResult",
     "FoundFiles",
     "LoadedRun",
-    "MultiLabelEvaluation",
     "Prediction",
     "Predictions",
     "convert_weights",

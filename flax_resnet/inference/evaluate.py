@@ -15,8 +15,12 @@ from ..data.images.folder import find_images
 from ..data.images.records import SPLITS, Records
 from ..data.opening import FOLDER
 from ..errors import UserError
-from ..report.evaluation import Evaluation, evaluate_logits
-from .multi_label import MultiLabelEvaluation, evaluate_multi_label
+from ..metrics import (
+    Evaluation,
+    MultiLabelEvaluation,
+    evaluate_logits,
+    evaluate_multi_label,
+)
 from .outputs import BATCH_SIZE, Augmentation, logits_of, outputs_of_source
 from .predict import Predictions, probabilities_of
 from .run_folder import LoadedRun

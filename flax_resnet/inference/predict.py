@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from ..metrics.calibration import softmax
+from ..metrics import probabilities_of as probabilities_of_logits
 from .outputs import BATCH_SIZE, Augmentation, Images, logits_of, outputs
 from .run_folder import LoadedRun
 
@@ -59,9 +59,7 @@ class Predictions:
 def probabilities_of(run: LoadedRun, logits: np.ndarray) -> np.ndarray:
     """``[N, K]``: of one class among all, or, where an image may have any number of them (a run
     trained with ``loss="sigmoid"``), of each class by itself."""
-    if run.settings.get("loss") == "sigmoid":
-        return 1 / (1 + np.exp(-logits.astype(np.float64)))
-    return softmax(logits)
+    return probabilities_of_logits(logits, run.settings.get("loss", "softmax"))
 
 
 def predict_batches(

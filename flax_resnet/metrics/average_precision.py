@@ -1,47 +1,51 @@
-"""Average precision, the measure of PASCAL VOC's classification challenge."""
+"""Average precision, the measure of PASCAL VOC's classification challenge.
+
+It is not scikit-learn's ``average_precision_score``, which does not make the precision-recall curve
+monotone.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
 
 def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Area under the precision-recall curve of one class, as VOC counts it since 2010.
+    """Area under the precision-recall curve of one class, as VOC defines it since 2010.
 
-    Images are ranked by score. At each recall that is reached, precision is the best at that recall
+    Images are ranked by score. The precision at each recall is the best precision at that recall
     or a higher one, so that the curve never rises (Everingham et al., "The PASCAL VOC 2012
-    Development Kit", section 3.4.1). Images of equal score are reached together, so that the order
-    they come in does not matter.
+    Development Kit", section 3.4.1). Images with equal scores enter the ranking together, so that
+    the order of the images does not matter.
 
     Args:
-      scores: ``[N]``, higher for more likely.
-      positive: bool ``[N]``: whether the image shows the class.
+        scores: ``[N]``, higher for more likely.
+        positive: bool ``[N]``: whether the image shows the class.
 
     Returns:
-      From 0 to 1; NaN where no image shows the class.
+        The area, from 0 to 1; NaN if no image shows the class.
     """
     values = np.asarray(scores, np.float64)
     truth = np.asarray(positive, bool)
     if not truth.any():
         return float("nan")
     order = np.argsort(-values, kind="stable")
-    # The last image of each run of equal scores.
+    # The last image of each group of equal scores.
     ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
-    found = np.cumsum(truth[order])[ends]
-    precision = found / (ends + 1)
+    true_positives = np.cumsum(truth[order])[ends]
+    precision = true_positives / (ends + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    gained = np.diff(found, prepend=0) / truth.sum()
-    return float(gained @ envelope)
+    recall_steps = np.diff(true_positives, prepend=0) / truth.sum()
+    return float(recall_steps @ envelope)
 
 
 def mean_average_precision(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean of :func:`average_precision` over the classes that some image shows.
+    """Mean of ``average_precision`` over the classes that at least one image shows.
 
     Args:
-      scores: ``[N, classes]``, such as logits; only their order within a class counts.
-      labels: ``[N, classes]`` of 0 and 1.
+        scores: ``[N, num_classes]``, such as logits; only their order within a class counts.
+        labels: ``[N, num_classes]`` of 0 and 1.
 
     Returns:
-      From 0 to 1; NaN where no image shows any class.
+        The mean, from 0 to 1; NaN if no image shows any class.
     """
     columns = zip(np.asarray(scores).T, np.asarray(labels).T > 0, strict=True)
     each = [average_precision(score, truth) for score, truth in columns if truth.any()]

@@ -1,6 +1,6 @@
-"""What a run tells: its history, its progress, its results."""
+"""Reports on a run: its history, its progress, its page, and tables and plots of its results."""
 
-from .evaluation import Evaluation, evaluate_logits
+from ..metrics import Evaluation, evaluate_logits  # until training/run_report.py imports metrics
 from .history import Entry, append_history, keep_history, read_history
 from .page import write_page
 from .progress import Progress

@@ -1,10 +1,10 @@
-"""``history.jsonl``: one JSON object a line, one line an evaluation.
+"""``history.jsonl``: the history of a run, with one JSON object on each line.
 
-Keys: ``step``, ``epoch``, ``time`` (seconds of the run so far), ``train_loss train_top1 val_loss
-val_top1 val_top5 learning_rate images_per_second data_wait``; the last line of a finished run has
-``test_loss test_top1 test_top5`` of the best checkpoint. Where an image has any number of classes
-there are ``val_map`` and ``test_map`` too, mean average precisions. Accuracies and ``data_wait``
-are fractions.
+Each evaluation adds a line with the keys ``step``, ``epoch``, ``time`` (seconds of the run so
+far), ``train_loss train_top1 val_loss val_top1 val_top5 learning_rate images_per_second
+data_wait``. The last line of a finished run has ``test_loss test_top1 test_top5`` of the best
+checkpoint. If images can have any number of classes there are also ``val_map`` and ``test_map``,
+mean average precisions. Accuracies and ``data_wait`` are fractions.
 """
 
 import json
@@ -16,7 +16,7 @@ Entry = dict[str, Any]
 
 
 def append_history(path: Path, entry: Entry) -> None:
-    """Add one line; it is on the disk when this returns."""
+    """Add one line, which is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
         file.flush()
@@ -24,7 +24,11 @@ def append_history(path: Path, entry: Entry) -> None:
 
 
 def read_history(path: Path) -> list[Entry]:
-    """The lines of a history; empty where there is none. A half-written last line is left out."""
+    """Read the lines of a history.
+
+    Returns:
+        The lines up to the first that is incomplete; none if there is no such file.
+    """
     if not path.exists():
         return []
     entries = []
@@ -37,16 +41,18 @@ def read_history(path: Path) -> list[Entry]:
 
 
 def keep_history(path: Path, step: int) -> list[Entry]:
-    """Cut off what a run resumed at ``step`` will write again: later lines, and the test line.
+    """Keep the lines up to ``step`` and delete those that a run resumed there will write again.
+
+    The line with the test scores is deleted too.
 
     Returns:
-      The lines kept.
+        The lines that were kept.
     """
     kept = [
         entry for entry in read_history(path) if entry["step"] <= step and "test_top1" not in entry
     ]
     if path.exists():
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        fresh.replace(path)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        temporary.replace(path)
     return kept

@@ -1,39 +1,51 @@
-"""A run's page, ``report/index.html``: one file that needs nothing else, to keep and to send."""
+"""A run's page, ``report/index.html``: one file without any other, to keep and to send.
 
-import html
+``page.html.jinja`` holds its HTML and its style; this module prepares what it shows.
+"""
+
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from ..errors import UserError
-from .evaluation import Evaluation, read_evaluation, write_evaluation
+from ..metrics import Evaluation
+from .evaluation import read_evaluation, write_evaluation
 from .history import Entry, read_history
-from .page_style import PAGE
-from .pictures import confusion_svg, learning_curves
+from .plots import confusion_svg, learning_curves_svg
 
 FOLDER = "report"
 _EVALUATION = "evaluation.json"
-_MOST_CLASSES = 200  # in the table of classes
-_MOST_LINES = 60  # of the history
+_MAX_CLASSES = 200  # rows of the table of classes
+_MAX_ENTRIES = 60  # rows of the history
+
+Table = tuple[Sequence[str], Sequence[Sequence[str | None]]]
+"""Names of the columns, and rows of cells; None is a missing value."""
 
 
 def write_page(workdir: Path, evaluation: Evaluation | None = None) -> Path:
-    """Write the page of the run in ``workdir`` from the files that are there.
+    """Write the page of a run from the files in its folder.
 
-    It shows the results, the learning curves, the confusion matrix, figures by class, the history
-    and the settings. An ``evaluation`` is kept beside the page (``evaluation.json``) for the
-    next time it is written.
+    It shows the results, the learning curves, the confusion matrix, scores by class, the history
+    and the settings.
+
+    Args:
+        workdir: the run's folder.
+        evaluation: what the confusion matrix and the scores by class show. It is kept next to the
+            page (``evaluation.json``), and is read from there if it is None.
 
     Returns:
-      The page's path.
+        The path of the page.
 
     Raises:
-      UserError: not a run's folder, or the page cannot be written.
+        UserError: the folder is not a run's, or the page cannot be written.
     """
     folder = workdir / FOLDER
-    settings = _read(workdir / "config.json")
+    settings = _read_json(workdir / "config.json")
     history = read_history(workdir / "history.jsonl")
     try:
         if evaluation is not None:
@@ -41,17 +53,18 @@ def write_page(workdir: Path, evaluation: Evaluation | None = None) -> Path:
         else:
             evaluation = read_evaluation(folder / _EVALUATION)
         folder.mkdir(parents=True, exist_ok=True)
-        classes = _read(workdir / "classes.json")
-        page = _page(workdir.resolve().name, settings, classes, history, evaluation)
-        fresh = folder / "index.tmp"
-        fresh.write_text(page, encoding="utf-8")
-        fresh.replace(folder / "index.html")
+        classes = _read_json(workdir / "classes.json")
+        page = _render(workdir.resolve().name, settings, classes, history, evaluation)
+        temporary = folder / "index.tmp"
+        # The name of a folder can hold bytes that are not UTF-8.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+        temporary.replace(folder / "index.html")
     except OSError as error:
         raise UserError(f"The page in {folder} cannot be written ({error}).") from error
     return folder / "index.html"
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -63,7 +76,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 
-def _page(
+def _render(
     name: str,
     settings: Mapping[str, Any],
     classes: Sequence[str],
@@ -72,168 +85,139 @@ def _page(
 ) -> str:
     evaluated = [entry for entry in history if "train_loss" in entry]
     end = next((entry for entry in reversed(history) if "best_step" in entry), None)
-    best = _best(evaluated, end)
-    model, data = settings.get("model.name", "model"), settings.get("data.name", "")
-    where = settings.get("data.dir") if data == "folder" else data
-    lead = f"{model} on {where}, {len(classes):,} classes" if where else str(model)
-    if end is None:
-        lead += ". This run has not come to its end yet."
-    parts = [_tiles(evaluated, end, best)]
-    if evaluated:
-        parts.append(_section("Learning curves", learning_curves(evaluated)))
-    if end is not None:
-        parts.append(_section("Results", _results(evaluated, end, best)))
+    best = _best_entry(evaluated, end)
+    content: dict[str, Any] = {
+        "title": name,
+        "lead": _lead(settings, classes, finished=end is not None),
+        "tiles": _tiles(evaluated, end, best),
+        "learning_curves": Markup(learning_curves_svg(evaluated)) if evaluated else None,
+        "results": _results(evaluated, end, best) if end is not None else None,
+        "classes": classes,
+        "evaluation": evaluation,
+        "evaluation_count": len(evaluated),
+        "history": _history(evaluated),
+        "settings": [
+            (key, json.dumps(value)) for key, value in sorted(settings.items()) if value is not None
+        ],
+    }
     if evaluation is not None:
-        told = f"On {evaluation.name}, {evaluation.count:,} images."
-        parts.append(_section("Confusion matrix", _figure(confusion_svg(evaluation)), told))
-        parts.append(_section("Classes", _classes(evaluation)))
-        parts.append(_section("Calibration", _calibration(evaluation)))
-    else:
-        parts.append(_section("Classes", f"<p>{html.escape(', '.join(classes))}</p>"))
-    parts.append(_section("History", _history(evaluated)))
-    parts.append(_section("Settings", _settings(settings)))
-    title = html.escape(name)
-    return PAGE.replace("{title}", title).replace("{lead}", html.escape(lead)).replace(
-        "{body}", "\n".join(parts)
-    )  # fmt: skip
+        content["confusion"] = Markup(confusion_svg(evaluation))
+        content["class_scores"] = _class_scores(evaluation)
+        content["classes_left_out"] = max(len(evaluation.classes) - _MAX_CLASSES, 0)
+        content["calibration"] = _calibration(evaluation)
+    environment = Environment(
+        loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.jinja").render(content)
 
 
-def _best(evaluated: Sequence[Entry], end: Entry | None) -> Entry | None:
+def _lead(settings: Mapping[str, Any], classes: Sequence[str], *, finished: bool) -> str:
+    model, data = settings.get("model.name", "model"), settings.get("data.name", "")
+    source = settings.get("data.dir") if data == "folder" else data
+    lead = f"{model} on {source}, {len(classes):,} classes" if source else str(model)
+    return lead if finished else f"{lead}. This run has not finished yet."
+
+
+def _best_entry(evaluated: Sequence[Entry], end: Entry | None) -> Entry | None:
     """The evaluation of the best checkpoint."""
     if end is not None:
-        return next((e for e in evaluated if e["step"] == end["best_step"]), None)
-    key = f"val_{next(iter(_measures(evaluated)))}"
+        return next((entry for entry in evaluated if entry["step"] == end["best_step"]), None)
+    key = f"val_{next(iter(_accuracies(evaluated)))}"
     scored = [entry for entry in evaluated if key in entry]
     return max(scored, key=lambda entry: entry[key], default=None)
 
 
-def _measures(evaluated: Sequence[Entry]) -> dict[str, str]:
-    """Key and name of what tells how good the run is, that of the best checkpoint first."""
+def _accuracies(evaluated: Sequence[Entry]) -> dict[str, str]:
+    """Key and name of each accuracy to show, first the one that chooses the best checkpoint."""
     if any("val_map" in entry for entry in evaluated):
-        return {"map": "mAP"}  # of any number of classes the likeliest one tells little
+        return {"map": "mAP"}  # top-1 says little about images with any number of classes
     return {"top1": "top-1", "top5": "top-5"}
 
 
-def _section(title: str, body: str, note: str = "") -> str:
-    told = f"<p class=note>{html.escape(note)}</p>" if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{told}{body}</section>"
-
-
-def _figure(svg: str) -> str:
-    return f"<figure>{svg}</figure>"
-
-
-def _tiles(evaluated: Sequence[Entry], end: Entry | None, best: Entry | None) -> str:
-    last = evaluated[-1] if evaluated else {}
-    key, name = next(iter(_measures(evaluated).items()))
+def _tiles(
+    evaluated: Sequence[Entry], end: Entry | None, best: Entry | None
+) -> dict[str, str | None]:
+    """The run's main figures by name; None for one that is not known."""
+    last = evaluated[-1] if evaluated else None
+    key, name = next(iter(_accuracies(evaluated).items()))
     rates = sorted(entry["images_per_second"] for entry in evaluated)
-    tiles = {
+    return {
         f"test {name}": _percent(end, f"test_{key}"),
         f"validation {name}, best": _percent(best, f"val_{key}"),
         f"training {name}, last": _percent(last, f"train_{key}"),
         "epochs": f"{last['epoch']:g}" if last else None,
         "time": _duration(last["time"]) if last else None,
-        "images a second": f"{rates[len(rates) // 2]:,.0f}" if rates else None,
+        "images per second": f"{rates[len(rates) // 2]:,.0f}" if rates else None,
     }
-    shown = (
-        f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles.items() if value
-    )
-    return f"<div class=tiles>{''.join(shown)}</div>"
 
 
-def _results(evaluated: Sequence[Entry], end: Entry, best: Entry | None) -> str:
-    last = evaluated[-1] if evaluated else None
-    measures = _measures(evaluated)
+def _results(evaluated: Sequence[Entry], end: Entry, best: Entry | None) -> Table:
+    """Scores of the best and the last checkpoint; only the best one's test scores are known."""
+    accuracies = _accuracies(evaluated)
+    columns = ["checkpoint", "step", "epoch"]
+    for split in ("val", "test"):
+        columns += [f"{split} {name}" for name in ("loss", *accuracies.values())]
     rows = []
-    for name, entry in {"best": best, "last": last}.items():
+    for name, entry in {"best": best, "last": evaluated[-1] if evaluated else None}.items():
         if entry is None:
             continue
-        tested = end if entry is best else None
+        test = end if entry is best else None
         rows.append([
             name, f"{entry['step']:,}", f"{entry['epoch']:g}",
-            _number(entry, "val_loss"), *(_percent(entry, f"val_{key}") for key in measures),
-            _number(tested, "test_loss"), *(_percent(tested, f"test_{key}") for key in measures),
+            _number(entry, "val_loss"), *(_percent(entry, f"val_{key}") for key in accuracies),
+            _number(test, "test_loss"), *(_percent(test, f"test_{key}") for key in accuracies),
         ])  # fmt: skip
-    heads = ["checkpoint", "step", "epoch"]
-    for split in ("val", "test"):
-        heads += [f"{split} {what}" for what in ("loss", *measures.values())]
-    return _table(heads, rows)
+    return columns, rows
 
 
-def _classes(evaluation: Evaluation) -> str:
+def _class_scores(evaluation: Evaluation) -> Table:
+    scores = zip(
+        evaluation.classes, evaluation.support, evaluation.precision, evaluation.recall,
+        evaluation.f1, strict=True,
+    )  # fmt: skip
     rows = [
-        [html.escape(name), f"{support:,}", f"{precision:.1%}", f"{recall:.1%}", f"{f1:.1%}"]
-        for name, support, precision, recall, f1 in zip(
-            evaluation.classes, evaluation.support, evaluation.precision, evaluation.recall,
-            evaluation.f1, strict=True,
-        )
-    ][:_MOST_CLASSES]  # fmt: skip
-    rest = len(evaluation.classes) - len(rows)
-    more = f"<p class=note>and {rest:,} more</p>" if rest else ""
-    return _table(("class", "images", "precision", "recall", "F1"), rows) + more
+        [name, f"{support:,}", *(f"{fraction:.1%}" for fraction in fractions)]
+        for name, support, *fractions in scores
+    ]
+    return ("class", "images", "precision", "recall", "F1"), rows[:_MAX_CLASSES]
 
 
-def _calibration(evaluation: Evaluation) -> str:
+def _calibration(evaluation: Evaluation) -> Table:
     rows = [
-        ["as trained", "1", f"{evaluation.calibration_error:.2%}"],
-        [
-            f"fitted on {html.escape(evaluation.temperature_from)}",
+        ("as trained", "1", f"{evaluation.calibration_error:.2%}"),
+        (
+            f"fitted on {evaluation.temperature_from}",
             f"{evaluation.temperature:.3f}",
             f"{evaluation.calibrated_error:.2%}",
-        ],
+        ),
     ]
-    heads = ("temperature", "logits divided by", "expected calibration error")
-    return _table(heads, rows)
+    return ("temperature", "logits divided by", "expected calibration error"), rows
 
 
-def _history(evaluated: Sequence[Entry]) -> str:
-    apart = math.ceil(len(evaluated) / _MOST_LINES) or 1
-    chosen = evaluated[::-1][::apart][::-1]  # the last among them
-    key, name = next(iter(_measures(evaluated).items()))
+def _history(evaluated: Sequence[Entry]) -> Table:
+    """Evaluations at equal distances, the last among them."""
+    stride = math.ceil(len(evaluated) / _MAX_ENTRIES) or 1
+    key, name = next(iter(_accuracies(evaluated).items()))
     rows = [
-        [
+        (
             f"{entry['epoch']:g}", f"{entry['step']:,}", _number(entry, "train_loss"),
             _percent(entry, "train_top1"), _number(entry, "val_loss"),
             _percent(entry, f"val_{key}"),
             f"{entry['learning_rate']:.3g}", f"{entry['images_per_second']:,.0f}",
             f"{entry['data_wait']:.0%}",
-        ]
-        for entry in chosen
+        )
+        for entry in evaluated[::-1][::stride][::-1]
     ]  # fmt: skip
-    heads = ("epoch", "step", "train loss", "train top-1", "val loss", f"val {name}",
-             "learning rate", "images/s", "data wait")  # fmt: skip
-    return (
-        f"<details><summary>{len(evaluated):,} evaluations</summary>{_table(heads, rows)}</details>"
-    )
+    columns = ("epoch", "step", "train loss", "train top-1", "val loss", f"val {name}",
+               "learning rate", "images/s", "data wait")  # fmt: skip
+    return columns, rows
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    rows = [
-        [html.escape(name), html.escape(json.dumps(value))]
-        for name, value in sorted(settings.items())
-        if value is not None
-    ]
-    return (
-        f"<details><summary>{len(rows)} settings</summary>"
-        f"{_table(('setting', 'value'), rows, plain=True)}</details>"
-    )
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str | None]], plain: bool = False) -> str:
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell if cell is not None else '–'}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    kind = " class=plain" if plain else ""
-    return f"<div class=scroll><table{kind}><tr>{head}</tr>{body}</table></div>"
-
-
-def _percent(entry: Mapping[str, Any] | None, key: str) -> str | None:
+def _percent(entry: Entry | None, key: str) -> str | None:
     return f"{entry[key]:.2%}" if entry and key in entry else None
 
 
-def _number(entry: Mapping[str, Any] | None, key: str) -> str | None:
+def _number(entry: Entry | None, key: str) -> str | None:
     return f"{entry[key]:.4f}" if entry and key in entry else None
 
 

@@ -1,4 +1,4 @@
-"""A picture of photos with a caption and a probability under each."""
+"""Contact sheet: one image that shows many photos, with a caption and a probability under each."""
 
 import math
 import os
@@ -11,24 +11,24 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ..data.images.decoding import MAX_PIXELS, BadImage, opened, to_rgb
 from ..errors import UserError
 
-MOST = 400  # photos on one sheet
+MAX_PHOTOS = 400  # on one sheet
 _TILE, _GAP, _TEXT = 168, 12, 15
 _CAPTION = 2 * _TEXT + 14
 _PAPER, _INK, _FAINT, _EMPTY = "#ffffff", "#1c2430", "#6b7482", "#e6e9ee"
 _GOOD, _UNSURE, _BAD = "#2f7d4f", "#c28a1b", "#b3362b"
-_SURE = 0.7  # below, the bar is amber: look at it yourself
+_CONFIDENT = 0.7  # below this probability the bar is amber
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """A photo and what is said of it.
+class CaptionedPhoto:
+    """A photo and its caption.
 
     Attributes:
-      path: the file.
-      label: the first line below it.
-      probability: of the label; None where there is none, as of a file that cannot be read.
-      note: the second line, after the probability.
-      wrong: True where the label is known not to be the photo's.
+        path: the file.
+        label: first line of the caption.
+        probability: probability of the label; None if there is none, as for a damaged file.
+        note: second line of the caption.
+        wrong: whether the label is known to be wrong.
     """
 
     path: str
@@ -38,18 +38,22 @@ class Captioned:
     wrong: bool = False
 
 
-def photo_sheet(photos: Sequence[Captioned], path: str | os.PathLike[str]) -> int:
-    """Write a contact sheet; returns how many photos are on it, at most ``MOST``.
+def write_photo_sheet(photos: Sequence[CaptionedPhoto], path: str | os.PathLike[str]) -> int:
+    """Write a contact sheet of the first ``MAX_PHOTOS`` photos.
 
-    Each photo is shown whole, with its label, its probability in figures and as a bar.
+    Each photo is shown whole, with its label, its probability as a number and as a bar.
 
     Args:
-      path: the picture's; its ending decides the format.
+        photos: the photos, at least one.
+        path: the file; its suffix determines the format.
+
+    Returns:
+        The number of photos on the sheet.
 
     Raises:
-      UserError: nothing to show, or the picture cannot be written.
+        UserError: there are no photos, or the file cannot be written.
     """
-    shown = photos[:MOST]
+    shown = photos[:MAX_PHOTOS]
     if not shown:
         raise UserError("There are no photos to put on a contact sheet.")
     columns = min(len(shown), max(4, round(math.sqrt(len(shown) * 1.4))))
@@ -64,34 +68,36 @@ def photo_sheet(photos: Sequence[Captioned], path: str | os.PathLike[str]) -> in
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(target)
-    # ValueError: an ending that stands for no format, or one that cannot hold the picture.
+    # ValueError: the suffix is no image format, or its format cannot hold the sheet.
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{target} cannot be written ({error}): name another place, ending in .png."
+            f"{target} cannot be written ({error}): name another file, ending in .png."
         ) from error
     return len(shown)
 
 
 def _draw(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, photo: Captioned, left: int, top: int
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, photo: CaptionedPhoto, left: int, top: int
 ) -> None:
     sheet.paste(_tile(photo.path), (left, top))
     font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 3)
-    below = top + _TILE + 4
+    bar_top = top + _TILE + 4
     if photo.probability is not None:
-        color = _BAD if photo.wrong else _GOOD if photo.probability >= _SURE else _UNSURE
-        draw.rectangle((left, below, left + _TILE - 1, below + 3), fill=_EMPTY)
+        color = _BAD if photo.wrong else _GOOD if photo.probability >= _CONFIDENT else _UNSURE
+        draw.rectangle((left, bar_top, left + _TILE - 1, bar_top + 3), fill=_EMPTY)
         filled = round((_TILE - 1) * photo.probability)
-        draw.rectangle((left, below, left + filled, below + 3), fill=color)
+        draw.rectangle((left, bar_top, left + filled, bar_top + 3), fill=color)
     percent = "" if photo.probability is None else f"{photo.probability:.1%}"
-    room = _TILE - draw.textlength(percent, font) - 6
-    draw.text((left, below + 7), _fitting(draw, font, photo.label, room), _INK, font)
-    draw.text((left + _TILE, below + 7), percent, _INK, font, anchor="ra")
-    draw.text((left, below + 9 + _TEXT), _fitting(draw, small, photo.note, _TILE), _FAINT, small)
+    label_width = _TILE - draw.textlength(percent, font) - 6
+    draw.text((left, bar_top + 7), _shortened(draw, font, photo.label, label_width), _INK, font)
+    draw.text((left + _TILE, bar_top + 7), percent, _INK, font, anchor="ra")
+    draw.text(
+        (left, bar_top + 9 + _TEXT), _shortened(draw, small, photo.note, _TILE), _FAINT, small
+    )
 
 
 def _tile(path: str) -> Image.Image:
-    """The whole photo within a square; a cross where it cannot be read."""
+    """The whole photo in a square, or a cross if it cannot be read."""
     tile = Image.new("RGB", (_TILE, _TILE), _EMPTY)
     try:
         with opened(path, MAX_PIXELS) as image:
@@ -106,15 +112,15 @@ def _tile(path: str) -> Image.Image:
     return tile
 
 
-def _fitting(
+def _shortened(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     text: str,
-    room: float,
+    width: float,
 ) -> str:
-    """The text, shortened to ``room`` pixels."""
+    """The text on one line, shortened to ``width`` pixels."""
     text = " ".join(text.split())
     shown = text
-    while shown and draw.textlength(shown, font) > room:
+    while shown and draw.textlength(shown, font) > width:
         shown = f"{shown.removesuffix('…')[:-1]}…"
     return shown

@@ -1,4 +1,4 @@
-"""A run's page: whole, self-contained, and safe with any name."""
+"""A run's page: complete, self-contained, and safe with any name."""
 
 import json
 import re
@@ -9,9 +9,10 @@ import pytest
 
 from flax_resnet.cli import main
 from flax_resnet.errors import UserError
-from flax_resnet.report import evaluate_logits, write_page
+from flax_resnet.metrics import evaluate_logits
+from flax_resnet.report import write_page
 
-STRANGE = ("<script>alert(1)</script>", "a & b", "$x^2$", "日本")
+STRANGE = ("<script>alert(1)</script>", "a & b", "$x^2$", "日本", "{{ 7*7 }}", "{body}", "\"'>")
 
 
 @pytest.fixture
@@ -35,13 +36,13 @@ def workdir(tmp_path):
 
 def evaluation():
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 60)
-    logits = rng.normal(0, 1, (60, 4)) + 2 * np.eye(4)[labels]
+    labels = rng.integers(0, 7, 60)
+    logits = rng.normal(0, 1, (60, 7)) + 2 * np.eye(7)[labels]
     return evaluate_logits("photos (test)", logits, labels, STRANGE)
 
 
 class Page(HTMLParser):
-    """Tags, links and text of a page; complains of tags that are not closed."""
+    """Tags, links and text of a page; fails at tags that are not closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -65,13 +66,13 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_a_page_is_whole_and_needs_nothing_else(workdir):
+def test_a_page_is_complete_and_needs_no_other_file(workdir):
     page = write_page(workdir, evaluation())
     assert page == workdir / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
     found = Page(text)
     words = " ".join(found.words)
-    for expected in ("my run", "resnet20 on photos, 4 classes", "81.25%", "75.00%", "3 min 00 s",
+    for expected in ("my run", "resnet20 on photos, 7 classes", "81.25%", "75.00%", "3 min 00 s",
                      "Learning curves", "Confusion matrix", "precision", "expected calibration",
                      "data.dir"):  # fmt: skip
         assert expected in words, expected
@@ -87,6 +88,26 @@ def test_strange_names_are_text(workdir):
         assert any(name in word for word in found.words), name
 
 
+@pytest.mark.parametrize("name", [*STRANGE[1:], "{title}", "{% include 'x' %}", "<blink>", "&amp;"])
+def test_a_strange_folder_and_settings_are_text(workdir, name):
+    (workdir / "history.jsonl").unlink()  # no plots, to save time
+    folder = workdir.rename(workdir.parent / name)
+    config = {"model.name": name, "data.name": "folder", "data.dir": f"photos/{name}", name: name}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = Page(write_page(folder).read_text(encoding="utf-8"))
+    assert "blink" not in found.tags and "49" not in found.words
+    assert found.words.count(name) == 3  # title, heading, setting
+    assert any(word.startswith(f"{name} on photos/{name}, 7 classes") for word in found.words)
+    assert json.dumps(name) in found.words
+
+
+def test_names_that_are_not_utf_8_are_shown_by_their_bytes(workdir):
+    (workdir / "classes.json").write_text(json.dumps(["caf\udce9", "tea"]))
+    logits = np.eye(2)
+    text = write_page(workdir, evaluate_logits("x", logits, np.arange(2), ("caf\udce9", "tea")))
+    assert "caf\\udce9" in text.read_text(encoding="utf-8")
+
+
 def test_the_command_writes_it_again_with_the_evaluation_kept(workdir, capsys):
     page = write_page(workdir, evaluation())
     before = page.read_bytes()
@@ -96,13 +117,13 @@ def test_the_command_writes_it_again_with_the_evaluation_kept(workdir, capsys):
     assert page.read_bytes() == before
 
 
-def test_a_run_that_goes_on_has_a_page(workdir):
+def test_an_unfinished_run_has_a_page(workdir):
     history = workdir / "history.jsonl"
     history.write_text("".join(history.read_text().splitlines(keepends=True)[:1]) + '{"step": ')
     text = write_page(workdir).read_text(encoding="utf-8")
-    assert "has not come to its end yet" in text
+    assert "has not finished yet" in text
     history.unlink()
-    assert "has not come to its end yet" in write_page(workdir).read_text(encoding="utf-8")
+    assert "has not finished yet" in write_page(workdir).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("damage", ["folder", "config.json", "report/evaluation.json"])

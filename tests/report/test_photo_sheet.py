@@ -1,11 +1,11 @@
-"""The contact sheet: a photo in every place, its bar as long as its probability."""
+"""The contact sheet: every photo is shown, with a bar as long as its probability."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flax_resnet.errors import UserError
-from flax_resnet.report.photo_sheet import MOST, Captioned, photo_sheet
+from flax_resnet.report.photo_sheet import MAX_PHOTOS, CaptionedPhoto, write_photo_sheet
 
 
 @pytest.fixture
@@ -21,27 +21,28 @@ def longest_run(picture, color):
 
 @pytest.mark.parametrize("probability", [0.25, 1.0])
 def test_the_bar_shows_the_probability(tmp_path, green, probability):
-    photo_sheet([Captioned(green, "leaf", probability, wrong=True)], tmp_path / "s.png")
+    write_photo_sheet([CaptionedPhoto(green, "leaf", probability, wrong=True)], tmp_path / "s.png")
     picture = np.asarray(Image.open(tmp_path / "s.png"))
     tile = longest_run(picture, (0, 200, 0))  # the photo is wider than tall: it fills the width
     assert longest_run(picture, (0xB3, 0x36, 0x2B)) == pytest.approx(probability * tile, abs=1)
 
 
-def test_every_photo_is_there_also_bad_ones(tmp_path, green):
+def test_every_photo_is_shown_also_a_damaged_one(tmp_path, green):
     (tmp_path / "bad.png").write_bytes(b"no")
-    photos = [Captioned(green, "a long label " * 9, 0.5, "note")] * 6
-    photos.append(Captioned(str(tmp_path / "bad.png"), "cannot be read"))
-    assert photo_sheet(photos, tmp_path / "new" / "s.jpg") == 7
+    photos = [CaptionedPhoto(green, "a long label " * 9, 0.5, "note")] * 6
+    photos.append(CaptionedPhoto(str(tmp_path / "bad.png"), "cannot be read"))
+    assert write_photo_sheet(photos, tmp_path / "new" / "s.jpg") == 7
     width, height = Image.open(tmp_path / "new" / "s.jpg").size
     assert width > 3 * 168 and height > 168
 
 
 def test_a_sheet_ends(tmp_path, green):
-    assert photo_sheet([Captioned(green, "x", 0.5)] * (MOST + 1), tmp_path / "s.png") == MOST
+    photos = [CaptionedPhoto(green, "x", 0.5)] * (MAX_PHOTOS + 1)
+    assert write_photo_sheet(photos, tmp_path / "s.png") == MAX_PHOTOS
 
 
-def test_bad_places_are_one_sentence(tmp_path, green):
+def test_bad_input_is_one_sentence(tmp_path, green):
     with pytest.raises(UserError, match="no photos"):
-        photo_sheet([], tmp_path / "s.png")
+        write_photo_sheet([], tmp_path / "s.png")
     with pytest.raises(UserError, match="cannot be written"):
-        photo_sheet([Captioned(green, "x", 0.5)], tmp_path / "s.nothing")
+        write_photo_sheet([CaptionedPhoto(green, "x", 0.5)], tmp_path / "s.nothing")

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
+from ...metrics import classification_scores
 from ...report import append_history, keep_history
 from ..checkpoint import Checkpoints
 from ..recording import HISTORY
@@ -113,14 +114,7 @@ def fit_strengths(
 def _scores(
     features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray
 ) -> dict[str, float]:
-    if not len(labels):
-        return {}
-    logits = features @ kernel + bias
-    own = logits[np.arange(len(labels)), labels]
-    top = logits.max(1)
-    losses = top + np.log(np.exp(logits - top[:, None]).sum(1)) - own
-    rank = (logits > own[:, None]).sum(1)
-    return {"loss": losses.mean(), "top1": (rank < 1).mean(), "top5": (rank < 5).mean()}
+    return classification_scores(features @ kernel + bias, labels) if len(labels) else {}
 
 
 def train_head(

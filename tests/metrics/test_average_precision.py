@@ -1,4 +1,4 @@
-"""Average precision against a worked example, scikit-learn, and what must hold of any scores."""
+"""Average precision of a worked example, and next to scikit-learn's precision-recall curve."""
 
 import itertools
 import math

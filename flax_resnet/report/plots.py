@@ -1,4 +1,4 @@
-"""Drawn with Matplotlib: learning curves and confusion matrices, as SVG or a picture file."""
+"""Plots drawn with Matplotlib: learning curves and the confusion matrix."""
 
 import io
 import warnings
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from .evaluation import Evaluation
+from ..metrics import Evaluation
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # imported where it is used: 0.5 s
 
 _TRAIN, _VALIDATION, _OTHER = "#8a94a6", "#1f6feb", "#7a4fbf"
 _INK, _GRID = "#1c2430", "#e3e6eb"
-_NAMED, _COUNTED = 40, 25  # most classes whose names, whose counts are written
+_MAX_NAMED, _MAX_COUNTED = 40, 25  # most classes for which names, and counts, are written
 _STYLE: Any = {
     "font.size": 10, "axes.edgecolor": "#b6bdc9", "axes.labelcolor": _INK, "text.color": _INK,
     "xtick.color": "#5a6473", "ytick.color": "#5a6473", "axes.spines.top": False,
@@ -25,7 +25,7 @@ _STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "flax_resnet",
 }  # fmt: skip
 
-# Title, unit, and the keys of the history with their names and colours.
+# Title, label of the y axis, and the history's keys with their legend and colour.
 _CURVES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Loss", "cross-entropy", (("train_loss", "train", _TRAIN),
                                ("val_loss", "validation", _VALIDATION))),
@@ -36,13 +36,17 @@ _CURVES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
 )  # fmt: skip
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, accuracy and learning rate by epoch, as SVG."""
+def learning_curves_svg(history: Sequence[Mapping[str, Any]]) -> str:
+    """Draw loss, accuracy and learning rate by epoch, as SVG.
+
+    Args:
+        history: lines of ``history.jsonl`` that an evaluation wrote, at least one.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    # A solver without a learning rate has nothing to show of it.
+    # A curve that is zero everywhere is left out, such as the learning rate of L-BFGS.
     curves = [
         curve
         for curve in _CURVES
@@ -66,22 +70,26 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             if len(lines) > 1:
                 axes.legend(frameon=False)
-        return _svg(figure)
+        return _to_svg(figure)
 
 
 def confusion_svg(evaluation: Evaluation) -> str:
-    """The confusion matrix as SVG."""
+    """Draw the confusion matrix, as SVG."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        return _svg(_confusion(evaluation))
+        return _to_svg(_confusion_figure(evaluation))
 
 
 def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
-    """Write the confusion matrix as a picture; the ending decides the format (.png, .svg, .pdf).
+    """Write the confusion matrix to an image file.
+
+    Args:
+        evaluation: the evaluation.
+        path: the file; its suffix (.png, .svg or .pdf) determines the format.
 
     Raises:
-      UserError: the picture cannot be written.
+        UserError: the file cannot be written.
     """
     import matplotlib as mpl
 
@@ -89,33 +97,33 @@ def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(_STYLE):
-            _save(_confusion(evaluation), target, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: an ending that stands for no format
+            _save(_confusion_figure(evaluation), target, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
         raise UserError(
-            f"{target} cannot be written ({error}): name another place, ending in .png."
+            f"{target} cannot be written ({error}): name another file, ending in .png."
         ) from error
 
 
-def _confusion(evaluation: Evaluation) -> "Figure":
-    """Rows are true classes, columns predicted ones; colour is the share of the row."""
+def _confusion_figure(evaluation: Evaluation) -> "Figure":
+    """Rows are true classes, columns predicted ones; the colour is the fraction of the row."""
     from matplotlib.figure import Figure
 
     counts = np.array(evaluation.confusion)
     size = len(counts)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(4.2 + 0.42 * size, 12)
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.subplots()
     axes.grid(False)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if size <= _COUNTED:
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    if size <= _MAX_COUNTED:
         for row, column in np.ndindex(size, size):
             if counts[row, column]:
-                color = "white" if shares[row, column] > 0.55 else _INK
+                color = "white" if fractions[row, column] > 0.55 else _INK
                 axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center",
                           color=color, fontsize=10 if size <= 12 else 7)  # fmt: skip
-    if size <= _NAMED:
-        names = [name if len(name) <= 24 else f"{name[:23]}…" for name in evaluation.classes]
+    if size <= _MAX_NAMED:
+        names = [_tick_label(name) for name in evaluation.classes]
         upright = max(map(len, names)) <= 3
         axes.set_xticks(range(size), names, rotation=0 if upright else 40,
                         ha="center" if upright else "right", rotation_mode="anchor")  # fmt: skip
@@ -124,20 +132,25 @@ def _confusion(evaluation: Evaluation) -> "Figure":
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{evaluation.top1:.1%} of {evaluation.count:,} right")
-    bar = figure.colorbar(picture, shrink=0.7, label="share of the true class")
+    axes.set_title(f"{evaluation.top1:.1%} of {evaluation.count:,} correct")
+    bar = figure.colorbar(image, shrink=0.7, label="fraction of the true class")
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
 
-def _svg(figure: "Figure") -> str:
+def _tick_label(name: str) -> str:
+    text = name.encode("utf-8", "backslashreplace").decode()  # Matplotlib refuses lone surrogates
+    return text if len(text) <= 24 else f"{text[:23]}…"
+
+
+def _to_svg(figure: "Figure") -> str:
     file = io.StringIO()
-    none = {"Date": None, "Creator": None}  # the same figures give the same file
-    _save(figure, file, format="svg", transparent=True, metadata=none)
+    metadata = {"Date": None, "Creator": None}  # equal figures give equal files
+    _save(figure, file, format="svg", transparent=True, metadata=metadata)
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
 def _save(figure: "Figure", target: Any, **options: Any) -> None:
-    with warnings.catch_warnings():  # of letters that the font lacks: the browser has others
+    with warnings.catch_warnings():  # about letters that the font lacks: browsers have others
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(target, **options)

@@ -1,0 +1,58 @@
+"""Probabilities and mean losses of a whole set of images, in float64.
+
+``losses.py`` defines the same losses in JAX, for one example each. SciPy is imported where it is
+used, because importing it takes 0.3 s and a training run does not need it before its end.
+"""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.integer]
+
+
+def probabilities_of(
+    logits: Floats, loss: Literal["softmax", "sigmoid"] = "softmax", temperature: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Probability of each class, from the logits of a model.
+
+    Args:
+        logits: ``[N, num_classes]``.
+        loss: the loss that the model was trained with. Probabilities sum to 1 over the classes
+            after ``"softmax"``; they are independent of one another after ``"sigmoid"``.
+        temperature: number that logits are divided by.
+
+    Returns:
+        ``[N, num_classes]``.
+    """
+    from scipy.special import expit, softmax
+
+    scaled = logits.astype(np.float64) / temperature
+    return expit(scaled) if loss == "sigmoid" else softmax(scaled, axis=1)
+
+
+def mean_softmax_cross_entropy(logits: Floats, labels: Labels, temperature: float = 1.0) -> float:
+    """Mean over a set of ``-log p(label)``, in nats.
+
+    Args:
+        logits: ``[N, num_classes]``.
+        labels: class of each image, ``[N]``.
+        temperature: number that logits are divided by.
+    """
+    from scipy.special import log_softmax
+
+    scaled = logits.astype(np.float64) / temperature
+    return float(-log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def mean_sigmoid_cross_entropy(logits: Floats, labels: npt.NDArray[np.number]) -> float:
+    """Mean of the binary cross-entropy over a set of images and their classes, in nats.
+
+    Args:
+        logits: ``[N, num_classes]``.
+        labels: 0 or 1 for each class of each image, ``[N, num_classes]``.
+    """
+    values = logits.astype(np.float64)
+    return float(np.mean(np.logaddexp(0, values) - values * labels))
