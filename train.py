@@ -1,4 +1,4 @@
-"""The main job: ``python train.py --config digits``, the same as ``flax-resnet train``."""
+"""Train a model: ``python train.py --config digits`` is the same as ``flax-resnet train``."""
 
 import sys
 

@@ -1,97 +1,111 @@
-"""The command line ``flax-resnet``: which commands there are, and how they end."""
+"""The command line ``flax-resnet``: the table of commands and their exit codes."""
 
 import io
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Literal, NamedTuple
 
-from rich.console import Console
-
-from .commands.data import check_command, prepare_command
-from .commands.finetune import finetune_command
-from .commands.models import list_command, summary_command
-from .commands.prediction import (
-    embed_command,
-    evaluate_command,
-    predict_command,
-    report_command,
-)
-from .commands.training import preview_command, train_command
-from .commands.weights import convert_command, inspect_command
 from .errors import UserError
 from .runtime import tune_cpu
 
 
+class Command(NamedTuple):
+    """A command and the file of ``commands/`` that holds its function.
+
+    Attributes:
+        module: The file that holds the function ``NAME_command``. It is imported when the command
+            is run, so that the list of commands is printed without waiting for tyro.
+        summary: The line that describes the command in the list of commands.
+        tuning: What ``run`` does for the command on a CPU: ``"set"`` sets the flags of XLA,
+            ``"restart"`` also restarts the process with other settings of the allocator, which is
+            worthwhile for commands that take minutes.
+    """
+
+    module: str
+    summary: str
+    tuning: Literal["set", "restart"] | None = None
+
+
+COMMANDS = {
+    "train": Command("training", "Train a model from a config.", "restart"),
+    "finetune": Command(
+        "finetune", "Train a classifier of your photos from pretrained weights.", "restart"
+    ),
+    "predict": Command("prediction", "Classify photos: files, folders, patterns or a list.", "set"),
+    "evaluate": Command("prediction", "Compare a model's predictions with true classes.", "set"),
+    "embed": Command("prediction", "Write the features of photos to a file.", "set"),
+    "report": Command("prediction", "Write the page of a run, report/index.html, again."),
+    "list": Command("models", "List the models whose name matches a pattern."),
+    "summary": Command("models", "Show a model's size, cost, output shapes and memory."),
+    "convert": Command("weights", "Convert weights between file formats and run folders."),
+    "inspect": Command("weights", "Show the arrays of a weights file and which model they fit."),
+    "check": Command("data", "Read every image of a folder or list and report defects."),
+    "prepare": Command("data", "Write a data set in the format of TFDS, without TensorFlow."),
+    "augment-preview": Command("training", "Write a picture of a config's augmented images."),
+}
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
-    """:func:`main` for a process of its own: on a CPU its settings are seen to first."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] in COMPUTING and not {"-h", "--help"} & set(arguments):
-        tune_cpu(restart=arguments[0] in LASTING)
-    return main(arguments)
+    """Run a command in a process of its own, tuned for the CPU where JAX computes on one."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = COMMANDS.get(words[0]) if words else None
+    if command and command.tuning and not {"-h", "--help"} & set(words):
+        tune_cpu(restart=command.tuning == "restart")
+    return main(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 (done), 1 (failed) or 2 (wrong usage)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    """Run a command.
+
+    Args:
+        arguments: The words after ``flax-resnet``; by default those of the process.
+
+    Returns:
+        The exit code: 0 if the command is done, 1 if it failed, 2 for wrong usage.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have a limit of our own
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have our own limit
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not words or words[0] in ("-h", "--help"):
             print(_usage())
-            return 0 if arguments else 2
-        if arguments[0] not in COMMANDS:
-            raise UserError(f"There is no command {arguments[0]!r}.\n{_usage()}", exit_code=2)
-        COMMANDS[arguments[0]](arguments[1:])
+            return 0 if words else 2
+        name, *rest = words
+        if name not in COMMANDS:
+            raise UserError(f"There is no command {name!r}.\n{_usage()}", exit_code=2)
+        module = import_module(f".commands.{COMMANDS[name].module}", __package__)
+        getattr(module, f"{name.replace('-', '_')}_command")(rest)
+    except SystemExit as end:  # tyro has printed a --help
+        return int(end.code or 0)
     except UserError as error:
         if debug:
             traceback.print_exc()
-        console.print(f"error: {error}", markup=False)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("Interrupted.")
+        print("Interrupted.", file=sys.stderr)
         return 1
     except Exception as error:
         if debug:
             raise
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        console.print(f"error: {reason} (run again with --debug for the traceback)", markup=False)
+        print(f"error: {reason} (run again with --debug for the traceback)", file=sys.stderr)
         return 1
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train_command,
-    "finetune": finetune_command,
-    "predict": predict_command,
-    "evaluate": evaluate_command,
-    "embed": embed_command,
-    "report": report_command,
-    "list": list_command,
-    "summary": summary_command,
-    "convert": convert_command,
-    "inspect": inspect_command,
-    "check": check_command,
-    "prepare": prepare_command,
-    "augment-preview": preview_command,
-}
-
-
-# On a CPU: the commands that compute, and those that last, for which a restart pays.
-COMPUTING = ("train", "finetune", "evaluate", "predict", "embed")
-LASTING = ("train", "finetune")
-
-
 def _usage() -> str:
     lines = ["usage: flax-resnet COMMAND [options]", ""]
-    lines += [f"  {name:17}{command.__doc__}" for name, command in COMMANDS.items()]
-    lines += ["", "flax-resnet COMMAND --help tells more; --debug shows tracebacks."]
+    lines += [f"  {name:17}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "flax-resnet COMMAND --help describes its options; --debug shows tracebacks."]
     return "\n".join(lines)
 
 

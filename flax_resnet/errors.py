@@ -1,11 +1,13 @@
-"""The error that is the user's to put right."""
+"""The error for mistakes that the user can correct."""
 
 
 class UserError(Exception):
-    """Something the user can put right, told in one sentence: what, where, what to do.
+    """A mistake that the user can correct, described in one sentence: what, where, what to do.
 
-    The command line prints it, without a traceback, and ends with ``exit_code``: 1 for a failed
-    command, 2 for wrong usage.
+    The command line prints the sentence without a traceback and ends with ``exit_code``.
+
+    Attributes:
+        exit_code: 1 for a command that failed, 2 for wrong usage.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:

@@ -1,6 +1,5 @@
 """Settings of the process that make JAX quick on a CPU. Nothing happens on import."""
 
-import importlib.metadata
 import os
 import sys
 import warnings
@@ -63,6 +62,8 @@ def uses_cpu(environment: Mapping[str, str]) -> bool:
     because no plug-in for another device is installed."""
     if platforms := environment.get("JAX_PLATFORMS"):
         return platforms.split(",")[0] == "cpu"
+    import importlib.metadata  # here, as it takes longer than all else of `flax-resnet --help`
+
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     tpu = any(True for _ in importlib.metadata.distributions(name="libtpu"))
     return not plugins and not tpu

@@ -1,5 +1,6 @@
 """The process's settings for the CPU: what is set, what stays, and the restart."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_the_users_own_choices_stay():
 def test_other_devices_are_left_alone(monkeypatch):
     assert uses_cpu({"JAX_PLATFORMS": "cpu"}) and uses_cpu({"JAX_PLATFORMS": "cpu,cuda"})
     assert not uses_cpu({"JAX_PLATFORMS": "cuda,cpu"})
-    monkeypatch.setattr(runtime.importlib.metadata, "entry_points", lambda group: [group])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [group])
     assert not uses_cpu({})
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)

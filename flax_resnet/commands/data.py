@@ -1,39 +1,51 @@
-"""Commands about data sets: check, prepare."""
+"""Commands for data sets: check, prepare."""
 
-import argparse
-from collections.abc import Sequence
+from typing import Annotated
 
-from rich.console import Console
+import tyro
+
+from .grammar import command
 
 
-def check_command(arguments: Sequence[str]) -> None:
-    """Read every image of a folder, .csv or .jsonl, and tell what is wrong."""
+@command
+def check_command(source: str, /, *, sheet: str | None = None, most: int = 5) -> None:
+    """Read every image of a folder or list and report defects.
+
+    Args:
+        source: A folder of images, a .csv or a .jsonl.
+        sheet: Also write a picture with examples of each class to this file.
+        most: The number of files to name for each defect.
+    """
+    from rich.console import Console
+
     from ..data.audit.check import check_folder
     from ..data.audit.contact_sheet import contact_sheet
     from ..data.audit.tables import render
     from ..data.images.folder import find_images
 
-    parser = argparse.ArgumentParser(prog="flax-resnet check", description=check_command.__doc__)
-    parser.add_argument("source", metavar="DIR")
-    parser.add_argument("--sheet", help="also write a picture with examples of each class")
-    parser.add_argument("--most", type=int, default=5, help="files to name for each finding")
-    options = parser.parse_args(list(arguments))
-    report = check_folder(options.source)
-    Console(highlight=False).print(render(report, most=options.most), soft_wrap=True)
-    if options.sheet:
-        contact_sheet(find_images(options.source), options.sheet)
-        print(f"Look at {options.sheet}.")
+    Console(highlight=False).print(render(check_folder(source), most=most), soft_wrap=True)
+    if sheet:
+        contact_sheet(find_images(source), sheet)
+        print(f"Look at {sheet}.")
 
 
-def prepare_command(arguments: Sequence[str]) -> None:
-    """Write a data set as the folder that TFDS reads, without TensorFlow."""
-    from ..data.tfds.prepare import preparable_names, prepare
+@command
+def prepare_command(
+    name: str,
+    /,
+    *,
+    source: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    data_dir: Annotated[str | None, tyro.conf.arg(name="data.dir")] = None,
+) -> None:
+    """Write a data set in the format of TFDS, without TensorFlow.
 
-    parser = argparse.ArgumentParser(
-        prog="flax-resnet prepare", description=prepare_command.__doc__
-    )
-    parser.add_argument("name", help=", ".join(preparable_names()))
-    parser.add_argument("--from", dest="source", help="the original archive or its folder")
-    parser.add_argument("--data.dir", dest="data_dir", help="default ~/tensorflow_datasets")
-    options = parser.parse_args(list(arguments))
-    print(prepare(options.name, options.source, options.data_dir))
+    Args:
+        name: cifar10, cifar100, mnist, fashion_mnist, tf_flowers, voc2012, voc2012_single_label or
+            imagenet2012.
+        source: The original archive or its folder; by default the file in the data folder, or a
+            download.
+        data_dir: The folder of prepared data sets; by default ~/tensorflow_datasets.
+    """
+    from ..data.tfds.prepare import prepare
+
+    print(prepare(name, source, data_dir))

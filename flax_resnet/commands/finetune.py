@@ -1,70 +1,69 @@
-"""Command finetune: a folder of photos to a classifier."""
+"""The command finetune, which trains a classifier from a folder of photos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from ..config import Config
+from .grammar import parse_config, parse_known
 
 
-@dataclass(frozen=True)
-class Finetune:
-    """The choices of the command; all others are fields of a config."""
+def finetune_command(words: Sequence[str]) -> None:
+    """Train a classifier of photos; words that are no options of its own set fields of a config."""
+    chosen, rest = parse_known("finetune", _finetune, words, others=(Config,))
+    parse_config("finetune", Config(), rest, others=(_finetune,))  # refuses wrong usage at once
+    from ..training import train
 
-    images: str
-    """A folder with a folder of images for each class (with or without train, val and test above
-    them), a .csv, .jsonl or .npz."""
-    model: str | None = None
-    """One of `flax-resnet list`; default resnet50, or what the file of weights is of."""
-    weights: str = "DEFAULT"
-    """DEFAULT, IMAGENET1K_V1 or _V2, timm/NAME, a file, a run's folder, or none."""
-    mode: Literal["head", "partial", "full", "gradual"] | None = None
-    """Train the head alone (seconds, the default), the last parts, everything, or one part more
-    after each epoch."""
-    freeze_before: str | None = None
-    """The first part that trains, such as layer3; for partial and gradual."""
-    head: str = "linear"
-    """linear, or hidden:512 for one more layer."""
-    dropout: float | None = None
-    """Rate before the classifier."""
-    layer_decay: float | None = None
-    """Learning rate of each part over that of the part above it; gradual has 1/2.6."""
-    epochs: int | None = None
-    """Passes over the training images; default 10, from no weights 60."""
-    batch_size: int = 32
-    """Images in a step."""
-    learning_rate: float | None = None
-    """Of the head; default by mode."""
-    image_size: int | None = None
-    """Height and width; default as the weights expect."""
-    views: int | None = None
-    """Compute frozen parts once for so many views of each image; 1: no augmentation, 0: never."""
-    solver: Literal["lbfgs", "sgd"] | None = None
-    """How a head on kept features trains."""
-    seed: int = 0
-    """Of the head, the order and the augmentation."""
-    workdir: str | None = None
-    """The run's folder; default runs/NAME of the images."""
+    train(parse_config("finetune", chosen(), rest, others=(_finetune,)))
 
 
-def finetune_command(arguments: Sequence[str]) -> None:
-    """Train a classifier of your photos from pretrained weights."""
-    text = (
-        "Train a classifier of your photos from pretrained weights; the run's folder is all that "
-        "flax-resnet predict needs. Any field of a config can be set too, as in "
-        "--optimizer.weight-decay 0.1 (flax-resnet train --help lists them)."
-    )
-    import tyro  # here, as every command imports this file: 0.1 s
+def _finetune(
+    images: str,
+    /,
+    *,
+    model: str | None = None,
+    weights: str = "DEFAULT",
+    mode: Literal["head", "partial", "full", "gradual"] | None = None,
+    freeze_before: str | None = None,
+    head: str = "linear",
+    dropout: float | None = None,
+    layer_decay: float | None = None,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    image_size: int | None = None,
+    views: int | None = None,
+    solver: Literal["lbfgs", "sgd"] | None = None,
+    seed: int = 0,
+    workdir: str | None = None,
+) -> Config:
+    """Train a classifier of your photos from pretrained weights.
 
-    chosen, rest = tyro.cli(
-        Finetune,
-        prog="flax-resnet finetune",
-        description=text,
-        args=arguments,
-        return_unknown_args=True,
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
-    from ..training import finetune_config, train  # after parsing: --help does not wait for JAX
+    The run's folder is all that `flax-resnet predict` needs. Any field of a config can be set too,
+    as in --optimizer.weight-decay 0.1 (`flax-resnet train --help` lists them).
 
-    config = finetune_config(**vars(chosen))
-    train(tyro.cli(Config, prog="flax-resnet finetune", default=config, args=rest))
+    Args:
+        images: A folder with a folder of images for each class (with or without train, val and
+            test above them), a .csv, .jsonl or .npz.
+        model: A name from `flax-resnet list`; by default resnet50, or the model of the weights.
+        weights: DEFAULT, IMAGENET1K_V1 or _V2, timm/NAME, a weights file, a run's folder, or none.
+        mode: Train the head only (seconds, the default), the last stages, the whole model, or one
+            more stage after each epoch.
+        freeze_before: The first stage that is trained, such as layer3; for partial and gradual.
+        head: linear, or hidden:512 for one more layer.
+        dropout: The dropout rate before the classifier.
+        layer_decay: The learning rate of a stage divided by that of the stage above it; gradual
+            uses 1/2.6.
+        epochs: Passes over the training images; by default 10, without weights 60.
+        batch_size: Images in a step.
+        learning_rate: The learning rate of the head; the default depends on the mode.
+        image_size: The height and width of images; by default that of the weights.
+        views: Compute the frozen stages once for this many views of each image; 1 is without
+            augmentation, 0 computes them at each step.
+        solver: The solver for a head on stored features.
+        seed: The seed of the head, the order of images and the augmentation.
+        workdir: The run's folder; by default runs/NAME, named after the images.
+    """
+    options = dict(locals())
+    from ..training import finetune_config  # after parsing: --help does not wait for JAX
+
+    return finetune_config(**options)

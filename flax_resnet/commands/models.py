@@ -1,68 +1,74 @@
-"""Commands about models: list, summary."""
+"""Commands for models: list, summary."""
 
-import argparse
-from collections.abc import Sequence
-
-from rich.console import Console
+from typing import Literal
 
 from ..errors import UserError
+from .grammar import command
 
 
-def list_command(arguments: Sequence[str]) -> None:
-    """List the models whose name matches a pattern."""
+@command
+def list_command(pattern: str = "*", /) -> None:
+    """List the models whose name matches a pattern.
+
+    Args:
+        pattern: A pattern such as 'resnext*'.
+    """
     from ..models import list_models
 
-    parser = argparse.ArgumentParser(prog="flax-resnet list", description=list_command.__doc__)
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'resnext*'")
-    names = list_models(parser.parse_args(list(arguments)).pattern)
+    names = list_models(pattern)
     if not names:
         raise UserError("No model matches; `flax-resnet list` shows all.")
     print("\n".join(names))
 
 
-def summary_command(arguments: Sequence[str]) -> None:
-    """Show a model's parameters, multiply-accumulates, output shapes and memory."""
-    from ..models import CONV_IMPLS, create_model, default_image_shape, summarize
+@command
+def summary_command(
+    name: str,
+    /,
+    *,
+    stem: Literal["imagenet", "cifar", "deep"] | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    conv_impl: Literal["auto", "jax", "onednn", "reference"] = "auto",
+    batch_size: int = 32,
+) -> None:
+    """Show a model's size, cost, output shapes and memory.
+
+    Args:
+        name: A model from `flax-resnet list`.
+        stem: The first layers; by default those of the model.
+        num_classes: The number of classes; by default that of the model.
+        image_size: The height and width of images.
+        channels: The number of image channels.
+        conv_impl: How convolutions are computed.
+        batch_size: Images in a training step, for the memory estimate.
+    """
+    from rich.console import Console
+
+    from ..models import create_model, default_image_shape, summarize
     from ..report import summary_table
 
-    parser = argparse.ArgumentParser(
-        prog="flax-resnet summary", description=summary_command.__doc__
-    )
-    parser.add_argument("name", help="a model, see flax-resnet list")
-    parser.add_argument("--stem", choices=("imagenet", "cifar", "deep"))
-    parser.add_argument("--num-classes", type=int)
-    parser.add_argument("--image-size", type=int, help="height and width")
-    parser.add_argument("--channels", type=int)
-    parser.add_argument(
-        "--conv-impl", choices=CONV_IMPLS, default="auto", help="how convolutions are computed"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="for the memory estimate")
-    options = parser.parse_args(list(arguments))
-    chosen = {
-        "stem": options.stem,
-        "num_classes": options.num_classes,
-        "conv_impl": options.conv_impl,
-    }
+    options = {"stem": stem, "num_classes": num_classes, "conv_impl": conv_impl}
     try:
         model = create_model(
-            options.name, **{name: value for name, value in chosen.items() if value is not None}
+            name, **{option: value for option, value in options.items() if value is not None}
         )
-        height, width, channels = default_image_shape(model)
-        size, channels = options.image_size, options.channels or channels
-        if size is not None:
-            height = width = size
-        summary = summarize(model, (height, width, channels))
+        height, width, default_channels = default_image_shape(model)
+        height, width = (height, width) if image_size is None else (image_size, image_size)
+        shape = (height, width, channels or default_channels)
+        summary = summarize(model, shape)
     except ValueError as error:
         raise UserError(str(error)[0].upper() + str(error)[1:], exit_code=2) from error
     console = Console(highlight=False, soft_wrap=True)
-    console.print(summary_table(f"{options.name}, {height}×{width}×{channels}", summary))
+    console.print(summary_table(f"{name}, {'×'.join(map(str, shape))}", summary))
     weights = summary.weight_bytes / 1e6
-    activations = summary.activation_bytes * options.batch_size / 1e6
+    activations = summary.activation_bytes * batch_size / 1e6
     console.print(f"parameters  {summary.parameters:,}")
     console.print(f"GMACs       {summary.macs / 1e9:.3f} an image (papers' FLOPs)")
     console.print(
         f"memory      weights {weights:,.0f} MB; training, SGD with momentum, batch "
-        f"{options.batch_size}: about {3 * weights + activations:,.0f} MB before XLA's savings"
+        f"{batch_size}: about {3 * weights + activations:,.0f} MB before XLA's savings"
     )
-    ways = ", ".join(f"{count} {name}" for name, count in summary.lowerings.items())
-    console.print(f"convolve    {ways}")
+    counts = ", ".join(f"{count} {name}" for name, count in summary.lowerings.items())
+    console.print(f"convolve    {counts}")

@@ -1,43 +1,61 @@
-"""Commands about what a trained model makes of images: predict, embed, evaluate, report."""
+"""Commands that apply a trained model to images: predict, embed, evaluate, report."""
 
-import argparse
 import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from ..config import Config
 from ..errors import UserError
+from .grammar import command
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..inference import FoundFiles, Predictions
 
-_MODEL = "a run's folder, a file of weights, or a published model such as resnet50"
-_PATHS = "files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin"
+_Format = Literal["table", "csv", "json", "jsonl"]
+_FORMATS: dict[str, _Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
-def predict_command(arguments: Sequence[str]) -> None:
-    """Classify photos: files, folders, patterns or a list."""
-    parser = _parser("predict", predict_command.__doc__)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
-    parser.add_argument("--top-k", type=_positive, default=5, help="classes to tell, default 5")
-    parser.add_argument("--format", choices=("table", "csv", "json", "jsonl"))
-    parser.add_argument("--output", metavar="FILE", help="write there; its ending is a --format")
-    parser.add_argument("--sheet", metavar="FILE.png", help="also write a contact sheet")
-    parser.add_argument("--tta", choices=("flip",), help="average with the mirror image")
-    parser.add_argument("--temperature", type=float, default=1.0, help="divide the logits by it")
-    options = parser.parse_args(list(arguments))
-    if options.format is None:
-        ending = Path(options.output or "").suffix.lower().removeprefix(".")
-        options.format = ending if ending in ("csv", "json", "jsonl") else "table"
-    found = _find(options.paths)
-    run = _load(options)
+@command
+def predict_command(
+    model: str,
+    paths: tuple[str, ...],
+    /,
+    *,
+    top_k: int = 5,
+    format: _Format | None = None,
+    output: str | None = None,
+    sheet: str | None = None,
+    tta: Literal["flip"] | None = None,
+    temperature: float = 1.0,
+    classes: str | None = None,
+    batch_size: int = 32,
+) -> None:
+    """Classify photos: files, folders, patterns or a list.
+
+    Args:
+        model: A run's folder, a weights file, or a published model such as resnet50.
+        paths: Files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.
+        top_k: The number of classes to print for each photo.
+        format: The format of the predictions; by default that of the ending of --output, else a
+            table.
+        output: Write the predictions to this file.
+        sheet: Also write a contact sheet to this picture.
+        tta: Average the logits with those of the mirror image.
+        temperature: Divide the logits by this number.
+        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        batch_size: Images in a batch.
+    """
+    _check_positive(top_k=top_k, batch_size=batch_size)
+    ending = Path(output or "").suffix.lower()
+    written = format or _FORMATS.get(ending, "table")
+    found = _find(paths)
+    run = _load(model, classes)
 
     from ..inference import predict_batches
     from ..inference.write_predictions import write_predictions
@@ -45,36 +63,49 @@ def predict_command(arguments: Sequence[str]) -> None:
 
     kept: list[Predictions] = []
     failed = dict(found.missing)
-    with _bar() as bar, _opened(options.output) as file:
+    with _bar() as bar, _opened(output) as file:
         task = bar.add_task("predict", total=len(found.paths))
 
         def batches() -> Iterator[Any]:
-            settings = {"batch_size": options.batch_size, "tta": options.tta}
             for batch in predict_batches(
-                run, found.paths, temperature=options.temperature, **settings
+                run, found.paths, temperature=temperature, batch_size=batch_size, tta=tta
             ):
                 bar.advance(task, len(batch))
                 failed.update(batch.failed)
-                if options.sheet and sum(map(len, kept)) < MAX_PHOTOS:
+                if sheet and sum(map(len, kept)) < MAX_PHOTOS:
                     kept.append(batch)
                 yield batch
             if found.missing:
-                yield _nothing(found.missing, run.classes)
+                yield _failures(found.missing, run.classes)
 
-        write_predictions(file, batches(), options.format, top_k=options.top_k, names=found.paths)
-    if options.sheet and kept:
-        _write_sheet(options.sheet, kept, len(found.paths))
+        write_predictions(file, batches(), written, top_k=top_k, names=found.paths)
+    if sheet and kept:
+        _write_sheet(sheet, kept, len(found.paths))
     _conclude(len(found.paths) + len(found.missing), failed, found.passed_over)
 
 
-def embed_command(arguments: Sequence[str]) -> None:
-    """Write the features of photos, the input of the classifier."""
-    parser = _parser("embed", embed_command.__doc__)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
-    parser.add_argument("--output", required=True, metavar="FILE", help=".npz or .parquet")
-    options = parser.parse_args(list(arguments))
-    found = _find(options.paths)
-    run = _load(options)
+@command
+def embed_command(
+    model: str,
+    paths: tuple[str, ...],
+    /,
+    *,
+    output: str,
+    classes: str | None = None,
+    batch_size: int = 32,
+) -> None:
+    """Write the features of photos, the input of the classifier, to a file.
+
+    Args:
+        model: A run's folder, a weights file, or a published model such as resnet50.
+        paths: Files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.
+        output: The file to write, .npz or .parquet.
+        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        batch_size: Images in a batch.
+    """
+    _check_positive(batch_size=batch_size)
+    found = _find(paths)
+    run = _load(model, classes)
 
     from ..inference import embed, write_embeddings
 
@@ -83,42 +114,60 @@ def embed_command(arguments: Sequence[str]) -> None:
         embeddings = embed(
             run,
             found.paths,
-            batch_size=options.batch_size,
+            batch_size=batch_size,
             progress=lambda count: bar.advance(task, count),
         )
-    write_embeddings(options.output, embeddings)
+    write_embeddings(output, embeddings)
     count, width = embeddings.features.shape
-    print(f"{options.output}: {width} features of {count:,} images")
+    print(f"{output}: {width} features of {count:,} images")
     failed = found.missing | dict(embeddings.failed)
     _conclude(len(found.paths) + len(found.missing), failed, found.passed_over)
 
 
-def evaluate_command(arguments: Sequence[str]) -> None:
-    """Compare a run with the true classes: accuracy, confusion, calibration; or, where images
-    have any number of classes, mean average precision."""
-    parser = _parser("evaluate", evaluate_command.__doc__)
-    parser.add_argument(
-        "source", nargs="?", metavar="DIR",
-        help="a folder with a folder for each class, or a .csv or .jsonl of path and label; by "
-        "default the run's own data",
-    )  # fmt: skip
-    parser.add_argument("--split", choices=("train", "validation", "test", "all"))
-    parser.add_argument("--tta", choices=("flip",), help="average with the mirror image")
-    parser.add_argument("--output", metavar="FILE.csv", help="also write every file's prediction")
-    parser.add_argument("--json", metavar="FILE.json", help="also write the figures")
-    parser.add_argument("--confusion", metavar="FILE.png", help="also draw the confusion matrix")
-    parser.add_argument(
-        "--mistakes", metavar="FILE.png", help="also show the photos it was most wrong about"
-    )
-    options = parser.parse_args(list(arguments))
-    run = _load(options)
-    for option in ("confusion", "mistakes"):
-        if run.settings.get("loss") == "sigmoid" and getattr(options, option):
+@command
+def evaluate_command(
+    model: str,
+    source: str | None = None,
+    /,
+    *,
+    split: Literal["train", "validation", "test", "all"] | None = None,
+    tta: Literal["flip"] | None = None,
+    output: str | None = None,
+    json: str | None = None,
+    confusion: str | None = None,
+    mistakes: str | None = None,
+    classes: str | None = None,
+    batch_size: int = 32,
+) -> None:
+    """Compare a model's predictions with the true classes.
+
+    Prints accuracy, confusion and calibration; where images have any number of classes, mean
+    average precision.
+
+    Args:
+        model: A run's folder, a weights file, or a published model such as resnet50.
+        source: A folder with a folder for each class, or a .csv or .jsonl of path and label; by
+            default the run's own data.
+        split: The images to evaluate; by default the test images where there are any.
+        tta: Average the logits with those of the mirror image.
+        output: Also write the prediction for every file to this .csv.
+        json: Also write the metrics to this .json.
+        confusion: Also draw the confusion matrix to this picture.
+        mistakes: Also show the most confident wrong predictions in this picture.
+        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        batch_size: Images in a batch.
+    """
+    _check_positive(batch_size=batch_size)
+    run = _load(model, classes)
+    for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
+        if run.settings.get("loss") == "sigmoid" and value:
             raise UserError(
-                f"--{option} is for images with one class each; this run's have any number of "
-                "them: leave it out.",
+                f"--{option} is for images with one class each; the images of this run have any "
+                "number of classes: leave it out.",
                 exit_code=2,
             )
+
+    from rich.console import Console
 
     from ..inference import evaluate
     from ..inference.write_predictions import write_predictions
@@ -130,10 +179,10 @@ def evaluate_command(arguments: Sequence[str]) -> None:
         task = bar.add_task("evaluate", total=None)
         done = evaluate(
             run,
-            options.source,
-            split=options.split,
-            batch_size=options.batch_size,
-            tta=options.tta,
+            source,
+            split=split,
+            batch_size=batch_size,
+            tta=tta,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if isinstance(done.result, MultiLabelEvaluation):
@@ -143,60 +192,55 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     console = Console(highlight=False)
     for table in evaluation_tables(done.result):
         console.print(table)
-    if options.output:
-        with _opened(options.output) as file:
-            write_predictions(file, [done.predictions], "csv", top_k=min(5, len(run.classes)),
-                              truth=truth)  # fmt: skip
-    if options.json:
-        write_evaluation(Path(options.json), done.result)
-    if options.confusion and not isinstance(done.result, MultiLabelEvaluation):
+    if output:
+        top_k = min(5, len(run.classes))
+        with _opened(output) as file:
+            write_predictions(file, [done.predictions], "csv", top_k=top_k, truth=truth)
+    if json:
+        write_evaluation(Path(json), done.result)
+    if confusion and not isinstance(done.result, MultiLabelEvaluation):
         from ..report.plots import save_confusion
 
-        save_confusion(done.result, options.confusion)
-    if options.mistakes:
-        _write_mistakes(options.mistakes, done, run.classes)
+        save_confusion(done.result, confusion)
+    if mistakes:
+        _write_mistakes(mistakes, done, run.classes)
     _conclude(len(done.labels), dict(done.predictions.failed), 0)
 
 
-def report_command(arguments: Sequence[str]) -> None:
-    """Write a run's page, report/index.html, again."""
+@command
+def report_command(run: str, /) -> None:
+    """Write the page of a run, report/index.html, again.
+
+    Args:
+        run: The run's folder.
+    """
     from ..report.page import write_page
 
-    parser = argparse.ArgumentParser(prog="flax-resnet report", description=report_command.__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run's folder")
-    page = write_page(Path(parser.parse_args(list(arguments)).run))
-    print(f"Open {page}.")
+    print(f"Open {write_page(Path(run))}.")
 
 
-def _parser(command: str, text: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"flax-resnet {command}", description=text)
-    parser.add_argument("model", metavar="RUN_OR_WEIGHTS", help=_MODEL)
-    parser.add_argument(
-        "--classes", metavar="FILE",
-        help='names of the classes: class_indices.json ({"0": "daisy", ...}) or one a line',
-    )  # fmt: skip
-    parser.add_argument("--batch-size", type=_positive, default=32, help="default 32")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return int(text)
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {value}; it must be 1 or more.", exit_code=2)
 
 
 def _find(words: Sequence[str]) -> "FoundFiles":
+    """Find the photos that the words of the command line name."""
     from ..inference.find_files import find_files
 
+    if not words:
+        raise UserError("PATHS is missing: name files, folders or patterns.", exit_code=2)
     found = find_files(words, sys.stdin)
     if not found.paths:
-        told = "; ".join(f"{word} {why}" for word, why in found.missing.items())
-        raise UserError(f"There is nothing to predict: {told or 'the list is empty'}.")
+        reasons = "; ".join(f"{word} {reason}" for word, reason in found.missing.items())
+        raise UserError(f"There is nothing to predict: {reasons or 'the list is empty'}.")
     return found
 
 
-def _load(options: argparse.Namespace) -> Any:
-    """The model, with compiled programs kept on the disk for the next time."""
+def _load(model: str, classes: str | None) -> Any:
+    """Load a model; compiled programs are kept on disk for the next time."""
     import jax
 
     from ..inference import load_any, read_classes
@@ -205,7 +249,7 @@ def _load(options: argparse.Namespace) -> Any:
         folder = Path(str(Config().compile_cache)).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return load_any(options.model, read_classes(options.classes) if options.classes else None)
+    return load_any(model, read_classes(classes) if classes else None)
 
 
 def _opened(path: str | None) -> AbstractContextManager[TextIO]:
@@ -216,11 +260,20 @@ def _opened(path: str | None) -> AbstractContextManager[TextIO]:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): name another place.") from error
+        raise UserError(f"{path} cannot be written ({error}): name another file.") from error
 
 
-def _bar() -> Progress:
-    """A progress bar on a terminal's stderr; nothing elsewhere."""
+def _bar() -> "Progress":
+    """Make a progress bar that is shown if stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     return Progress(
         BarColumn(bar_width=None),
@@ -233,8 +286,8 @@ def _bar() -> Progress:
     )
 
 
-def _nothing(missing: Mapping[str, str], classes: tuple[str, ...]) -> "Predictions":
-    """Words that led to no file, as rows like those of files that cannot be read."""
+def _failures(missing: Mapping[str, str], classes: tuple[str, ...]) -> "Predictions":
+    """Return words that named no file in the form of files that cannot be read."""
     import numpy as np
 
     from ..inference import Predictions
@@ -249,11 +302,10 @@ def _write_sheet(path: str, batches: Sequence["Predictions"], total: int) -> Non
     photos = []
     for batch in batches:
         for name, best in zip(batch.names, batch.top(1), strict=True):
-            where = os.path.basename(name)
-            if best:
-                photos.append(CaptionedPhoto(name, best[0].label, best[0].probability, where))
-            else:
-                photos.append(CaptionedPhoto(name, "cannot be read", None, where))
+            label, probability = (
+                (best[0].label, best[0].probability) if best else ("cannot be read", None)
+            )
+            photos.append(CaptionedPhoto(name, label, probability, os.path.basename(name)))
     shown = write_photo_sheet(photos, path)
     rest = f" (the first {shown:,} of {total:,} photos)" if shown < total else ""
     print(f"Look at {path}{rest}.", file=sys.stderr)
@@ -278,16 +330,16 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
     ]
     if photos:
         shown = write_photo_sheet(photos, path)
-        print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the surest first.")
+        print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the most confident first.")
     else:
         print(f"No mistakes in files, so {path} was not written.")
 
 
 def _conclude(total: int, failed: Mapping[str, str], passed_over: int) -> None:
-    """Name what failed, and say so by the exit code."""
+    """Name the files that failed; if there are any, fail."""
     if passed_over:
         print(f"{passed_over:,} files without an image's ending were passed over.", file=sys.stderr)
-    for name, why in failed.items():
-        print(f"failed: {name} {why}", file=sys.stderr)
+    for name, reason in failed.items():
+        print(f"failed: {name} {reason}", file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed):,} of {total:,} could not be read; they are named above.")

@@ -1,45 +1,59 @@
 """Commands that take a config: train, augment-preview."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..config import Config, list_configs, load_config
+from ..errors import UserError
+from .grammar import parse_config, parse_known
+
+_T = TypeVar("_T")
 
 
-def train_command(arguments: Sequence[str]) -> None:
-    """Train a model from a config; any field can be overridden."""
-    from ..training import train  # after parsing, so that --help does not wait for JAX
+def train_command(words: Sequence[str]) -> None:
+    """Train a model from a config."""
+    config, _ = _parse("train", _train, words, "Train a model.")
+    from ..training import train  # after parsing: --help does not wait for JAX
 
-    train(_parse_config(arguments, "train", "Train a model."))
+    train(config)
 
 
-def preview_command(arguments: Sequence[str]) -> None:
-    """Write a picture of what a config's augmentation does."""
+def _train(*, config: str | None = None) -> tuple[str | None, None]:
+    return config, None
+
+
+def augment_preview_command(words: Sequence[str]) -> None:
+    """Write a picture of a config's augmented images."""
+    text = "Write a picture of augmented training images to --output (augment.png)."
+    config, output = _parse("augment-preview", _augment_preview, words, text)
     from ..training import augment_preview
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--output", default="augment.png")
-    chosen, rest = parser.parse_known_args(list(arguments))
-    text = "Write a picture of augmented training images to --output (augment.png)."
-    augment_preview(_parse_config(rest, "augment-preview", text), Path(chosen.output))
-    print(f"Look at {chosen.output}: each row is an image, as stored and then as steps see it.")
+    augment_preview(config, Path(output))
+    print(f"Look at {output}: each row is an image, as stored and then as steps see it.")
 
 
-def _parse_config(arguments: Sequence[str], command: str, text: str) -> Config:
-    """The config that ``--config`` names, with the fields that the rest of the line sets."""
-    import tyro  # here, as every command imports this file: 0.1 s
+def _augment_preview(
+    *, config: str | None = None, output: str = "augment.png"
+) -> tuple[str | None, str]:
+    return config, output
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", required="-h" not in arguments and "--help" not in arguments)
-    parsed, overrides = parser.parse_known_args(list(arguments))
-    overrides = ["--model.conv-impl" if word == "--conv-impl" else word for word in overrides]
-    default = load_config(parsed.config) if parsed.config else Config()
-    return tyro.cli(
-        Config,
-        prog=f"flax-resnet {command} --config NAME",
-        description=f"{text} Configs: {', '.join(list_configs())}; or the path of one. "
-        "Each field below can be set, as in --optimizer.learning-rate 0.1.",
-        default=default,
-        args=overrides,
+
+def _parse(
+    name: str, options: Callable[..., tuple[str | None, _T]], words: Sequence[str], text: str
+) -> tuple[Config, _T]:
+    """Return the config that ``--config`` names, with its fields set, and the other option."""
+    chosen, rest = parse_known(name, options, words, others=(Config,), add_help=False)
+    recipe, other = chosen()
+    if recipe is None and not {"-h", "--help"} & set(rest):
+        raise UserError(
+            f"--config NAME is missing; configs: {', '.join(list_configs())}.", exit_code=2
+        )
+    rest = ["--model.conv-impl" if word == "--conv-impl" else word for word in rest]
+    description = (
+        f"{text} Configs: {', '.join(list_configs())}; or the path of one. "
+        "Each field below can be set, as in --optimizer.learning-rate 0.1."
     )
+    default = load_config(recipe) if recipe else Config()
+    name = f"{name} --config NAME"
+    return parse_config(name, default, rest, others=(options,), description=description), other

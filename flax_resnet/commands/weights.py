@@ -1,40 +1,35 @@
-"""Commands about weights: convert, inspect."""
+"""Commands for weights: convert, inspect."""
 
-import argparse
 import math
-from collections.abc import Sequence
-
-from rich.console import Console
 
 from ..errors import UserError
+from .grammar import command
 
 
-def convert_command(arguments: Sequence[str]) -> None:
-    """Convert weights between .pth, .safetensors, .npz and a run's folder."""
+@command
+def convert_command(
+    source: str,
+    target: str,
+    /,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    verify: bool = False,
+) -> None:
+    """Convert weights between .pth, .safetensors, .npz and run folders.
+
+    Args:
+        source: A weights file or a run's folder.
+        target: The file to write; a name without ending becomes a run's folder.
+        model: The model's name; by default it is derived from the arrays.
+        num_classes: Another number of classes: the classifier is initialised again.
+        verify: Read the written file and compare logits, also with those of torchvision.
+    """
     from ..inference import convert_weights
 
-    parser = argparse.ArgumentParser(
-        prog="flax-resnet convert", description=convert_command.__doc__
-    )
-    parser.add_argument("source", metavar="IN", help="a file of weights or a run's folder")
-    parser.add_argument(
-        "target", metavar="OUT", help="a file; or a name without ending, for a run's folder"
-    )
-    parser.add_argument("--model", help="by default it is read off the arrays")
-    parser.add_argument("--num-classes", type=int, help="another number: a fresh classifier")
-    parser.add_argument(
-        "--verify", action="store_true", help="read OUT again and compare logits, torchvision's too"
-    )
-    options = parser.parse_args(list(arguments))
-    done = convert_weights(
-        options.source,
-        options.target,
-        model=options.model,
-        num_classes=options.num_classes,
-        verify=options.verify,
-    )
-    model, classes = done.run.config.name, len(done.run.classes)
-    print(f"{options.target}: {model}, {classes} classes, {done.arrays} arrays")
+    done = convert_weights(source, target, model=model, num_classes=num_classes, verify=verify)
+    name, classes = done.run.config.name, len(done.run.classes)
+    print(f"{target}: {name}, {classes} classes, {done.arrays} arrays")
     for other, difference in done.differences.items():
         print(
             f"largest difference of a logit, {other}: {difference:.3g} "
@@ -42,18 +37,20 @@ def convert_command(arguments: Sequence[str]) -> None:
         )
 
 
-def inspect_command(arguments: Sequence[str]) -> None:
-    """Show the arrays of a file of weights, and which model they are of."""
+@command
+def inspect_command(file: str, /) -> None:
+    """Show the arrays of a weights file and which model they fit.
+
+    Args:
+        file: A .pth, .safetensors or .npz file.
+    """
+    from rich.console import Console
+
     from ..report import arrays_table
     from ..weights import infer_model, read_weights, torchvision_names
 
-    parser = argparse.ArgumentParser(
-        prog="flax-resnet inspect", description=inspect_command.__doc__
-    )
-    parser.add_argument("file", metavar="FILE", help=".pth, .safetensors or .npz")
-    path = parser.parse_args(list(arguments)).file
-    arrays = {name: (value.shape, value.dtype.name) for name, value in read_weights(path).items()}
-    Console(highlight=False).print(arrays_table(path, arrays))
+    arrays = {name: (value.shape, value.dtype.name) for name, value in read_weights(file).items()}
+    Console(highlight=False).print(arrays_table(file, arrays))
     names = torchvision_names(arrays)
     shapes = {name: arrays[original][0] for name, original in names.items()}
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if "running_" not in name}
