@@ -7,7 +7,7 @@ import pytest
 
 from flax_resnet import list_configs
 from flax_resnet.cli import COMMANDS, main
-from flax_resnet.config import FREE_ON_RESUME, Config, flatten, load_config
+from flax_resnet.config import RESUME_MAY_CHANGE, Config, flatten, load_config
 
 
 def test_list_matches_a_pattern(capsys):
@@ -195,8 +195,8 @@ def test_a_config_may_be_a_path(tmp_path):
     assert load_config(str(path)).epochs == 3
 
 
-def test_what_is_free_on_resume_are_fields():
-    assert set(FREE_ON_RESUME) <= set(flatten(Config()))
+def test_settings_that_may_change_on_resume_are_fields():
+    assert set(RESUME_MAY_CHANGE) <= set(flatten(Config()))
 
 
 def test_train_py_is_the_train_command(repository):

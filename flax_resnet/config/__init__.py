@@ -2,9 +2,9 @@
 
 from .check import check_config
 from .fields import (
-    FREE_ON_RESUME,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RESUME_MAY_CHANGE,
     AugmentConfig,
     Config,
     DataConfig,
@@ -16,9 +16,9 @@ from .fields import (
 from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
 
 __all__ = [
-    "FREE_ON_RESUME",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "RESUME_MAY_CHANGE",
     "AugmentConfig",
     "Config",
     "DataConfig",

@@ -1,4 +1,4 @@
-"""Which settings are impossible, and which are merely odd."""
+"""A check of settings: impossible ones raise an error, unusual ones give warnings."""
 
 import re
 
@@ -8,10 +8,16 @@ from .recipes import scaled_learning_rate
 
 
 def check_config(config: Config) -> list[str]:
-    """Warnings about values that are possible but far from what trains.
+    """Check that all settings are possible.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        A warning for each setting that is possible but far from what usually trains.
 
     Raises:
-      UserError: a value is impossible.
+        UserError: A setting is impossible.
     """
     positive = {
         "epochs": config.epochs,
@@ -19,24 +25,20 @@ def check_config(config: Config) -> list[str]:
         "evaluate-every": config.evaluate_every,
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "augment.repeats": config.augment.repeats,
-        **{f"data.train-sizes of epoch {at}": size for at, size in config.data.train_sizes},
-    }
-    positive |= {
+        **{f"data.train-sizes of epoch {epoch}": size for epoch, size in config.data.train_sizes},
         "microbatches": config.microbatches,
         "parallel.timeout": config.parallel.timeout,
         "parallel.flop-rate": config.parallel.flop_rate,
         "parallel.bandwidth": config.parallel.bandwidth,
     }
-    if config.optimizer.base_batch_size is not None:
-        positive["optimizer.base-batch-size"] = config.optimizer.base_batch_size
-    if config.max_steps is not None:
-        positive["max-steps"] = config.max_steps
-    if config.save_every is not None:
-        positive["save-every"] = config.save_every
-    if config.data.image_size is not None:
-        positive["data.image-size"] = config.data.image_size
-    for name, value in positive.items():
-        if not value > 0:
+    positive_if_set = {
+        "optimizer.base-batch-size": config.optimizer.base_batch_size,
+        "max-steps": config.max_steps,
+        "save-every": config.save_every,
+        "data.image-size": config.data.image_size,
+    }
+    for name, value in (positive | positive_if_set).items():
+        if value is not None and not value > 0:
             raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
     fractions = {
         "data.validation": config.data.validation,
@@ -61,6 +63,12 @@ def check_config(config: Config) -> list[str]:
             f"{config.data.batch_size} must be a multiple of it.",
             exit_code=2,
         )
+    if config.parallel.mode not in ("auto", "jit", "shard_map"):
+        raise UserError(
+            f"--parallel.mode is {config.parallel.mode!r}; it must be auto, jit or shard_map (JAX "
+            "implements pmap by these two).",
+            exit_code=2,
+        )
     if not re.fullmatch(r"global|per_device|groups:[1-9]\d*", config.parallel.batch_norm):
         raise UserError(
             f"--parallel.batch-norm is {config.parallel.batch_norm!r}; it must be global, "
@@ -76,7 +84,7 @@ def check_config(config: Config) -> list[str]:
     warnings = []
     if not usual_rate * 1e-5 <= rate <= usual_rate:
         warnings.append(
-            f"learning rate {rate:g} is far from what trains with "
+            f"learning rate {rate:g} is far from what usually trains with "
             f"{config.optimizer.name} ({usual_rate * 1e-5:g} to {usual_rate:g})"
         )
     if config.optimizer.weight_decay > 0.01 and config.optimizer.name != "adamw":

@@ -1,220 +1,222 @@
-"""The settings of a training run: frozen dataclasses, and the only place with defaults.
+"""The settings of a training run: frozen dataclasses, the only place with defaults.
 
-A recipe is a file ``configs/NAME.py`` that sets ``config = Config(...)``; the command line
-overrides any field (``--optimizer.learning-rate 0.1``). Epochs count passes over the training
-set, rates are fractions.
+A recipe is a file ``configs/NAME.py`` that sets ``config = Config(...)``. The command line sets any
+field (``--optimizer.learning-rate 0.1``) and prints the strings below the fields as its help. An
+epoch is a pass over the training images; rates and probabilities are fractions of 1.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Of each channel on the scale 0 to 1, as all published weights for ImageNet expect.
+# The mean and standard deviation of each channel, of pixels from 0 to 1, that published weights for
+# ImageNet expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model; see flax_resnet.models.ResNet for the switches. None: as the variant has it."""
+    """The architecture; see flax_resnet.models.ResNet. None stands for the model's own value."""
 
     name: str = "resnet50"
-    """One of `flax-resnet list`."""
+    """The model's name, one of `flax-resnet list`."""
     stem: Literal["imagenet", "cifar", "deep"] | None = None
-    """7x7 with max-pool, 3x3, or three 3x3 with max-pool."""
+    """The first layers: 7x7 and max-pool, 3x3, or three 3x3 and max-pool."""
     shortcut: Literal["A", "B", "C"] | None = None
-    """Zero-padded identity, projection where the shape changes, projection everywhere."""
+    """A zero-padded identity, a projection where the shape changes, or a projection everywhere."""
     version: Literal["v1", "v1.5", "v2"] | None = None
-    """Stride on the first 1x1, on the 3x3, or pre-activation."""
+    """Stride on the first 1x1, stride on the 3x3, or pre-activation blocks."""
     norm: Literal["batch", "group"] | None = None
-    """Batch or group normalisation."""
+    """Batch normalisation or group normalisation."""
     avg_pool_shortcut: bool | None = None
-    """Average-pool in the projections (ResNet-D)."""
+    """Average-pool before the projections (ResNet-D)."""
     zero_init_residual: bool | None = None
-    """Start every block as the identity."""
+    """Initialise every block as the identity."""
     stochastic_depth: float | None = None
-    """Probability of skipping the last block; earlier ones less, linearly."""
+    """The probability of skipping the last block; it rises linearly from 0 over the blocks."""
     dropout: float | None = None
-    """Dropout rate before the classifier."""
+    """The dropout rate before the classifier."""
     block_dropout: float | None = None
-    """Dropout rate inside the blocks (wide ResNets)."""
+    """The dropout rate inside the blocks (wide ResNets)."""
     hidden: tuple[int, ...] | None = None
-    """Widths of hidden layers between the pooled features and the classifier."""
+    """The widths of hidden layers between the pooled features and the classifier."""
     frozen_statistics: bool | None = None
     """Keep batch norm's running statistics as they are."""
     frozen_affine: bool | None = None
     """Keep batch norm's scale and bias as they are."""
     conv_impl: Literal["auto", "jax", "onednn", "reference"] = "auto"
-    """How convolutions are computed on CPU: chosen; without oneDNN; with it; as XLA does."""
+    """The algorithms of convolutions on a CPU: the fastest, those in JAX, oneDNN, or XLA's."""
     remat: bool | None = None
-    """Recompute blocks in the backward pass: less memory, a third more work."""
+    """Recompute blocks in the backward pass, which saves memory and costs a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters stay float32."""
+    """The dtype of the computation; parameters stay float32."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and how they are fed."""
+    """The images and how they are read."""
 
     name: str = "cifar10"
     """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set, or folder: the image
     folder, .csv, .jsonl or .npz that dir names."""
     dir: str | None = None
-    """Folder with the original files or prepared sets; default ~/tensorflow_datasets."""
+    """The folder of the original files or prepared sets; default ~/tensorflow_datasets."""
     download: bool = True
-    """Fetch missing files."""
+    """Download missing files."""
     batch_size: int = 128
     """Images in a step, over all devices."""
     validation: float = 0.1
-    """Share of the training images kept aside to choose the best checkpoint."""
+    """The fraction of the training images that is kept aside to choose the best checkpoint."""
     image_size: int | None = None
-    """Height and width the model sees. None: as stored; of image files 224."""
+    """The height and width of the model's input; default 224 for image files, else as stored."""
     train_sizes: tuple[tuple[int, int], ...] = ()
-    """In training, where they differ: (first epoch, from 0; height and width), such as 0 160 12
-    192."""
+    """Sizes of training images that differ from image_size: pairs of the first epoch, from 0, and
+    the height and width, such as 0 160 12 192."""
     resize: int | None = None
-    """Image files in evaluation: the shorter side, before the middle of image_size is cut out;
-    default 256/224 of image_size."""
+    """The shorter side to which image files are resized in evaluation, before the centre crop of
+    image_size; default 256/224 of image_size."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    """Of image files' resizing; default bilinear."""
+    """The interpolation that resizes image files; default bilinear."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of train, validation and test where a folder or prepared set has no splits."""
+    """Fractions of train, validation and test where a folder or prepared set has no splits."""
     on_bad_image: Literal["skip", "error"] = "skip"
-    """Images that cannot be read: leave them out and say so, or stop."""
+    """What happens if an image cannot be read: it is left out and reported, or the run stops."""
     workers: int | None = None
-    """Threads that decode image files; default one a core."""
+    """The number of threads that decode image files; default one for each core."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is done to training images, on the device and by seed; see data.Augmentation."""
+    """The augmentation of training images, on the device and by seed; see data.Augmentation."""
 
     random_resized_crop: bool = False
-    """A part of random size and shape, resized; for image folders while they are decoded."""
+    """Cut out a box of random size and shape and resize it; image files are cut while decoded."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Its share of the image's area."""
+    """The range of the box's area, as a fraction of the image's."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Its width / height."""
+    """The range of the box's width divided by its height."""
     crop_padding: int = 4
-    """Pixels on each side before a random crop of the original size; 0 for none."""
+    """The padding in pixels before a random crop of the original size; 0 turns it off."""
     flip: bool = True
     """Mirror half of the images."""
     rotation: float = 0.0
-    """Degrees to either side."""
+    """The largest rotation to either side, in degrees."""
     shift: float = 0.0
-    """Share of the height and of the width, to either side."""
+    """The largest shift to either side, as a fraction of the height and of the width."""
     shear: float = 0.0
-    """Degrees to either side."""
+    """The largest shear to either side, in degrees."""
     zoom: float = 0.0
-    """Factors from 1 - zoom to 1 + zoom."""
+    """Zoom by factors from 1 - zoom to 1 + zoom."""
     fill: Literal["nearest", "reflect", "constant"] = "nearest"
-    """What lies outside of a rotated, shifted, sheared or zoomed image."""
+    """The pixels outside a rotated, shifted, sheared or zoomed image."""
     rand_augment: tuple[int, int] | None = None
-    """Number of operations and magnitude, 0 to 30."""
+    """RandAugment: the number of operations and their magnitude, 0 to 30."""
     trivial_augment: bool = False
-    """One operation of any magnitude (TrivialAugmentWide)."""
+    """TrivialAugmentWide: one random operation of a random magnitude."""
     color_jitter: tuple[float, float, float, float] | None = None
-    """Amounts of brightness, contrast, saturation and hue."""
+    """The amounts of random brightness, contrast, saturation and hue."""
     grayscale: float = 0.0
-    """Probability of a grey image."""
+    """The probability of a grey image."""
     random_erasing: float = 0.0
-    """Probability of an erased box."""
+    """The probability of an erased box."""
     cutout: int = 0
-    """Side in pixels of a square cut out; 0 for none."""
+    """The side in pixels of a square that is erased; 0 turns it off."""
     repeats: int = 1
-    """Copies of each image in a batch, augmented differently; the batch stays as large."""
+    """The number of differently augmented copies of each image in a batch of the same size."""
     mixup_alpha: float = 0.0
-    """Mix each image with its neighbour, by shares from Beta(alpha, alpha); 0 for none."""
+    """Mixup: mix each image with another, with weights from Beta(alpha, alpha); 0 turns it off."""
     cutmix_alpha: float = 0.0
-    """Put a box of the neighbour into each image; with mixup too, one of the two for a batch."""
+    """CutMix: paste a box of another image; with mixup too, each batch gets one of the two."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser and learning rate."""
+    """The optimiser and the learning rate."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """adam adds weight decay to the gradient, as torch's; adamw decouples it."""
+    """The optimiser; adam adds weight decay to the gradient, like torch, and adamw decouples it."""
     learning_rate: float = 0.1
-    """The rate after warm-up."""
+    """The learning rate after warm-up."""
     base_batch_size: int | None = None
-    """The batch size that learning_rate is meant for: it is multiplied by batch size / this (Goyal
-    et al. 2017). None: it is taken as it is."""
+    """The batch size that learning_rate is meant for; the rate is scaled linearly to the batch size
+    (Goyal et al. 2017). None leaves the rate as it is."""
     momentum: float = 0.9
-    """Of sgd."""
+    """The momentum of sgd."""
     nesterov: bool = True
-    """Of sgd."""
+    """Use Nesterov momentum in sgd."""
     weight_decay: float = 1e-4
-    """L2 strength."""
+    """The strength of weight decay."""
     decay_all: bool = False
-    """Decay normalisation parameters and biases too; the default decays kernels only."""
+    """Also decay normalisation parameters and biases, not only kernels."""
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
-    """How the rate falls after warm-up."""
+    """How the learning rate falls after warm-up."""
     warmup_epochs: float = 0.0
-    """Epochs of linear rise from zero."""
+    """The number of epochs in which the learning rate rises linearly from 0."""
     milestones: tuple[float, ...] = ()
-    """step: epochs at which the rate is multiplied by decay_factor."""
+    """The epochs at which schedule step multiplies the learning rate by decay_factor."""
     decay_factor: float = 0.1
-    """step: the multiplier."""
+    """The factor of schedule step."""
 
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """Starting from weights that were trained on other images."""
+    """Training that starts from weights trained on other images."""
 
     weights: str = "none"
-    """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), timm/NAME, a file of weights,
-    or a run's folder. The classifier is always fresh. They also say the normalisation, and the
-    image_size, resize and interpolation where data leaves these open."""
+    """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), timm/NAME, a weights file, or a
+    run's folder. The classifier is always new. The weights also set the normalisation, and the
+    image_size, resize and interpolation that data leaves open."""
     mode: Literal["full", "partial", "head", "gradual"] = "full"
-    """What trains: all; the parts from freeze_before on; the head alone; or the head first, and a
-    part more below it after each unfreeze_epochs."""
+    """What is trained: the whole model, the stages from freeze_before on, the head, or first the
+    head and after each unfreeze_epochs one more stage below it."""
     freeze_before: str | None = None
-    """The first part that trains, such as layer4; default of partial: the last stage. In gradual,
-    those before it never do."""
+    """The first stage that is trained, such as layer4; by default partial trains the last stage and
+    the head. gradual never trains the stages before it."""
     unfreeze_epochs: float = 1.0
-    """gradual: epochs between one part and the next, or fewer where there are not so many."""
+    """The number of epochs between two stages of gradual; fewer if the run is too short for it."""
     layer_decay: float | None = None
-    """Learning rate of each part over that of the part above it; default 1, in gradual 1/2.6
-    (Howard & Ruder 2018, section 3.2)."""
+    """The learning rate of a stage divided by that of the stage above it; default 1, for gradual
+    1/2.6 (Howard & Ruder 2018, section 3.2)."""
     statistics: Literal["frozen", "updated"] = "frozen"
-    """Batch norm's running statistics in frozen parts; model.frozen_statistics is for all parts."""
+    """Batch norm's running statistics in frozen stages; model.frozen_statistics is for all."""
     affine: Literal["frozen", "trained"] = "frozen"
-    """Batch norm's scale and bias in frozen parts; model.frozen_affine is for all parts."""
+    """Batch norm's scale and bias in frozen stages; model.frozen_affine is for all stages."""
     views: int | None = None
-    """Compute the frozen parts once for this many views of each image and keep the results on disk:
-    1 is the image without augmentation, more are augmented. 0: compute them at every step. Default:
-    1 for the head, 0 otherwise."""
+    """Compute the frozen stages once for this many views of each image and store the features on
+    disk: 1 is the image without augmentation, more are augmented, 0 computes them at every step.
+    Default 1 for head, else 0."""
     solver: Literal["lbfgs", "sgd"] | None = None
-    """head: L-BFGS on all images at once, its L2 strength chosen on the validation images, or the
-    optimizer's steps. Default: lbfgs where there are views and no hidden layers."""
+    """The solver of head: L-BFGS on all images at once, with the L2 strength that is best on the
+    validation images, or the optimiser's steps. Default lbfgs if there are views and no hidden
+    layers."""
     feature_cache: str = "~/.cache/flax_resnet/features"
-    """Folder of the kept results; delete it at any time."""
+    """The folder of stored features; it can be deleted at any time."""
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
     """Devices and hosts; see docs/pods.md."""
 
-    mode: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
-    """How the step is compiled: auto takes shard_map where batch norm is not global, else jit."""
+    mode: Literal["auto", "jit", "shard_map"] = "auto"
+    """How the step is compiled; auto uses shard_map where batch norm is not global, else jit."""
     batch_norm: str = "global"
-    """Whose statistics batch norm uses: global, per_device, or groups:N, the batch in N parts."""
+    """The images that share batch norm statistics: global, per_device, or groups:N for N groups."""
     shard_params: bool = False
-    """Spread parameters and optimiser state over the devices: less memory on each."""
+    """Shard parameters and optimiser state over the devices, which saves memory on each."""
     distributed: Literal["auto", "off"] = "auto"
-    """auto: find the other processes on TPU pods, under SLURM, Open MPI and in Kubernetes jobs."""
+    """auto finds the other processes on TPU pods, under SLURM, Open MPI and in Kubernetes jobs."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where nothing is found by itself."""
+    """HOST:PORT of process 0, where it is not found automatically."""
     processes: int | None = None
-    """How many processes there are, with coordinator."""
+    """The number of processes, with coordinator."""
     process: int | None = None
-    """The number of this one, from 0, with coordinator."""
+    """The index of this process, from 0, with coordinator."""
     timeout: int = 100
-    """Seconds after which a process that is not heard of counts as dead."""
+    """The number of seconds after which a silent process is taken for dead."""
     flop_rate: float = 1e14
-    """dry_run: FLOP/s that a device sustains; a third of an A100's 312e12 in bfloat16."""
+    """The FLOP/s that a device sustains, for dry_run; a third of an A100's 312e12 in bfloat16."""
     bandwidth: float = 2.5e10
-    """dry_run: bytes a second that a device sends; 200 Gb/s."""
+    """The bytes a second that a device sends, for dry_run; 200 Gb/s."""
 
 
 @dataclass(frozen=True)
@@ -230,46 +232,52 @@ class Config:
     epochs: int = 10
     """Passes over the training images."""
     max_steps: int | None = None
-    """Stop after this many steps in all; the schedule still follows epochs."""
+    """Stop after this many steps in all; the learning rate still follows epochs."""
     seed: int = 0
-    """Of the initial weights, the order of the images and the augmentation."""
+    """The seed of the initial weights, the order of the images and the augmentation."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes, or yes and no for each class: for images with any number of
-    classes, and possible with one."""
+    """softmax: cross-entropy over the classes. sigmoid: binary cross-entropy for each class, for
+    images with any number of classes."""
     label_smoothing: float = 0.0
-    """Share of each label spread over all classes (Szegedy et al. 2016)."""
+    """The fraction of each label that is spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None
-    """Keep and evaluate a moving average of the weights, for example 0.999."""
+    """Keep and evaluate an exponential moving average of the weights with this decay, for example
+    0.999."""
     evaluate_flipped: bool = False
     """Evaluate the mean of the logits of each image and its mirror image."""
     workdir: str | None = None
-    """The run's folder; default runs/NAME. A started run in it goes on where it stopped."""
+    """The run's folder; default runs/NAME. A run that was started in it is resumed."""
     evaluate_every: int = 1
-    """Epochs between evaluations on the validation images."""
+    """The number of epochs between evaluations on the validation images."""
     microbatches: int = 1
-    """Parts that a step's batch is cut into, one after the other, to save memory."""
+    """Split the batch of a step into this many batches, computed one after the other, to save
+    memory."""
     save_every: int | None = None
-    """Save also every so many steps; a checkpoint is saved at each evaluation in any case."""
+    """Also save a checkpoint each time this many steps are done, not only at evaluations."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"
-    """Folder of compiled programs, for quick restarts; None for none."""
+    """The folder of compiled programs, for quick restarts; None turns it off."""
     dry_run: bool = False
     """Print the plan of memory, communication and scaling, and stop."""
 
 
-# What may change when a run is taken up again: none of it changes the numbers of a step, but for
-# rounding and, with batch norm per device, the number of devices.
-FREE_ON_RESUME = (
-    *(
-        "model.conv_impl",
-        "data.dir",
-        "data.download",
-        "max_steps",
-        "workdir",
-        "compile_cache",
-        "dry_run",
-    ),
+# Settings that may differ when a run is resumed. They do not change the numbers of a step, except
+# for rounding and, with batch norm per device, the number of devices.
+RESUME_MAY_CHANGE = (
+    "model.conv_impl",
+    "data.dir",
+    "data.download",
+    "max_steps",
+    "workdir",
+    "compile_cache",
+    "dry_run",
     "transfer.feature_cache",
-    *(f"parallel.{name}" for name in ("mode", "shard_params", "distributed", "coordinator")),
-    *(f"parallel.{name}" for name in ("processes", "process", "timeout")),
-    *("parallel.flop_rate", "parallel.bandwidth"),
+    "parallel.mode",
+    "parallel.shard_params",
+    "parallel.distributed",
+    "parallel.coordinator",
+    "parallel.processes",
+    "parallel.process",
+    "parallel.timeout",
+    "parallel.flop_rate",
+    "parallel.bandwidth",
 )

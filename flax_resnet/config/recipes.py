@@ -1,4 +1,4 @@
-"""Recipes: found by name, read, and written as flat JSON."""
+"""Recipes: their folders, reading one by name, and settings as flat JSON."""
 
 import dataclasses
 import difflib
@@ -12,24 +12,28 @@ from .fields import Config
 
 
 def config_folders() -> list[Path]:
-    """Where recipes are looked for: the working directory's, then those shipped."""
+    """Return the folders of recipes: that of the working directory, then those of the package."""
     package = Path(__file__).resolve().parents[1]
     return [Path("configs"), package.parent / "configs", package / "configs"]
 
 
 def list_configs() -> list[str]:
-    """Names of the recipes, sorted."""
+    """Return the sorted names of all recipes."""
     return sorted({path.stem for folder in config_folders() for path in folder.glob("*.py")})
 
 
 def load_config(name: str) -> Config:
-    """The recipe ``name``: a name in ``configs/`` or the path of a file.
+    """Read a recipe.
 
-    Its ``workdir`` defaults to ``runs/NAME``.
+    Args:
+        name: A name in ``configs/``, or the path of a file.
+
+    Returns:
+        The recipe's config, whose ``workdir`` defaults to ``runs/NAME``.
 
     Raises:
-      UserError: there is no such recipe (the nearest names are given), or the file has no
-        ``config``.
+        UserError: There is no such recipe (the message names the nearest ones), or the file does
+            not set ``config``.
     """
     candidates = [Path(name), *(folder / f"{name}.py" for folder in config_folders())]
     path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
@@ -45,14 +49,14 @@ def load_config(name: str) -> Config:
 
 
 def scaled_learning_rate(config: Config) -> float:
-    """The rate after warm-up at this batch size, see ``base_batch_size``."""
+    """Return the learning rate after warm-up, scaled by ``base_batch_size`` to the batch size."""
     optimizer = config.optimizer
     base = optimizer.base_batch_size or config.data.batch_size
     return optimizer.learning_rate * config.data.batch_size / base
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Fields by dotted name, ``{"optimizer.learning_rate": 0.1, ...}``, as JSON has them."""
+    """Return fields by dotted name, ``{"optimizer.learning_rate": 0.1, ...}``, as JSON values."""
     flat: dict[str, Any] = {}
     for name, value in dataclasses.asdict(config).items():
         inner = value.items() if isinstance(value, dict) else ((None, value),)

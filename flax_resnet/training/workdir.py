@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import FREE_ON_RESUME, Config, flatten
+from ..config import RESUME_MAY_CHANGE, Config, flatten
 from ..data import Framing, Preprocessing
 from ..errors import UserError
 
@@ -32,7 +32,7 @@ def open_workdir(config: Config, write: bool = True) -> Path:
         differences = [
             f"{name} was {before.get(name)!r}, is now {settings.get(name)!r}"
             for name in names
-            if before.get(name) != settings.get(name) and name not in FREE_ON_RESUME
+            if before.get(name) != settings.get(name) and name not in RESUME_MAY_CHANGE
         ]
         if differences:
             raise UserError(
