@@ -6,18 +6,9 @@ Expected: about 9% test error (read off the paper's figure).
 Cost:     as resnet20 of the same recipe.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="plain20"),
-    data=DataConfig(name="cifar10", batch_size=128),
-    optimizer=OptimizerConfig(
-        learning_rate=0.1,
-        nesterov=False,
-        weight_decay=1e-4,
-        decay_all=True,  # as the paper's solver
-        schedule="step",
-        milestones=(91, 137),
-    ),
-    epochs=182,
-)
+from flax_resnet.config import load_config
+
+resnet20 = load_config("resnet20_cifar")
+config = replace(resnet20, model=replace(resnet20.model, name="plain20"), workdir=None)

@@ -7,18 +7,9 @@ Expected: about 13% test error (read off the paper's figure), worse than plain-2
 Cost:     as resnet56 of the same recipe.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="plain56"),
-    data=DataConfig(name="cifar10", batch_size=128),
-    optimizer=OptimizerConfig(
-        learning_rate=0.1,
-        nesterov=False,
-        weight_decay=1e-4,
-        decay_all=True,  # as the paper's solver
-        schedule="step",
-        milestones=(91, 137),
-    ),
-    epochs=182,
-)
+from flax_resnet.config import load_config
+
+plain20 = load_config("plain20_cifar")
+config = replace(plain20, model=replace(plain20.model, name="plain56"), workdir=None)

@@ -8,17 +8,9 @@ Expected: 95.55% test accuracy after 200 epochs (published; not re-measured here
 Cost:     1.30 GMACs an image: for a GPU or TPU; on two CPU cores --max-steps 20 shows that it runs.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="resnet50", stem="cifar"),
-    data=DataConfig(name="cifar10", batch_size=128),
-    optimizer=OptimizerConfig(
-        learning_rate=0.1,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="step",
-        milestones=(100, 150),
-    ),
-    epochs=200,
-)
+from flax_resnet.config import load_config
+
+resnet18 = load_config("resnet18_cifar")
+config = replace(resnet18, model=replace(resnet18.model, name="resnet50"), workdir=None)

@@ -7,18 +7,21 @@ Expected: 79.9% test accuracy (published reproductions; not run by us in full).
 Cost:     200 epochs; an accelerator is needed.
 """
 
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="resnet50", stem="cifar"),
-    data=DataConfig(name="cifar100", batch_size=128),
-    optimizer=OptimizerConfig(
-        learning_rate=0.1,
+from flax_resnet.config import load_config
+
+resnet50 = load_config("resnet50_cifar")
+config = replace(
+    resnet50,
+    data=replace(resnet50.data, name="cifar100"),
+    optimizer=replace(
+        resnet50.optimizer,
+        nesterov=True,
         weight_decay=5e-4,
-        schedule="step",
         milestones=(60, 120, 160),
         decay_factor=0.2,
         warmup_epochs=1,
     ),
-    epochs=200,
+    workdir=None,
 )

@@ -9,13 +9,15 @@ Expected: not measured. The best checkpoint is that of the best mean average pre
 Cost:     60 epochs of 5,717 photos at 224x224; an accelerator is advised.
 """
 
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="resnet50"),
-    data=DataConfig(name="voc2012", batch_size=32, image_size=224),
+from flax_resnet.config import AugmentConfig, load_config
+
+single_label = load_config("resnet50_voc2012")
+config = replace(
+    single_label,
+    data=replace(single_label.data, name="voc2012"),
     augment=AugmentConfig(random_resized_crop=True, crop_scale=(0.25, 1.0), crop_padding=0),
-    optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, weight_decay=0.0, schedule="cosine"),
     loss="sigmoid",
-    epochs=60,
+    workdir=None,
 )

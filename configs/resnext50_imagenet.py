@@ -8,19 +8,15 @@ Expected: 77.6% / 93.7% validation accuracy (torchvision's; not run by us).
 Cost:     100 epochs of 1.28 million photos; eight GPUs or a TPU slice for a day.
 """
 
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from dataclasses import replace
 
-config = Config(
-    model=ModelConfig(name="resnext50_32x4d"),
-    data=DataConfig(name="folder", batch_size=256, image_size=224, resize=256),
-    augment=AugmentConfig(random_resized_crop=True, crop_padding=0),
-    optimizer=OptimizerConfig(
-        learning_rate=0.1,
-        nesterov=False,
-        weight_decay=1e-4,
-        decay_all=True,
-        schedule="step",
-        milestones=(30, 60, 90),
-    ),
+from flax_resnet.config import load_config
+
+resnet50 = load_config("resnet50_imagenet")
+config = replace(
+    resnet50,
+    model=replace(resnet50.model, name="resnext50_32x4d"),
+    optimizer=replace(resnet50.optimizer, milestones=(30, 60, 90)),
     epochs=100,
+    workdir=None,
 )

@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -155,10 +156,13 @@ def _wrong_usage(
     help_is = f"see `flax-resnet {name} --help`."
     if not report:
         return UserError(f"{words[0]!r} is one argument too many: {help_is}", exit_code=2)
+    # The box: a title, what is wrong, a rule, further help. Without UTF-8 it has ASCII lines.
     lines = [line.strip("│").rstrip() for line in report.splitlines()[1:]]
-    body = lines[: next((i for i, line in enumerate(lines) if "───" in line), len(lines))]
+    below = itertools.dropwhile(_is_rule, lines)
+    body = list(itertools.takewhile(lambda line: not _is_rule(line), below))
     if "Missing from" in body[0]:
-        names = [line.split()[0] for line in body if re.match(" {5}\\S", line)]
+        indent = body[0].index("M") + 4  # of names; their help is further to the right
+        names = [line.split()[0] for line in body if re.match(f" {{{indent}}}\\S", line)]
         return UserError(f"{' and '.join(names)} is missing: {help_is}", exit_code=2)
     text = " ".join(" ".join(body).split())
     for pattern, sentence in _SENTENCES:
@@ -171,6 +175,10 @@ def _wrong_usage(
         listed = f"{', '.join(first)} or {last}" if first else last
         text = f"{option} is {value}; it must be {listed}."
     return UserError(text, exit_code=2)
+
+
+def _is_rule(line: str) -> bool:
+    return bool(re.match(" *(───|---)", line))
 
 
 def _unknown_option(name: str, option: str, known: Sequence[str]) -> str:
