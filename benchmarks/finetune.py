@@ -3,19 +3,19 @@
     python -m benchmarks.finetune PHOTOS [--images 240] [--size 224] [--epochs 2]
 
 resnet50, one file of (random) weights for all, a subset of the photos in 8:1:1, batches of 32, no
-augmentation. Three roads, each from the start of ``flax-resnet finetune`` to its report, or, for
-PyTorch, from building the loaders to the last validation:
+augmentation. Three methods, each timed from the start of ``flax-resnet finetune`` to its report, or,
+for PyTorch, from building the loaders to the last validation:
 
 - features once: what the command does, with its L-BFGS head;
 - forward passes: the same command with ``--views 0``, which like the tutorials passes all training
-  and validation images through the frozen net in every epoch;
+  and validation images through the frozen model in every epoch;
 - PyTorch: the tutorials' loop, torchvision's resnet50 in channels_last, two workers.
 
-All are extrapolated to the whole folder: the first by the time an image of a second, compiled pass
+All are extrapolated to the whole folder: the first by the time per image of a second, compiled pass
 over the subset (``embed``, the same forward pass) and by the time of L-BFGS, the others by the time
-of an epoch of --epochs (of ours not the first, which compiles); the rest is counted once. The heads
-learn the same from the same features: the last lines tell the validation accuracy by epoch of SGD
-on kept features beside that of forward passes.
+of an epoch (for ours without the first, which compiles); the rest is counted once. The heads learn
+the same from the same features: the last lines print the validation accuracy by epoch of SGD on
+stored features and of SGD with forward passes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BATCH = 32
 
 
 def subset(photos, count, folder):
-    """``count`` of the photos, as many of each class, in 8:1:1; how many there are in all."""
+    """Copy ``count`` photos, the same number of each class, in 8:1:1; return the number of all."""
     classes = sorted(path for path in Path(photos).iterdir() if path.is_dir())
     total = 0
     for source in classes:
@@ -45,7 +45,7 @@ def subset(photos, count, folder):
 
 
 def ours(photos, weights, folder, name, size, **options):
-    """Seconds of a run, and its history."""
+    """Return the seconds of a run, and its history."""
     from rich.console import Console
 
     import flax_resnet as fr
@@ -75,7 +75,7 @@ def ours(photos, weights, folder, name, size, **options):
 
 
 def seconds_an_image(workdir, photos):
-    """Of a forward pass over files that is compiled already."""
+    """Return the seconds per image of a forward pass over files that is already compiled."""
     import flax_resnet as fr
 
     run, paths = fr.load_run(workdir), sorted(map(str, photos.rglob("*.jpg")))
@@ -85,8 +85,8 @@ def seconds_an_image(workdir, photos):
     return (time.perf_counter() - began) / len(paths)
 
 
-def torchs(photos, weights, epochs, size):
-    """Seconds to the first batch, and seconds of each epoch of a frozen-backbone loop."""
+def pytorch(photos, weights, epochs, size):
+    """Return the seconds to the first batch and of each epoch of a loop with frozen backbone."""
     import torch
     from safetensors.torch import save_file
 
@@ -149,12 +149,12 @@ def main():
     whole = subset(options.photos, options.images, photos)
     more = whole / options.images
 
-    start, each = torchs(photos, weights, epochs, size)  # forks workers: before JAX has threads
+    start, each = pytorch(photos, weights, epochs, size)  # forks workers: before JAX has threads
     print(f"PyTorch: {min(each):.1f} s an epoch of {options.images} images", flush=True)
     kept, history = ours(photos, weights, folder, "once", size)
     head, each_image = history[-1]["time"], seconds_an_image(folder / "once", photos)
     print(
-        f"Features once: {kept:.1f} s, of which L-BFGS {head:.1f} s; {1 / each_image:.1f} images/s"
+        f"Features once: {kept:.1f} s, including {head:.1f} s of L-BFGS; {1 / each_image:.1f} images/s"
     )
     sgd = {"solver": "sgd", "epochs": epochs}
     again, history = ours(photos, weights, folder, "passes", size, views=0, **sgd)
@@ -171,7 +171,7 @@ def main():
             f"PyTorch {theirs:,.0f} s ({theirs / once:.1f}×)"
         )
     _, kept_history = ours(photos, weights, folder, "sgd", size, views=1, **sgd)
-    for name, lines in (("kept features", kept_history), ("forward passes", history)):
+    for name, lines in (("stored features", kept_history), ("forward passes", history)):
         print(f"SGD on {name}: validation top-1", [line["val_top1"] for line in lines[:epochs]])
     shutil.rmtree(folder)
 

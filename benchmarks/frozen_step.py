@@ -1,9 +1,9 @@
-"""Time and memory of a training step, by what trains: all, the last stage, the head.
+"""Time and memory of a training step that trains the whole model, its last stages, or its head.
 
     python -m benchmarks.frozen_step [--model resnet50] [--size 64] [--batch 16] [--repeats 5]
 
-Time is the median of interleaved steps; memory is XLA's own account of a step's temporaries, and
-the optimiser's state.
+Time is the median of interleaved steps; memory is that of a step's temporaries, as XLA reports it,
+and that of the optimiser's state.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What the roads to several devices, and the loop, cost on top of the bare compiled step.
+"""Overhead of ``shard_map``, and of the training loop, over the bare compiled step.
 
     python -m benchmarks.scaling
 
 Trains resnet8 on 32x32 images, 64 a step in all, on 1, 2 and 8 fake devices of this CPU. "loop" is
 a step of `fr.train` (batches, transfers, metrics, signals and progress in it) over the same
-compiled program called bare, again and again on one batch; the two alternate every few steps within
-a run. The roads themselves, bare, then take turns: "shard_map" and "pmap" over jit. Fake devices
-share the cores, so that these are costs of the roads, not of scaling. Figures are medians of the
-ratios of neighbours in time. One process a number of devices.
+compiled program called bare, repeatedly on one batch; the two alternate every few steps within a run. Then
+the bare programs of jit and shard_map alternate. Fake devices share the cores, so these figures
+show overhead, not scaling. They are medians of the ratios of measurements that are adjacent in
+time. Each number of devices has a process of its own.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ import sys
 import tempfile
 import time
 
-MODES = ("jit", "shard_map", "pmap")
+MODES = ("jit", "shard_map")
 BATCH = 64
 STEPS, WINDOWS = 6, 9  # steps of a window, and windows of each kind
 ROUNDS = 7
 
 
 class EnoughError(Exception):
-    """All windows of a run are measured."""
+    """Stops the loop when all windows of a run are measured."""
 
 
 class Alternating:
-    """A compiled step that times the loop calling it, and itself alone, in turns."""
+    """A compiled step that alternately times the loop that calls it, and itself alone."""
 
     def __init__(self, step, state, sums, batch):
         import jax
@@ -40,7 +40,7 @@ class Alternating:
         self.held = jax.tree.map(lambda leaf: leaf.copy(), (state, sums))  # the loop's are donated
         self.calls, self.began = 0, None
         self.looped, self.bare = [], []
-        self.run_bare(1)  # what is done once
+        self.run_bare(1)  # warm-up
 
     def __call__(self, state, sums, batch):
         import jax
@@ -57,12 +57,12 @@ class Alternating:
         return self.step(state, sums, batch)
 
     def overhead(self):
-        """The loop's time over the bare step's, each window beside the two around it."""
+        """Return the loop's time divided by that of the bare windows before and after."""
         around = zip(self.bare, self.bare[1:], self.looped, strict=False)
         return statistics.median(2 * looped / (one + two) for one, two, looped in around)
 
     def run_bare(self, steps):
-        """Seconds a step of the program alone."""
+        """Return the seconds per step of the program alone."""
         import jax
 
         began = time.perf_counter()
@@ -73,7 +73,7 @@ class Alternating:
 
 
 def measure(devices):
-    """Milliseconds a step by mode, in the loop and bare, on so many devices."""
+    """Return the milliseconds per step and the overheads by mode, on this number of devices."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -82,13 +82,13 @@ def measure(devices):
     import flax_resnet as fr
     from flax_resnet.training import loop
 
-    compile_step, roads = loop.compile_step, {}
+    compile_step, timed = loop.compile_step, {}
 
     def kept(partitioning, state, sums, batch):
-        roads[partitioning.mode] = Alternating(
+        timed[partitioning.mode] = Alternating(
             compile_step(partitioning, state, sums, batch), state, sums, batch
         )
-        return roads[partitioning.mode]
+        return timed[partitioning.mode]
 
     loop.compile_step = kept
     digits = fr.load_config("digits")
@@ -105,14 +105,14 @@ def measure(devices):
             )
             with contextlib.suppress(EnoughError):
                 fr.train(config, Console(quiet=True))
-    turns = [{mode: road.run_bare(STEPS) for mode, road in roads.items()} for _ in range(ROUNDS)]
+    turns = [{mode: step.run_bare(STEPS) for mode, step in timed.items()} for _ in range(ROUNDS)]
     return {
         mode: {
             "milliseconds": statistics.median(turn[mode] for turn in turns) * 1e3,
-            "road": statistics.median(turn[mode] / turn["jit"] for turn in turns),
-            "loop": road.overhead(),
+            "ratio": statistics.median(turn[mode] / turn["jit"] for turn in turns),
+            "loop": step.overhead(),
         }
-        for mode, road in roads.items()
+        for mode, step in timed.items()
     }
 
 
@@ -126,7 +126,7 @@ def main():
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         print(f"{devices:7} {found['jit']['milliseconds']:8.1f}", end="")
-        print(*(f"{found[mode]['road']:13.3f}" for mode in MODES[1:]), end="")
+        print(*(f"{found[mode]['ratio']:13.3f}" for mode in MODES[1:]), end="")
         print(*(f"{found[mode]['loop']:15.3f}" for mode in MODES), flush=True)
 
 

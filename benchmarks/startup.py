@@ -1,12 +1,12 @@
-"""Seconds until something happens, from the start of a process, beside PyTorch.
+"""Start-up times of this package and of PyTorch, from the start of a process.
 
     python -m benchmarks.startup [--repeats 5]        # needs the extra torch
 
-Until resnet50 is imported and made; until its first training step (8 images of 224x224, SGD with
-momentum) is done; until its first photo is classified, from a ``.pth`` file: ours as ``flax-resnet
-predict`` does it, PyTorch's by a script of ten lines. Ours compiles: "nothing compiled before" has
-an empty compilation cache, "compiled before" the one that an earlier process of the same kind left.
-Each figure is the median of fresh processes, in mixed order.
+The seconds until resnet50 is imported and created; until its first training step (8 images of
+224x224, SGD with momentum) is done; until its first photo is classified, from a ``.pth`` file: ours
+with ``flax-resnet predict``, PyTorch's with a script of ten lines. Ours compiles: "nothing compiled
+before" has an empty compilation cache, "compiled before" that of an earlier process of the same
+kind. Each figure is the median of fresh processes, in random order.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _, metrics = step(init(jax.random.key(0)), {"image": images, "label": jnp.arange
 float(metrics["loss"])
 """
 
-TORCHS_STEP = (
+PYTORCH_STEP = (
     "import torch\n"
     + TORCHVISION
     + """
@@ -49,7 +49,7 @@ loss.item()
 """
 )
 
-TORCHS_PREDICTION = (
+PYTORCH_PREDICTION = (
     "import sys, torch\nfrom PIL import Image\n"
     + TORCHVISION
     + """
@@ -62,22 +62,22 @@ with torch.inference_mode():
 """
 )
 
-# What: the program of each side, as words after the interpreter; {pth}, {photo} are files.
+# The words after the interpreter of our program and of PyTorch's; {pth} and {photo} are files.
 OUR_IMPORT = "import flax_resnet as fr; fr.create_model('resnet50')"
-TORCHS_IMPORT = TORCHVISION + "torchvision.models.resnet50()"
+PYTORCH_IMPORT = TORCHVISION + "torchvision.models.resnet50()"
 PROGRAMS = {
-    "made": (["-c", OUR_IMPORT], ["-c", TORCHS_IMPORT]),
-    "first step": (["-c", OUR_STEP], ["-c", TORCHS_STEP]),
+    "made": (["-c", OUR_IMPORT], ["-c", PYTORCH_IMPORT]),
+    "first step": (["-c", OUR_STEP], ["-c", PYTORCH_STEP]),
     "first prediction": (
         ["-m", "flax_resnet.cli", "predict", "{pth}", "{photo}"],
-        ["-c", TORCHS_PREDICTION, "{pth}", "{photo}"],
+        ["-c", PYTORCH_PREDICTION, "{pth}", "{photo}"],
     ),
 }
 COMPILES = ("first step", "first prediction")
 
 
 def seconds(words, cache):
-    """Of one process from its start to its end."""
+    """Return the seconds of one process from its start to its end."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
@@ -120,8 +120,8 @@ def main():
         turns = list(programs) * options.repeats
         random.Random(0).shuffle(turns)
         for turn, what in enumerate(turns):
-            ours, torchs = programs[what]
-            row = {"compiled before": seconds(ours, kept), "PyTorch": seconds(torchs, kept)}
+            ours, pytorch = programs[what]
+            row = {"compiled before": seconds(ours, kept), "PyTorch": seconds(pytorch, kept)}
             if what in COMPILES:
                 row["nothing compiled before"] = seconds(ours, Path(scratch, f"empty{turn}"))
             for name, value in row.items():

@@ -1,4 +1,8 @@
-"""The download of one published file: resumed where it broke off, checked on arrival."""
+"""The download of one published file, with resumption and a check of size and SHA-256.
+
+Written by hand: pooch cannot resume, and huggingface_hub's function is for its own servers; neither
+checks the range that a server returns, nor limits the time of a name look-up.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +34,15 @@ from rich.progress import (
 
 from flax_resnet.errors import UserError
 
-# Name look-up, connection and response headers together: with no network the
-# user hears of it within 20 seconds, however many addresses the name has.
+# The time for name look-up, connection and response headers together: without a network the user
+# gets a message within 20 seconds, however many addresses the name has.
 OPEN_SECONDS = 15.0
-# Longest silence allowed on an open connection.
+# The longest silence on an open connection.
 READ_SECONDS = 10.0
-# Connections for one file, where each but the last broke off with new bytes.
+# The number of connections for one file if each breaks off after new bytes.
 ATTEMPTS = 5
 _CHUNK_BYTES = 1 << 18
-# ValueError: an address, first or redirected to, that cannot be understood.
+# ValueError: an invalid address, the first or one that it redirects to.
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 _SHA256_DIGITS = 64
 
@@ -50,9 +54,11 @@ class PublishedFile:
     """A file as its publisher offers it.
 
     Attributes:
-        size: in bytes, or None where the publisher does not say.
-        sha256: in lower-case hex, all 64 digits or, as in the names of torch's
-            files, the first of them.
+        name: The file's name, for messages.
+        url: The address.
+        size: The size in bytes, or None if the publisher does not state it.
+        sha256: The lower-case hex digits, all 64 or, as in the names of torch's files, the first of
+            them.
     """
 
     name: str
@@ -68,23 +74,24 @@ class PublishedFile:
 
 
 class _WrongBytes(Exception):
-    """All that the server has was received, and it is not the published file."""
+    """The whole file was received, and it is not the published one."""
 
 
 def fetch(file: PublishedFile, target: Path, otherwise: str) -> None:
-    """Download `file` to the path `target`.
+    """Download a file.
 
-    The bytes go to `<target>.part` and are renamed only when their number and
-    SHA-256 are the published ones, so `target` is never partial. A download that
-    breaks off, also by Ctrl-C, leaves its `.part`, and the next call asks the
-    server for the rest alone. Wrong bytes are removed.
+    The bytes go to ``TARGET.part``, which is renamed only when its size and SHA-256 are the
+    published ones, so ``target`` is never partial. A download that breaks off, also by Ctrl-C,
+    leaves its ``.part``, and the next call requests only the rest. Wrong bytes are removed.
 
     Args:
-        otherwise: what else the user may do, as the end of a sentence.
+        file: The published file.
+        target: The path to write.
+        otherwise: What else the user can do, as the end of a sentence.
 
     Raises:
-        UserError: no connection, an HTTP error, a connection that is silent or
-            breaks off time and again, wrong bytes, or a folder that cannot be written.
+        UserError: There is no connection, the server answers with an error, the connection is
+            silent or breaks off repeatedly, the bytes are wrong, or the folder cannot be written.
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -99,17 +106,17 @@ def fetch(file: PublishedFile, target: Path, otherwise: str) -> None:
         )
         if kept := _length(part):
             raise UserError(
-                f"{failed}: {kept} bytes are kept in {part} and running the command again goes on "
-                f"from there; or {by_hand}"
+                f"{failed}: {kept} bytes are kept in {part} and running the command again resumes "
+                f"the download; or {by_hand}"
             ) from error
-        # Not missing_ok alone: where the folder is a file, that is another error.
+        # missing_ok does not cover a folder that is a file.
         with contextlib.suppress(OSError):
             part.unlink()
         raise UserError(f"{failed}: {by_hand}") from error
 
 
 def is_published(path: Path, file: PublishedFile) -> bool:
-    """Whether what is at `path` can be read and has the published size and SHA-256."""
+    """Return whether a file can be read and has the published size and SHA-256."""
     try:
         return _fits(file, *_facts(path))
     except OSError:
@@ -117,14 +124,18 @@ def is_published(path: Path, file: PublishedFile) -> bool:
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Return `call()`, or what it raises, without waiting for it any longer than `seconds`.
+    """Call a function and return its result within a time limit.
 
-    It runs in a thread that can be left behind: the time-outs of an HTTP library
-    count per address and do not cover the name look-up. A daemon thread, because
-    a look-up that hangs must not keep the process alive.
+    The function runs in a thread that can be abandoned, because the time-outs of an HTTP library
+    are per address and do not cover the name look-up. It is a daemon thread, because a look-up that
+    hangs must not keep the process alive.
+
+    Args:
+        seconds: The time limit.
+        call: The function. What it raises is raised here.
 
     Raises:
-        TimeoutError: no result in time; one that comes later is dropped.
+        TimeoutError: There is no result in time; a later one is dropped.
     """
     outcome: Future[_T] = Future()
 
@@ -144,25 +155,25 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
 
 
 def _download(file: PublishedFile, part: Path) -> None:
-    """Complete `part`, which may hold the beginning already, and check it.
+    """Complete ``part``, which may hold the beginning already, and check it.
 
     Raises:
-        _WrongBytes: the file is complete but not the published one; it is removed.
+        _WrongBytes: The file is complete but not the published one; it is removed.
     """
-    # What an earlier call left may be damaged, or of a file that was replaced
-    # since: only a download from scratch tells what the server has.
-    for incompatible in (_length(part) > 0, False):
+    # What an earlier call left may be damaged, or belong to a file that was replaced since: then
+    # the file is downloaded once more from its beginning.
+    for resumed in (_length(part) > 0, False):
         _complete(file, part)
         size, sha256 = _facts(part)
         if _fits(file, size, sha256):
             return
         part.unlink()
-        if not incompatible:
+        if not resumed:
             raise _WrongBytes(f"expected {file.describe()}, received {size} bytes, sha256 {sha256}")
 
 
 def _complete(file: PublishedFile, part: Path) -> None:
-    """Add what `part` lacks, over as many connections as bring it forward, at most ATTEMPTS."""
+    """Receive the rest of ``part``, over at most ATTEMPTS connections that each add bytes."""
     with _progress_bar() as bar:
         task = bar.add_task(file.name, total=file.size, completed=_length(part))
         for attempt in range(1, ATTEMPTS + 1):
@@ -178,19 +189,18 @@ def _complete(file: PublishedFile, part: Path) -> None:
 
 
 def _receive(file: PublishedFile, part: Path, show: Callable[..., None]) -> None:
-    """Add to `part` what one connection brings.
+    """Add the bytes of one connection to ``part``.
 
     Raises:
-        ConnectionError: the body ended before its announced end.
+        ConnectionError: The body ended before its announced end.
     """
-    response, received = _ask(file, _length(part))
+    response, received = _request(file, _length(part))
     announced = None if response.length is None else received + response.length
     show(total=file.size or announced)
-    # Not in append mode: two downloads at a time then write the same bytes to
-    # the same places.
+    # Not in append mode: two downloads at a time write the same bytes at the same offsets.
     with response, open(part, "r+b" if received else "wb") as out:
         out.seek(received)
-        # One byte too many settles it: a wrong server must not fill the disk.
+        # One byte too many is enough to stop: a wrong server must not fill the disk.
         while file.size is None or received <= file.size:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
@@ -202,11 +212,11 @@ def _receive(file: PublishedFile, part: Path, show: Callable[..., None]) -> None
             show(completed=received)
 
 
-def _ask(file: PublishedFile, kept: int) -> tuple[http.client.HTTPResponse, int]:
-    """Ask for the bytes from `kept` on, and for all where the server does not give just these.
+def _request(file: PublishedFile, kept: int) -> tuple[http.client.HTTPResponse, int]:
+    """Request the bytes from ``kept`` on, or all where the server does not send just these.
 
     Returns:
-        The response, and the place in the file of its first byte.
+        The response, and the offset in the file of its first byte.
     """
     if kept:
         try:
@@ -218,13 +228,13 @@ def _ask(file: PublishedFile, kept: int) -> tuple[http.client.HTTPResponse, int]
         else:
             if response.status == HTTPStatus.OK:
                 return response, 0
-            if _is_the_rest(response, file, kept):
+            if _is_rest(response, file, kept):
                 return response, kept
             response.close()
     return _open(file.url, 0), 0
 
 
-def _is_the_rest(response: http.client.HTTPResponse, file: PublishedFile, kept: int) -> bool:
+def _is_rest(response: http.client.HTTPResponse, file: PublishedFile, kept: int) -> bool:
     content_range = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
     if match is None or response.status != HTTPStatus.PARTIAL_CONTENT:
@@ -234,7 +244,7 @@ def _is_the_rest(response: http.client.HTTPResponse, file: PublishedFile, kept: 
 
 
 def _open(url: str, start: int) -> http.client.HTTPResponse:
-    """Open `url` from the byte `start` on, giving up after OPEN_SECONDS."""
+    """Open an address from the byte ``start`` on, within OPEN_SECONDS."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     return within(OPEN_SECONDS, partial(urllib.request.urlopen, request, timeout=READ_SECONDS))
 
@@ -247,7 +257,7 @@ def _length(path: Path) -> int:
 
 
 def _facts(path: Path) -> tuple[int, str]:
-    """Return the size in bytes and the SHA-256 of the file as it is on the disk."""
+    """Return the size in bytes and the SHA-256 of a file on the disk."""
     with open(path, "rb") as content:
         return os.fstat(content.fileno()).st_size, hashlib.file_digest(
             content, "sha256"
@@ -267,7 +277,7 @@ def _progress_bar() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # Control codes and hundreds of redrawn lines have no place in a log file.
+        # Control codes and hundreds of redrawn lines would fill a log file.
         disable=not console.is_terminal,
     )
 

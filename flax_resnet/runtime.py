@@ -1,17 +1,18 @@
-"""Settings of the process that make JAX quick on a CPU. Nothing happens on import."""
+"""Settings of the process that make JAX fast on a CPU; importing this file changes nothing."""
 
 import os
 import sys
 import warnings
 from collections.abc import Mapping
 
-# XLA:CPU hands single convolutions to its YNN library, whose weight gradients are up to a hundred
-# times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms, not 46, on 2 cores with AVX2).
+# XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
+# hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms, not 46, on 2 cores with AVX2).
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
-# XLA asks for one large buffer at each call. glibc maps it afresh and gives it back each time, and
-# each of its pages is a fault; so it is kept, in huge pages, and in the one arena that can hold it:
-# those of XLA's threads end at 64 MiB. A dozen steps on, none faults. Read when a process starts.
+# XLA allocates one large buffer at each call. By default glibc maps and unmaps it each time, with a
+# page fault for each of its pages. With these settings it is kept, in huge pages, and in the main
+# arena, because the arenas of XLA's threads end at 64 MiB: after a dozen steps there are no faults.
+# glibc reads them when a process starts.
 ALLOCATOR = ":".join(
     (
         "glibc.malloc.arena_max=1",
@@ -22,22 +23,23 @@ ALLOCATOR = ":".join(
 )
 
 
-SWITCH = "FLAX_RESNET_TUNE"  # in the environment; "0" leaves all as it is
+SWITCH = "FLAX_RESNET_TUNE"  # an environment variable; "0" turns tuning off
 
 
 def tune_cpu(restart: bool = False) -> None:
-    """Set up this process for JAX on a CPU; call it before the first computation.
+    """Tune this process for JAX on a CPU; call it before the first computation.
 
-    Sets the flag of XLA above. The allocator's settings are read when a process starts: with
-    ``restart`` the process becomes a new one of the same command line (``exec``: same number, same
-    standard streams) that has them. So restart where a program begins only, before it has done or
-    opened anything. The command line does so for training.
+    Sets a flag of XLA, and reports it once on standard error. Settings of the user are kept.
+    Nothing is done if JAX has another device than the CPU, or if ``FLAX_RESNET_TUNE=0`` is set.
 
-    What was done is said once, on standard error. Settings of the user's stay; nothing is done
-    where JAX has another device than the CPU, or where ``FLAX_RESNET_TUNE=0`` is set.
+    Args:
+        restart: Also set the allocator's settings. They are read when a process starts, so the
+            process is replaced by a new one with the same command line (``exec``: same number, same
+            standard streams). Restart only where a program begins, before it has done or opened
+            anything. The command line does so for training.
 
     Warns:
-      UserWarning: JAX has started already, so that the flag comes too late.
+        UserWarning: JAX has started already, so the flag has no effect.
     """
     if os.environ.get(SWITCH) == "0" or not uses_cpu(os.environ):
         return
@@ -58,8 +60,10 @@ def tune_cpu(restart: bool = False) -> None:
 
 
 def uses_cpu(environment: Mapping[str, str]) -> bool:
-    """Whether JAX will compute on the CPU, told without starting it: by ``JAX_PLATFORMS``, or
-    because no plug-in for another device is installed."""
+    """Return whether JAX will compute on the CPU, without starting it.
+
+    It will if ``JAX_PLATFORMS`` says so, or if no plug-in for another device is installed.
+    """
     if platforms := environment.get("JAX_PLATFORMS"):
         return platforms.split(",")[0] == "cpu"
     import importlib.metadata  # here, as it takes longer than all else of `flax-resnet --help`
@@ -75,9 +79,10 @@ def _jax_has_started() -> bool:
 
 
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set, beside those of ``environment``, before a process on the CPU starts.
+    """Return the variables to set before a process on the CPU starts.
 
-    What the user set of the same settings stays.
+    Args:
+        environment: The variables that are set. Settings that the user made are not changed.
     """
     new = {}
     flags = environment.get("XLA_FLAGS", "")

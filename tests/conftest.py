@@ -10,8 +10,8 @@ from rich.console import Console
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Neighbours share fixtures and compiled programs: each worker gets a stretch of the tests, and
-    takes half of another's when it is through."""
+    """Give each worker consecutive tests, which share fixtures and compiled programs; a worker that
+    is done takes half of another's."""
     if config.getoption("dist") == "load":
         from xdist.scheduler import WorkStealingScheduling
 
@@ -20,9 +20,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_quick_compilations(tmp_path_factory):
-    """The nets are tiny: optimising their programs takes longer than running them. What XLA has
-    compiled once it finds again, in child processes and other workers too; in other runs of the
-    tests, where JAX's own variable names a folder."""
+    """Compile with few optimisations, which take longer than the tiny models run, and keep compiled
+    programs for child processes and other workers; where JAX's own variable names a folder, also
+    for other runs of the tests."""
     folder = tmp_path_factory.getbasetemp()
     if folder.name.startswith("popen-"):  # a worker's, in that of all
         folder = folder.parent

@@ -22,9 +22,9 @@ HALF = len(CONTENT) // 2
 TRICKLE = 1000
 OTHERWISE = "use another one"
 
-# Paths whose server knows ranges, and how many bytes each answer has before it breaks off.
+# Paths whose server supports ranges, and how many bytes each answer has before it breaks off.
 RANGES = {"/good": len(CONTENT), "/drop": HALF, "/trickle": TRICKLE, "/interrupt": HALF}
-# Paths of servers that send a body of their own, whatever they are asked for.
+# Paths of servers that send the same body for every request.
 BODIES = {
     "/no-ranges": CONTENT,
     "/no-length": CONTENT,
@@ -33,7 +33,7 @@ BODIES = {
     "/other": CONTENT[::-1],
     "/page": b"<html>Please log in</html>",
 }
-# What a server that broke off half-way answers the request for the rest with; then it sends all.
+# Wrong answers of a server that broke off half-way to the request for the rest.
 WRONG_RANGES = {
     "/416": (416, None),
     "/elsewhere": (206, f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"),
@@ -45,10 +45,12 @@ WRONG_RANGES = {
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        asked = self.headers["Range"]
-        self.server.ranges.append(asked)  # type: ignore[attr-defined]
+        range_header = self.headers["Range"]
+        self.server.ranges.append(range_header)  # type: ignore[attr-defined]
         if self.path in RANGES:
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+            start = (
+                int(range_header.removeprefix("bytes=").removesuffix("-")) if range_header else 0
+            )
             self.answer_range(start, CONTENT[start : start + RANGES[self.path]])
         elif self.path in BODIES:
             body = BODIES[self.path]
@@ -56,12 +58,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, None if self.path == "/no-length" else length, body)
         elif self.path in WRONG_RANGES:
             first = len(self.server.ranges) == 1  # type: ignore[attr-defined]
-            status, content_range = WRONG_RANGES[self.path] if asked else (200, None)
+            status, content_range = WRONG_RANGES[self.path] if range_header else (200, None)
             self.answer(status, len(CONTENT), CONTENT[:HALF] if first else CONTENT, content_range)
-        elif self.path == "/break-then-503" and not asked:
+        elif self.path == "/break-then-503" and not range_header:
             self.answer(200, len(CONTENT), CONTENT[:HALF])
         else:
-            self.send_error(503 if asked else 404)
+            self.send_error(503 if range_header else 404)
         if self.path in ("/stall", "/interrupt"):
             self.wfile.flush()
             self.server.silent.set()  # type: ignore[attr-defined]
@@ -126,7 +128,7 @@ def published(url: str) -> PublishedFile:
     return PublishedFile("set.tar.gz", url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def stage_of(target: Path) -> Path:
+def part_of_download(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
 
@@ -136,7 +138,7 @@ def assert_arrived(target: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def told(file: PublishedFile, target: Path) -> str:
+def error_of(file: PublishedFile, target: Path) -> str:
     """The sentence a download fails with, which holds all that the user needs."""
     with pytest.raises(UserError) as caught:
         fetch(file, target, OTHERWISE)
@@ -149,7 +151,7 @@ def told(file: PublishedFile, target: Path) -> str:
 
 def assert_refused(file: PublishedFile, folder: Path, *expected: str) -> None:
     """The download fails, says why, and leaves nothing."""
-    message = told(file, folder / file.name)
+    message = error_of(file, folder / file.name)
     for fact in expected:
         assert fact in message
     assert "kept" not in message
@@ -223,7 +225,7 @@ def test_page_in_place_of_the_file(server: Server, tmp_path: Path) -> None:
 
 def test_more_bytes_than_published(server: Server, tmp_path: Path) -> None:
     file = replace(published(f"{server.url}/good"), size=1000)
-    message = told(file, tmp_path / file.name)
+    message = error_of(file, tmp_path / file.name)
     assert "expected 1000 bytes" in message
     assert f"received {len(CONTENT)} bytes" not in message  # it stopped before
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +234,7 @@ def test_more_bytes_than_published(server: Server, tmp_path: Path) -> None:
 def test_failed_download_keeps_the_file_that_was_there(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
     target.write_bytes(b"earlier")
-    told(published(f"{server.url}/other"), target)
+    error_of(published(f"{server.url}/other"), target)
     assert target.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -240,7 +242,7 @@ def test_failed_download_keeps_the_file_that_was_there(server: Server, tmp_path:
 # --- A connection that breaks off --------------------------------------------
 
 
-def test_dropped_half_way_goes_on_with_the_rest(server: Server, tmp_path: Path) -> None:
+def test_dropped_half_way_requests_the_rest(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
     fetch(published(f"{server.url}/drop"), target, OTHERWISE)
     assert_arrived(target)
@@ -248,7 +250,7 @@ def test_dropped_half_way_goes_on_with_the_rest(server: Server, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", WRONG_RANGES)
-def test_wrong_answer_to_a_range_starts_afresh(server: Server, tmp_path: Path, path: str) -> None:
+def test_wrong_answer_to_a_range_starts_again(server: Server, tmp_path: Path, path: str) -> None:
     target = tmp_path / "set.tar.gz"
     fetch(published(server.url + path), target, OTHERWISE)
     assert_arrived(target)
@@ -259,13 +261,13 @@ def test_connection_that_keeps_dropping_is_left_after_a_few_times(
     server: Server, tmp_path: Path
 ) -> None:
     target = tmp_path / "set.tar.gz"
-    message = told(published(f"{server.url}/trickle"), target)
+    message = error_of(published(f"{server.url}/trickle"), target)
     assert len(server.ranges) == 5
     kept = 5 * TRICKLE
     assert f"{kept} bytes are kept" in message
     assert "running the command again" in message
-    assert stage_of(target).read_bytes() == CONTENT[:kept]
-    # The next call goes on from there.
+    assert part_of_download(target).read_bytes() == CONTENT[:kept]
+    # The next call resumes the download.
     fetch(published(f"{server.url}/good"), target, OTHERWISE)
     assert_arrived(target)
     assert server.ranges[-1] == f"bytes={kept}-"
@@ -273,15 +275,15 @@ def test_connection_that_keeps_dropping_is_left_after_a_few_times(
 
 def test_drops_without_new_bytes_are_not_repeated(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    message = told(published(f"{server.url}/half"), target)
+    message = error_of(published(f"{server.url}/half"), target)
     assert f"after {HALF} of {len(CONTENT)} bytes" in message
     assert server.ranges == [None, f"bytes={HALF}-"]
-    assert stage_of(target).read_bytes() == CONTENT[:HALF]
+    assert part_of_download(target).read_bytes() == CONTENT[:HALF]
 
 
 def test_server_that_goes_away_half_way(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    message = told(published(f"{server.url}/break-then-503"), target)
+    message = error_of(published(f"{server.url}/break-then-503"), target)
     assert "503" in message
     assert f"{HALF} bytes are kept" in message
     assert server.ranges == [None, f"bytes={HALF}-"]
@@ -291,7 +293,7 @@ def test_transfer_that_falls_silent(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "READ_SECONDS", 0.3)
-    message = told(published(f"{server.url}/stall"), tmp_path / "set.tar.gz")
+    message = error_of(published(f"{server.url}/stall"), tmp_path / "set.tar.gz")
     assert "timed out" in message
     assert f"{TRICKLE} bytes are kept" in message
 
@@ -307,7 +309,7 @@ def ctrl_c() -> Iterator[None]:
 @pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_by_the_user_then_resumed(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    part = stage_of(target)
+    part = part_of_download(target)
 
     def press_ctrl_c() -> None:
         server.silent.wait(10)
@@ -332,7 +334,7 @@ def test_interrupted_by_the_user_then_resumed(server: Server, tmp_path: Path) ->
 
 def test_server_without_ranges_sends_the_whole_file(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    stage_of(target).write_bytes(CONTENT[:HALF])
+    part_of_download(target).write_bytes(CONTENT[:HALF])
     fetch(published(f"{server.url}/no-ranges"), target, OTHERWISE)
     assert_arrived(target)
     assert server.ranges == [f"bytes={HALF}-"]
@@ -344,14 +346,14 @@ def test_damaged_part_does_no_harm(
     server: Server, tmp_path: Path, length: int, size: int | None
 ) -> None:
     target = tmp_path / "set.tar.gz"
-    stage_of(target).write_bytes(b"x" * length)
+    part_of_download(target).write_bytes(b"x" * length)
     fetch(replace(published(f"{server.url}/good"), size=size), target, OTHERWISE)
     assert_arrived(target)
 
 
 def test_complete_part_needs_no_server(tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
-    stage_of(target).write_bytes(CONTENT)
+    part_of_download(target).write_bytes(CONTENT)
     fetch(published("http://name.invalid/x"), target, OTHERWISE)
     assert_arrived(target)
 
@@ -370,8 +372,8 @@ def test_refused_port(tmp_path: Path) -> None:
         start = time.monotonic()
         assert_refused(published(url), tmp_path, "refused")
         target = tmp_path / "set.tar.gz"
-        stage_of(target).write_bytes(CONTENT[:HALF])
-        assert f"{HALF} bytes are kept" in told(published(url), target)
+        part_of_download(target).write_bytes(CONTENT[:HALF])
+        assert f"{HALF} bytes are kept" in error_of(published(url), target)
         assert time.monotonic() - start < 3
 
 
@@ -405,7 +407,7 @@ def test_name_look_up_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     release.set()
 
 
-def test_no_network_is_told_within_20_seconds() -> None:
+def test_no_network_is_reported_within_20_seconds() -> None:
     assert download.OPEN_SECONDS < 20
     assert download.READ_SECONDS < 20
 

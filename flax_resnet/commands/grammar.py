@@ -163,7 +163,8 @@ def _wrong_usage(
     if "Missing from" in body[0]:
         indent = body[0].index("M") + 4  # of names; their help is further to the right
         names = [line.split()[0] for line in body if re.match(f" {{{indent}}}\\S", line)]
-        return UserError(f"{' and '.join(names)} is missing: {help_is}", exit_code=2)
+        verb = "is" if len(names) == 1 else "are"
+        return UserError(f"{' and '.join(names)} {verb} missing: {help_is}", exit_code=2)
     text = " ".join(" ".join(body).split())
     for pattern, sentence in _SENTENCES:
         text = re.sub(f"^{pattern}$", sentence, text)
