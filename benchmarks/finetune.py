@@ -3,8 +3,8 @@
     python -m benchmarks.finetune PHOTOS [--images 240] [--size 224] [--epochs 2]
 
 resnet50, one file of (random) weights for all, a subset of the photos in 8:1:1, batches of 32, no
-augmentation. Three methods, each timed from the start of ``flax-resnet finetune`` to its report, or,
-for PyTorch, from building the loaders to the last validation:
+augmentation. Three methods, each timed from the start of ``flax-resnet finetune`` to its report;
+PyTorch from building the loaders to the last validation:
 
 - features once: what the command does, with its L-BFGS head;
 - forward passes: the same command with ``--views 0``, which like the tutorials passes all training
@@ -154,7 +154,7 @@ def main():
     kept, history = ours(photos, weights, folder, "once", size)
     head, each_image = history[-1]["time"], seconds_an_image(folder / "once", photos)
     print(
-        f"Features once: {kept:.1f} s, including {head:.1f} s of L-BFGS; {1 / each_image:.1f} images/s"
+        f"Features once: {kept:.1f} s with {head:.1f} s of L-BFGS; {1 / each_image:.1f} images/s"
     )
     sgd = {"solver": "sgd", "epochs": epochs}
     again, history = ours(photos, weights, folder, "passes", size, views=0, **sgd)

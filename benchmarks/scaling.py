@@ -4,10 +4,10 @@
 
 Trains resnet8 on 32x32 images, 64 a step in all, on 1, 2 and 8 fake devices of this CPU. "loop" is
 a step of `fr.train` (batches, transfers, metrics, signals and progress in it) over the same
-compiled program called bare, repeatedly on one batch; the two alternate every few steps within a run. Then
-the bare programs of jit and shard_map alternate. Fake devices share the cores, so these figures
-show overhead, not scaling. They are medians of the ratios of measurements that are adjacent in
-time. Each number of devices has a process of its own.
+compiled program called bare, repeatedly on one batch; the two alternate every few steps within a
+run. Then the bare programs of jit and shard_map alternate. Fake devices share the cores, so these
+figures show overhead, not scaling. They are medians of the ratios of measurements that are adjacent
+in time. Each number of devices has a process of its own.
 """
 
 import contextlib

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Mapping
 
 # XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
-# hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms, not 46, on 2 cores with AVX2).
+# hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms instead of 46 on 2 cores
+# with AVX2).
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 # XLA allocates one large buffer at each call. By default glibc maps and unmaps it each time, with a

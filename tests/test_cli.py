@@ -1,4 +1,4 @@
-"""The command line: what it prints and its exit codes."""
+"""The command line: its output and exit codes."""
 
 import subprocess
 import sys
