@@ -14,29 +14,26 @@ if TYPE_CHECKING:
     from .optim import create_optimizer, create_schedule
     from .preview import augment_preview
     from .recording import TrainResult
-    from .state import StepOptions, TrainState, create_train_state
-    from .step import eval_step, train_step
+    from .state import TrainState
+    from .step import TrainStep
     from .transfer.finetuning import finetune, finetune_config
 
 __all__ = [
     "BatchOutputs",
     "Checkpoints",
-    "StepOptions",
     "TrainResult",
     "TrainState",
+    "TrainStep",
     "augment_preview",
     "build_model",
     "create_optimizer",
     "create_schedule",
-    "create_train_state",
-    "eval_step",
     "finetune",
     "finetune_config",
     "forward",
     "read_variables",
     "static_batch_size",
     "train",
-    "train_step",
     "write_description",
     "write_json",
     "write_variables",
@@ -50,8 +47,8 @@ _FILES = {
     "optim": ("create_optimizer", "create_schedule"),
     "preview": ("augment_preview",),
     "recording": ("TrainResult",),
-    "state": ("StepOptions", "TrainState", "create_train_state"),
-    "step": ("eval_step", "train_step"),
+    "state": ("TrainState",),
+    "step": ("TrainStep",),
 }
 _FILE_OF = {name: file for file, names in _FILES.items() for name in names}
 

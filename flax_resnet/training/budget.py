@@ -1,4 +1,4 @@
-"""Memory and communication of a run, and how it would scale: told by ``--dry-run``.
+"""Memory, communication and scaling of a run, printed by ``--dry-run``.
 
 Nothing is trained: sizes come from shapes and shardings, memory and collectives from the compiled
 step.
@@ -16,23 +16,25 @@ from rich.table import Table
 
 from ..models import summarize
 from .communication import collectives_of
-from .parallel import Partitioning, lower_step, state_shardings
-from .setup import Run
+from .partitioning import lower_step
+from .run import Run
+from .state import TrainState
 from .step import zero_metrics
 
 DEVICES = (1, 8, 64, 512, 4096)
-LATENCY = 1e-5  # seconds a collective waits at each of log2(devices) stages; assumed
-BACKWARD = 2 / 3  # of a step's arithmetic, in which gradients can be on their way
+LATENCY = 1e-5  # seconds of each of the log2(devices) stages of a collective; assumed
+BACKWARD = 2 / 3  # fraction of a step's arithmetic that can hide communication of gradients
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """A simulated step on so many devices, each with the same share of a batch.
+    """A simulated step on a number of devices, each with the same number of images.
 
     Attributes:
-      seconds: of the step, none of the communication hidden.
-      least, most: share of the step that is arithmetic: with none of the communication hidden, and
-        with as much as fits behind the backward pass.
+        devices: How many there are.
+        seconds: Time of the step with none of the communication hidden.
+        least: Fraction of the step that is arithmetic, with none of the communication hidden.
+        most: The same with as much communication hidden as fits behind the backward pass.
     """
 
     devices: int
@@ -49,96 +51,120 @@ def simulate_scaling(
     bandwidth: float,
     devices: Sequence[int] = DEVICES,
 ) -> list[Scaling]:
-    """How the time of a step grows with the devices, the work of each kept the same.
+    """Simulate how the time of a step grows with the devices at constant work for each.
 
     Args:
-      flops: arithmetic of one device's share of a step.
-      moved: bytes all-reduced in a step.
-      collectives: how many operations move them.
-      flop_rate: FLOP/s that a device sustains.
-      bandwidth: bytes a second that a device sends and, at once, receives.
-      devices: the numbers to simulate.
+        flops: Arithmetic of a step on one device.
+        moved: Bytes that a step all-reduces.
+        collectives: Number of operations that move them.
+        flop_rate: FLOP/s that a device sustains.
+        bandwidth: Bytes a second that a device sends and, at the same time, receives.
+        devices: The numbers of devices to simulate.
     """
     compute = flops / flop_rate
     found = []
     for count in devices:
         # A ring: each device sends 2 (D - 1) / D of the bytes (Patarasuk & Yuan 2009).
-        talk = 2 * (count - 1) / count * moved / bandwidth
-        talk += collectives * LATENCY * math.ceil(math.log2(count))
-        shown = max(0.0, talk - BACKWARD * compute)
+        communication = 2 * (count - 1) / count * moved / bandwidth
+        communication += collectives * LATENCY * math.ceil(math.log2(count))
+        exposed = max(0.0, communication - BACKWARD * compute)
         found.append(
-            Scaling(count, compute + talk, compute / (compute + talk), compute / (compute + shown))
+            Scaling(
+                count,
+                compute + communication,
+                compute / (compute + communication),
+                compute / (compute + exposed),
+            )
         )
     return found
 
 
-def print_budget(run: Run, partitioning: Partitioning, console: Console) -> None:
-    """Compile the step for shapes alone, and print what it takes and says."""
-    config, state = run.config, run.state
-    shardings = state_shardings(state, partitioning)
+def print_budget(run: Run, console: Console) -> None:
+    """Compile the step for shapes alone, and print its memory, communication and scaling."""
+    partitioning = run.partitioning
+    state = run.abstract_state()
+    shardings = partitioning.state_shardings(state)
 
     def shaped(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    size = run.train_size_at(0)
+    batch = _batch_shapes(run)
+    sums = jax.eval_shape(zero_metrics)
+    size = run.image_size_at(0)
+    step = run.step_for(run.phases[0], size)
+    lowered = lower_step(
+        step,
+        partitioning,
+        jax.tree.map(shaped, state, shardings),
+        jax.tree.map(lambda leaf: shaped(leaf, partitioning.replicated), sums),
+        {name: shaped(leaf, partitioning.split) for name, leaf in batch.items()},
+    )
+    compiled = lowered.compile()
+    console.print(_memory_table(run, state, shardings, batch["image"], compiled))
+
+    devices, (count, height, width, channels) = partitioning.devices, batch["image"].shape
+    collectives = collectives_of(compiled.as_text() or "")
+    gradients = sum(map(_nbytes, jax.tree.leaves(state.params)))
+    moved = sum(one.bytes for one in collectives) if devices > 1 else gradients
+    communication = (
+        f"{_bytes(moved)} a step in {len(collectives)} collectives, by the compiled program"
+        if devices > 1
+        else f"none on one device; on more, the gradients' {_bytes(gradients)} a step"
+    )
+    console.print(f"Communication: {communication}. {count // devices:,} images a device and step.")
+    preprocess = step.train_preprocess or step.preprocess or (lambda images: images)
+    image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
+    macs = summarize(run.model, jax.eval_shape(preprocess, image).shape[1:]).macs
+    # A multiply-accumulate is two operations, and the backward pass takes twice the forward's.
+    flops = 6 * macs * count / devices
+    _print_scaling(run, flops, moved, len(collectives) or 1, console)
+
+
+def _batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a training batch of the first step."""
+    count, size = run.config.data.batch_size, run.image_size_at(0)
     height, width, channels = run.dataset.image_shape
     if size is not None and run.dataset.train.streams:
         height = width = size
-    count = config.data.batch_size
-    batch = {
+    labels = run.dataset.train.labels
+    return {
         "image": jax.ShapeDtypeStruct((count, height, width, channels), jnp.uint8),
-        "label": jax.ShapeDtypeStruct(
-            (count, *run.dataset.train.labels.shape[1:]), run.dataset.train.labels.dtype
-        ),
+        "label": jax.ShapeDtypeStruct((count, *labels.shape[1:]), labels.dtype),
     }
-    batch = {name: shaped(value, partitioning.rows) for name, value in batch.items()}
-    sums = jax.tree.map(lambda leaf: shaped(leaf, partitioning.whole), jax.eval_shape(zero_metrics))
-    compiled = lower_step(
-        partitioning, jax.tree.map(shaped, state, shardings), sums, batch
-    ).compile()
 
+
+def _memory_table(
+    run: Run,
+    state: TrainState,
+    shardings: TrainState,
+    images: jax.ShapeDtypeStruct,
+    compiled: jax.stages.Compiled,
+) -> Table:
     table = Table("what", "in all", "on each device", title="Memory", title_justify="left")
-    for name, part in {
+    for name, field in {
         "parameters": "params",
         "optimiser": "opt_state",
         "running statistics": "batch_stats",
         "moving average": "ema",
     }.items():
-        tree = getattr(state, part)
-        pairs = list(
-            zip(jax.tree.leaves(tree), jax.tree.leaves(getattr(shardings, part)), strict=True)
-        )
-        if pairs:
-            whole = sum(leaf.nbytes for leaf, _ in pairs)
-            here = sum(
-                math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-                for leaf, where in pairs
+        leaves = jax.tree.leaves(getattr(state, field))
+        if leaves:
+            total = sum(map(_nbytes, leaves))
+            on_each = sum(
+                math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                for leaf, sharding in zip(
+                    leaves, jax.tree.leaves(getattr(shardings, field)), strict=True
+                )
             )
-            table.add_row(name, _bytes(whole), _bytes(here))
-    images = count * height * width * channels
-    table.add_row(f"batch of {count:,}", _bytes(images), _bytes(images / partitioning.devices))
+            table.add_row(name, _bytes(total), _bytes(on_each))
+    size = math.prod(images.shape)
+    devices = run.partitioning.devices
+    table.add_row(f"batch of {images.shape[0]:,}", _bytes(size), _bytes(size / devices))
     memory = compiled.memory_analysis()
     if memory is not None:
         temporary = memory.temp_size_in_bytes
         table.add_row("activations and workspace", "", _bytes(temporary))
-    console.print(table)
-
-    spoken = collectives_of(compiled.as_text() or "")
-    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    moved = sum(one.bytes for one in spoken) if partitioning.devices > 1 else gradients
-    told = (
-        f"{_bytes(moved)} a step in {len(spoken)} collectives, by the compiled program"
-        if partitioning.devices > 1
-        else f"none on one device; on more, the gradients' {_bytes(gradients)} a step"
-    )
-    console.print(
-        f"Communication: {told}. {count // partitioning.devices:,} images a device and step."
-    )
-    side = run.sized(state.options, size)
-    seen = side.train_preprocess or side.preprocess or (lambda images: images)
-    image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
-    macs = summarize(run.model, jax.eval_shape(seen, image).shape[1:]).macs
-    _print_scaling(run, 6 * macs * count / partitioning.devices, moved, len(spoken) or 1, console)
+    return table
 
 
 def _print_scaling(
@@ -148,9 +174,9 @@ def _print_scaling(
     headings = ("devices", "batch", "step", "images/s", "efficiency")
     table = Table(*headings, title="Scaling, simulated", title_justify="left")
     rows = simulate_scaling(flops, moved, collectives, parallel.flop_rate, parallel.bandwidth)
-    share = run.config.data.batch_size / jax.device_count()
+    images_each = run.config.data.batch_size / jax.device_count()
     for row in rows:
-        batch = share * row.devices
+        batch = images_each * row.devices
         table.add_row(
             f"{row.devices:,}",
             f"{batch:,.0f}",
@@ -162,10 +188,15 @@ def _print_scaling(
     console.print(
         f"Assumed: {parallel.flop_rate:.3g} FLOP/s sustained and {parallel.bandwidth:.3g} bytes/s "
         "sent by each device (--parallel.flop-rate, --parallel.bandwidth), the images of a device "
-        f"kept at {share:g}, rings, {LATENCY * 1e6:g} µs a stage of a collective, backward pass "
-        "twice the forward, data never waited for. Efficiency with none of the communication "
-        "hidden, and with as much as fits behind the backward pass. Nothing of it was measured."
+        f"kept at {images_each:g}, ring all-reduces, {LATENCY * 1e6:g} µs for each stage of a "
+        "collective, a backward pass of twice the forward pass, and no waiting for data. The "
+        "efficiency is given with none of the communication hidden, and with as much as fits "
+        "behind the backward pass. Nothing of it was measured."
     )
+
+
+def _nbytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _bytes(count: float) -> str:

@@ -31,7 +31,7 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """The Linen module a config describes.
 
     Raises:
-      UserError: unknown name or option; the message holds the nearest ones.
+        UserError: unknown name or option; the message holds the nearest ones.
     """
     switches = {
         name: value for name, value in dataclasses.asdict(config).items() if value is not None

@@ -57,8 +57,8 @@ class Checkpoints:
         """Save a pytree as of ``step``, with its validation score if it has one.
 
         Args:
-          evaluated: False where the evaluation that is due at this step was not done; a later save
-            at the same step then takes this one's place.
+            evaluated: False where the evaluation that is due at this step was not done; a later
+                save at the same step then takes this one's place.
         """
         if self._manager.latest_step() == step:
             if not (evaluated and self.eval_pending(step)):
@@ -82,7 +82,7 @@ class Checkpoints:
         """The pytree saved at ``step``, with the structure, types and shardings of ``template``.
 
         Raises:
-          UserError: the checkpoint is damaged, or is not of this model.
+            UserError: the checkpoint is damaged, or is not of this model.
         """
         self._manager.wait_until_finished()
         tree = serialization.to_state_dict(template)

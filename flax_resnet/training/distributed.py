@@ -33,7 +33,7 @@ def connect(config: ParallelConfig) -> None:
     a TPU pod, SLURM, Open MPI or a Kubernetes job around it.
 
     Raises:
-      UserError: the settings are incomplete, or the others cannot be reached in time.
+        UserError: the settings are incomplete, or the others cannot be reached in time.
     """
     explicit = (config.coordinator, config.processes, config.process)
     if any(value is not None for value in explicit) and None in explicit:

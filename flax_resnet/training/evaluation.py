@@ -1,92 +1,109 @@
-"""Scores of a state on all images of a split, each image counted once."""
+"""Evaluation of variables on all images of a split; every image counts once."""
 
-import dataclasses
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from ..data import Source, eval_batches
 from ..metrics.average_precision import mean_average_precision
-from .mesh import local_shard, shard_batch
+from .mesh import local_shard
+from .partitioning import Partitioning
 from .preemption import Stopped, StopRequest
-from .state import TrainState
-from .step import Batch, Metrics, eval_logits, eval_step
+from .step import Batch, EvalStep, Metrics
 
 Scores = dict[str, float]
 
-_NO_TX = optax.identity()
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """What evaluation found on a split.
+
+    Attributes:
+        scores: Means over the images: ``{"loss", "top1", "top5"}``, with ``"map"`` (mean average
+            precision) where images can have several classes; empty for no images.
+        logits: float32 ``[N, K]`` of the images that could be read, in order, if they were kept.
+        labels: Their labels, if the logits were kept.
+    """
+
+    scores: Scores
+    logits: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 def evaluate_split(
-    state: TrainState,
+    step: EvalStep,
+    variables: Any,
     split: Source,
     batch_size: int,
-    mesh: Mesh,
+    partitioning: Partitioning,
     stop: StopRequest | None = None,
-) -> Scores:
-    """Exact means over all images of a split: ``{"loss", "top1", "top5"}``; empty for no images.
+    keep_logits: bool = False,
+) -> SplitEvaluation:
+    """Evaluate variables on all images of a split.
 
-    Where an image has any number of classes, also ``"map"``, the mean average precision: the
-    logits of all images are kept for it, four bytes an image and class.
+    Args:
+        step: Evaluates a batch.
+        variables: ``{"params", "batch_stats"}``.
+        split: The images and labels.
+        batch_size: Images of a batch, over all devices.
+        partitioning: How batches are split over devices.
+        stop: Polled before each batch.
+        keep_logits: Keep the logits of all images, four bytes for each image and class. Where
+            images can have several classes, they are kept in any case, for the mean average
+            precision.
 
     Raises:
-      Stopped: ``stop``, polled before each batch, says so.
+        Stopped: ``stop`` asks the run to stop.
     """
-    state = for_evaluation(state)
-    sums = None
-    kept = []
+    keep_logits |= split.labels.ndim > 1
+    totals: Metrics | None = None
+    kept: list[list[np.ndarray]] = []
     for batch in eval_batches(split, batch_size=batch_size, shard=local_shard()):
         if stop is not None and stop.poll():
             raise Stopped
-        placed = shard_batch(batch, mesh)
-        if batch["label"].ndim == 1:
-            metrics = _jitted_eval_step(state, placed)
-        else:
-            metrics, logits = _jitted_eval_with_logits(state, placed)
-            mine = [_all_rows(array) for array in (logits, placed["label"], placed["mask"])]
-            kept.append(mine)
-        sums = metrics if sums is None else jax.tree.map(jnp.add, sums, metrics)
-    if sums is None:
-        return {}
-    scores = to_means(sums)
-    if kept:
-        logits, labels, mask = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        scores["map"] = mean_average_precision(logits[mask], labels[mask])
-    return scores
-
-
-def for_evaluation(state: TrainState) -> TrainState:
-    """The state without what training alone needs, so that all phases of a run share a program."""
-    options = dataclasses.replace(state.options, trainable=None, train_preprocess=None)
-    model = state.model
-    if getattr(model, "freeze_before", None) is not None:
-        model = model.clone(freeze_before=None)
-    return dataclasses.replace(state, model=model, tx=_NO_TX, opt_state=(), options=options)
+        placed = partitioning.put_batch(batch)
+        sums, logits = _evaluate(step, keep_logits, variables, placed)
+        if keep_logits:
+            kept.append([_all_rows(rows) for rows in (logits, placed["label"], placed["mask"])])
+        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    if totals is None:
+        return SplitEvaluation({})
+    scores = to_means(totals)
+    if not keep_logits:
+        return SplitEvaluation(scores)
+    all_logits, labels, mask = (np.concatenate(rows) for rows in zip(*kept, strict=True))
+    all_logits, labels = all_logits[mask], labels[mask]
+    if labels.ndim > 1:
+        scores["map"] = mean_average_precision(all_logits, labels)
+    return SplitEvaluation(scores, all_logits, labels)
 
 
 def score_of(scores: Scores) -> float | None:
-    """What the best checkpoint is chosen by: mean average precision where there is one, else
-    top-1; None without scores."""
+    """The score that ranks checkpoints: mean average precision if there is one, else top-1."""
     return scores.get("map", scores.get("top1"))
 
 
 def to_means(sums: Metrics) -> Scores:
-    """Sums over examples to means, ``count`` left out."""
+    """Means over examples from sums over examples, without ``count``."""
     values = {name: float(value) for name, value in jax.device_get(sums).items()}
     count = max(values.pop("count"), 1.0)
     return {name: value / count for name, value in values.items()}
 
 
-def _eval_with_logits(state: TrainState, batch: Batch) -> tuple[Metrics, jax.Array]:
-    return eval_step(state, batch), eval_logits(state, batch)  # one forward pass under jit
+# The steps are static arguments, compared by value, so all phases of a run share a program.
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(
+    step: EvalStep, keep_logits: bool, variables: Any, batch: Batch
+) -> tuple[Metrics, jax.Array | None]:
+    sums = step(variables, batch)
+    # The same forward pass: XLA computes it once.
+    return sums, step.logits(variables, batch["image"]) if keep_logits else None
 
 
-_jitted_eval_step = jax.jit(eval_step)
-_jitted_eval_with_logits = jax.jit(_eval_with_logits)
-# Of a global array, whichever process holds its rows.
+# The rows of a global array, whichever processes hold them.
 _all_rows = partial(multihost_utils.process_allgather, tiled=True)

@@ -1,231 +1,149 @@
-"""The training loop: step, log, evaluate, save; take up where a run stopped."""
+"""The training loop: step, log, evaluate, save; resume where a run stopped."""
 
-import dataclasses
 import math
 import time
-from contextlib import suppress
-from functools import partial
+from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from ..config import Config, check_config
-from ..data import Prefetch, train_batches
 from ..errors import UserError
 from ..report import Progress
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .distributed import connect, watch_peers
-from .evaluation import Scores, score_of, to_means
-from .mesh import data_mesh, local_shard, replicate
-from .parallel import (
-    Advance,
-    Partitioning,
-    choose_partitioning,
-    compile_step,
-    configure,
-    enter,
-    leave,
-    place_batch,
-    place_state,
-)
-from .plan import phase_told, print_plan
-from .preemption import Stopped, StopRequest, stop_on_signal
-from .recording import TrainResult, evaluate_and_log, finish, kept_history
-from .setup import Run, prepare
+from .evaluation import to_means
+from .partitioning import compile_step
+from .plan import phase_message, print_plan
+from .preemption import Stopped, stop_on_signal
+from .recording import Recorder, TrainResult
+from .run import Run, resolve
 from .state import TrainState
-from .step import Batch, Metrics, zero_metrics
-from .transfer.features import keep_features, views_of
-from .transfer.head import train_head
-from .transfer.start import choose_solver
+from .transfer.features import keep_features
+from .transfer.head import fit_head
 from .workdir import open_workdir, write_description
 
 
 def train(config: Config, console: Console | None = None) -> TrainResult:
-    """Train as ``config`` says, from the newest checkpoint in its workdir if there is one.
+    """Train as ``config`` describes, from the newest checkpoint in its workdir if there is one.
 
-    Writes the run's folder; see docs of report.history for its lines. SIGINT or SIGTERM finishes
-    the step, saves and returns; a second SIGINT stops at once.
+    It writes the run's folder; ``report.history`` describes the lines of its history. SIGINT or
+    SIGTERM finishes the step, saves and returns; a second SIGINT stops at once.
 
     Raises:
-      UserError: wrong settings, missing data, a workdir of another run, a loss that is not finite.
+        UserError: Settings are wrong, data are missing, the workdir holds another run, or the loss
+            is not finite.
     """
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
     connect(config.parallel)
-    primary = jax.process_index() == 0
-    console.quiet = console.quiet or not primary
+    is_primary = jax.process_index() == 0
+    console.quiet = console.quiet or not is_primary
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     if config.compile_cache is not None:
         cache = Path(config.compile_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
-        partitioning = choose_partitioning(
-            config.parallel, config.data.batch_size, config.microbatches, data_mesh()
-        )
-        run = _partitioned(prepare(config), partitioning)
-        views = views_of(run)
-        solver = choose_solver(config, views)
-        print_plan(run, views, solver, partitioning.mesh, console)
+        run = resolve(config)
+        print_plan(run, console)
         if config.dry_run:
-            print_budget(run, partitioning, console)
+            print_budget(run, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
-        workdir = open_workdir(config, write=primary)
-        if primary:
-            names, framing = run.dataset.classes, run.dataset.framing
-            write_description(workdir, names, run.preprocessing, framing)
-        if views:
-            run = keep_features(run, views, console)
-        checkpoints = Checkpoints(workdir / "checkpoints")
-        try:
-            if solver == "lbfgs":
-                state, step = train_head(run, workdir, checkpoints, console)
-                state = place_state(state, partitioning)
+        workdir = open_workdir(config, write=is_primary)
+        if is_primary:
+            dataset = run.dataset
+            write_description(workdir, dataset.classes, run.preprocessing, dataset.framing)
+        state = run.init()
+        if run.views:
+            run = keep_features(run, state, console)
+        with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            recorder = Recorder(run, workdir, checkpoints, stop, console)
+            if run.solver == "lbfgs":
+                state, step = fit_head(run, state, recorder)
             else:
-                state, step = _train(run, partitioning, workdir, checkpoints, stop, console)
+                state, step = fit(run, state, recorder)
+            is_done = step >= run.last_step and not checkpoints.eval_pending(step)
             with suppress(Stopped):
-                ended = step >= run.last_step and not checkpoints.eval_pending(step)
-                if ended or solver == "lbfgs":
-                    return finish(run, partitioning, workdir, checkpoints, state, stop, console)
+                if is_done or run.solver == "lbfgs":
+                    return recorder.finish(state)
             best = checkpoints.best_step()  # waits for the save
-            console.print(
-                f"Stopped after step {step:,}; saved. The same command goes on from there."
-            )
+            console.print(f"Stopped after step {step:,}; saved. The same command resumes there.")
             return TrainResult(workdir, step, False, best, {})
-        finally:
-            checkpoints.close()
 
 
-def _partitioned(run: Run, partitioning: Partitioning) -> Run:
-    """The run whose model, options and state are those of the partitioning."""
-    parts = configure(run.model, run.options, partitioning, run.config.microbatches)
-    run = dataclasses.replace(run, model=parts[0], options=parts[1])
-    return dataclasses.replace(run, state=run.in_phase(run.state, run.phases[0]))
+def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, int]:
+    """Train to the last step, or until a signal asks the run to stop.
 
+    Args:
+        run: The run.
+        state: The state before the first step; a checkpoint takes its place.
+        recorder: Evaluates and saves.
 
-def _train(
-    run: Run,
-    partitioning: Partitioning,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
-    console: Console,
-) -> tuple[TrainState, int]:
-    """Train to the last step, or to a signal; returns the state and the steps done."""
-    config = run.config
-    step = start = checkpoints.latest_step() or 0
-    phase = run.phase_at(start - 1)  # as it was saved
-    state = place_state(run.in_phase(run.state, phase), partitioning)
-    sums = replicate(zero_metrics(), partitioning.mesh)
-    if start:
-        saved = checkpoints.restore(start, {"state": state, "sums": sums})
-        state, sums = saved["state"], saved["sums"]
-        console.print(f"Going on from the checkpoint after step {start:,} in {workdir}.")
-    past = kept_history(workdir, start)
-    # A signal before or in its evaluation left that to us.
-    eval_pending = start > 0 and checkpoints.eval_pending(start)
+    Returns:
+        The state, and the number of steps done.
+    """
+    console, stop = recorder.console, recorder.stop
+    state, sums, start = recorder.restore(state)
+    past = recorder.kept_history(start)
+    # A signal came before or during the evaluation that was due at the checkpoint.
+    eval_pending = start > 0 and recorder.checkpoints.eval_pending(start)
     if start >= run.last_step and not eval_pending:
         return state, start
-
-    batches = Prefetch(
-        train_batches(
-            run.dataset.train,
-            seed=config.seed,
-            batch_size=config.data.batch_size,
-            start=start,
-            stop=run.last_step,
-            random_crops=run.draws_crops,
-            repeats=config.augment.repeats,
-            size_at=run.train_size_at,
-            shard=local_shard(),
-        ),
-        partial(place_batch, partitioning=partitioning),
-    )
-    clock = Clock(config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
-
-    def evaluate_and_save(state: TrainState, sums: Metrics, stopping: bool) -> tuple[Metrics, bool]:
-        """Evaluate if it is time, and save; returns the sums to go on with, and whether to stop."""
-        evaluates = run.evaluation_is_due(step) or step == run.last_step
-        if evaluates and not stopping:
-            try:
-                # The history first: a run killed before the save writes its line again.
-                val = evaluate_and_log(
-                    run, partitioning, state, sums, step, clock, workdir, stop, console
-                )
-            except Stopped:
-                stopping = True
-            else:
-                if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
-                    sums = replicate(zero_metrics(), partitioning.mesh)
-                checkpoints.save(step, {"state": state, "sums": sums}, score_of(val))
-                return sums, stopping
-        checkpoints.save(step, {"state": state, "sums": sums}, evaluated=not evaluates)
-        return sums, stopping
-
-    stopping, advance, size = False, None, None
-    try:
+    done, phase = start, run.phase_at(start - 1)
+    with (
+        closing(run.batches(start)) as batches,
+        Progress(console, run.last_step, start) as progress,
+    ):
+        clock = Clock(run.config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
         if eval_pending:
-            sums, stopping = evaluate_and_save(state, sums, stop.poll())
-        state, sums = enter((state, sums), partitioning)
-        with Progress(console, run.last_step, start) as progress:
-            while step < run.last_step and not stopping:
-                batch = next(batches)
-                if run.phase_at(step) != phase:
-                    phase, advance = run.phase_at(step), None
-                    state = run.in_phase(leave(state, partitioning), phase)
-                    state = enter(place_state(state, partitioning), partitioning)
-                    console.print(phase_told(phase))
-                if advance is None or size != run.train_size_at(step):
-                    size = run.train_size_at(step)
-                    state = dataclasses.replace(state, options=run.sized(state.options, size))
-                    advance = _compile(partitioning, state, sums, batch, console)
-                    clock.restart()
+            sums, stopping = recorder.evaluate_and_save(start, state, sums, clock, stop.poll())
+            if stopping:
+                return state, start
+        for segment in run.segments(start):
+            step = run.step_for(segment.phase, segment.image_size)
+            if segment.phase != phase:  # stages that start to train have no optimiser state yet
+                phase = segment.phase
+                state = run.partitioning.put_state(step.init_optimizer(state))
+                console.print(phase_message(phase))
+            first_batch = next(batches)
+            began = time.perf_counter()
+            compiled = compile_step(step, run.partitioning, state, sums, first_batch)
+            console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
+            clock.restart()
+            for index, batch in zip(segment.steps, chain([first_batch], batches), strict=False):
                 with jax.transfer_guard("disallow"):
-                    state, sums = advance(state, sums, batch)
-                step += 1
+                    state, sums = compiled(state, sums, batch)
+                done = index + 1
                 clock.steps += 1
                 stopping = stop.poll()
-                pauses = stopping or run.evaluation_is_due(step) or step == run.last_step
-                if pauses or clock.log_is_due():
-                    means = to_means(leave(sums, partitioning))
-                    _check_finite(means, step, config)
+                evaluates = run.evaluation_is_due(done) or done == run.last_step
+                if stopping or evaluates or clock.log_is_due():
+                    means = to_means(sums)
+                    _check_finite(means["loss"], done, run.config)
                     progress.update(
-                        step,
-                        epoch=run.epoch_at(step),
+                        done,
+                        epoch=run.epoch_at(done),
                         loss=means["loss"],
                         top1=means["top1"],
                         rate=clock.images_per_second,
                         wait=clock.data_wait,
                     )
-                if pauses or _saves_after(step, config):
-                    whole_state, whole_sums = leave((state, sums), partitioning)
-                    whole_sums, stopping = evaluate_and_save(whole_state, whole_sums, stopping)
-                    sums = enter(whole_sums, partitioning)
-        return leave(state, partitioning), step
-    finally:
-        batches.close()
+                if stopping or evaluates or run.save_is_due(done):
+                    sums, stopping = recorder.evaluate_and_save(done, state, sums, clock, stopping)
+                if stopping:
+                    return state, done
+    return state, done
 
 
-def _compile(
-    partitioning: Partitioning, state: TrainState, sums: Metrics, batch: Batch, console: Console
-) -> Advance:
-    began = time.perf_counter()
-    compiled = compile_step(partitioning, state, sums, batch)
-    console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
-    return compiled
-
-
-def _check_finite(means: Scores, step: int, config: Config) -> None:
-    if not math.isfinite(means["loss"]):
+def _check_finite(loss: float, step: int, config: Config) -> None:
+    if not math.isfinite(loss):
         raise UserError(
             f"The loss is not finite at step {step}: training diverged. Lower the learning rate "
             f"(--optimizer.learning-rate, now {config.optimizer.learning_rate:g}) or add warm-up "
             "(--optimizer.warmup-epochs 5); the checkpoints saved before are kept."
         )
-
-
-def _saves_after(step: int, config: Config) -> bool:
-    return config.save_every is not None and step % config.save_every == 0

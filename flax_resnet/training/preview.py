@@ -23,7 +23,7 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
     1, ... would see it.
 
     Raises:
-      UserError: data or settings are wrong, or the picture cannot be written.
+        UserError: data or settings are wrong, or the picture cannot be written.
     """
     dataset = open_dataset(config.data, config.augment)
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)

@@ -1,4 +1,4 @@
-"""What a run records: a line of the history at each evaluation, and what it came to at its end."""
+"""What a run leaves behind: lines of the history, checkpoints, results and a page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,15 +6,22 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from ..report import Entry, append_history, keep_history, read_history, results_table
+from ..data import Source
+from ..report import (
+    Entry,
+    Evaluation,
+    append_history,
+    evaluate_logits,
+    keep_history,
+    read_history,
+    results_table,
+    write_page,
+)
 from .checkpoint import Checkpoints
 from .clock import Clock
-from .evaluation import Scores, evaluate_split, to_means
-from .mesh import replicate
-from .parallel import Partitioning, place_state
-from .preemption import StopRequest
-from .run_report import write_run_report
-from .setup import Run
+from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
+from .preemption import Stopped, StopRequest
+from .run import Run
 from .state import TrainState
 from .step import Metrics, zero_metrics
 
@@ -23,15 +30,14 @@ HISTORY = "history.jsonl"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-      workdir: the run's folder.
-      step: steps done.
-      finished: False where a signal stopped it before its end.
-      best_step: step of the checkpoint with the best validation score, see score_of.
-      test: scores of that checkpoint on the test images, see evaluate_split; empty unless
-        finished.
+        workdir: The run's folder.
+        step: Number of steps done.
+        finished: False if a signal stopped the run before its end.
+        best_step: Step of the checkpoint with the best validation score, see ``score_of``.
+        test: Scores of that checkpoint on the test images; empty unless finished.
     """
 
     workdir: Path
@@ -41,103 +47,206 @@ class TrainResult:
     test: Scores
 
 
-def kept_history(workdir: Path, step: int) -> list[Entry]:
-    """The lines of the history up to ``step``; what a resumed run will write again is cut off."""
-    if jax.process_index() == 0:
-        return keep_history(workdir / HISTORY, step)
-    return [line for line in read_history(workdir / HISTORY) if line["step"] <= step]
+@dataclass(frozen=True)
+class Recorder:
+    """Evaluates a run, and writes its history, checkpoints and results.
 
-
-def evaluate_and_log(
-    run: Run,
-    partitioning: Partitioning,
-    state: TrainState,
-    train_sums: Metrics,
-    step: int,
-    clock: Clock,
-    workdir: Path,
-    stop: StopRequest,
-    console: Console,
-) -> Scores:
-    """Evaluate the validation images; a line of the history and one on the console.
-
-    Raises:
-      Stopped: the run is to stop; nothing was written.
+    Attributes:
+        run: The run.
+        workdir: Its folder.
+        checkpoints: Those of the run.
+        stop: Whether the run is to stop; polled during evaluation.
+        console: Where progress is reported.
     """
-    rate, wait = clock.images_per_second, clock.data_wait
-    train_means = to_means(train_sums)
-    val = evaluate_split(
-        state, run.dataset.validation, run.config.data.batch_size, partitioning.mesh, stop
-    )
-    entry = {
-        "step": step,
-        "epoch": run.ends_epoch(step) or round(run.epoch_at(step), 4),
-        "time": round(clock.total, 3),
-        "train_loss": train_means["loss"],
-        "train_top1": train_means["top1"],
-        **{f"val_{name}": value for name, value in val.items()},
-        # Of the step just done: schedules count from 0.
-        "learning_rate": float(run.schedule(step - 1)),
-        "images_per_second": round(rate, 2),
-        "data_wait": round(wait, 4),
-    }
-    if jax.process_index() == 0:
-        append_history(workdir / HISTORY, entry)
-    told = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""
-    told += f"  val mAP {val['map']:.2%}" if "map" in val else ""
-    console.print(
-        f"epoch {entry['epoch']:g}  step {step:,}  loss {train_means['loss']:.4f}  "
-        f"top-1 {train_means['top1']:.2%}{told}  {rate:,.0f} images/s  data wait {wait:.0%}"
-    )
-    clock.restart()
-    return val
 
+    run: Run
+    workdir: Path
+    checkpoints: Checkpoints
+    stop: StopRequest
+    console: Console
 
-def finish(
-    run: Run,
-    partitioning: Partitioning,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    stop: StopRequest,
-    console: Console,
-) -> TrainResult:
-    """Evaluate the best and the last checkpoint on the test images; table and last history line.
+    def restore(self, state: TrainState) -> tuple[TrainState, Metrics, int]:
+        """Restore the newest checkpoint.
 
-    Raises:
-      Stopped: the run is to stop; the same call does the rest.
-    """
-    data, batch_size = run.dataset, run.config.data.batch_size
-    last = int(state.step)
-    best = checkpoints.best_step() or last
-    past = kept_history(workdir, last)
-    seconds = past[-1]["time"] if past else 0.0
-    val = {
-        line["step"]: {name[4:]: line[name] for name in line if name.startswith("val_")}
-        for line in past
-        if "val_top1" in line
-    }
-    tested = {last: evaluate_split(state, data.test, batch_size, partitioning.mesh, stop)}
-    if best != last:
-        was = place_state(run.in_phase(state, run.phase_at(best - 1)), partitioning)
-        template = {"state": was, "sums": replicate(zero_metrics(), partitioning.mesh)}
-        state = checkpoints.restore(best, template)["state"]
-        tested[best] = evaluate_split(state, data.test, batch_size, partitioning.mesh, stop)
-    rows = {
-        name: (step, val.get(step), tested[step])
-        for name, step in {"best": best, "last": last}.items()
-    }
-    test = tested[best]
-    entry = {"step": last, "epoch": round(run.epoch_at(last), 4), "time": seconds}
-    entry |= {"best_step": best} | {f"test_{name}": value for name, value in test.items()}
-    if jax.process_index() == 0:
-        append_history(workdir / HISTORY, entry)
-    console.print(results_table(f"{run.config.model.name} on {data.name}", rows))
-    for path, why in data.bad.items():
-        console.print(f"[yellow]left out:[/] {path} {why}")
-    rates = [line["images_per_second"] for line in past if line["images_per_second"]]
-    rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
-    console.print(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {workdir}.")
-    if page := write_run_report(workdir, data, state, batch_size):
-        console.print(f"Open {page}.")
-    return TrainResult(workdir, last, True, best, test)
+        Args:
+            state: The state before the first step.
+
+        Returns:
+            The state and the metric sums on the devices, and the number of steps done; ``state``
+            itself, zeros and 0 if there is no checkpoint.
+        """
+        step = self.checkpoints.latest_step() or 0
+        if not step:
+            run = self.run
+            return run.partitioning.put_state(state), run.partitioning.replicate(zero_metrics()), 0
+        restored = self._restore(step, state)
+        self.console.print(f"Resuming from the checkpoint after step {step:,} in {self.workdir}.")
+        return *restored, step
+
+    def kept_history(self, step: int) -> list[Entry]:
+        """The lines of the history up to ``step``; later ones, which a resumed run will write
+        again, are removed."""
+        path = self.workdir / HISTORY
+        if jax.process_index() == 0:
+            return keep_history(path, step)
+        return [line for line in read_history(path) if line["step"] <= step]
+
+    def append(self, entry: Entry) -> None:
+        """Append a line to the history; one process of a run writes it."""
+        if jax.process_index() == 0:
+            append_history(self.workdir / HISTORY, entry)
+
+    def evaluate_and_save(
+        self, step: int, state: TrainState, sums: Metrics, clock: Clock, stopping: bool
+    ) -> tuple[Metrics, bool]:
+        """Evaluate if an evaluation is due, and save a checkpoint.
+
+        Args:
+            step: Number of steps done.
+            state: The state after them.
+            sums: Training metrics summed since the last evaluation.
+            clock: Time and speed of training.
+            stopping: Whether the run is about to stop: an evaluation that is due is left to the
+                run that resumes.
+
+        Returns:
+            The sums to continue with, and whether the run is to stop.
+        """
+        run, saved = self.run, {"state": state, "sums": sums}
+        if not (run.evaluation_is_due(step) or step == run.last_step):
+            self.checkpoints.save(step, saved)
+            return sums, stopping
+        if not stopping:
+            try:
+                # The history comes first: a run killed before the save writes its line again.
+                scores = self._evaluate_and_log(step, state, sums, clock)
+            except Stopped:
+                stopping = True
+        if stopping:
+            self.checkpoints.save(step, saved, evaluated=False)
+            return sums, stopping
+        if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
+            sums = run.partitioning.replicate(zero_metrics())
+        self.checkpoints.save(step, {"state": state, "sums": sums}, score_of(scores))
+        return sums, stopping
+
+    def finish(self, state: TrainState) -> TrainResult:
+        """Evaluate the best and the last checkpoint on the test images, and write the results.
+
+        Raises:
+            Stopped: The run is to stop; the same call does the rest.
+        """
+        run, dataset, last = self.run, self.run.dataset, int(state.step)
+        best = self.checkpoints.best_step() or last
+        past = self.kept_history(last)
+        seconds = past[-1]["time"] if past else 0.0
+        tested = {last: self._evaluate(state, dataset.test, keep_logits=best == last)}
+        if best != last:
+            state, _ = self._restore(best, state)
+            tested[best] = self._evaluate(state, dataset.test, keep_logits=True)
+        validated = {
+            line["step"]: {name[4:]: line[name] for name in line if name.startswith("val_")}
+            for line in past
+            if "val_top1" in line
+        }
+        test = tested[best].scores
+        evaluation = self._report(state, tested[best])
+        self.append(
+            {
+                "step": last,
+                "epoch": round(run.epoch_at(last), 4),
+                "time": seconds,
+                "best_step": best,
+                **{f"test_{name}": value for name, value in test.items()},
+            }
+        )
+        rows = {
+            name: (step, validated.get(step), tested[step].scores)
+            for name, step in {"best": best, "last": last}.items()
+        }
+        self.console.print(results_table(f"{run.config.model.name} on {dataset.name}", rows))
+        for path, reason in dataset.bad.items():
+            self.console.print(f"[yellow]left out:[/] {path} {reason}")
+        rates = [line["images_per_second"] for line in past if line["images_per_second"]]
+        rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
+        self.console.print(
+            f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}."
+        )
+        if jax.process_index() == 0:
+            self.console.print(f"Open {write_page(self.workdir, evaluation)}.")
+        return TrainResult(self.workdir, last, True, best, test)
+
+    def _restore(self, step: int, state: TrainState) -> tuple[TrainState, Metrics]:
+        run = self.run
+        # Its optimiser state is that of the phase in which the checkpoint was saved.
+        template = run.step_for(run.phase_at(step - 1)).init_optimizer(state)
+        template = run.partitioning.put_state(template)
+        sums = run.partitioning.replicate(zero_metrics())
+        restored = self.checkpoints.restore(step, {"state": template, "sums": sums})
+        return restored["state"], restored["sums"]
+
+    def _evaluate(
+        self, state: TrainState, split: Source, keep_logits: bool = False
+    ) -> SplitEvaluation:
+        run = self.run
+        return evaluate_split(
+            run.step.eval_step,
+            state.eval_variables,
+            split,
+            run.config.data.batch_size,
+            run.partitioning,
+            self.stop,
+            keep_logits,
+        )
+
+    def _evaluate_and_log(
+        self, step: int, state: TrainState, sums: Metrics, clock: Clock
+    ) -> Scores:
+        """Evaluate the validation images; write a line of the history and one on the console.
+
+        Raises:
+            Stopped: The run is to stop; nothing was written.
+        """
+        run = self.run
+        rate, wait = clock.images_per_second, clock.data_wait
+        train = to_means(sums)
+        val = self._evaluate(state, run.dataset.validation).scores
+        entry = {
+            "step": step,
+            "epoch": run.completed_epoch(step) or round(run.epoch_at(step), 4),
+            "time": round(clock.total, 3),
+            "train_loss": train["loss"],
+            "train_top1": train["top1"],
+            **{f"val_{name}": value for name, value in val.items()},
+            # The rate of the step just done: schedules count from 0.
+            "learning_rate": float(run.schedule(step - 1)),
+            "images_per_second": round(rate, 2),
+            "data_wait": round(wait, 4),
+        }
+        self.append(entry)
+        text = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""
+        text += f"  val mAP {val['map']:.2%}" if "map" in val else ""
+        self.console.print(
+            f"epoch {entry['epoch']:g}  step {step:,}  loss {train['loss']:.4f}  "
+            f"top-1 {train['top1']:.2%}{text}  {rate:,.0f} images/s  data wait {wait:.0%}"
+        )
+        clock.restart()
+        return val
+
+    def _report(self, state: TrainState, test: SplitEvaluation) -> Evaluation | None:
+        """The evaluation that the page shows: of the test images or, without any, of the
+        validation images, which otherwise fit the temperature."""
+        dataset = self.run.dataset
+        if dataset.multi_label:
+            return None
+        validation = self._evaluate(state, dataset.validation, keep_logits=True)
+        shown, split, fitted = test, "test", validation
+        if test.logits is None:
+            shown, split, fitted = validation, "validation", SplitEvaluation({})
+        if shown.logits is None or shown.labels is None or not len(shown.labels):
+            return None
+        calibration = None
+        if fitted.logits is not None and fitted.labels is not None and len(fitted.labels):
+            calibration = fitted.logits, fitted.labels
+        name = f"{dataset.name} ({split})"
+        return evaluate_logits(name, shown.logits, shown.labels, dataset.classes, calibration)

@@ -1,218 +1,347 @@
-"""The pure train and evaluation steps, the same under jit, shard_map and pmap.
+"""The pure train and evaluation steps, the same under ``jit``, ``shard_map`` and ``pmap``.
 
 A batch is ``{"image": [N, H, W, C] uint8 or float, "label": [N] int, "mask": [N] bool}``; the mask
-is optional. Where an image has any number of classes the labels are float ``[N, classes]`` of 0 and
-1, and the loss is "sigmoid". With ``axis_name`` the batch is one device's share and the step is
-called inside ``shard_map`` or ``pmap`` over that axis; gradients, metrics and batch norm are then
-global.
+is optional. Where an image can have several classes, labels are float ``[N, K]`` of 0 and 1.
+
+With ``axis_name`` a step is called inside ``shard_map`` or ``pmap`` over that axis, and its batch
+holds the examples of one device. Gradients, metrics and batch-norm statistics are global then.
 """
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import NamedSharding
 
-from .state import StepOptions, TrainState
-from .transfer.freezing import merge, partition
+from ..metrics.accuracy import top_k_hits
+from ..metrics.losses import LOSSES, targets_of
+from .state import TrainState
+from .transfer.freezing import Trainable, merge, partition
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Loss = str | Callable[[jax.Array, jax.Array], jax.Array]
 
-TOP_K = 5
 
+@dataclass(frozen=True)
+class EvalStep:
+    """Evaluates a batch: a pure function of variables and batch.
 
-def train_step(
-    state: TrainState, batch: Batch, axis_name: str | None = None
-) -> tuple[TrainState, Metrics]:
-    """One optimiser step on ``batch``.
-
-    Randomness derives from ``(state.key, state.step, place of the example in the global batch)``,
-    so that any number of devices gives the same numbers. A mask weighs the loss; batch norm sees
-    every example, so fill a training batch with real images.
-
-    Returns:
-      The new state, and sums over the global batch, as of :func:`eval_step`.
+    Attributes:
+        model: A Linen module called as ``(images, train)``.
+        loss: As in ``TrainStep``.
+        preprocess: From the images of a batch to the model's input, or None.
+        flipped: Average the logits of each image and its mirror image.
+        gathered: As in ``TrainStep``.
     """
-    options = state.options
-    trained, frozen = partition(state.params, options.trainable)
-    used = trained, frozen
-    if options.gathered is not None:
-        used = lax.with_sharding_constraint(used, options.gathered)
-    examples, dropout_key = _prepare_batch(state, batch, axis_name)
-    grads, batch_stats, sums = _gradients(state, *used, examples, dropout_key, axis_name)
-    updates, opt_state = state.tx.update(grads, state.opt_state, trained)
-    params = merge(optax.apply_updates(trained, updates), frozen)
-    ema = state.ema
-    if ema is not None and options.ema_decay is not None:
-        new = {"params": params, "batch_stats": batch_stats}
-        keep = options.ema_decay
-        # In this form what has not changed, as where it is frozen, stays equal to the bit.
-        ema = jax.tree.map(lambda old, now: old + (1 - keep) * (now - old), ema, new)
-    new_state = dataclasses.replace(
-        state,
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema=ema,
-    )
-    return new_state, sums
+
+    model: nn.Module
+    loss: Loss = "softmax"
+    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    flipped: bool = False
+    gathered: NamedSharding | None = None
+
+    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The logits ``[N, K]`` of images ``[N, H, W, C]`` as a batch holds them."""
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        if self.gathered is not None:
+            variables = lax.with_sharding_constraint(variables, self.gathered)
+        logits: Any = self.model.apply(variables, images, train=False)
+        if self.flipped:
+            logits += self.model.apply(variables, images[:, :, ::-1], train=False)
+            logits /= 2
+        return logits
+
+    def __call__(self, variables: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """Sum the metrics of the examples that ``mask`` keeps, over the global batch.
+
+        Returns:
+            ``{"loss", "top1", "top5", "count"}``, float32 ``[]`` each: the loss without label
+            smoothing, correct answers, and examples, so that they add up over batches, devices and
+            hosts. With fewer than five classes ``top5`` counts all examples. Where an image has
+            several classes, an answer is correct if it is one of them.
+        """
+        logits = self.logits(variables, batch["image"])
+        sums = metric_sums(logits, batch["label"], _example_weights(batch), self.loss)
+        return _global_sum(sums, axis_name)
 
 
-def _prepare_batch(
-    state: TrainState, batch: Batch, axis_name: str | None
-) -> tuple[Batch, jax.Array]:
-    """The examples as the model sees them, and the key of dropout.
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimiser step: a pure function of state and batch, and all that configures it.
 
-    ``{"image", "label", "mask", "share"}``, and ``"target"`` where they are mixed; the shares are
-    the mask over its sum over the global batch.
+    It is hashable, and equal steps are interchangeable under ``jax.jit``: lists become tuples, and
+    a field that cannot be hashed, such as an array, is refused. Pass arrays that a loss needs, such
+    as class weights, as tuples in a frozen dataclass with ``__call__``.
+
+    Attributes:
+        model: A Linen module called as ``(images, train)``.
+        tx: An optax optimiser.
+        loss: ``"softmax"`` cross-entropy, where an image has one class; ``"sigmoid"`` binary
+            cross-entropy, averaged over the classes, where it can have several; or a function
+            from logits ``[N, K]`` and targets float ``[N, K]`` to losses ``[N]``.
+        augment: ``(key, images, index) -> images`` in training, where ``index`` ``[N]`` numbers
+            the examples of the global batch, or None.
+        preprocess: ``images -> images`` in training and evaluation, or None.
+        train_preprocess: Takes the place of ``preprocess`` in training, if given.
+        mix: ``(key, images, targets, axis_name) -> images, targets`` in training, with targets
+            float ``[N, K]``: mixup or CutMix. The model must have ``num_classes``.
+        label_smoothing: Share of each label that is spread evenly over all classes (Szegedy et
+            al. 2016); where an image can have several classes, over yes and no.
+        ema_decay: Decay of the moving average of parameters and running statistics, or None.
+        trainable: Whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")``
+            trains; None trains all. A frozen parameter keeps its bits, is not differentiated, and
+            has no optimiser state.
+        freeze_before: The stages before this one run as in evaluation: their batch norms keep
+            their running statistics. None for no stage.
+        microbatches: Number of parts that a batch is cut into and that run one after the other, to
+            save memory. The gradient is that of the whole batch. Part ``k`` of ``K`` holds every
+            ``K``-th example from the ``k``-th on. Each part has its own batch-norm statistics, the
+            running statistics take them in order, and each part draws its own dropout mask.
+        evaluate_flipped: Evaluate the mean of the logits of each image and its mirror image.
+        gathered: With parameters spread over devices under ``jit``: the replicated sharding in
+            which the forward and backward pass use them.
+
+    Raises:
+        TypeError: A field cannot be hashed.
+        ValueError: An unknown loss.
     """
-    options, images, labels = state.options, batch["image"], batch["label"]
-    place = jnp.arange(len(images))
-    if axis_name is not None:
-        place += len(images) * lax.axis_index(axis_name)
-    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    augment_key, dropout_key = jax.random.split(step_key)
-    if options.augment is not None:
-        images = options.augment(augment_key, images, place)
-    prepare = options.train_preprocess or options.preprocess
-    if prepare is not None:
-        images = prepare(images)
-    mask = _weights(batch)
-    # Without a mask the sum is known, and the devices need not speak about it.
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    total = _global_sum(mask.sum(), axis_name) if "mask" in batch else len(images) * devices
-    examples = {"label": labels, "mask": mask, "share": mask / jnp.maximum(total, 1)}
-    if options.mix is not None:
-        mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
-        soft = _targets(labels, state.model.num_classes, images.dtype, options)
-        images, examples["target"] = options.mix(mix_key, images, soft, axis_name)
-    return examples | {"image": images}, dropout_key
 
+    model: nn.Module
+    tx: optax.GradientTransformation
+    loss: Loss = "softmax"
+    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    train_preprocess: Callable[[jax.Array], jax.Array] | None = None
+    mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
+    trainable: Trainable | None = None
+    freeze_before: str | None = None
+    microbatches: int = 1
+    evaluate_flipped: bool = False
+    gathered: NamedSharding | None = None
 
-def _gradients(
-    state: TrainState,
-    trained: Any,
-    frozen: Any,
-    examples: Batch,
-    dropout_key: jax.Array,
-    axis_name: str | None,
-) -> tuple[Any, Any, Metrics]:
-    """Gradients, new running statistics and metrics of the global batch."""
-    model, options = state.model, state.options
-    if axis_name is not None:
-        model = model.clone(axis_name=axis_name)
-        # Each device differentiates its own copy: shard_map would otherwise sum the gradients of
-        # replicated parameters on its own (check_vma), pmap would not, and one rule serves both.
-        trained = _varying(trained, axis_name)
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
+            raise ValueError(
+                f"loss={self.loss!r} is not one of {', '.join(LOSSES)}, nor a function."
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+            try:
+                hash(getattr(self, field.name))
+            except TypeError as error:
+                raise TypeError(
+                    f"TrainStep.{field.name} cannot be hashed ({error}), but equal steps must be "
+                    "recognised as equal: give numbers, strings, tuples or frozen dataclasses, and "
+                    "tuples in place of arrays."
+                ) from error
 
-    # A function of the trained parameters alone: nothing below the first of them is differentiated.
-    def loss_of(
-        trained: Any, batch_stats: Any, part: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        logits, updates = model.apply(
-            {"params": merge(trained, frozen), "batch_stats": batch_stats},
-            part["image"],
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
+    def init(self, key: jax.Array, sample: jax.Array | jax.ShapeDtypeStruct) -> TrainState:
+        """Make a fresh state.
+
+        Args:
+            key: PRNG key of the initial weights and of all the run's randomness.
+            sample: Images ``[N, H, W, C]`` as batches hold them; only shape and dtype matter.
+
+        Raises:
+            ValueError: ``trainable`` is true of no parameter, or the key is of another
+                implementation than JAX's default one.
+        """
+        # The state holds the key's raw data, which steps take for the default implementation's.
+        default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+        if (given := jax.random.key_impl(key)) != default:
+            raise ValueError(
+                f"the key is of {given}, the steps' keys are of {default}: give "
+                f"jax.random.key(seed), or set jax_default_prng_impl to {given}"
+            )
+        init_key, run_key = jax.random.split(key)
+        images = jnp.zeros(sample.shape, sample.dtype)
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        variables = self.model.init(init_key, images, train=False)
+        return self.init_from(variables, jax.random.key_data(run_key))
+
+    def init_from(self, variables: Any, key_data: jax.Array) -> TrainState:
+        """Make a state of step 0 with the given variables ``{"params", "batch_stats"}``.
+
+        Args:
+            variables: Such as those of ``fr.load_pretrained``.
+            key_data: ``jax.random.key_data`` of the PRNG key of all the run's randomness.
+
+        Raises:
+            ValueError: ``trainable`` is true of no parameter.
+        """
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        ema = {"params": params, "batch_stats": batch_stats} if self.ema_decay else None
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=(),
+            # A copy: a donated state must not hold the same buffer twice.
+            ema=jax.tree.map(jnp.copy, ema),
+            key=key_data,
         )
-        targets = part.get("target")
-        if targets is None:
-            targets = _targets(part["label"], logits.shape[-1], logits.dtype, options)
-        loss = jnp.sum(_losses(logits, targets, options) * part["share"])
-        sums = _metric_sums(logits, part["label"], part["mask"], options)
-        return loss, (updates.get("batch_stats", {}), sums)
+        return self.init_optimizer(state)
 
-    differentiate = jax.value_and_grad(loss_of, has_aux=True)
-    count = options.microbatches
-    if count == 1:
-        (_, (batch_stats, sums)), grads = differentiate(
-            trained, state.batch_stats, examples, dropout_key
+    def init_optimizer(self, state: TrainState) -> TrainState:
+        """The state with a fresh optimiser state, for the parameters that this step trains."""
+        trained, _ = partition(state.params, self.trainable)
+        if not trained:
+            raise ValueError("trainable is true of no parameter: there is nothing to train")
+        return state.replace(opt_state=jax.jit(self.tx.init)(trained))  # type: ignore[attr-defined]
+
+    def __call__(
+        self, state: TrainState, batch: Batch, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """Update the state by one batch.
+
+        Randomness derives from ``(state.key, state.step, index in the global batch)``, so that any
+        number of devices gives the same numbers. A mask weighs the loss, but batch norm sees every
+        example, so fill a training batch with real images.
+
+        Returns:
+            The new state, and the sums that ``evaluate`` returns, over the global batch.
+        """
+        trained, frozen = partition(state.params, self.trainable)
+        used = trained, frozen
+        if self.gathered is not None:
+            used = lax.with_sharding_constraint(used, self.gathered)
+        examples, dropout_key = self._prepare(state, batch, axis_name)
+        grads, batch_stats, sums = self._gradients(
+            *used, state.batch_stats, examples, dropout_key, axis_name
         )
-    else:
-        # Every count-th example: on any number of devices the same ones, and each device its own.
-        parts = jax.tree.map(
-            lambda leaf: jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0), examples
+        updates, opt_state = self.tx.update(grads, state.opt_state, trained)
+        params = merge(optax.apply_updates(trained, updates), frozen)
+        ema = self._updated_ema(state.ema, {"params": params, "batch_stats": batch_stats})
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key), sums
+
+    def evaluate(self, state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """Sum the metrics of a batch; the moving average of the weights is used if there is one.
+
+        See ``EvalStep`` for what is returned.
+        """
+        return self.eval_step(state.eval_variables, batch, axis_name)
+
+    @property
+    def eval_step(self) -> EvalStep:
+        """The evaluation that belongs to this step; it is equal in all phases of a run."""
+        return EvalStep(
+            self.model, self.loss, self.preprocess, self.evaluate_flipped, self.gathered
         )
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, jnp.arange(count))
 
-        def accumulate(carry: Any, each: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
-            grads, batch_stats = carry
-            (_, (batch_stats, sums)), change = differentiate(trained, batch_stats, *each)
-            if axis_name is not None:
-                batch_stats = _varying(batch_stats, axis_name)
-            return (jax.tree.map(jnp.add, grads, change), batch_stats), sums
+    def _prepare(
+        self, state: TrainState, batch: Batch, axis_name: str | None
+    ) -> tuple[Batch, jax.Array]:
+        """The examples as the model sees them, and the dropout key.
 
-        start = jax.tree.map(jnp.zeros_like, trained), state.batch_stats
+        Returns:
+            ``{"image", "label", "mask", "loss_weight"}``, with ``"target"`` where examples are
+            mixed. The loss weights are the mask divided by its sum over the global batch.
+        """
+        images, labels = batch["image"], batch["label"]
+        index = jnp.arange(len(images))
         if axis_name is not None:
-            start = _varying(start, axis_name)
-        (grads, batch_stats), each = _scan(accumulate, start, (parts, keys))
-        sums = jax.tree.map(lambda leaf: leaf.sum(0), each)
-    if axis_name is not None and _statistics_are_apart(model, count, axis_name):
-        # Linear in what the devices saw: averaging at every step is averaging once at the end.
-        batch_stats = lax.pmean(_varying(batch_stats, axis_name), axis_name)
-    return _global_sum(grads, axis_name), batch_stats, _global_sum(sums, axis_name)
+            index += len(images) * lax.axis_index(axis_name)
+        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        augment_key, dropout_key = jax.random.split(step_key)
+        if self.augment is not None:
+            images = self.augment(augment_key, images, index)
+        preprocess = self.train_preprocess or self.preprocess
+        if preprocess is not None:
+            images = preprocess(images)
+        mask = _example_weights(batch)
+        # Without a mask the sum is known, and no communication is needed.
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        total = _global_sum(mask.sum(), axis_name) if "mask" in batch else len(images) * devices
+        examples = {"label": labels, "mask": mask, "loss_weight": mask / jnp.maximum(total, 1)}
+        if self.mix is not None:
+            mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
+            num_classes: int = self.model.num_classes  # type: ignore[attr-defined]
+            targets = targets_of(labels, num_classes, images.dtype, self.label_smoothing)
+            images, examples["target"] = self.mix(mix_key, images, targets, axis_name)
+        return examples | {"image": images}, dropout_key
 
+    def _gradients(
+        self,
+        trained: Any,
+        frozen: Any,
+        batch_stats: Any,
+        examples: Batch,
+        dropout_key: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[Any, Any, Metrics]:
+        """Gradients, new running statistics and metrics of the global batch."""
+        model = self.model
+        if self.freeze_before is not None:
+            model = model.clone(freeze_before=self.freeze_before)
+        if axis_name is not None:
+            model = model.clone(axis_name=axis_name)
+            # Each device differentiates its own copy: shard_map would otherwise sum the gradients
+            # of replicated parameters by itself (check_vma), and pmap would not.
+            trained = _as_varying(trained, axis_name)
 
-def _scan(body: Any, carry: Any, parts: Any) -> tuple[Any, Any]:
-    """``lax.scan`` over ``(examples, keys)``, its carry a pair whose first holds gradients.
+        # The loss is a function of the trained parameters alone, so that nothing below the first
+        # of them is differentiated.
+        def loss_of(
+            trained: Any, batch_stats: Any, examples: Batch, key: jax.Array
+        ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+            logits, updates = model.apply(
+                {"params": merge(trained, frozen), "batch_stats": batch_stats},
+                examples["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            targets = examples.get("target")
+            if targets is None:
+                targets = targets_of(
+                    examples["label"], logits.shape[-1], logits.dtype, self.label_smoothing
+                )
+            losses = _loss_function(self.loss)(logits, targets)
+            sums = metric_sums(logits, examples["label"], examples["mask"], self.loss)
+            loss = jnp.sum(losses * examples["loss_weight"])
+            return loss, (updates.get("batch_stats", {}), sums)
 
-    On a CPU it is written out: what XLA compiles there for a loop's body is 15 times slower.
-    """
-    if jax.default_backend() != "cpu":
-        return lax.scan(body, carry, parts)
-    outputs = []
-    for index in range(len(parts[1])):
-        examples, key = jax.tree.map(itemgetter(index), parts)
-        if index:
-            # XLA would run the parts side by side, with the memory of all: so each needs the
-            # gradients before it, in a way that changes nothing. It ignores optimization_barrier.
-            nothing = 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(carry[0]))
-            examples["image"] += nothing.astype(examples["image"].dtype)
-        carry, output = body(carry, (examples, key))
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        if self.microbatches == 1:
+            (_, (batch_stats, sums)), grads = differentiate(
+                trained, batch_stats, examples, dropout_key
+            )
+        else:
+            grads, batch_stats, sums = _accumulate(
+                differentiate,
+                trained,
+                batch_stats,
+                examples,
+                dropout_key,
+                self.microbatches,
+                axis_name,
+            )
+        if axis_name is not None and _statistics_differ(model, self.microbatches, axis_name):
+            # Running statistics are linear in the batch statistics, so averaging them over the
+            # devices at every step gives what averaging once at the end would.
+            batch_stats = lax.pmean(_as_varying(batch_stats, axis_name), axis_name)
+        return _global_sum(grads, axis_name), batch_stats, _global_sum(sums, axis_name)
 
-
-def _statistics_are_apart(model: Any, microbatches: int, axis_name: str) -> bool:
-    """Whether each device holds running statistics of its own, for lack of a common batch; a lone
-    device's are its own too, in the types of ``shard_map``."""
-    groups = getattr(model, "batch_norm_groups", 0)
-    return microbatches > 1 or groups != 1 or lax.axis_size(axis_name) == 1
-
-
-def eval_step(state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:
-    """Sums over the examples of the global batch that ``mask`` keeps, float32 ``[]`` each.
-
-    ``{"loss", "top1", "top5", "count"}``: cross-entropy without smoothing, correct answers, and
-    examples, so that they add up over batches, devices and hosts. With fewer than five classes
-    ``top5`` counts all. Where an image has any number of classes, an answer is correct if it is one
-    of them. The moving average of the weights is evaluated where there is one.
-    """
-    logits = eval_logits(state, batch)
-    return _global_sum(
-        _metric_sums(logits, batch["label"], _weights(batch), state.options), axis_name
-    )
-
-
-def eval_logits(state: TrainState, batch: Batch) -> jax.Array:
-    """Logits ``[N, classes]`` of a batch, as evaluation computes them."""
-    images = batch["image"]
-    if state.options.preprocess is not None:
-        images = state.options.preprocess(images)
-    variables = state.eval_variables
-    if state.options.gathered is not None:
-        variables = lax.with_sharding_constraint(variables, state.options.gathered)
-    logits: Any = state.model.apply(variables, images, train=False)
-    if state.options.evaluate_flipped:
-        logits += state.model.apply(variables, images[:, :, ::-1], train=False)
-        logits /= 2
-    return logits
+    def _updated_ema(self, ema: Any, variables: Any) -> Any:
+        if ema is None or self.ema_decay is None:
+            return ema
+        weight = 1 - self.ema_decay
+        # In this form a value that has not changed, such as a frozen one, stays equal to the bit.
+        return jax.tree.map(lambda old, new: old + weight * (new - old), ema, variables)
 
 
 def zero_metrics() -> Metrics:
@@ -220,42 +349,12 @@ def zero_metrics() -> Metrics:
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
 
 
-def _targets(labels: jax.Array, classes: int, dtype: Any, options: StepOptions) -> jax.Array:
-    """What each class's output should be, ``[N, classes]``.
-
-    Smoothing moves targets towards 1 / classes where one class is right, towards 1 / 2 where each
-    class is a question of its own.
-    """
-    smoothing = options.label_smoothing
-    if labels.ndim == 2:
-        return labels.astype(dtype) * (1 - smoothing) + smoothing / 2
-    return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=dtype), smoothing)
-
-
-def _losses(logits: jax.Array, targets: jax.Array, options: StepOptions) -> jax.Array:
-    """Cross-entropy of each example, ``[N]``; of sigmoids the mean over the classes."""
-    if options.loss == "sigmoid":
-        return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1)
-    return optax.softmax_cross_entropy(logits, targets)
-
-
-def _weights(batch: Batch) -> jax.Array:
-    mask = batch.get("mask")
-    if mask is None:
-        return jnp.ones(batch["label"].shape[:1], jnp.float32)
-    return mask.astype(jnp.float32)
-
-
-def _metric_sums(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, options: StepOptions
-) -> Metrics:
-    """Sums over these examples, see :func:`eval_step`."""
-    unsmoothed = dataclasses.replace(options, label_smoothing=0.0)
-    targets = _targets(labels, logits.shape[-1], logits.dtype, unsmoothed)
-    losses = _losses(logits, targets, options)
-    hits = _hits(logits, targets > 0)
+def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, loss: Loss) -> Metrics:
+    """Sums over these examples, see ``EvalStep``; ``weights`` float ``[N]``."""
+    targets = targets_of(labels, logits.shape[-1], logits.dtype, label_smoothing=0.0)
+    hits = top_k_hits(logits, targets > 0)
     per_example = {
-        "loss": losses,
+        "loss": _loss_function(loss)(logits, targets),
         "top1": hits[:, 0],
         "top5": hits.any(axis=1),
         "count": jnp.ones_like(weights),
@@ -267,30 +366,88 @@ def _metric_sums(
     }
 
 
-def _hits(logits: jax.Array, right: jax.Array) -> jax.Array:
-    """Whether the best, second best, ... answer of each example is right, ``[N, up to TOP_K]``.
+def _loss_function(loss: Loss) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return LOSSES[loss] if isinstance(loss, str) else loss
 
-    As by ``lax.top_k``, which the partitioner would first gather all logits for.
+
+def _example_weights(batch: Batch) -> jax.Array:
+    mask = batch.get("mask")
+    if mask is None:
+        return jnp.ones(batch["label"].shape[:1], jnp.float32)
+    return mask.astype(jnp.float32)
+
+
+def _accumulate(
+    differentiate: Callable[..., Any],
+    trained: Any,
+    batch_stats: Any,
+    examples: Batch,
+    dropout_key: jax.Array,
+    count: int,
+    axis_name: str | None,
+) -> tuple[Any, Any, Metrics]:
+    """Sum the gradients of ``count`` microbatches, one after the other."""
+    # Every count-th example: the same ones on any number of devices, and from each device its own.
+    microbatches = jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0), examples
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, jnp.arange(count))
+
+    def add(carry: Any, microbatch: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
+        grads, batch_stats = carry
+        (_, (batch_stats, sums)), new_grads = differentiate(trained, batch_stats, *microbatch)
+        if axis_name is not None:
+            batch_stats = _as_varying(batch_stats, axis_name)
+        return (jax.tree.map(jnp.add, grads, new_grads), batch_stats), sums
+
+    start = jax.tree.map(jnp.zeros_like, trained), batch_stats
+    if axis_name is not None:
+        start = _as_varying(start, axis_name)
+    (grads, batch_stats), sums = _scan(add, start, (microbatches, keys))
+    return grads, batch_stats, jax.tree.map(lambda leaf: leaf.sum(0), sums)
+
+
+def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
+    """``lax.scan`` over ``(microbatches, keys)``; the first of its carry are the gradients.
+
+    On CPU it is unrolled, because XLA compiles a loop's body there to code that is 15 times slower.
     """
-    classes = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    hits = []
-    for _ in range(min(TOP_K, logits.shape[-1])):
-        chosen = classes == jnp.argmax(logits, axis=-1, keepdims=True)
-        hits.append(jnp.any(chosen & right, axis=-1))
-        logits = jnp.where(chosen, -jnp.inf, logits)
-    return jnp.stack(hits, axis=1)
+    if jax.default_backend() != "cpu":
+        return lax.scan(body, carry, xs)
+    outputs = []
+    for number in range(len(xs[1])):
+        examples, key = jax.tree.map(itemgetter(number), xs)
+        if number:
+            # XLA would run the microbatches side by side, with the memory of all of them, so each
+            # depends on the gradients before it without changing. XLA on CPU ignores
+            # optimization_barrier.
+            zero = 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(carry[0]))
+            examples["image"] += zero.astype(examples["image"].dtype)
+        carry, output = body(carry, (examples, key))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:
+    """Whether each device computes running statistics of its own.
+
+    It does where devices share no batch statistics; a single device's are also its own, in the
+    types of ``shard_map``.
+    """
+    groups = getattr(model, "batch_norm_groups", 0)
+    return microbatches > 1 or groups != 1 or lax.axis_size(axis_name) == 1
 
 
 def _global_sum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else lax.psum(tree, axis_name)
 
 
-def _varying(tree: Any, axis_name: str) -> Any:
-    """The tree as each device's own, in the types of ``shard_map``."""
+def _as_varying(tree: Any, axis_name: str) -> Any:
+    """The tree with the type of values that differ between devices, as ``shard_map`` checks it."""
 
-    def own(leaf: jax.Array) -> jax.Array:
+    def mark(leaf: jax.Array) -> jax.Array:
         if axis_name in jax.typeof(leaf).manual_axis_type.varying:
             return leaf
         return lax.pcast(leaf, axis_name, to="varying")
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(mark, tree)

@@ -18,8 +18,8 @@ import optax  # noqa: E402
 import flax_resnet as fr  # noqa: E402
 from flax_resnet.config import ParallelConfig  # noqa: E402
 from flax_resnet.data import Augmentation, Mixing  # noqa: E402
-from flax_resnet.training import parallel  # noqa: E402
 from flax_resnet.training.mesh import data_mesh  # noqa: E402
+from flax_resnet.training.partitioning import choose_partitioning, compile_step  # noqa: E402
 
 MESH = data_mesh()
 SMALL = {"stage_sizes": (1,), "block": "bottleneck", "widths": (8,), "stem": "cifar"}
@@ -31,36 +31,50 @@ BATCH = {
 }
 
 
-def make_state(dtype, options, **model):
-    net = fr.ResNet(**SMALL | model, num_classes=10, dtype=dtype, param_dtype=dtype)
-    sample = jax.ShapeDtypeStruct((1, 8, 8, 3), dtype)
-    create = functools.partial(fr.create_train_state, net, optax.sgd(0.1, 0.9), options=options)
-    return jax.jit(lambda: create(jax.random.key(0), sample))()
+def make_step(dtype, net=None, **options):
+    model = fr.ResNet(**SMALL | (net or {}), num_classes=10, dtype=dtype, param_dtype=dtype)
+    return fr.TrainStep(model, optax.sgd(0.1, 0.9), **options)
+
+
+def initial_state(step):
+    sample = jax.ShapeDtypeStruct((1, 8, 8, 3), step.model.dtype)
+    return jax.jit(functools.partial(step.init, sample=sample))(jax.random.key(0))
 
 
 def partitioning_of(devices=DEVICES, microbatches=1, **settings):
     mesh = MESH
     if devices < DEVICES:
         mesh = jax.sharding.Mesh(MESH.devices[:devices], ("data",), axis_types=MESH.axis_types)
-    return parallel.choose_partitioning(ParallelConfig(**settings), 16, microbatches, mesh)
+    return choose_partitioning(ParallelConfig(**settings), 16, microbatches, mesh)
 
 
 def zero_sums(dtype):
     return {name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "count")}
 
 
-def three_steps(state, partitioning, batch=BATCH, dtype=np.float64):
-    """State and metrics after three steps, as NumPy arrays, and the compiled step."""
-    batch = batch | {"image": batch["image"].astype(dtype)}
-    placed = parallel.place_batch(batch, partitioning)
-    sums = jax.device_put(zero_sums(dtype), partitioning.whole)
-    state, sums = parallel.enter(
-        (parallel.place_state(jax.tree.map(jnp.copy, state), partitioning), sums), partitioning
-    )
-    step = parallel.compile_step(partitioning, state, sums, placed)
+def three_steps(step, partitioning, state=None, dtype=np.float64):
+    """State and metrics after three steps, as NumPy arrays."""
+    batch = partitioning.put_batch(BATCH | {"image": BATCH["image"].astype(dtype)})
+    sums = partitioning.replicate(zero_sums(dtype))
+    state = initial_state(step) if state is None else jax.tree.map(jnp.copy, state)
+    state = partitioning.put_state(state)
+    compiled = compile_step(step, partitioning, state, sums, batch)
     for _ in range(3):
-        state, sums = step(state, sums, placed)
-    return jax.device_get(parallel.leave((state, sums), partitioning)), step
+        state, sums = compiled(state, sums, batch)
+    return jax.device_get((state, sums))
+
+
+def three_steps_of_pmap(step, dtype):
+    """The same by ``jax.pmap``, which wants a copy of the state for each device."""
+    mapped = jax.pmap(functools.partial(step, axis_name="data"), "data")
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf] * DEVICES), initial_state(step))
+    batch = BATCH | {"image": BATCH["image"].astype(dtype)}
+    batch = {name: leaf.reshape(DEVICES, -1, *leaf.shape[1:]) for name, leaf in batch.items()}
+    sums = zero_sums(dtype)
+    for _ in range(3):
+        state, metrics = mapped(state, batch)
+        sums = jax.tree.map(lambda total, new: total + new[0], sums, metrics)
+    return jax.device_get((jax.tree.map(lambda leaf: leaf[0], state), sums))
 
 
 def worst(one, other):
@@ -74,63 +88,65 @@ def worst(one, other):
 
 
 def modes(dtype):
-    """jit on eight devices, shard_map and pmap beside jit on one."""
-    augment = Augmentation(crop_padding=1, flip=True)
+    """jit on eight devices, shard_map and pmap compared with jit on one."""
+    options = {"augment": Augmentation(crop_padding=1, flip=True), "ema_decay": 0.9}
     if dtype == np.float64:
-        more = {"mix": Mixing(0.2, 1.0), "label_smoothing": 0.1}
-    else:  # without mixing, which is long to compile
-        more = {"trainable": lambda path: path[0] != "bn1"}
-    options = fr.StepOptions(augment=augment, ema_decay=0.9, **more)
+        options |= {"mix": Mixing(0.2, 1.0), "label_smoothing": 0.1}
+    else:  # without mixing, which takes long to compile
+        options["trainable"] = lambda path: path[0] != "bn1"
     net = {"groups": 4, "width_per_group": 16, "dropout": 0.2, "stochastic_depth": 0.3}
-    state = make_state(dtype, options, **net)
-    (one, _) = three_steps(state, partitioning_of(devices=1), dtype=dtype)
-    return {
-        mode: worst(one, three_steps(state, partitioning_of(mode=mode), dtype=dtype)[0])
-        for mode in ("jit", "shard_map", "pmap")
+    step = make_step(dtype, net, **options)
+    one = three_steps(step, partitioning_of(devices=1), dtype=dtype)
+    found = {
+        mode: three_steps(step, partitioning_of(mode=mode), dtype=dtype)
+        for mode in ("jit", "shard_map")
     }
+    found["pmap"] = three_steps_of_pmap(step, dtype)
+    return {mode: worst(one, eight) for mode, eight in found.items()}
 
 
 def grouped():
-    """Batch norm in groups: every mode beside jit on one device."""
+    """Batch norm in groups: every mode compared with jit on one device."""
     found = {}
     for groups in (2, 8):
-        state = make_state(np.float64, options=fr.StepOptions(), batch_norm_groups=groups)
-        one, _ = three_steps(state, partitioning_of(devices=1))
+        step = make_step(np.float64, {"batch_norm_groups": groups})
+        one = three_steps(step, partitioning_of(devices=1))
         for mode in ("jit", "shard_map"):
             partitioning = partitioning_of(mode=mode, batch_norm=f"groups:{groups}")
-            found[f"{mode} {groups}"] = worst(one, three_steps(state, partitioning)[0])
+            found[f"{mode} {groups}"] = worst(one, three_steps(step, partitioning))
     return found
 
 
 def accumulated():
-    """Microbatches beside the whole batch without batch norm, and over devices with it."""
+    """Microbatches compared with the whole batch without batch norm, and over devices with it."""
     found = {}
-    whole = make_state(np.float64, fr.StepOptions(), norm="group")
-    parts = whole.replace(options=fr.StepOptions(microbatches=4))
-    one, _ = three_steps(whole, partitioning_of(devices=1))
-    four, _ = three_steps(parts, partitioning_of(devices=1))
-    found["group norm"] = worst(one, four)
-    state = make_state(np.float64, fr.StepOptions(microbatches=2), dropout=0.2)
-    one, _ = three_steps(state, partitioning_of(devices=1))
+    whole = make_step(np.float64, {"norm": "group"})
+    cut = make_step(np.float64, {"norm": "group"}, microbatches=4)
+    state = initial_state(whole)
+    one = three_steps(whole, partitioning_of(devices=1), state)
+    found["group norm"] = worst(one, three_steps(cut, partitioning_of(devices=1), state))
+    step = make_step(np.float64, {"dropout": 0.2}, microbatches=2)
+    one = three_steps(step, partitioning_of(devices=1))
     for mode in ("jit", "shard_map"):
         partitioning = partitioning_of(mode=mode, microbatches=2)
-        found[mode] = worst(one, three_steps(state, partitioning)[0])
-    with mock.patch.object(jax, "default_backend", lambda: "gpu"):  # where a loop serves well
-        found["loop"] = worst(one, three_steps(state, partitioning)[0])
+        found[mode] = worst(one, three_steps(step, partitioning))
+    with mock.patch.object(jax, "default_backend", lambda: "gpu"):  # which runs them in a loop
+        found["loop"] = worst(one, three_steps(step, partitioning))
     return found
 
 
 def sharded():
-    """Parameters spread over the devices beside the same whole."""
-    state = make_state(np.float64, options=fr.StepOptions(ema_decay=0.9))
-    one, _ = three_steps(state, partitioning_of(devices=1))
+    """Parameters split over the devices compared with replicated ones."""
     partitioning = partitioning_of(shard_params=True)
-    spread = parallel.place_state(jax.tree.map(jnp.copy, state), partitioning)
+    step = make_step(np.float64, ema_decay=0.9)
+    split_step = make_step(np.float64, ema_decay=0.9, gathered=partitioning.replicated)
+    state = initial_state(step)
+    one = three_steps(step, partitioning_of(devices=1), state)
+    split = partitioning.put_state(jax.tree.map(jnp.copy, state))
     bytes_here = sum(
-        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(spread.params)
+        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(split.params)
     )
-    options = fr.StepOptions(**vars(state.options) | {"gathered": partitioning.whole})
-    other, _ = three_steps(state.replace(options=options), partitioning)
+    other = three_steps(split_step, partitioning, state)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     return {"worst": worst(one, other), "share": bytes_here / total}
 
@@ -139,9 +155,9 @@ def resnet152():
     """Bytes of parameters and optimiser, and those on one device, from their shapes."""
     net = fr.create_model("resnet152")
     sample = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    create = functools.partial(fr.create_train_state, net, optax.sgd(0.1, 0.9))
-    state = jax.eval_shape(lambda: create(jax.random.key(0), sample))
-    shardings = parallel.state_shardings(state, partitioning_of(shard_params=True))
+    step = fr.TrainStep(net, optax.sgd(0.1, 0.9))
+    state = jax.eval_shape(functools.partial(step.init, sample=sample), jax.random.key(0))
+    shardings = partitioning_of(shard_params=True).state_shardings(state)
     total = here = 0
     for part in ("params", "opt_state"):
         pairs = zip(
@@ -179,9 +195,9 @@ def collectives():
     """Collective operations of the compiled step: how many of each kind, by mode."""
     from flax_resnet.training.communication import collectives_of
 
-    state = make_state(np.float32, options=fr.StepOptions())
     batch = {k: v for k, v in BATCH.items() if k != "mask"}
     batch["image"] = batch["image"].astype(np.float32)
+    state = initial_state(make_step(np.float32))
     found = {"norms": len(jax.tree.leaves(state.batch_stats)) // 2}
     for name, settings in {
         "jit": {"mode": "jit"},
@@ -189,12 +205,13 @@ def collectives():
         "per_device": {"batch_norm": "per_device"},
     }.items():
         partitioning = partitioning_of(**settings)
-        placed = parallel.place_batch(batch, partitioning)
-        sums = jax.device_put(zero_sums(np.float32), partitioning.whole)
-        model, options = parallel.configure(state.model, state.options, partitioning, 1)
-        held = jax.tree.map(jnp.copy, state).replace(model=model, options=options)
-        held = parallel.place_state(held, partitioning)
-        text = parallel.compile_step(partitioning, held, sums, placed).as_text()
+        step = make_step(np.float32, {"batch_norm_groups": partitioning.batch_norm_groups})
+        arrays = (
+            partitioning.put_state(jax.tree.map(jnp.copy, state)),
+            partitioning.replicate(zero_sums(np.float32)),
+            partitioning.put_batch(batch),
+        )
+        text = compile_step(step, partitioning, *arrays).as_text()
         found[name] = [[one.kind, one.bytes] for one in collectives_of(text)]
     found["bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     return found

@@ -110,7 +110,7 @@ def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
     # One process of one device takes it up: to the bit, as the sums that the two saved with it say.
     codes, outputs = finish(start(two, "--max-steps", "5"))
     assert codes == [0], outputs
-    assert "Going on from the checkpoint after step 4" in outputs[0]
+    assert "Resuming from the checkpoint after step 4" in outputs[0]
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     codes, outputs = finish(*processes)
     assert codes == [0, 0], outputs
-    assert "The same command goes on from there" in outputs[0]
+    assert "The same command resumes there" in outputs[0]
 
 
 @pytest.mark.slow

@@ -179,13 +179,13 @@ def test_the_strength_is_chosen_on_validation():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--mode", "full", "--views", "1"), "no part is frozen throughout"),
-        (("--views", "1", "--transfer.statistics", "updated"), "batch norm changes"),
+        (("--mode", "full", "--views", "1"), "no stage is frozen throughout"),
+        (("--views", "1", "--transfer.statistics", "updated"), "batch norm of the frozen stages changes"),
         (("--solver", "lbfgs", "--head", "hidden:8"), "lbfgs needs --mode head"),
     ],
     ids=["mode", "statistics", "hidden"],
 )
-def test_what_cannot_be_kept_is_told(photos, weights, tmp_path, capfd, options, sentence):
+def test_features_that_change_are_refused(photos, weights, tmp_path, capfd, options, sentence):
     places = (str(photos), "--weights", str(weights), "--workdir", str(tmp_path / "run"))
     assert main(["finetune", *places, "--image-size", "16", *options]) == 2
     assert sentence in " ".join(capfd.readouterr().err.split())

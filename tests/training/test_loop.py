@@ -103,10 +103,10 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path,
     threading.Thread(target=stop, daemon=True).start()
     stopped = fr.train(config(tmp_path, save_every=3), console)
     assert not stopped.finished
-    assert "saved. The same command goes on from there" in console.text()
+    assert "saved. The same command resumes there" in console.text()
     resumed = fr.train(config(tmp_path, save_every=3), console)
     assert resumed.finished
-    assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
+    assert f"Resuming from the checkpoint after step {stopped.step}" in console.text()
     assert_same_run(workdir, tmp_path, result.step)
 
 
@@ -115,22 +115,22 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(
     whole_run, tmp_path, console, monkeypatch
 ):
     workdir, result = whole_run
-    step = evaluation._jitted_eval_step
+    evaluate = evaluation._evaluate
     calls = []
 
-    def signalled(state, batch):
-        calls.append(batch)
+    def signalled(*arguments):
+        calls.append(arguments)
         if len(calls) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(state, batch)
+        return evaluate(*arguments)
 
-    monkeypatch.setattr(evaluation, "_jitted_eval_step", signalled)
+    monkeypatch.setattr(evaluation, "_evaluate", signalled)
     stopped = fr.train(config(tmp_path), console)
     assert not stopped.finished
     assert len(calls) == 1  # the second of its two batches was not begun
     assert not (tmp_path / "history.jsonl").exists()
     assert fr.train(config(tmp_path), console).finished
-    assert f"Going on from the checkpoint after step {stopped.step}" in console.text()
+    assert f"Resuming from the checkpoint after step {stopped.step}" in console.text()
     assert_same_run(workdir, tmp_path, result.step)
 
 

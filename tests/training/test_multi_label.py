@@ -1,4 +1,4 @@
-"""Images with any number of classes: loss, sums and evaluation against NumPy."""
+"""Images with several classes: loss, sums and evaluation, compared with NumPy."""
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ import flax_resnet as fr
 from flax_resnet.data import Preprocessing
 from flax_resnet.training.evaluation import evaluate_split, score_of
 from flax_resnet.training.mesh import data_mesh
+from flax_resnet.training.partitioning import Partitioning
 
 CLASSES = 6
 PREPARE = Preprocessing((0.5,) * 3, (0.25,) * 3)
@@ -21,29 +22,27 @@ def batch():
     return {"image": rng.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8), "label": labels}
 
 
-def make_state(**options):
-    return fr.create_train_state(
-        fr.create_model("resnet8", num_classes=CLASSES),
-        optax.sgd(1.0),
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8),
-        fr.StepOptions(preprocess=PREPARE, loss="sigmoid", **options),
-    )
+def make(**options):
+    """A step and its first state."""
+    model = fr.create_model("resnet8", num_classes=CLASSES)
+    step = fr.TrainStep(model, optax.sgd(1.0), loss="sigmoid", preprocess=PREPARE, **options)
+    return step, step.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
-def state():
-    return make_state()
+def made():
+    return make()
 
 
-def eval_logits(state, images):
-    logits = state.model.apply(state.eval_variables, PREPARE(images), train=False)
+def eval_logits(step, state, images):
+    logits = step.model.apply(state.eval_variables, PREPARE(images), train=False)
     return np.asarray(logits, np.float64)
 
 
-def test_sums_are_numpys(state, batch):
-    logits, labels = eval_logits(state, batch["image"]), batch["label"]
-    sums = jax.jit(fr.eval_step)(state, batch)
+def test_sums_agree_with_numpy(made, batch):
+    step, state = made
+    logits, labels = eval_logits(step, state, batch["image"]), batch["label"]
+    sums = jax.jit(step.evaluate)(state, batch)
     chances = 1 / (1 + np.exp(-logits))
     losses = -np.log(np.where(labels > 0, chances, 1 - chances)).mean(1)
     np.testing.assert_allclose(sums["loss"], np.sum(losses), rtol=1e-5)
@@ -54,12 +53,12 @@ def test_sums_are_numpys(state, batch):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_step_follows_the_gradient_of_binary_cross_entropy(batch, smoothing):
-    state = make_state(label_smoothing=smoothing)
+    step, state = make(label_smoothing=smoothing)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits, _ = state.model.apply(
+    logits, _ = step.model.apply(
         variables, PREPARE(batch["image"]), train=True, mutable=["batch_stats"]
     )
-    after, _ = jax.jit(fr.train_step)(state, batch)
+    after, _ = jax.jit(step)(state, batch)
     # Plain SGD moves the classifier's bias by -rate * mean((sigmoid - target) / classes).
     moved = state.params["fc"]["bias"] - after.params["fc"]["bias"]
     targets = batch["label"] * (1 - smoothing) + smoothing / 2
@@ -67,10 +66,11 @@ def test_a_step_follows_the_gradient_of_binary_cross_entropy(batch, smoothing):
     np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
-def test_single_labels_train_as_one_hot_questions(state, batch):
+def test_single_labels_are_one_hot_targets(made, batch):
+    step, state = made
     single = batch | {"label": np.arange(8, dtype=np.int32) % CLASSES}
     one_hot = batch | {"label": np.eye(CLASSES, dtype=np.float32)[single["label"]]}
-    found, expected = (jax.jit(fr.eval_step)(state, labels) for labels in (single, one_hot))
+    found, expected = (jax.jit(step.evaluate)(state, labels) for labels in (single, one_hot))
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
 
@@ -92,14 +92,18 @@ class Few:
         return {"image": images, "label": labels, "mask": np.asarray(indices) != 5}
 
 
-def test_evaluation_has_the_mean_average_precision_of_the_images_it_could_read(state):
+def test_evaluation_has_the_mean_average_precision_of_the_images_it_could_read(made):
+    step, state = made
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
     labels = (rng.random((9, CLASSES)) < 0.5).astype(np.float32)
     labels[:, 2] = 0
     kept = np.arange(9) != 5
-    scores = evaluate_split(state, Few(images, labels), 4, data_mesh())
-    logits, truth = eval_logits(state, images)[kept], labels[kept]
+    found = evaluate_split(
+        step.eval_step, state.eval_variables, Few(images, labels), 4, Partitioning(data_mesh())
+    )
+    scores = found.scores
+    logits, truth = eval_logits(step, state, images)[kept], labels[kept]
     precisions = []
     for column in (0, 1, 3, 4, 5):
         ranked = truth[np.argsort(-logits[:, column]), column]
@@ -108,5 +112,7 @@ def test_evaluation_has_the_mean_average_precision_of_the_images_it_could_read(s
         precisions.append((best_from * ranked).sum() / ranked.sum())
     assert scores["map"] == pytest.approx(np.mean(precisions))
     assert scores["top1"] == pytest.approx(truth[np.arange(8), logits.argmax(1)].mean())
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.labels, truth)
     assert score_of(scores) == scores["map"]
     assert score_of({"top1": 0.5}) == 0.5 and score_of({}) is None

@@ -12,7 +12,7 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 from flax_resnet.data import Preprocessing
-from flax_resnet.training.setup import prepare
+from flax_resnet.training.run import resolve
 
 pytestmark = pytest.mark.usefixtures("no_page")
 BASE = Config(
@@ -28,17 +28,23 @@ DATA = dataclasses.replace(BASE.data, train_sizes=SIZES)
 
 
 def test_sizes_are_a_function_of_the_step():
-    run = prepare(dataclasses.replace(BASE, data=DATA, epochs=4))
+    run = resolve(dataclasses.replace(BASE, data=DATA, epochs=4))
     images = len(run.dataset.train)  # batches of 128
-    sizes = [run.train_size_at(step) for step in range(run.total_steps)]
+    sizes = [run.image_size_at(step) for step in range(run.total_steps)]
     assert sizes == [6 if step * 128 < images else 10 for step in range(run.total_steps)]
     images = np.zeros((2, 8, 8, 1), np.uint8)
     for size in (6, 10):
-        options = run.sized(run.options, size)
-        assert options.train_preprocess(images).shape == (2, size, size, 1)
+        step = run.step_for(run.phases[0], size)
+        assert step.train_preprocess(images).shape == (2, size, size, 1)
         # Evaluation keeps the size of the stored images.
-        assert options.preprocess(images).shape == (2, 8, 8, 1)
-    assert dataclasses.replace(run, config=BASE).train_size_at(0) is None
+        assert step.preprocess(images).shape == (2, 8, 8, 1)
+    segments = run.segments(3)
+    assert [segment.image_size for segment in segments] == [6, 10]
+    steps = [step for segment in segments for step in segment.steps]
+    assert steps == list(range(3, run.total_steps))
+    for segment in segments:
+        assert {run.image_size_at(step) for step in segment.steps} == {segment.image_size}
+    assert dataclasses.replace(run, config=BASE).image_size_at(0) is None
 
 
 def arrays(workdir, step):
@@ -52,7 +58,7 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_sizes_goes_on_exactly_from_either(tmp_path, console):
+def test_a_run_of_two_sizes_resumes_exactly_from_either(tmp_path, console):
     config = dataclasses.replace(BASE, data=DATA, workdir=str(tmp_path / "whole"))
     whole = fr.train(config, console)
     assert "in training 6 from epoch 0, in training 10 from epoch 1" in console.text()
@@ -76,7 +82,7 @@ def test_a_run_of_two_sizes_goes_on_exactly_from_either(tmp_path, console):
         ({"augment": {"repeats": 0}}, "augment.repeats is 0"),
     ],
 )
-def test_impossible_sizes_and_repeats_are_told(change, message):
+def test_impossible_sizes_and_repeats_are_refused(change, message):
     changed = {
         name: dataclasses.replace(getattr(BASE, name), **fields) for name, fields in change.items()
     }
@@ -90,14 +96,14 @@ def test_evaluation_takes_the_mean_of_an_image_and_its_mirror_image():
     batch = {"image": images, "label": np.arange(4, dtype=np.int32)}
     prepare = Preprocessing((0.5,) * 3, (0.25,) * 3)
     model = fr.create_model("resnet8")
-    options = fr.StepOptions(preprocess=prepare, evaluate_flipped=True)
-    state = fr.create_train_state(model, optax.sgd(0.1), jax.random.key(0), images, options)
+    step = fr.TrainStep(model, optax.sgd(0.1), preprocess=prepare, evaluate_flipped=True)
+    state = step.init(jax.random.key(0), images)
     both = [
         np.asarray(model.apply(state.eval_variables, prepare(view), train=False), np.float64)
         for view in (images, images[:, :, ::-1])
     ]
     logits = (both[0] + both[1]) / 2
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), np.arange(4)]
-    found = jax.jit(fr.eval_step)(state, batch)
+    found = jax.jit(step.evaluate)(state, batch)
     np.testing.assert_allclose(found["loss"], losses.sum(), rtol=1e-5)
     assert not np.allclose(both[0], both[1])

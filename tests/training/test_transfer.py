@@ -12,9 +12,10 @@ import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.config import TransferConfig
 from flax_resnet.training import read_variables
-from flax_resnet.training.transfer.start import plan_phases, rate_factors
+from flax_resnet.training.segments import plan_phases
+from flax_resnet.training.transfer.start import rate_factors
 
-PARTS = ("stem", "layer1", "layer2", "layer3", "fc")
+STAGES = ("stem", "layer1", "layer2", "layer3", "fc")
 QUICK = ("--image-size", "16", "--batch-size", "16", "--compile-cache", "None")
 
 
@@ -49,7 +50,7 @@ def finetune(photos, weights, workdir, *options):
     return main(["finetune", *places, *QUICK, *options])
 
 
-def changed_parts(workdir, weights):
+def changed_arrays(workdir, weights):
     """Parts of the best checkpoint whose parameters, and whose statistics, are not the weights'."""
     _, after = read_variables(workdir / "checkpoints")
     before = fr.load_weights(weights, fr.create_model("resnet8"))
@@ -81,11 +82,11 @@ ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
 )
 def test_what_is_frozen_keeps_its_bits(photos, weights, tmp_path, options, params, statistics):
     assert finetune(photos, weights, tmp_path / "run", "--epochs", "1", *options) == 0
-    assert changed_parts(tmp_path / "run", weights) == (params, statistics - {"conv1"})
+    assert changed_arrays(tmp_path / "run", weights) == (params, statistics - {"conv1"})
 
 
 @pytest.mark.slow
-def test_affine_alone_of_the_frozen_parts_can_train(photos, weights, tmp_path):
+def test_affine_alone_of_the_frozen_stages_can_train(photos, weights, tmp_path):
     more = ("--mode", "head", "--views", "0", "--transfer.affine", "trained", "--epochs", "1")
     assert finetune(photos, weights, tmp_path / "run", *more) == 0
     _, after = read_variables(tmp_path / "run" / "checkpoints")
@@ -101,16 +102,16 @@ def test_affine_alone_of_the_frozen_parts_can_train(photos, weights, tmp_path):
 def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
     options = ("--mode", "gradual", "--epochs", "5", "--data.batch-size", "24")
     assert finetune(photos, weights, tmp_path / "whole", *options) == 0
-    # Two steps an epoch, a part more after each: stops inside a phase, and between two.
+    # Two steps an epoch, one more stage after each: stops inside a phase, and between two.
     for stop in ("3", "6", "10"):
         more = ("--max-steps", stop)
-        assert finetune(photos, weights, tmp_path / "parts", *options, *more) == 0
-    whole, parts = (
+        assert finetune(photos, weights, tmp_path / "resumed", *options, *more) == 0
+    whole, resumed = (
         [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
-        for name in ("whole", "parts")
+        for name in ("whole", "resumed")
     )
     assert len(whole) == 6
-    for one, other in zip(whole, [line for line in parts if line["epoch"] % 1 == 0], strict=True):
+    for one, other in zip(whole, [line for line in resumed if line["epoch"] % 1 == 0], strict=True):
         for name in ("train_loss", "val_loss", "test_loss"):
             assert one.get(name) == other.get(name), (one["epoch"], name)
 
@@ -119,7 +120,7 @@ def test_phases_free_one_part_after_the_other():
     def phases(**options):
         return [
             (phase.first_step, phase.freeze_before)
-            for phase in plan_phases(TransferConfig(**options), PARTS, 100, 10)
+            for phase in plan_phases(TransferConfig(**options), STAGES, 100, 10)
         ]
 
     assert phases() == [(0, None)]
@@ -139,19 +140,19 @@ def test_phases_free_one_part_after_the_other():
 
 
 def test_rates_decay_downwards():
-    halved = rate_factors(TransferConfig(layer_decay=0.5), PARTS)
+    halved = rate_factors(TransferConfig(layer_decay=0.5), STAGES)
     assert halved == {"fc": 1, "layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}
     # Howard & Ruder 2018, section 3.2.
-    assert rate_factors(TransferConfig(mode="gradual"), PARTS)["layer3"] == pytest.approx(1 / 2.6)
-    assert set(rate_factors(TransferConfig(), PARTS).values()) == {1}
+    assert rate_factors(TransferConfig(mode="gradual"), STAGES)["layer3"] == pytest.approx(1 / 2.6)
+    assert set(rate_factors(TransferConfig(), STAGES).values()) == {1}
 
 
 @pytest.mark.slow
-def test_layer_decay_slows_the_lower_parts(photos, weights, tmp_path):
+def test_layer_decay_slows_the_lower_stages(photos, weights, tmp_path):
     """At a decay of nothing only the head moves."""
     more = ("--mode", "full", "--layer-decay", "0", "--epochs", "1")
     assert finetune(photos, weights, tmp_path / "run", *more) == 0
-    assert changed_parts(tmp_path / "run", weights)[0] == set()
+    assert changed_arrays(tmp_path / "run", weights)[0] == set()
 
 
 def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_path):
@@ -170,8 +171,8 @@ def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_p
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (("--mode", "partial", "--freeze-before", "layer4"), 2, "no such part; its parts are stem"),
-        (("--mode", "full", "--freeze-before", "layer2"), 2, "no meaning in mode full"),
+        (("--mode", "partial", "--freeze-before", "layer4"), 2, "no such stage; its stages are stem"),
+        (("--mode", "full", "--freeze-before", "layer2"), 2, "no effect in mode full"),
         (("--head", "deep"), 2, "is not a head"),
         (("--model", "resnet20"), 1, "holds weights of resnet8, not of resnet20"),
         (("--weights", "none", "--mode", "head"), 2, "there are none"),
@@ -179,13 +180,13 @@ def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_p
     ],
     ids=str,
 )
-def test_wrong_choices_are_told(photos, weights, tmp_path, capfd, options, code, sentence):
+def test_wrong_choices_are_reported(photos, weights, tmp_path, capfd, options, code, sentence):
     assert finetune(photos, weights, tmp_path / "run", *options) == code
     assert sentence in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "run").exists()
 
 
-def test_without_weights_and_network_the_ways_on_are_told(photos, tmp_path, monkeypatch, capfd):
+def test_without_weights_and_network_the_ways_on_are_reported(photos, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("FLAX_RESNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("flax_resnet.weights.published.TORCH_URL", "http://127.0.0.1:9/")
@@ -210,13 +211,13 @@ def small_folder(folder, counts):
     return folder
 
 
-def test_one_class_is_told(weights, tmp_path, capfd):
+def test_one_class_is_reported(weights, tmp_path, capfd):
     folder = small_folder(tmp_path / "photos", {"cat": 20})
     assert finetune(folder, weights, tmp_path / "run") == 1
     assert "one class only" in capfd.readouterr().err
 
 
-def test_a_class_without_training_images_is_told(weights, tmp_path, capfd):
+def test_a_class_without_training_images_is_reported(weights, tmp_path, capfd):
     rows = [f"{place}.png,{name},train" for place, name in enumerate(("cat", "cat"))]
     rows += ["2.png,dog,val", "3.png,cat,val"]
     for place in range(4):

@@ -19,7 +19,7 @@ class FeatureStore:
     checksum is wrong are deleted when the store is opened, and their rows computed again.
 
     Attributes:
-      damaged: how many files were found damaged.
+        damaged: how many files were found damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class FeatureStore:
         """Keep ``rows`` ``[n, ...]`` as those of the ``n`` fingerprints.
 
         Raises:
-          UserError: they cannot be written.
+            UserError: they cannot be written.
         """
         name = hashlib.blake2b("".join(fingerprints).encode(), digest_size=16).hexdigest()
         target = self._folder / f"{name}.npy"

@@ -1,4 +1,4 @@
-"""What the frozen parts make of each image, computed once and kept: training then starts there."""
+"""Features of the frozen stages, computed once for each image and kept; training starts there."""
 
 import dataclasses
 import hashlib
@@ -15,28 +15,32 @@ from flax import traverse_util
 from rich.console import Console
 from rich.progress import Progress
 
+from ...config import scaled_learning_rate
 from ...data import Framing, Source, Split
 from ...data.pipeline import CROP_DRAWS, Batch
-from ...errors import UserError
 from ...models import fold_batch_norm, stage_of
 from ..forward import forward, static_batch_size
 from ..optim import create_schedule
-from ..setup import Run
+from ..run import Run
+from ..state import TrainState
 from .feature_store import FeatureStore, Rows
 
-FORMAT = 1  # of the kept files and of all that decides their contents
-BATCH = 32
+FORMAT = 1  # version of the kept files and of everything that decides their contents
+BATCH_SIZE = 32
 SHARD_BYTES = 1 << 26
-PLAIN = 0  # the view without augmentation; the others are numbered from 1
+PLAIN = 0  # number of the view without augmentation; augmented views are numbered from 1
+
+Read = Callable[[Source, np.ndarray, Sequence[str]], Batch]
 
 
 class Features:
-    """A split whose images are the kept inputs of the first part that trains; see data.Source.
+    """A split whose images are the kept inputs of the first stage that trains; a ``data.Source``.
 
     Attributes:
-      labels, bad: as of the split; images that cannot be read are left out.
-      streams: True where there are several views of an image, of which ``draws`` choose one.
-      framing: of the images.
+        labels: Those of the split, without the images that cannot be read.
+        bad: Path and reason of the files that cannot be read.
+        streams: True if there are several views of an image, one of which ``draws`` choose.
+        framing: That of the images.
     """
 
     def __init__(
@@ -56,13 +60,13 @@ class Features:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Of the features of an image: ``[H, W, C]`` or ``[C]``."""
+        """The shape of an image's features, ``[H, W, C]`` or ``[C]``."""
         return self._shape
 
     def gather(
         self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
-        """``{"image": float [B, *image_shape], "label"}``; without draws of the first view."""
+        """``{"image": float [B, *image_shape], "label"}``; without draws, of the first view."""
         index = np.asarray(indices, np.int64)
         images = self._views[0][index]
         if draws is not None:
@@ -80,76 +84,63 @@ class Features:
         )
 
 
-def views_of(run: Run) -> int:
-    """How many views of each image are computed once; 0 where the frozen parts run at every step.
+def keep_features(run: Run, state: TrainState, console: Console) -> Run:
+    """Replace the images of a run by the output of its frozen stages.
+
+    What is on disk already is not computed again.
+
+    Args:
+        run: The run; ``run.views`` views of each training image are computed.
+        state: The state before the first step.
+        console: Where progress is reported.
+
+    Returns:
+        A run whose data set holds features, and whose model starts at the first stage that trains.
 
     Raises:
-      UserError: views are asked for where the frozen parts are not the same at every step.
+        UserError: The features cannot be written.
     """
-    transfer = run.config.transfer
-    if transfer.mode not in ("head", "partial"):
-        reason = f"in mode {transfer.mode} no part is frozen throughout"
-    elif transfer.statistics == "updated" or transfer.affine == "trained":
-        reason = "the frozen parts' batch norm changes"
-    elif run.options.mix is not None:
-        reason = "mixup and CutMix mix images"
-    else:
-        return (1 if transfer.mode == "head" else 0) if transfer.views is None else transfer.views
-    if transfer.views:
-        raise UserError(
-            f"--views {transfer.views}: nothing can be computed once, as {reason}: leave it out.",
-            exit_code=2,
-        )
-    return 0
-
-
-def keep_features(run: Run, views: int, console: Console) -> Run:
-    """The run with what its frozen parts make of ``views`` views of each image in place of the
-    images, and a model that starts there. What is on the disk already is not computed again.
-
-    Raises:
-      UserError: the features cannot be kept.
-    """
-    boundary = run.phases[0].freeze_before
-    assert boundary is not None
+    start_stage = run.phases[0].freeze_before
+    assert start_stage is not None
     began = time.perf_counter()
     folder = Path(run.config.transfer.feature_cache).expanduser()
-    maker = _Maker(run, boundary, folder, console)
-    augmented = [maker.view(number) for number in range(1, views + 1)] if views > 1 else []
+    extractor = _Extractor(run, state, start_stage, folder, console)
+    augmented = [extractor.view(number) for number in range(1, run.views + 1)]
+    if run.views == 1:
+        augmented = []
     splits: dict[str, Any] = {}
     for name in ("train", "validation", "test"):
         source = getattr(run.dataset, name)
-        readable, prints = maker.plain.of(source, range(len(source)), fingerprints(source))
-        kept = [maker.plain.store.rows(prints)]
+        hashes = content_hashes(source)
+        readable, hashes = extractor.plain.compute(source, range(len(source)), hashes)
+        kept = [extractor.plain.store.rows(hashes)]
         if name == "train" and augmented:
             for view in augmented:
-                view.of(source, readable, prints)
-            kept = [view.store.rows(prints) for view in augmented]
+                view.compute(source, readable, hashes)
+            kept = [view.store.rows(hashes) for view in augmented]
         labels = np.asarray(source.labels)[readable]
-        splits[name] = Features(kept, labels, maker.shape, source.bad, run.dataset.framing)
+        splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.framing)
     count = sum(map(len, splits.values()))
     console.print(
-        f"Features of {count:,} images at {boundary} ({'×'.join(map(str, maker.shape))}): "
-        f"{maker.computed:,} computed, {maker.found:,} found in {folder}, "
-        f"in {time.perf_counter() - began:.1f} s."
+        f"Features of {count:,} images at {start_stage} "
+        f"({'×'.join(map(str, extractor.shape))}): {extractor.computed:,} computed, "
+        f"{extractor.found:,} found in {folder}, in {time.perf_counter() - began:.1f} s."
     )
     config, dataset = run.config, dataclasses.replace(run.dataset, **splits)
     steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
-    upper = dataclasses.replace(
+    rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
+    model = run.model.clone(start_stage=start_stage)
+    return dataclasses.replace(
         run,
         dataset=dataset,
-        model=run.model.clone(start_stage=boundary),
-        options=dataclasses.replace(run.options, augment=None, preprocess=None),
-        schedule=create_schedule(config.optimizer, steps, config.epochs),
+        step=dataclasses.replace(run.step, model=model, augment=None, preprocess=None),
+        schedule=create_schedule(rates, steps, config.epochs),
         total_steps=steps,
-        views=views,
     )
-    return dataclasses.replace(upper, state=upper.in_phase(run.state, run.phases[0]))
 
 
-def fingerprints(source: Source) -> list[str]:
-    """A hash of the content of each image, of its file where it has one."""
-
+def content_hashes(source: Source) -> list[str]:
+    """A hash of the content of each image, or of its file if it has one."""
     if isinstance(source, Split):
         return [_digest(image.tobytes()) for image in source.images]
     files: Any = source
@@ -161,23 +152,27 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-class _Maker:
-    """Makes the views of a run's images.
+class _Extractor:
+    """Computes the views of a run's images.
 
     Attributes:
-      plain: the view without augmentation.
-      shape: of the features of an image.
-      computed, found: how many rows were computed, and how many were kept already.
+        plain: The view without augmentation.
+        shape: That of an image's features.
+        computed: Number of rows that were computed.
+        found: Number of rows that were kept already.
     """
 
-    def __init__(self, run: Run, boundary: str, folder: Path, console: Console) -> None:
+    def __init__(
+        self, run: Run, state: TrainState, start_stage: str, folder: Path, console: Console
+    ) -> None:
         self._run, self._folder, self._console = run, folder, console
         self.computed = self.found = 0
-        parts = run.model.stages  # type: ignore[attr-defined]
-        output = "pooled" if boundary == parts[-1] else parts[parts.index(boundary) - 1]
-        variables = {"params": run.state.params, "batch_stats": run.state.batch_stats}
-        self._key = _key(run, variables, boundary)
-        # By NumPy: hundreds of operations on arrays of a device would each be compiled.
+        stages: tuple[str, ...] = run.model.stages  # type: ignore[attr-defined]
+        is_head = start_stage == stages[-1]
+        output = "pooled" if is_head else stages[stages.index(start_stage) - 1]
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        self._key = _cache_key(run, variables, start_stage)
+        # NumPy folds: hundreds of operations on a device's arrays would each be compiled.
         model, self.variables = fold_batch_norm(run.model, jax.device_get(variables))
 
         def features(variables: Any, images: jax.Array) -> jax.Array:
@@ -186,117 +181,128 @@ class _Maker:
             return outputs[output]
 
         self.function = jax.jit(features)
-        sample = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), np.uint8)
-        self.shape = jax.eval_shape(features, self.variables, sample).shape[1:]
+        self.shape = jax.eval_shape(features, self.variables, run.sample).shape[1:]
         self.plain = self.view(PLAIN)
 
     def view(self, number: int) -> "_View":
-        """The view of that number, with what is kept of it."""
-        what = self._key if number == PLAIN else f"{self._key} {self._augmentation} view {number}"
-        store = FeatureStore(self._folder / _digest(what.encode()))
+        """The view of that number, with its kept rows."""
+        run = self._run
+        key = self._key
+        if number != PLAIN:
+            key += f" {run.config.augment} seed {run.config.seed} view {number}"
+        store = FeatureStore(self._folder / _digest(key.encode()))
         if store.damaged:
             self._console.print(
                 f"[yellow]note:[/] {store.damaged} damaged files of features are computed again."
             )
         return _View(self, store, self._reader(number))
 
-    @property
-    def _augmentation(self) -> str:
-        return f"{self._run.config.augment} seed {self._run.config.seed}"
-
-    def _reader(self, number: int) -> Callable[[Source, np.ndarray, Sequence[str]], Batch]:
-        """``(source, indices, fingerprints) -> batch``, each image decided by its own content."""
+    def _reader(self, number: int) -> Read:
+        """``(source, indices, hashes) -> batch``, where its content alone decides how an image is
+        augmented."""
         if number == PLAIN:
-            return lambda source, indices, prints: source.gather(indices)
-        augment, config = self._run.options.augment, self._run.config
+            return lambda source, indices, hashes: source.gather(indices)
+        augment, config = self._run.step.augment, self._run.config
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         jitted = None if augment is None else jax.jit(augment)
 
-        def read(source: Source, indices: np.ndarray, prints: Sequence[str]) -> Batch:
+        def read(source: Source, indices: np.ndarray, hashes: Sequence[str]) -> Batch:
             draws = None
             if source.streams and config.augment.random_resized_crop:
-                seeds = [[config.seed, number, int(one, 16)] for one in prints]
+                seeds = [[config.seed, number, int(one, 16)] for one in hashes]
                 draws = np.stack([np.random.default_rng(s).random(CROP_DRAWS) for s in seeds])
             batch = source.gather(indices, draws)
             if jitted is not None:
-                place = np.array([int(one[:7], 16) for one in prints], np.int32)
-                batch["image"] = np.asarray(jitted(key, batch["image"], place))
+                index = np.array([int(one[:7], 16) for one in hashes], np.int32)
+                batch["image"] = np.asarray(jitted(key, batch["image"], index))
             return batch
 
         return read
 
-    def progress(self, rows: Iterator[Any], total: int) -> Iterator[Any]:
-        """The batches, with a bar on a terminal and the expected time in a line elsewhere."""
+    def progress(self, batches: Iterator[Any], total: int) -> Iterator[Any]:
+        """The batches, with a bar on a terminal and a line with the expected time elsewhere."""
         began = time.perf_counter()
         bar = Progress(console=self._console, transient=True, disable=not self._console.is_terminal)
         with bar:
             task = bar.add_task("features", total=total)
-            for number, batch in enumerate(rows):
+            for number, batch in enumerate(batches):
                 yield batch
                 bar.advance(task, len(batch.indices))
                 if number == 0:
-                    began = time.perf_counter()  # the first was compiled for
-                if number == 2 and total > 8 * BATCH:
-                    each = (time.perf_counter() - began) / 2 / BATCH
+                    began = time.perf_counter()  # the first one includes compilation
+                if number == 2 and total > 8 * BATCH_SIZE:
+                    each = (time.perf_counter() - began) / 2 / BATCH_SIZE
                     self._console.print(
-                        f"Running the frozen parts on {total:,} images once: about "
+                        f"Running the frozen stages on {total:,} images once: about "
                         f"{each * total:,.0f} s."
                     )
 
 
 class _View:
-    """One view: its store, and how images are read for it."""
+    """One view of the images: its store, and how images are read for it."""
 
-    def __init__(self, maker: _Maker, store: FeatureStore, read: Callable[..., Any]) -> None:
-        self._maker, self.store, self._read = maker, store, read
+    def __init__(self, extractor: _Extractor, store: FeatureStore, read: Read) -> None:
+        self._extractor, self.store, self._read = extractor, store, read
 
-    def of(
-        self, source: Source, indices: Sequence[int], prints: Sequence[str]
+    def compute(
+        self, source: Source, indices: Sequence[int], hashes: Sequence[str]
     ) -> tuple[list[int], list[str]]:
-        """Have the store hold the images at ``indices``; those that can be read and their prints.
+        """Compute the rows of the images at ``indices`` that the store lacks.
 
-        ``prints`` are the fingerprints of these images.
+        Args:
+            source: Where the images are read.
+            indices: Of the images in the source.
+            hashes: Of the images' contents.
+
+        Returns:
+            The indices and hashes of the images that could be read.
         """
-        missing = [place for place, one in enumerate(prints) if one not in self.store]
-        self._maker.found += len(prints) - len(missing)
+        missing = [row for row, one in enumerate(hashes) if one not in self.store]
+        self._extractor.found += len(hashes) - len(missing)
         if missing:
-            self._compute(source, [indices[i] for i in missing], [prints[i] for i in missing])
-        kept = [place for place, one in enumerate(prints) if one in self.store]
-        return [indices[place] for place in kept], [prints[place] for place in kept]
+            subset = _Subset(
+                source,
+                np.asarray([indices[row] for row in missing]),
+                [hashes[row] for row in missing],
+                self._read,
+            )
+            self._compute_subset(subset)
+        kept = [row for row, one in enumerate(hashes) if one in self.store]
+        return [indices[row] for row in kept], [hashes[row] for row in kept]
 
-    def _compute(self, source: Source, indices: Sequence[int], prints: Sequence[str]) -> None:
-        maker = self._maker
-        part = _Part(source, np.asarray(indices), prints, self._read)
+    def _compute_subset(self, subset: "_Subset") -> None:
+        extractor = self._extractor
         batches = forward(
-            maker.function,
-            maker.variables,
-            part,
-            batch_size=static_batch_size(len(indices), BATCH),
+            extractor.function,
+            extractor.variables,
+            subset,
+            batch_size=static_batch_size(len(subset), BATCH_SIZE),
         )
-        waiting: list[tuple[list[str], np.ndarray]] = []
-        for done in maker.progress(batches, len(indices)):
-            waiting.append(([prints[i] for i in done.indices], np.asarray(done.outputs)))
-            maker.computed += len(done.indices)
-            if sum(rows.nbytes for _, rows in waiting) >= SHARD_BYTES:
-                self._save(waiting)
-                waiting = []
-        self._save(waiting)
+        pending: list[tuple[list[str], np.ndarray]] = []
+        for batch in extractor.progress(batches, len(subset)):
+            hashes = [subset.hashes[index] for index in batch.indices]
+            pending.append((hashes, np.asarray(batch.outputs)))
+            extractor.computed += len(hashes)
+            if sum(rows.nbytes for _, rows in pending) >= SHARD_BYTES:
+                self._save(pending)
+                pending = []
+        self._save(pending)
 
-    def _save(self, waiting: list[tuple[list[str], np.ndarray]]) -> None:
-        prints = [one for names, _ in waiting for one in names]
-        if prints:
-            self.store.add(prints, np.concatenate([rows for _, rows in waiting]))
+    def _save(self, pending: list[tuple[list[str], np.ndarray]]) -> None:
+        hashes = [one for names, _ in pending for one in names]
+        if hashes:
+            self.store.add(hashes, np.concatenate([rows for _, rows in pending]))
 
 
-class _Part:
-    """Some images of a source, read in the way of a view; see data.Source."""
+class _Subset:
+    """Some images of a source, read for a view; a ``data.Source``."""
 
     streams = False
 
     def __init__(
-        self, source: Source, indices: np.ndarray, prints: Sequence[str], read: Callable[..., Batch]
+        self, source: Source, indices: np.ndarray, hashes: Sequence[str], read: Read
     ) -> None:
-        self._source, self._indices, self._prints, self._read = source, indices, prints, read
+        self._source, self._indices, self.hashes, self._read = source, indices, hashes, read
         self.labels, self.bad = np.asarray(source.labels)[indices], source.bad
         self.image_shape = source.image_shape
 
@@ -306,21 +312,22 @@ class _Part:
     def gather(
         self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
-        prints = [self._prints[i] for i in indices]
-        return self._read(self._source, self._indices[indices], prints)
+        """See ``data.Source``."""
+        hashes = [self.hashes[index] for index in indices]
+        return self._read(self._source, self._indices[indices], hashes)
 
 
-def _key(run: Run, variables: Any, boundary: str) -> str:
-    """All that decides the features of an image but the image: a hash of the frozen weights, the
-    model, the preprocessing and the framing."""
-    parts = run.model.stages  # type: ignore[attr-defined]
-    frozen = parts[: parts.index(boundary)]
+def _cache_key(run: Run, variables: Any, start_stage: str) -> str:
+    """Everything that decides the features of an image, but for the image itself: the frozen
+    weights (hashed), the model, the preprocessing and the framing."""
+    stages: tuple[str, ...] = run.model.stages  # type: ignore[attr-defined]
+    frozen = stages[: stages.index(start_stage)]
     content = hashlib.blake2b(digest_size=16)
     for path, leaf in sorted(traverse_util.flatten_dict(variables).items()):
-        if stage_of(path[1], parts[-2]) in frozen:
+        if stage_of(path[1], stages[-2]) in frozen:
             array = np.asarray(leaf)
             content.update(f"{path} {array.dtype} {array.shape}".encode())
             content.update(np.ascontiguousarray(array).data)
     model = dataclasses.replace(run.config.model, hidden=None, dropout=None)
-    described = (FORMAT, boundary, content.hexdigest(), model, run.preprocessing)
+    described = (FORMAT, start_stage, content.hexdigest(), model, run.preprocessing)
     return repr((*described, run.dataset.framing))

@@ -52,22 +52,22 @@ def finetune_config(
     """The settings of a fine-tuning run, as :func:`train` takes them.
 
     Args:
-      images: a folder with a folder of images for each class, with or without train, val and test
-        above them; or a .csv, .jsonl or .npz.
-      model: by default resnet50, or the model that a file of weights is of.
-      weights, mode, freeze_before, layer_decay, views, solver: see config.TransferConfig. The mode
-        is head by default; without weights it is full, the only one that makes sense.
-      head: ``"linear"`` or ``"hidden:512"``, one more layer of 512 below the classifier;
-        ``"hidden:512,256"`` two.
-      dropout: rate before the classifier.
-      epochs, batch_size, learning_rate: by default as the mode needs them.
-      image_size: by default as the weights expect it.
-      seed: of the head's first values, the order of the images and the augmentation.
-      workdir: the run's folder; default runs/NAME, named after ``images``.
+        images: a folder with a folder of images for each class, with or without train, val and test
+            above them; or a .csv, .jsonl or .npz.
+        model: by default resnet50, or the model that a file of weights is of.
+        weights, mode, freeze_before, layer_decay, views, solver: see config.TransferConfig. The
+            mode is head by default; without weights it is full, the only one that makes sense.
+        head: ``"linear"`` or ``"hidden:512"``, one more layer of 512 below the classifier;
+            ``"hidden:512,256"`` two.
+        dropout: rate before the classifier.
+        epochs, batch_size, learning_rate: by default as the mode needs them.
+        image_size: by default as the weights expect it.
+        seed: of the head's first values, the order of the images and the augmentation.
+        workdir: the run's folder; default runs/NAME, named after ``images``.
 
     Raises:
-      UserError: no images there, weights that cannot be had or are of another model, or options
-        that do not go together.
+        UserError: no images there, weights that cannot be had or are of another model, or options
+            that do not go together.
     """
     if not Path(images).expanduser().exists():  # said before weights are downloaded
         raise UserError(
@@ -130,15 +130,15 @@ def finetune(images: str | Path, *, console: Console | None = None, **options: A
     """Train a classifier of a folder of photos from pretrained weights.
 
     Args:
-      images: the folder.
-      console: where to tell what happens; by default the terminal.
-      **options: of :func:`finetune_config`, such as ``mode="full"`` or ``epochs=5``.
+        images: the folder.
+        console: where to tell what happens; by default the terminal.
+        **options: of :func:`finetune_config`, such as ``mode="full"`` or ``epochs=5``.
 
     Returns:
-      The run's folder and its accuracy; ``load_run(result.workdir)`` is the classifier.
+        The run's folder and its accuracy; ``load_run(result.workdir)`` is the classifier.
 
     Raises:
-      UserError: as :func:`finetune_config` and :func:`train`.
+        UserError: as :func:`finetune_config` and :func:`train`.
     """
     return train(finetune_config(images, **options), console)
 

@@ -1,24 +1,19 @@
 """A linear head on features: multinomial logistic regression by L-BFGS on all images at once."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 
 from ...metrics import classification_scores
-from ...report import append_history, keep_history
-from ..checkpoint import Checkpoints
-from ..recording import HISTORY
-from ..setup import Run
+from ..recording import Recorder
+from ..run import Run
 from ..state import TrainState
 from ..step import zero_metrics
 from .features import Features
@@ -35,10 +30,10 @@ class Fit:
     """A head and how it does.
 
     Attributes:
-      strength: of the L2 term.
-      kernel, bias: ``[D, K]`` and ``[K]``, for features that are not standardised.
-      iterations: of L-BFGS.
-      train, val: ``{"loss", "top1", "top5"}``; empty for no images.
+        strength: of the L2 term.
+        kernel, bias: ``[D, K]`` and ``[K]``, for features that are not standardised.
+        iterations: of L-BFGS.
+        train, val: ``{"loss", "top1", "top5"}``; empty for no images.
     """
 
     strength: float
@@ -61,8 +56,8 @@ def fit_strengths(
     while; one of a middling strength where there are no validation images.
 
     Args:
-      train, val: features float ``[N, D]`` and labels int ``[N]``.
-      classes: how many there are.
+        train, val: features float ``[N, D]`` and labels int ``[N]``.
+        classes: how many there are.
     """
     from scipy.optimize import minimize  # here, as predicting imports this room too: 0.6 s
 
@@ -117,52 +112,57 @@ def _scores(
     return classification_scores(features @ kernel + bias, labels) if len(labels) else {}
 
 
-def train_head(
-    run: Run, workdir: Path, checkpoints: Checkpoints, console: Console
-) -> tuple[TrainState, int]:
-    """Fit the head of a run on kept features, write its history and its one checkpoint.
+def fit_head(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, int]:
+    """Fit the head of a run on kept features; write its history and its one checkpoint.
+
+    Args:
+        run: The run; its data set holds features.
+        state: The state before the first step.
+        recorder: Writes the history and the checkpoint.
 
     Returns:
-      The state with the head that validates best, and the steps done: one for each strength tried
-      and one for the choice.
+        The state with the head of the best validation score, and the number of steps done: one for
+        each strength tried, and one for the choice.
     """
-    data = run.dataset
+    data, console = run.dataset, recorder.console
     assert isinstance(data.train, Features) and isinstance(data.validation, Features)
-    if step := checkpoints.latest_step():
-        saved = checkpoints.restore(step, {"state": run.state, "sums": zero_metrics()})
-        console.print(f"The head is in {workdir} already.")
-        return saved["state"], step
-    keep_history(workdir / HISTORY, 0)
+    restored, _, step = recorder.restore(state)
+    if step:
+        return restored, step
+    recorder.kept_history(0)
     began = time.perf_counter()
     fits = fit_strengths(data.train.everything(), data.validation.everything(), len(data.classes))
     seconds = time.perf_counter() - began
     best = max(fits, key=lambda fit: fit.rank)
-    passes = sum(fit.iterations for fit in fits)
     for step, fit in enumerate([*fits, best], 1):
         entry: dict[str, Any] = {"step": step, "epoch": step, "time": round(seconds, 3)}
         entry |= {f"train_{name}": float(fit.train[name]) for name in ("loss", "top1")}
         entry |= {f"val_{name}": float(value) for name, value in fit.val.items()}
         entry |= {"learning_rate": 0.0, "l2": fit.strength, "data_wait": 0.0}
-        entry["images_per_second"] = 0.0  # no image was looked at
-        if jax.process_index() == 0:
-            append_history(workdir / HISTORY, entry)
+        entry["images_per_second"] = 0.0  # the images themselves were not read
+        recorder.append(entry)
         val = f"  val loss {fit.val['loss']:.4f}  top-1 {fit.val['top1']:.2%}" if fit.val else ""
         name = "chosen: " if step > len(fits) else ""
         console.print(
             f"{name}L2 {fit.strength:.0e}  loss {fit.train['loss']:.4f}  "
             f"top-1 {fit.train['top1']:.2%}{val}"
         )
+    passes = sum(fit.iterations for fit in fits)
     console.print(f"L-BFGS took {passes} passes over the features, {seconds:.1f} s.")
-    fc = run.state.params["fc"]
+    fc = state.params["fc"]
     head = {
         "kernel": jnp.asarray(best.kernel, fc["kernel"].dtype),
         "bias": jnp.asarray(best.bias, fc["bias"].dtype),
     }
-    params = {**run.state.params, "fc": head}
+    params = {**state.params, "fc": head}
     step = len(fits) + 1
-    state = dataclasses.replace(run.state, params=params, step=jnp.asarray(step, jnp.int32))
-    if state.ema is not None:
-        ema = {"params": params, "batch_stats": state.batch_stats}
-        state = dataclasses.replace(state, ema=jax.tree.map(jnp.copy, ema))
-    checkpoints.save(step, {"state": state, "sums": zero_metrics()}, best.val.get("top1"))
+    ema = state.ema
+    if ema is not None:
+        ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": state.batch_stats})
+    state = state.replace(  # type: ignore[attr-defined]
+        params=params, ema=ema, step=jnp.asarray(step, jnp.int32)
+    )
+    state = run.partitioning.put_state(state)
+    sums = run.partitioning.replicate(zero_metrics())
+    recorder.checkpoints.save(step, {"state": state, "sums": sums}, best.val.get("top1"))
     return state, step

@@ -26,6 +26,7 @@ from ...weights import (
 )
 from ..build import build_model
 from ..saved_variables import read_variables
+from ..segments import Phase
 from .freezing import Path as ParameterPath
 
 ULMFIT_DECAY = 1 / 2.6  # Howard & Ruder 2018, section 3.2
@@ -36,10 +37,10 @@ class StartingWeights:
     """Weights that a run starts from.
 
     Attributes:
-      source: the file or the run's folder.
-      tensors: their arrays, by the names they have there.
-      model: which model they are of.
-      info: how images were prepared for them; its classes are those of a run, else none.
+        source: the file or the run's folder.
+        tensors: their arrays, by the names they have there.
+        model: which model they are of.
+        info: how images were prepared for them; its classes are those of a run, else none.
     """
 
     source: Path
@@ -52,11 +53,11 @@ def find_start(weights: str, name: str | None) -> StartingWeights | None:
     """The weights that ``transfer.weights`` names, or None for ``"none"``.
 
     Args:
-      weights: see config.TransferConfig.
-      name: of the model; None takes the model that a file or folder is of.
+        weights: see config.TransferConfig.
+        name: of the model; None takes the model that a file or folder is of.
 
     Raises:
-      UserError: they cannot be had (with the ways on), are damaged, or are of another model.
+        UserError: they cannot be had (with the ways on), are damaged, or are of another model.
     """
     if weights == "none":
         return None
@@ -113,7 +114,7 @@ def starting_variables(
     """The variables of ``model`` with the starting weights, and a fresh head drawn by ``key``.
 
     Raises:
-      UserError: the weights do not fit the model: all that is wrong is listed.
+        UserError: the weights do not fit the model: all that is wrong is listed.
     """
     try:
         return from_torchvision(start.tensors, model, head="drop", key=key)
@@ -122,66 +123,13 @@ def starting_variables(
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Steps in which the same parts train.
+class TrainableFrom:
+    """Whether the parameter at a path trains: those of the stage ``first`` and of later ones do.
 
     Attributes:
-      first_step: the step it starts at, from 0.
-      freeze_before: the first part that trains; None where all do.
-    """
-
-    first_step: int
-    freeze_before: str | None
-
-
-def plan_phases(
-    config: TransferConfig, parts: Sequence[str], total_steps: int, epochs: float
-) -> tuple[Phase, ...]:
-    """The phases of a run, a function of its settings alone.
-
-    Args:
-      parts: of the model, first to last, see models.ResNet.
-      total_steps, epochs: of the whole run.
-
-    Raises:
-      UserError: ``freeze_before`` names no part, or the mode has no use for it.
-    """
-    lowest = config.freeze_before
-    if lowest is not None and lowest not in parts:
-        raise UserError(
-            f"--freeze-before {lowest}: the model has no such part; its parts are "
-            f"{', '.join(parts)}.",
-            exit_code=2,
-        )
-    if lowest is not None and config.mode in ("full", "head"):
-        raise UserError(
-            f"--freeze-before has no meaning in mode {config.mode}: use --mode partial or gradual.",
-            exit_code=2,
-        )
-    if config.mode == "full":
-        return (Phase(0, None),)
-    if config.mode == "head":
-        return (Phase(0, parts[-1]),)
-    if config.mode == "partial":
-        return (Phase(0, lowest or parts[-2]),)
-    downwards = parts[parts.index(lowest or parts[0]) :][::-1]
-    epochs_each = min(config.unfreeze_epochs, epochs / len(downwards))
-    steps_each = epochs_each * total_steps / epochs
-    return tuple(
-        Phase(round(i * steps_each), None if part == parts[0] else part)
-        for i, part in enumerate(downwards)
-    )
-
-
-@dataclass(frozen=True)
-class TrainedFrom:
-    """Whether the parameter at a path trains: those of the part ``first`` and of the parts after.
-
-    Attributes:
-      stages: of the model, first to last.
-      first: the first part that trains.
-      affine_above, affine_below: whether batch norm's scale and bias train in the parts that do,
-        and in the others.
+        stages: Those of the model, first to last. first: The first stage that trains. affine_above:
+            Whether batch norm's scale and bias train in the stages that train. affine_below:
+            Whether they train in the other stages.
     """
 
     stages: tuple[str, ...]
@@ -190,35 +138,35 @@ class TrainedFrom:
     affine_below: bool = False
 
     def __call__(self, path: ParameterPath) -> bool:
-        part = stage_of(path[0], self.stages[-2])
-        above = self.stages.index(part) >= self.stages.index(self.first)
+        stage = stage_of(path[0], self.stages[-2])
+        trains = self.stages.index(stage) >= self.stages.index(self.first)
         is_affine = any("bn" in name for name in path[:-1])
         if is_affine:
-            return self.affine_above if above else self.affine_below
-        return above
+            return self.affine_above if trains else self.affine_below
+        return trains
 
 
-def trained_by(
-    phase: Phase, parts: Sequence[str], transfer: TransferConfig, frozen_affine: bool
-) -> TrainedFrom | None:
-    """The predicate of a phase, for StepOptions; None where all parameters train."""
+def trainable_in(
+    phase: Phase, stages: Sequence[str], transfer: TransferConfig, frozen_affine: bool
+) -> TrainableFrom | None:
+    """The predicate ``TrainStep.trainable`` of a phase; None where all parameters train."""
     if phase.freeze_before is None and not frozen_affine:
         return None
-    below = transfer.affine == "trained" and not frozen_affine
-    first = phase.freeze_before or parts[0]
-    return TrainedFrom(tuple(parts), first, not frozen_affine, below)
+    affine_below = transfer.affine == "trained" and not frozen_affine
+    first = phase.freeze_before or stages[0]
+    return TrainableFrom(tuple(stages), first, not frozen_affine, affine_below)
 
 
-def rate_factors(config: TransferConfig, parts: Sequence[str]) -> dict[str, float]:
-    """Each part's learning rate over the head's."""
+def rate_factors(config: TransferConfig, stages: Sequence[str]) -> dict[str, float]:
+    """The learning rate of each stage divided by that of the head, the head first."""
     decay = config.layer_decay
     if decay is None:
         decay = ULMFIT_DECAY if config.mode == "gradual" else 1.0
-    return {part: decay**depth for depth, part in enumerate(reversed(parts))}
+    return {stage: decay**depth for depth, stage in enumerate(reversed(stages))}
 
 
-def scale_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies each part's update by its factor; last in a chain, that is its learning rate."""
+def scale_by_stage(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the update of each stage by its factor; last in a chain, it scales the rate."""
     last = list(factors)[1]  # the head is first
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
@@ -227,22 +175,51 @@ def scale_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def choose_solver(config: Config, views: int) -> str:
-    """``"lbfgs"`` or ``"sgd"``, see config.TransferConfig, where there are so many views.
+def choose_views(config: TransferConfig, *, mixes: bool) -> int:
+    """How many views of each image the frozen stages run on once; 0 to run them at every step.
+
+    Args:
+        config: The transfer section of the settings. mixes: Whether training mixes images (mixup,
+            CutMix).
 
     Raises:
-      UserError: L-BFGS is asked for where it cannot be had.
+        UserError: Views are asked for where the output of the frozen stages changes between steps.
     """
-    possible = (
+    if config.mode not in ("head", "partial"):
+        reason = f"in mode {config.mode} no stage is frozen throughout"
+    elif config.statistics == "updated" or config.affine == "trained":
+        reason = "the batch norm of the frozen stages changes"
+    elif mixes:
+        reason = "mixup and CutMix mix images"
+    elif config.views is None:
+        return 1 if config.mode == "head" else 0
+    else:
+        return config.views
+    if config.views:
+        raise UserError(
+            f"--views {config.views}: features cannot be computed once, because {reason}: leave "
+            "the option out.",
+            exit_code=2,
+        )
+    return 0
+
+
+def choose_solver(config: Config, views: int) -> str:
+    """The solver of the head: ``"lbfgs"`` or ``"sgd"``, see ``config.TransferConfig``.
+
+    Raises:
+        UserError: L-BFGS is asked for where it cannot be used.
+    """
+    is_possible = (
         views > 0
         and config.transfer.mode == "head"
         and not config.model.hidden
         and config.loss == "softmax"
     )
-    if config.transfer.solver == "lbfgs" and not possible:
+    if config.transfer.solver == "lbfgs" and not is_possible:
         raise UserError(
             "--solver lbfgs needs --mode head with a linear head, --loss softmax and --views 1 or "
             "more: leave it out, or use --solver sgd.",
             exit_code=2,
         )
-    return config.transfer.solver or ("lbfgs" if possible else "sgd")
+    return config.transfer.solver or ("lbfgs" if is_possible else "sgd")

@@ -19,7 +19,7 @@ from flax_resnet.training.budget import simulate_scaling
 from flax_resnet.training.clock import Clock
 from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
-from flax_resnet.training.parallel import choose_partitioning
+from flax_resnet.training.partitioning import choose_partitioning
 
 CHILD = Path(__file__).with_name("eight_devices.py")
 
@@ -48,7 +48,7 @@ def test_jit_shard_map_and_pmap_on_eight_devices_agree_with_one():
     for name, bound in (("modes:float64", 1e-9), ("modes:float32", 1e-4)):
         assert set(found[name]) == {"jit", "shard_map", "pmap"}
         assert max(found[name].values()) < bound, found
-    # Were train_step to average gradients as pmap's users do, shard_map would be eight times off.
+    # If the step averaged gradients as users of pmap do, shard_map would be eight times off.
     np.testing.assert_allclose(found["trap"], 8, rtol=1e-6)
 
 
@@ -104,23 +104,30 @@ def test_batch_norm_in_groups_agrees_with_numpy(groups):
     np.testing.assert_allclose(stats["var"], 0.75 + 0.25 * np.mean(variances, 0), rtol=1e-5)
 
 
-def test_groups_that_do_not_divide_the_batch_are_told():
+def test_groups_that_do_not_divide_the_batch_are_refused():
     x = np.zeros((8, 2, 2, 3), np.float32)
     with pytest.raises(ValueError, match="3 groups does not fit 8 examples"):
         BatchNorm(groups=3).init_with_output(jax.random.key(0), x, train=True)
 
 
 @pytest.mark.parametrize(
-    ("settings", "batch", "parts", "message"),
+    ("settings", "batch", "microbatches", "message"),
     [
         ({}, 10, 4, "Batch size 10 does not divide among 1 devices in 4 microbatches: use .* 8"),
         ({"batch_norm": "groups:3"}, 8, 1, "groups:3 does not cut 8 images"),
-        ({"mode": "pmap", "shard_params": True}, 8, 1, "shard-params needs --parallel.mode jit"),
+        (
+            {"mode": "shard_map", "shard_params": True},
+            8,
+            1,
+            "shard-params needs .* jit, not shard_map",
+        ),
     ],
 )
-def test_impossible_layouts_are_told_in_one_sentence(settings, batch, parts, message):
+def test_impossible_partitionings_are_refused_in_one_sentence(
+    settings, batch, microbatches, message
+):
     with pytest.raises(fr.UserError, match=message):
-        choose_partitioning(ParallelConfig(**settings), batch, parts, data_mesh())
+        choose_partitioning(ParallelConfig(**settings), batch, microbatches, data_mesh())
 
 
 def test_resnet152_spread_over_eight_devices_takes_an_eighth_on_each():
@@ -136,10 +143,10 @@ def test_the_scaling_table_is_the_ring_by_hand():
     one, eight = simulate_scaling(2e9, 1e9, 4, 1e12, 1e12, devices=(1, 8))
     assert one.seconds == pytest.approx(2e-3)
     assert (one.least, one.most) == (1, 1)
-    talk = 2 * 7 / 8 * 1e-3 + 4 * 3 * 1e-5
-    assert eight.seconds == pytest.approx(2e-3 + talk)
-    assert eight.least == pytest.approx(2e-3 / (2e-3 + talk))
-    assert eight.most == pytest.approx(2e-3 / (2e-3 + talk - 4e-3 / 3))
+    communication = 2 * 7 / 8 * 1e-3 + 4 * 3 * 1e-5
+    assert eight.seconds == pytest.approx(2e-3 + communication)
+    assert eight.least == pytest.approx(2e-3 / (2e-3 + communication))
+    assert eight.most == pytest.approx(2e-3 / (2e-3 + communication - 4e-3 / 3))
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
@@ -152,10 +159,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
         dry_run=True,
     )
     fr.train(config, console)
-    told = console.text()
+    text = console.text()
     for part in ("parameters", "optimiser", "activations and workspace", "4,096", "Assumed"):
-        assert part in told
-    assert "Learning rate 0.2 (0.1 × 64 / 32)" in told
+        assert part in text
+    assert "Learning rate 0.2 (0.1 × 64 / 32)" in text
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,171 @@
+"""How a run's arrays are partitioned over devices, and the train step compiled for that.
+
+There is one mesh axis, ``"data"``. Batches are split along it; the state is replicated or, with
+``shard_params``, its parameters and optimiser state are split too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..config import ParallelConfig
+from ..errors import UserError
+from .mesh import DATA_AXIS
+from .state import TrainState
+from .step import Batch, Metrics, TrainStep
+
+
+@dataclass(frozen=True)
+class Partitioning:
+    """How arrays are partitioned over devices, and how the step is compiled.
+
+    Attributes:
+        mesh: All devices along one axis, ``"data"``.
+        mode: ``"jit"`` or ``"shard_map"``.
+        batch_norm_groups: Number of groups of a batch with batch-norm statistics of their own.
+        shard_params: Whether parameters, optimiser state and moving average are split over the
+            devices.
+    """
+
+    mesh: Mesh
+    mode: str = "jit"
+    batch_norm_groups: int = 1
+    shard_params: bool = False
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.mesh.devices.size
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of arrays that every device holds in full."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """The sharding of arrays that are split along their first axis."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+
+    def state_shardings(self, state: TrainState) -> TrainState:
+        """A sharding for every leaf of a state, or of its shapes.
+
+        With ``shard_params`` each parameter, and each array of the optimiser and of the moving
+        average of the same shape, is split along its largest axis that the number of devices
+        divides. Arrays without such an axis, and running statistics, are replicated.
+        """
+
+        def sharding_of(leaf: Any) -> NamedSharding:
+            divisible = [size for size in leaf.shape if size % self.devices == 0]
+            if not divisible or not self.shard_params:
+                return self.replicated
+            axis = leaf.shape.index(max(divisible))
+            return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, DATA_AXIS))
+
+        shardings = jax.tree.map(lambda _: self.replicated, state)
+        ema = state.ema
+        if ema is not None:
+            ema = shardings.ema | {"params": jax.tree.map(sharding_of, ema["params"])}
+        return shardings.replace(  # type: ignore[attr-defined]
+            params=jax.tree.map(sharding_of, state.params),
+            opt_state=jax.tree.map(sharding_of, state.opt_state),
+            ema=ema,
+        )
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """The state on the devices, partitioned."""
+        return jax.device_put(state, self.state_shardings(state))
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's rows of a batch on its devices: global arrays split along their rows."""
+        return {
+            name: jax.make_array_from_process_local_data(self.split, value)
+            for name, value in batch.items()
+        }
+
+    def replicate(self, tree: Any) -> Any:
+        """The tree with every leaf on every device."""
+        return jax.device_put(tree, self.replicated)
+
+
+def choose_partitioning(
+    config: ParallelConfig, batch_size: int, microbatches: int, mesh: Mesh
+) -> Partitioning:
+    """The partitioning that the settings ask for.
+
+    Raises:
+        UserError: The batch does not divide, or the settings contradict each other.
+    """
+    devices = mesh.devices.size
+    unit = devices * microbatches
+    if batch_size % unit:
+        nearest = max(unit, round(batch_size / unit) * unit)
+        cut = f" in {microbatches} microbatches" if microbatches > 1 else ""
+        raise UserError(
+            f"Batch size {batch_size} does not divide among {devices} devices{cut}: "
+            f"use --data.batch-size {nearest}."
+        )
+    groups = {"global": 1, "per_device": devices}.get(config.batch_norm)
+    if groups is None:
+        groups = int(config.batch_norm.removeprefix("groups:"))  # check_config has checked it
+    if batch_size // microbatches % groups:
+        raise UserError(
+            f"--parallel.batch-norm {config.batch_norm} does not cut {batch_size // microbatches} "
+            "images into equal groups: use a number that does."
+        )
+    fits_devices = groups % devices == 0 or devices % groups == 0
+    mode: str = config.mode
+    if mode == "auto":
+        # The partitioner can compute statistics in groups too, but shard_map leaves it no choice.
+        own_statistics = groups > 1 and fits_devices and devices > 1
+        mode = "shard_map" if own_statistics and not config.shard_params else "jit"
+    if mode == "shard_map":
+        if config.shard_params:
+            raise UserError(
+                f"--parallel.shard-params needs --parallel.mode jit, not {mode}.", exit_code=2
+            )
+        if not fits_devices:
+            raise UserError(
+                f"--parallel.batch-norm {config.batch_norm} does not fit {devices} devices under "
+                f"{mode}: one must divide the other, or use --parallel.mode jit."
+            )
+    return Partitioning(mesh, mode, groups, config.shard_params)
+
+
+def compile_step(
+    step: TrainStep, partitioning: Partitioning, state: Any, sums: Metrics, batch: Any
+) -> jax.stages.Compiled:
+    """Compile ``(state, sums, batch) -> (state, sums)``; state and sums are donated."""
+    return lower_step(step, partitioning, state, sums, batch).compile()
+
+
+def lower_step(
+    step: TrainStep, partitioning: Partitioning, state: Any, sums: Metrics, batch: Any
+) -> jax.stages.Lowered:
+    """Lower the step for arrays, or for shapes with shardings."""
+    axis_name = None if partitioning.mode == "jit" else DATA_AXIS
+
+    def update(state: TrainState, sums: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch, axis_name)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    function: Any = update
+    if partitioning.mode == "shard_map":
+        replicated = PartitionSpec()
+        groups_span_devices = 1 < partitioning.batch_norm_groups < partitioning.devices
+        function = jax.shard_map(
+            update,
+            mesh=partitioning.mesh,
+            in_specs=(replicated, replicated, PartitionSpec(DATA_AXIS)),
+            out_specs=replicated,
+            # check_vma does not know collectives among some of the devices.
+            check_vma=not groups_span_devices,
+        )
+    # Without output shardings the compiler may partition the new state unlike the donated one.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, sums))
+    jitted = jax.jit(function, donate_argnums=(0, 1), out_shardings=shardings)
+    return jitted.lower(state, sums, batch)

@@ -1,0 +1,273 @@
+"""A run: its settings resolved, once, into the objects that the training loop needs."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..config import Config, DataConfig, scaled_learning_rate
+from ..data import Augmentation, Dataset, Prefetch, Preprocessing, open_dataset, train_batches
+from ..data.images.reading import Interpolation
+from ..data.images.records import some
+from ..data.opening import FOLDER
+from ..errors import UserError
+from ..models import QUICK_COMPILATION
+from .build import build_augmentation, build_model, build_preprocessing
+from .mesh import data_mesh, local_shard
+from .optim import create_optimizer, create_schedule
+from .partitioning import Partitioning, choose_partitioning
+from .segments import Phase, Segment, phase_at, plan_phases, plan_segments, size_at
+from .state import TrainState
+from .step import TrainStep
+from .transfer.start import (
+    StartingWeights,
+    choose_solver,
+    choose_views,
+    find_start,
+    rate_factors,
+    scale_by_stage,
+    starting_variables,
+    trainable_in,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects that a run consists of, but for its arrays.
+
+    Attributes:
+        config: The settings.
+        dataset: Images and labels of the three splits.
+        step: The train step, with all stages training at the usual image size; ``step_for`` gives
+            that of a segment.
+        preprocessing: From stored pixels to the model's input.
+        schedule: Learning rate by step; that of the head where stages differ.
+        phases: Which stages train when.
+        total_steps: Steps of all epochs.
+        partitioning: How arrays are partitioned over devices.
+        start: The weights that the run starts from, or None for random ones.
+        views: Number of views of each image that the frozen stages run on once; 0 where they run at
+            every step.
+        solver: ``"sgd"``, or ``"lbfgs"`` for a linear head on kept features.
+    """
+
+    config: Config
+    dataset: Dataset
+    step: TrainStep
+    preprocessing: Preprocessing
+    schedule: optax.Schedule
+    phases: tuple[Phase, ...]
+    total_steps: int
+    partitioning: Partitioning
+    start: StartingWeights | None
+    views: int
+    solver: str
+
+    @property
+    def model(self) -> nn.Module:
+        """The Linen module."""
+        return self.step.model
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this call stops: the last one, or ``max_steps``."""
+        return min(self.total_steps, self.config.max_steps or self.total_steps)
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after ``step`` steps."""
+        return step * self.config.data.batch_size / len(self.dataset.train)
+
+    def completed_epoch(self, step: int) -> int | None:
+        """The number of the epoch that the ``step``-th step completes, from 1, or None."""
+        epoch = math.floor(self.epoch_at(step))
+        return epoch if epoch > math.floor(self.epoch_at(step - 1)) else None
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """Whether the schedule evaluates the validation images after ``step`` steps."""
+        epoch = self.completed_epoch(step)
+        return step == self.total_steps or bool(epoch and epoch % self.config.evaluate_every == 0)
+
+    def save_is_due(self, step: int) -> bool:
+        """Whether the settings ask for a checkpoint after ``step`` steps without an evaluation."""
+        every = self.config.save_every
+        return every is not None and step % every == 0
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that step ``step``, from 0, belongs to."""
+        return phase_at(self.phases, step)
+
+    def segments(self, start: int) -> list[Segment]:
+        """The segments of the steps from ``start`` to the last."""
+        return plan_segments(self.phases, self._image_sizes(), start, self.last_step)
+
+    def image_size_at(self, step: int) -> int | None:
+        """Height and width of the training images in step ``step``; None as in evaluation."""
+        return size_at(self._image_sizes(), step)
+
+    def _image_sizes(self) -> list[tuple[int, int]]:
+        """Pairs of a first step and the training images' size from there on."""
+        images, batch_size = len(self.dataset.train), self.config.data.batch_size
+        return [
+            (math.ceil(epoch * images / batch_size), size)
+            for epoch, size in self.config.data.train_sizes
+        ]
+
+    def batches(self, start: int) -> Prefetch:
+        """The batches of the steps from ``start`` to the last, on the devices."""
+        crops = self.config.augment.random_resized_crop or self.views > 1
+        return Prefetch(
+            train_batches(
+                self.dataset.train,
+                seed=self.config.seed,
+                batch_size=self.config.data.batch_size,
+                start=start,
+                stop=self.last_step,
+                random_crops=crops,
+                repeats=self.config.augment.repeats,
+                size_at=self.image_size_at,
+                shard=local_shard(),
+            ),
+            self.partitioning.put_batch,
+        )
+
+    def step_for(self, phase: Phase, image_size: int | None = None) -> TrainStep:
+        """The train step in ``phase`` on training images of ``image_size``."""
+        config, stages = self.config, self.model.stages  # type: ignore[attr-defined]
+        tx = create_optimizer(config.optimizer, lambda step: self.schedule(step + phase.first_step))
+        factors = rate_factors(config.transfer, stages)
+        if set(factors.values()) - {1.0}:
+            tx = optax.chain(tx, scale_by_stage(factors))
+        freezes_statistics = config.transfer.statistics == "frozen"
+        step = dataclasses.replace(
+            self.step,
+            tx=tx,
+            trainable=trainable_in(
+                phase, stages, config.transfer, bool(config.model.frozen_affine)
+            ),
+            freeze_before=phase.freeze_before if freezes_statistics else None,
+        )
+        if image_size is None or self.dataset.train.streams:
+            return step  # images that are streamed arrive in the right size
+        augment = step.augment
+        if isinstance(augment, Augmentation) and augment.random_resized_crop is not None:
+            augment = dataclasses.replace(augment, random_resized_crop=image_size)
+        preprocess = dataclasses.replace(self.preprocessing, image_size=image_size)
+        return dataclasses.replace(step, augment=augment, train_preprocess=preprocess)
+
+    def init(self) -> TrainState:
+        """The state before the first step: random weights, or the starting weights with a fresh
+        head drawn by the same key."""
+        step = self.step_for(self.phases[0])
+        key = jax.random.key(self.config.seed)
+        # One compiled program instead of thousands of small operations.
+        jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
+        if self.start is None:
+            return jitted(partial(step.init, sample=self.sample))(key)
+        variables = starting_variables(self.start, self.model, key)
+        run_key = jax.random.key_data(jax.random.split(key)[1])
+        return jitted(step.init_from)(variables, run_key)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state before the first step; nothing is computed."""
+        step = self.step_for(self.phases[0])
+        state: TrainState = jax.eval_shape(
+            partial(step.init, sample=self.sample), jax.random.key(self.config.seed)
+        )
+        return state
+
+    @property
+    def sample(self) -> jax.ShapeDtypeStruct:
+        """The shape ``[1, H, W, C]`` and dtype of an image as batches hold it."""
+        return jax.ShapeDtypeStruct((1, *self.dataset.image_shape), jnp.uint8)
+
+
+def resolve(config: Config) -> Run:
+    """Load the data and build the objects that the settings describe.
+
+    Raises:
+        UserError: Data or weights are missing or damaged, or settings are unknown or contradict
+            each other.
+    """
+    partitioning = choose_partitioning(
+        config.parallel, config.data.batch_size, config.microbatches, data_mesh()
+    )
+    # Wrong names of models and stages are reported before any data are read.
+    stages = build_model(config.model, num_classes=10).stages  # type: ignore[attr-defined]
+    plan_phases(config.transfer, stages, 1, 1)
+    start = find_start(config.transfer.weights, config.model.name)
+    dataset = open_dataset(_with_expected_images(config.data, start), config.augment)
+    _check_labels(dataset, config)
+    model = build_model(config.model, num_classes=len(dataset.classes))
+    if partitioning.batch_norm_groups > 1:
+        model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
+    total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
+    preprocessing = build_preprocessing(
+        dataset, config.data.image_size, None if start is None else start.info
+    )
+    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
+    views = choose_views(config.transfer, mixes=mix is not None)
+    rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
+    return Run(
+        config=config,
+        dataset=dataset,
+        step=TrainStep(
+            model,
+            optax.identity(),  # each phase has an optimiser of its own, see step_for
+            loss=config.loss,
+            augment=augment,
+            preprocess=preprocessing,
+            mix=mix,
+            label_smoothing=config.label_smoothing,
+            ema_decay=config.ema_decay,
+            microbatches=config.microbatches,
+            evaluate_flipped=config.evaluate_flipped,
+            gathered=partitioning.replicated if partitioning.shard_params else None,
+        ),
+        preprocessing=preprocessing,
+        schedule=create_schedule(rates, total_steps, config.epochs),
+        phases=plan_phases(config.transfer, stages, total_steps, config.epochs),
+        total_steps=total_steps,
+        partitioning=partitioning,
+        start=start,
+        views=views,
+        solver=choose_solver(config, views),
+    )
+
+
+def _with_expected_images(data: DataConfig, start: StartingWeights | None) -> DataConfig:
+    """The data section, completed with the image size that the starting weights expect."""
+    if start is None:
+        return data
+    info = start.info
+    size = data.image_size or info.crop
+    known: Interpolation = "bicubic" if info.interpolation == "bicubic" else "bilinear"
+    return dataclasses.replace(
+        data,
+        image_size=size,
+        resize=data.resize or round(size * info.resize / info.crop),
+        interpolation=data.interpolation or known,
+    )
+
+
+def _check_labels(dataset: Dataset, config: Config) -> None:
+    """Raise a UserError where labels do not suit the loss, or a class has no training image."""
+    if dataset.multi_label:
+        if config.loss != "sigmoid":
+            raise UserError(
+                f"The images of {dataset.name} can have several classes each: use --loss sigmoid.",
+                exit_code=2,
+            )
+        return
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    lacking = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
+    if lacking and config.data.name == FOLDER:
+        raise UserError(
+            f"{config.data.dir}: no training image of {some(lacking)}; add images there, ten or "
+            "more for each class, or remove these classes."
+        )
