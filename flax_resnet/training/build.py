@@ -1,4 +1,4 @@
-"""From sections of a config to the model, the augmentation and the preprocessing."""
+"""Builds the model, the augmentation and the preprocessing that the settings describe."""
 
 import dataclasses
 
@@ -16,19 +16,19 @@ from ..weights import PretrainedInfo
 def build_augmentation(
     config: AugmentConfig, image_size: int | None, dataset: Dataset
 ) -> tuple[Augmentation, Mixing | None]:
-    """What is done to a batch on the device: to each image, and to pairs of them."""
+    """The augmentation of each image on the device, and the mixing of pairs of them (or None)."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    del fields["repeats"]  # of the order of images, not of what is done to one
+    del fields["repeats"]  # concerns the order of images, not the augmentation of one
     mix = Mixing(fields.pop("mixup_alpha"), fields.pop("cutmix_alpha"))
     crop = image_size or dataset.image_shape[0]
-    # Images that stream are cropped where they are decoded.
-    wanted = fields.pop("random_resized_crop") and not dataset.train.streams
-    augment = Augmentation(random_resized_crop=crop if wanted else None, **fields)
+    # Streamed images are cropped where they are decoded.
+    crops_here = fields.pop("random_resized_crop") and not dataset.train.streams
+    augment = Augmentation(random_resized_crop=crop if crops_here else None, **fields)
     return augment, mix if mix != Mixing() else None
 
 
 def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The Linen module a config describes.
+    """The Linen module that the settings describe.
 
     Raises:
         UserError: unknown name or option; the message holds the nearest ones.
@@ -37,7 +37,7 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         name: value for name, value in dataclasses.asdict(config).items() if value is not None
     }
     if hidden := switches.get("hidden"):
-        switches["hidden"] = tuple(hidden)  # of a run's folder it is a list
+        switches["hidden"] = tuple(hidden)  # read from JSON it is a list
     name = switches.pop("name")
     dtype = jnp.dtype(switches.pop("dtype"))
     try:
@@ -49,8 +49,17 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
 def build_preprocessing(
     dataset: Dataset, image_size: int | None, info: PretrainedInfo | None = None
 ) -> Preprocessing:
-    """Normalisation as the starting weights had it; without any, by the training images' own
-    statistics, or, where they stream, by ImageNet's. Images in memory are resized too."""
+    """From stored pixels to the model's input.
+
+    Images are normalised like those of the starting weights; without starting weights, by the
+    statistics of the training images, or of ImageNet where the images are streamed. Images in
+    memory are also resized on the device.
+
+    Args:
+        dataset: The images.
+        image_size: Height and width that the model sees; None for the stored size.
+        info: That of the starting weights, if there are any.
+    """
     in_memory = isinstance(dataset.train, Split)
     size = image_size if in_memory else None
     if info is not None:
@@ -65,8 +74,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
-        mean = float(share @ levels)
+        fractions = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        mean = float(fractions @ levels)
         means.append(round(mean, 6))
-        stds.append(round(float(np.sqrt(share @ (levels - mean) ** 2)), 6))
+        stds.append(round(float(np.sqrt(fractions @ (levels - mean) ** 2)), 6))
     return tuple(means), tuple(stds)

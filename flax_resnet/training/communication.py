@@ -1,4 +1,4 @@
-"""What the devices of a compiled program say to each other."""
+"""The collective operations of a compiled program."""
 
 import math
 import re
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Collective:
-    """One operation among devices in a compiled program: its kind, and the bytes it moves."""
+    """A collective operation of a compiled program.
+
+    Attributes:
+        kind: Such as ``"all-reduce"``.
+        bytes: Size of its result.
+    """
 
     kind: str
     bytes: int

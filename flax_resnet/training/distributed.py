@@ -1,4 +1,4 @@
-"""The processes of a run on several hosts: finding each other, and noticing when one is gone."""
+"""The processes of a run on several hosts: how they connect, and how a lost one is noticed."""
 
 import ctypes
 import os
@@ -10,27 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import jax
-from jax._src import distributed  # its client has no public name
+from jax._src import distributed  # the client of the coordination service has no public name
 
 from ..config import ParallelConfig
 from ..errors import UserError
 
 LOST = (
     "error: another process of this run is gone (killed, or its host or the network is down), so "
-    "this one stops too. The last checkpoint is kept: start all processes again to go on from it."
+    "this one stops too. The last checkpoint is kept: start all processes again to resume from it."
 )
 
-ANSWER_SECONDS = 2  # in which a coordination service in order answers
+ANSWER_SECONDS = 2  # in which a healthy coordination service answers
 
-# In errors of collectives, barriers and checkpoints that a lost process causes.
+# Words in errors of collectives, barriers and checkpoints that a lost process causes.
 SIGNS = ("gloo", "nccl", "peer", "unavailable", "deadline")
 
 
 def connect(config: ParallelConfig) -> None:
-    """Join the other processes, if there are any; to be called before JAX's devices are used.
+    """Connect to the other processes, if there are any; call it before JAX's devices are used.
 
-    With ``coordinator``, ``processes`` and ``process`` the run is of these; otherwise JAX looks for
-    a TPU pod, SLURM, Open MPI or a Kubernetes job around it.
+    ``coordinator``, ``processes`` and ``process`` describe them; without these, JAX detects a TPU
+    pod, SLURM, Open MPI or a Kubernetes job.
 
     Raises:
         UserError: the settings are incomplete, or the others cannot be reached in time.
@@ -39,7 +39,7 @@ def connect(config: ParallelConfig) -> None:
     if any(value is not None for value in explicit) and None in explicit:
         raise UserError(
             "--parallel.coordinator, --parallel.processes and --parallel.process go together: "
-            "give all three, or none to have them found.",
+            "give all three, or none to have them detected.",
             exit_code=2,
         )
     if config.distributed == "off" or jax.distributed.is_initialized():
@@ -55,11 +55,11 @@ def connect(config: ParallelConfig) -> None:
         )
     except ValueError as error:
         if config.coordinator is None and "coordinator_address" in str(error):
-            return  # nothing was found: one process
+            return  # nothing was detected: there is one process
         raise UserError(f"The processes of this run cannot be set up: {error}") from error
     except RuntimeError as error:
         if "before any JAX" in str(error) and config.coordinator is None:
-            return  # a library user's devices are in use already
+            return  # the program around us has used the devices already
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"The other processes of this run were not reached in {config.timeout} s ({reason}): "
@@ -70,17 +70,21 @@ def connect(config: ParallelConfig) -> None:
 
 @contextmanager
 def watch_peers(timeout: int) -> Iterator[None]:
-    """While several processes run, end this one with a sentence once another is gone.
+    """While several processes run, end this one with an error message once another is lost.
 
-    JAX notices it, at once where process 0 is lost and else by the missing heartbeat, and aborts
-    from a thread of its own, which no Python code can catch. So the sentence is said in the abort.
+    JAX notices the loss, of process 0 at once and of another by its missing heartbeat, and aborts
+    from its own thread, which no Python code can catch. So a handler of the abort prints the
+    message.
+
+    Args:
+        timeout: Seconds after which a process without a heartbeat counts as lost.
     """
     client = distributed.global_state.client
     if client is None or jax.process_count() == 1:
         yield
         return
 
-    def service_is_well() -> bool:
+    def service_answers() -> bool:
         answered = threading.Event()
 
         def ask() -> None:
@@ -88,19 +92,21 @@ def watch_peers(timeout: int) -> Iterator[None]:
                 client.key_value_dir_get("flax_resnet")
                 answered.set()
 
-        # Where JAX aborts for a lost process it holds the client's lock, and this is not answered.
+        # While JAX aborts because of a lost process it holds the client's lock, and the service
+        # does not answer.
         threading.Thread(target=ask, daemon=True).start()
         return answered.wait(ANSWER_SECONDS)
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def in_abort(_: int) -> None:
-        signal.alarm(10 * ANSWER_SECONDS)  # ends what is too broken for Python
-        if not service_is_well():
+        signal.alarm(10 * ANSWER_SECONDS)  # ends the process if Python itself hangs
+        if not service_answers():
             os.write(sys.__stderr__.fileno(), f"{LOST}\n".encode())  # type: ignore[union-attr]
-            os._exit(1)  # a normal exit would wait for the lost one
-        signal.alarm(0)  # an abort of another cause takes its course
+            os._exit(1)  # a normal exit would wait for the lost process
+        signal.alarm(0)  # an abort for another reason continues
 
-    install = ctypes.CDLL(None).signal  # signal.signal would run the handler later, if ever
+    # signal.signal would run the handler in the main thread, later or never.
+    install = ctypes.CDLL(None).signal
     install.restype, install.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     before = install(signal.SIGABRT, ctypes.cast(in_abort, ctypes.c_void_p))
     try:
@@ -109,7 +115,7 @@ def watch_peers(timeout: int) -> Iterator[None]:
         raise
     except Exception as error:
         if any(sign in str(error).lower() for sign in SIGNS):
-            time.sleep(timeout + 10)  # by then JAX has noticed, and aborted
+            time.sleep(timeout + 10)  # by then JAX has noticed and aborted
         raise
     finally:
         install(signal.SIGABRT, before)

@@ -9,8 +9,15 @@ from ..config import OptimizerConfig
 
 
 def create_schedule(config: OptimizerConfig, total_steps: int, epochs: float) -> optax.Schedule:
-    """Learning rate by step (from 0): a linear warm-up, then constant, falling to zero along a
-    cosine or a line, or in steps."""
+    """The learning rate by step, from 0: a linear warm-up, then the schedule that is named.
+
+    That is constant, falls to zero along a cosine or a line, or falls by a factor at milestones.
+
+    Args:
+        config: The optimiser section of the settings.
+        total_steps: Steps of the whole run.
+        epochs: Epochs of the whole run.
+    """
     per_epoch = total_steps / epochs
     warmup = round(config.warmup_epochs * per_epoch)
     rate = config.learning_rate
@@ -46,7 +53,7 @@ def decay_mask(params: Any) -> Any:
 def create_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optax optimiser that ``config`` names.
+    """The optax optimiser that the settings name.
 
     ``sgd`` and ``adam`` add the weight decay to the gradient, as torch.optim does; ``adamw``
     decouples it (Loshchilov & Hutter 2019).
@@ -57,7 +64,7 @@ def create_optimizer(
     if config.name == "adam":
         optimizer = optax.adam(schedule)
     else:
-        # With momentum 0 there is nothing to look ahead along.
+        # Without momentum, Nesterov's variant is plain SGD.
         momentum = config.momentum or None
         optimizer = optax.sgd(schedule, momentum, nesterov=config.nesterov and bool(momentum))
     if config.weight_decay == 0:

@@ -1,4 +1,4 @@
-"""Stopping on a signal: after the step under way, at the same one in every process."""
+"""Stopping on a signal: after the current step, at the same step in every process."""
 
 import os
 import signal
@@ -13,51 +13,56 @@ from rich.console import Console
 
 
 class Stopped(Exception):
-    """An evaluation was broken off because the run is to stop."""
+    """Raised where an evaluation is abandoned because the run is to stop."""
 
 
 class StopRequest:
-    """Whether the run is to stop. Every process polls it at the same points: steps and batches."""
+    """Whether the run is to stop; every process polls it after the same steps and batches."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._polls = 0
         self._agreed = False
 
-    def ask(self) -> None:
-        """Stop at the next point that all processes agree on."""
-        self._asked.set()
+    def request(self) -> None:
+        """Request a stop, at the next point that all processes agree on."""
+        self._requested.set()
 
     def poll(self) -> bool:
-        """Whether this is the point to stop at; True ever after."""
+        """Whether to stop here; once True, always True."""
         if not self._agreed:
             self._polls += 1
             if jax.process_count() == 1:
-                self._agreed = self._asked.is_set()
+                self._agreed = self._requested.is_set()
             else:
-                # JAX passes one process's notice on, and picks a point that none has passed yet.
+                # JAX forwards the signal that one process received, and picks a point that no
+                # process has passed yet.
                 self._agreed = multihost_utils.reached_preemption_sync_point(self._polls)
         return self._agreed
 
 
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[StopRequest]:
-    """A request that SIGINT and SIGTERM make; a second SIGINT interrupts as usual."""
+    """A stop request that SIGINT and SIGTERM set; a second SIGINT interrupts as usual.
+
+    Args:
+        console: Where the signal is reported.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
+        yield stop  # Python allows only the main thread to handle signals
         return
     alone = jax.process_count() == 1
 
     def handle(number: int, _: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before[signal.SIGINT])
         if alone:
-            stop.ask()
+            stop.request()
         else:
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX's preemption service listens to
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX's preemption service handles it
         console.print(f"{signal.Signals(number).name}: finishing the step and saving.")
 
-    # Among several processes SIGTERM is the preemption service's: it tells the others.
+    # With several processes JAX's preemption service handles SIGTERM and notifies the others.
     signals = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
     before = {number: signal.signal(number, handle) for number in signals}
     try:

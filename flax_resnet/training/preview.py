@@ -1,4 +1,4 @@
-"""A picture of what augmentation does to the images of a config."""
+"""A picture of augmented training images."""
 
 from pathlib import Path
 
@@ -13,17 +13,23 @@ from ..errors import UserError
 from .build import build_augmentation
 
 _GAP = 2  # pixels between images
-_LEAST = 64  # smaller images are enlarged to this, by whole factors
+_MIN_SIDE = 64  # smaller images are enlarged by the largest whole factor within this
 
 
 def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8) -> None:
     """Write the first images of the first training batch, augmented ``columns`` times.
 
-    Each row is one image: as it is stored (decoded images: as they are cropped), then as steps 0,
-    1, ... would see it.
+    Each row is one image: first as it is stored (cropped, if it is decoded from a file), then as
+    steps 0, 1, ... would see it.
+
+    Args:
+        config: The settings; data and augmentation are used.
+        path: The picture's file.
+        rows: Number of images.
+        columns: Number of augmented versions of each.
 
     Raises:
-        UserError: data or settings are wrong, or the picture cannot be written.
+        UserError: Data or settings are wrong, or the picture cannot be written.
     """
     dataset = open_dataset(config.data, config.augment)
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
@@ -51,15 +57,15 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid).save(path)
-    except (OSError, ValueError) as error:  # ValueError: an ending that stands for no format
+    except (OSError, ValueError) as error:  # ValueError: an unknown file extension
         raise UserError(
-            f"{path} cannot be written ({error}): name another place, ending in .png."
+            f"{path} cannot be written ({error}): name another file, ending in .png."
         ) from error
 
 
 def _tile(image: jax.Array, side: int) -> np.ndarray:
-    """One image, RGB, in the middle of a white square of ``side`` pixels or more."""
-    factor = max(1, _LEAST // side)
+    """One image as RGB, centred on a white square of at least ``side`` pixels."""
+    factor = max(1, _MIN_SIDE // side)
     pixels = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
     height, width, channels = pixels.shape
     tile = np.full((side * factor + _GAP, side * factor + _GAP, 3), 255, np.uint8)

@@ -180,7 +180,10 @@ def test_the_strength_is_chosen_on_validation():
     ("options", "sentence"),
     [
         (("--mode", "full", "--views", "1"), "no stage is frozen throughout"),
-        (("--views", "1", "--transfer.statistics", "updated"), "batch norm of the frozen stages changes"),
+        (
+            ("--views", "1", "--transfer.statistics", "updated"),
+            "batch norm of the frozen stages changes",
+        ),
         (("--solver", "lbfgs", "--head", "hidden:8"), "lbfgs needs --mode head"),
     ],
     ids=["mode", "statistics", "hidden"],

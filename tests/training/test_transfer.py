@@ -171,7 +171,11 @@ def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_p
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (("--mode", "partial", "--freeze-before", "layer4"), 2, "no such stage; its stages are stem"),
+        (
+            ("--mode", "partial", "--freeze-before", "layer4"),
+            2,
+            "no such stage; its stages are stem",
+        ),
         (("--mode", "full", "--freeze-before", "layer2"), 2, "no effect in mode full"),
         (("--head", "deep"), 2, "is not a head"),
         (("--model", "resnet20"), 1, "holds weights of resnet8, not of resnet20"),

@@ -1,4 +1,4 @@
-"""Results of a function of images, kept on disk: a row for each image, found by its content."""
+"""A cache on disk of a function of images: one row for each image, found by a content hash."""
 
 import hashlib
 import json
@@ -12,46 +12,50 @@ from ...errors import UserError
 
 
 class FeatureStore:
-    """The rows of one function in one folder.
+    """The rows of one function, in one folder.
 
-    Each ``add`` writes a file of rows and, when that is whole, a JSON file that lists what they are
-    of with the rows' checksum: what a killed process leaves behind is never read. Files whose
-    checksum is wrong are deleted when the store is opened, and their rows computed again.
+    Each ``add`` writes a file of rows and, once that is complete, a JSON file that lists their
+    hashes and the checksum of the rows, so what a killed process leaves behind is never read. Files
+    with a wrong checksum are deleted when the store is opened, and their rows are computed again.
 
     Attributes:
-        damaged: how many files were found damaged.
+        damaged: Number of files that were damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: list[np.ndarray] = []
-        self._places: dict[str, tuple[int, int]] = {}
+        self._locations: dict[str, tuple[int, int]] = {}
         self.damaged = 0
         for index in sorted(folder.glob("*.json")):
             self._open(index)
 
-    def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._places
+    def __contains__(self, content_hash: str) -> bool:
+        return content_hash in self._locations
 
-    def add(self, fingerprints: Sequence[str], rows: np.ndarray) -> None:
-        """Keep ``rows`` ``[n, ...]`` as those of the ``n`` fingerprints.
+    def add(self, hashes: Sequence[str], rows: np.ndarray) -> None:
+        """Write rows.
+
+        Args:
+            hashes: A content hash for each row.
+            rows: Array ``[N, ...]``.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: The rows cannot be written.
         """
-        name = hashlib.blake2b("".join(fingerprints).encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
         target = self._folder / f"{name}.npy"
-        fresh = self._folder / f"{name}.{os.getpid()}.tmp"
+        temporary = self._folder / f"{name}.{os.getpid()}.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
+            with temporary.open("wb") as file:
                 np.save(file, np.ascontiguousarray(rows))
-            listed = {"checksum": _checksum(fresh), "fingerprints": list(fingerprints)}
-            fresh.replace(target)
-            fresh.write_text(json.dumps(listed), encoding="utf-8")
-            fresh.replace(target.with_suffix(".json"))
+            index_entry = {"checksum": _checksum(temporary), "hashes": list(hashes)}
+            temporary.replace(target)
+            temporary.write_text(json.dumps(index_entry), encoding="utf-8")
+            temporary.replace(target.with_suffix(".json"))
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise UserError(
                 f"Features cannot be kept in {self._folder} ({error.strerror or error}): make room "
                 "there, name another folder (--transfer.feature-cache), or compute them at every "
@@ -59,20 +63,20 @@ class FeatureStore:
             ) from error
         self._open(target.with_suffix(".json"), checked=True)
 
-    def rows(self, fingerprints: Sequence[str]) -> "Rows":
-        """The rows of these fingerprints, in their order; all must be there."""
-        places = np.array([self._places[fingerprint] for fingerprint in fingerprints], np.int64)
-        return Rows(self._files, places.reshape(-1, 2))
+    def rows(self, hashes: Sequence[str]) -> "Rows":
+        """The rows with these hashes, in their order; all must be in the store."""
+        locations = np.array([self._locations[content_hash] for content_hash in hashes], np.int64)
+        return Rows(self._files, locations.reshape(-1, 2))
 
     def _open(self, index: Path, checked: bool = False) -> None:
         data = index.with_suffix(".npy")
         try:
-            listed = json.loads(index.read_text(encoding="utf-8"))
-            if not checked and _checksum(data) != listed["checksum"]:
+            index_entry = json.loads(index.read_text(encoding="utf-8"))
+            if not checked and _checksum(data) != index_entry["checksum"]:
                 raise ValueError("the checksum is wrong")
             rows = np.load(data, mmap_mode="r")
-            fingerprints = listed["fingerprints"]
-            if len(fingerprints) != len(rows):
+            hashes = index_entry["hashes"]
+            if len(hashes) != len(rows):
                 raise ValueError("the number of rows is wrong")
         except (OSError, ValueError, KeyError, TypeError):
             self.damaged += 1
@@ -81,25 +85,25 @@ class FeatureStore:
             return
         number = len(self._files)
         self._files.append(rows)
-        self._places |= {fingerprint: (number, row) for row, fingerprint in enumerate(fingerprints)}
+        self._locations |= {content_hash: (number, row) for row, content_hash in enumerate(hashes)}
 
 
 class Rows:
-    """Rows of a store in an order, read from the disk as they are asked for."""
+    """Rows of a store in a given order, read from disk when they are indexed."""
 
-    def __init__(self, files: Sequence[np.ndarray], places: np.ndarray) -> None:
-        self._files, self._places = files, places
+    def __init__(self, files: Sequence[np.ndarray], locations: np.ndarray) -> None:
+        self._files, self._locations = files, locations
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """The rows at integers ``[n]``, ``[n, ...]``."""
-        chosen = self._places[indices]
+        """The rows at integer indices ``[N]``: ``[N, ...]``."""
+        chosen = self._locations[indices]
         found = np.empty((len(chosen), *self._files[0].shape[1:]), self._files[0].dtype)
         for number in np.unique(chosen[:, 0]):
-            here = chosen[:, 0] == number
-            found[here] = self._files[number][chosen[here, 1]]
+            of_file = chosen[:, 0] == number
+            found[of_file] = self._files[number][chosen[of_file, 1]]
         return found
 
 

@@ -1,4 +1,4 @@
-"""Which parameters train: the partition of a tree into those that do and those that do not."""
+"""Partition of a parameter tree into trained and frozen parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,22 @@ Trainable = Callable[[Path], bool]
 
 
 def partition(params: Any, trainable: Trainable | None) -> tuple[Any, Any]:
-    """``params`` as two trees: those at whose path ``trainable`` is true, and the others.
+    """Split parameters into two trees, the trained and the frozen ones; ``merge`` joins them.
 
-    ``merge`` puts them together again. With None all of them train.
+    Args:
+        params: A nested dict of arrays.
+        trainable: Whether the parameter at a path trains; None trains all.
     """
     if trainable is None:
         return params, {}
-    parts: tuple[dict[Path, Any], dict[Path, Any]] = ({}, {})
-    for path, leaf in traverse_util.flatten_dict(params).items():
-        parts[0 if trainable(path) else 1][path] = leaf
-    trained, frozen = map(traverse_util.unflatten_dict, parts)
-    return trained, frozen
+    flat = traverse_util.flatten_dict(params)
+    trained = {path: leaf for path, leaf in flat.items() if trainable(path)}
+    frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
+    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(frozen)
 
 
 def merge(trained: Any, frozen: Any) -> Any:
-    """The tree that ``partition`` took apart."""
+    """Join the two trees that ``partition`` returned."""
     if not frozen:
         return trained
     leaves = traverse_util.flatten_dict(frozen) | traverse_util.flatten_dict(trained)

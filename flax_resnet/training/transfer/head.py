@@ -1,4 +1,4 @@
-"""A linear head on features: multinomial logistic regression by L-BFGS on all images at once."""
+"""A linear head on features: multinomial logistic regression, fitted by L-BFGS on all images."""
 
 import math
 import time
@@ -18,22 +18,24 @@ from ..state import TrainState
 from ..step import zero_metrics
 from .features import Features
 
-# Of the L2 term on the standardised features' kernel, against the mean loss of an image.
+# Factors of the L2 penalty on the kernel for standardised features, relative to the mean loss.
 STRENGTHS = tuple(10.0 ** (-n / 2) for n in range(13))  # 1 to 1e-6
-WITHOUT_VALIDATION = 1e-2
+DEFAULT_STRENGTH = 1e-2  # without validation images to choose by
 PATIENCE = 3  # strengths without a better validation loss before the search ends
 ITERATIONS = 300
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A head and how it does.
+    """A fitted head and its scores.
 
     Attributes:
-        strength: of the L2 term.
-        kernel, bias: ``[D, K]`` and ``[K]``, for features that are not standardised.
-        iterations: of L-BFGS.
-        train, val: ``{"loss", "top1", "top5"}``; empty for no images.
+        strength: Factor of the L2 penalty.
+        kernel: ``[D, K]``, for features that are not standardised.
+        bias: ``[K]``.
+        iterations: Those of L-BFGS.
+        train: ``{"loss", "top1", "top5"}`` on the training images.
+        val: The same on the validation images; empty for no images.
     """
 
     strength: float
@@ -45,26 +47,30 @@ class Fit:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Greater is better: validation accuracy, then loss."""
+        """Orders heads by validation accuracy, then by loss; greater is better."""
         return self.val.get("top1", 0.0), -self.val.get("loss", 0.0)
 
 
 def fit_strengths(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: int
 ) -> list[Fit]:
-    """Heads for the strengths of L2 from 1 downwards, until validation has got no better for a
-    while; one of a middling strength where there are no validation images.
+    """Fit a head for each L2 strength, from 1 downwards.
+
+    The search ends when the validation loss has not improved for a while. Without validation images
+    there is one head of a medium strength.
 
     Args:
-        train, val: features float ``[N, D]`` and labels int ``[N]``.
-        classes: how many there are.
+        train: Features float ``[N, D]`` and labels int ``[N]``.
+        val: The same of the validation images.
+        classes: Number of classes.
     """
-    from scipy.optimize import minimize  # here, as predicting imports this room too: 0.6 s
+    # Imported here because prediction imports this package too, and SciPy takes 0.6 s.
+    from scipy.optimize import minimize
 
     features, labels = train
     mean, scale = features.mean(0), features.std(0)
     scale = np.where(scale > 0, scale, 1)
-    standard = jnp.asarray((features - mean) / scale)
+    standardised = jnp.asarray((features - mean) / scale)
     targets = jnp.asarray(labels)
     width = features.shape[1]
 
@@ -72,7 +78,7 @@ def fit_strengths(
     def objective(flat: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
         def value(flat: jax.Array) -> jax.Array:
             kernel, bias = flat[:-classes].reshape(width, classes), flat[-classes:]
-            logits = standard @ kernel + bias
+            logits = standardised @ kernel + bias
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
             return losses.mean() + strength / 2 * jnp.sum(kernel**2)
 
@@ -84,9 +90,9 @@ def fit_strengths(
 
     fits: list[Fit] = []
     flat = np.zeros(width * classes + classes)
-    best_loss, worse = math.inf, 0
-    for strength in STRENGTHS if len(val[1]) else (WITHOUT_VALIDATION,):
-        found = minimize(  # from the last strength's, which is near
+    best_loss, without_progress = math.inf, 0
+    for strength in STRENGTHS if len(val[1]) else (DEFAULT_STRENGTH,):
+        found = minimize(  # starts from the last strength's solution, which is near
             for_scipy,
             flat,
             (np.float32(strength),),
@@ -99,9 +105,9 @@ def fit_strengths(
         bias = flat[-classes:] - mean @ kernel
         scored = [_scores(*split, kernel, bias) for split in (train, val)]
         fits.append(Fit(strength, kernel, bias, int(found.nit), *scored))
-        worse = 0 if scored[1].get("loss", 0) < best_loss else worse + 1
+        without_progress = 0 if scored[1].get("loss", 0) < best_loss else without_progress + 1
         best_loss = min(best_loss, scored[1].get("loss", math.inf))
-        if worse >= PATIENCE:
+        if without_progress >= PATIENCE:
             break
     return fits
 
