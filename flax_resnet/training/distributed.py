@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import jax
-from jax._src import distributed  # the client of the coordination service has no public name
 
 from ..config import ParallelConfig
 from ..errors import UserError
+from ..jax_internals import coordination_client
 
 LOST = (
     "error: another process of this run is gone (killed, or its host or the network is down), so "
@@ -79,7 +79,7 @@ def watch_peers(timeout: int) -> Iterator[None]:
     Args:
         timeout: Seconds after which a process without a heartbeat counts as lost.
     """
-    client = distributed.global_state.client
+    client = coordination_client()
     if client is None or jax.process_count() == 1:
         yield
         return
