@@ -1,6 +1,5 @@
 """Reports on a run: its history, its progress, its page, and tables and plots of its results."""
 
-from ..metrics import Evaluation, evaluate_logits  # until training/run_report.py imports metrics
 from .history import Entry, append_history, keep_history, read_history
 from .page import write_page
 from .progress import Progress
@@ -8,11 +7,9 @@ from .tables import arrays_table, evaluation_tables, results_table, summary_tabl
 
 __all__ = [
     "Entry",
-    "Evaluation",
     "Progress",
     "append_history",
     "arrays_table",
-    "evaluate_logits",
     "evaluation_tables",
     "keep_history",
     "read_history",

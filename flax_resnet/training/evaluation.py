@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..data import Source, eval_batches
-from ..metrics.average_precision import mean_average_precision
+from ..metrics import mean_average_precision
 from .mesh import local_shard
 from .partitioning import Partitioning
 from .preemption import Stopped, StopRequest

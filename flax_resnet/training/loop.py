@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
+from rich.text import Text
 
 from ..config import Config, check_config
 from ..errors import UserError
@@ -44,7 +45,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     is_primary = jax.process_index() == 0
     console.quiet = console.quiet or not is_primary
     for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
     if config.compile_cache is not None:
         cache = Path(config.compile_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))

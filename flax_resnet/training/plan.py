@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..config import scaled_learning_rate
 from ..data import Dataset
@@ -26,11 +26,14 @@ def print_plan(run: Run, console: Console) -> None:
     steps = f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images"
     if run.solver == "lbfgs":
         steps = "the head fitted by L-BFGS"
+    # As Text, names with brackets or colons are not taken for markup.
     console.print(
-        f"{config.model.name} ({parameters:,} parameters) on {escape(data.name)}: "
-        f"{len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test images; {steps} on "
-        f"{devices} {jax.default_backend().upper()} device{'s' if devices > 1 else ''}."
+        Text(
+            f"{config.model.name} ({parameters:,} parameters) on {data.name}: "
+            f"{len(data.train):,} training, {len(data.validation):,} validation, "
+            f"{len(data.test):,} test images; {steps} on "
+            f"{devices} {jax.default_backend().upper()} device{'s' if devices > 1 else ''}."
+        )
     )
     base, given = config.optimizer.base_batch_size, config.optimizer.learning_rate
     rate = f"{given:g} × {config.data.batch_size} / {base}" if base else "as given"
@@ -49,7 +52,7 @@ def print_plan(run: Run, console: Console) -> None:
         views = f"{run.views} augmented views" if run.views > 1 else "1 view (no augmentation)"
         console.print(f"The frozen stages run once, on {views} of each image.")
     for note in data.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}")
+        console.print(Text.assemble(("note:", "yellow"), f" {note}"))
 
 
 def phase_message(phase: Phase) -> str:
@@ -69,7 +72,7 @@ def _classes_table(data: Dataset) -> Table:
     for label in shown:
         numbers = [f"{count[label]:,}" for count in counts]
         few = " [yellow](few)[/]" if counts[0][label] < FEW_IMAGES else ""
-        table.add_row(escape(data.classes[label]), numbers[0] + few, *numbers[1:])
+        table.add_row(Text(data.classes[label]), numbers[0] + few, *numbers[1:])
     if rest := len(order) - len(shown):
         fewest = int(counts[0][order[MAX_CLASSES:]].min())
         table.add_row(f"and {rest:,} more", f"{fewest:,} or more", "", "")
@@ -78,8 +81,9 @@ def _classes_table(data: Dataset) -> Table:
 
 def _print_transfer(run: Run, params: dict, console: Console) -> None:
     prepared, framing = run.preprocessing, run.dataset.framing
-    source = escape(str(run.start.source)) if run.start is not None else "random values"
-    console.print(f"Starts from {source}, with a fresh head; mode {run.config.transfer.mode}.")
+    source = "random values" if run.start is None else run.start.source
+    mode = run.config.transfer.mode
+    console.print(Text(f"Starts from {source}, with a fresh head; mode {mode}."))
     console.print(_stages_table(run, params))
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (prepared.mean, prepared.std))
     resized = f"shorter side to {framing.resize}, " if framing.resize else ""

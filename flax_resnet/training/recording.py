@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
+from rich.text import Text
 
 from ..data import Source
+from ..metrics import Evaluation, evaluate_logits
 from ..report import (
     Entry,
-    Evaluation,
     append_history,
-    evaluate_logits,
     keep_history,
     read_history,
     results_table,
@@ -80,7 +80,9 @@ class Recorder:
             run = self.run
             return run.partitioning.put_state(state), run.partitioning.replicate(zero_metrics()), 0
         restored = self._restore(step, state)
-        self.console.print(f"Resuming from the checkpoint after step {step:,} in {self.workdir}.")
+        self.console.print(
+            Text(f"Resuming from the checkpoint after step {step:,} in {self.workdir}.")
+        )
         return *restored, step
 
     def kept_history(self, step: int) -> list[Entry]:
@@ -166,14 +168,14 @@ class Recorder:
         }
         self.console.print(results_table(f"{run.config.model.name} on {dataset.name}", rows))
         for path, reason in dataset.bad.items():
-            self.console.print(f"[yellow]left out:[/] {path} {reason}")
+            self.console.print(Text.assemble(("left out:", "yellow"), f" {path} {reason}"))
         rates = [line["images_per_second"] for line in past if line["images_per_second"]]
         rate = f", {sorted(rates)[len(rates) // 2]:,.0f} images/s" if rates else ""
         self.console.print(
-            f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}."
+            Text(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}.")
         )
         if jax.process_index() == 0:
-            self.console.print(f"Open {write_page(self.workdir, evaluation)}.")
+            self.console.print(Text(f"Open {write_page(self.workdir, evaluation)}."))
         return TrainResult(self.workdir, last, True, best, test)
 
     def _restore(self, step: int, state: TrainState) -> tuple[TrainState, Metrics]:

@@ -20,8 +20,7 @@ import optax
 from jax import lax
 from jax.sharding import NamedSharding
 
-from ..metrics.accuracy import top_k_hits
-from ..metrics.losses import LOSSES, targets_of
+from ..metrics import LOSSES, targets_of, top_k_hits
 from .state import TrainState
 from .transfer.freezing import Trainable, merge, partition
 

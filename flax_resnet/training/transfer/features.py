@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from ...config import scaled_learning_rate
 from ...data import Framing, Source, Split
@@ -122,9 +123,11 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
         splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.framing)
     count = sum(map(len, splits.values()))
     console.print(
-        f"Features of {count:,} images at {start_stage} "
-        f"({'×'.join(map(str, extractor.shape))}): {extractor.computed:,} computed, "
-        f"{extractor.found:,} found in {folder}, in {time.perf_counter() - began:.1f} s."
+        Text(
+            f"Features of {count:,} images at {start_stage} "
+            f"({'×'.join(map(str, extractor.shape))}): {extractor.computed:,} computed, "
+            f"{extractor.found:,} found in {folder}, in {time.perf_counter() - began:.1f} s."
+        )
     )
     config, dataset = run.config, dataclasses.replace(run.dataset, **splits)
     steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)

@@ -127,9 +127,10 @@ class TrainableFrom:
     """Whether the parameter at a path trains: those of the stage ``first`` and of later ones do.
 
     Attributes:
-        stages: Those of the model, first to last. first: The first stage that trains. affine_above:
-            Whether batch norm's scale and bias train in the stages that train. affine_below:
-            Whether they train in the other stages.
+        stages: Those of the model, first to last.
+        first: The first stage that trains.
+        affine_above: Whether batch norm's scale and bias train in the stages that train.
+        affine_below: Whether they train in the other stages.
     """
 
     stages: tuple[str, ...]
@@ -179,8 +180,8 @@ def choose_views(config: TransferConfig, *, mixes: bool) -> int:
     """How many views of each image the frozen stages run on once; 0 to run them at every step.
 
     Args:
-        config: The transfer section of the settings. mixes: Whether training mixes images (mixup,
-            CutMix).
+        config: The transfer section of the settings.
+        mixes: Whether training mixes images (mixup, CutMix).
 
     Raises:
         UserError: Views are asked for where the output of the frozen stages changes between steps.
