@@ -1,17 +1,37 @@
-from . import config, data, inference, metrics, models, report, training, weights
-from .config import Config, check_config, list_configs, load_config
-from .errors import UserError
-from .inference import embed, evaluate, load_run, predict
-from .models import ResNet, create_model, fold_batch_norm, list_models, pack_kernels, summarize
-from .runtime import tune_cpu
-from .training import TrainState, TrainStep, finetune, finetune_config, train
-from .weights import (
-    from_torchvision,
-    infer_model,
-    load_pretrained,
-    load_weights,
-    save_weights,
-    to_torchvision,
-)
+from . import config as config
+from . import data as data
+from . import inference as inference
+from . import metrics as metrics
+from . import models as models
+from . import report as report
+from . import training as training
+from . import weights as weights
+from .config import Config as Config
+from .config import check_config as check_config
+from .config import list_configs as list_configs
+from .config import load_config as load_config
+from .errors import UserError as UserError
+from .inference import embed as embed
+from .inference import evaluate as evaluate
+from .inference import load_run as load_run
+from .inference import predict as predict
+from .models import ResNet as ResNet
+from .models import create_model as create_model
+from .models import fold_batch_norm as fold_batch_norm
+from .models import list_models as list_models
+from .models import pack_kernels as pack_kernels
+from .models import summarize as summarize
+from .runtime import tune_cpu as tune_cpu
+from .training import TrainState as TrainState
+from .training import TrainStep as TrainStep
+from .training import finetune as finetune
+from .training import finetune_config as finetune_config
+from .training import train as train
+from .weights import from_torchvision as from_torchvision
+from .weights import infer_model as infer_model
+from .weights import load_pretrained as load_pretrained
+from .weights import load_weights as load_weights
+from .weights import save_weights as save_weights
+from .weights import to_torchvision as to_torchvision
 
 __version__: str

@@ -5,6 +5,8 @@ import sys
 import warnings
 from collections.abc import Mapping
 
+from .jax_internals import has_started
+
 # XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
 # hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms instead of 46 on 2 cores
 # with AVX2).
@@ -49,7 +51,7 @@ def tune_cpu(restart: bool = False) -> None:
         new.pop("GLIBC_TUNABLES", None)
     if not new:
         return
-    if "XLA_FLAGS" in new and _jax_has_started():
+    if "XLA_FLAGS" in new and has_started():
         warnings.warn("tune_cpu: JAX has started already; call it first", stacklevel=2)
     print(f"tuned for the CPU: {', '.join(new)} ({SWITCH}=0 turns it off)", file=sys.stderr)
     os.environ.update(new)
@@ -72,11 +74,6 @@ def uses_cpu(environment: Mapping[str, str]) -> bool:
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     tpu = any(True for _ in importlib.metadata.distributions(name="libtpu"))
     return not plugins and not tpu
-
-
-def _jax_has_started() -> bool:
-    bridge = sys.modules.get("jax._src.xla_bridge")
-    return bool(bridge and getattr(bridge, "backends_are_initialized", lambda: False)())
 
 
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:

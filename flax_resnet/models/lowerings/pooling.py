@@ -25,7 +25,7 @@ def max_pool(
     Args:
       x: floating.
       window, stride, padding: of both directions; padded pixels never win.
-      conv_impl: as of :func:`convolve`; ``"reference"`` is ``flax.linen.max_pool``. Where a window has
+      conv_impl: as of :func:`convolve`; ``"reference"`` is ``nn.max_pool``. Where a window has
         its maximum more than once, the gradient goes to the first, row by row, in either way.
     """
     if "onednn" in FAMILIES[conv_impl]:

@@ -20,7 +20,7 @@ from ...config import scaled_learning_rate
 from ...data import Framing, Source, Split
 from ...data.pipeline import CROP_DRAWS, Batch
 from ...models import fold_batch_norm, stage_of
-from ..forward import forward, static_batch_size
+from ..forward_pass import forward, static_batch_size
 from ..optim import create_schedule
 from ..run import Run
 from ..state import TrainState
