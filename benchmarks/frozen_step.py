@@ -16,26 +16,21 @@ import numpy as np
 import optax
 
 import flax_resnet as fr
-from flax_resnet.training.transfer.start import TrainedFrom
+from flax_resnet.training.transfer.start import TrainableFrom
 
 
 def prepared(name, size, batch, first):
-    model = fr.create_model(name, num_classes=5, freeze_before=first)
-    trainable = None if first is None else TrainedFrom(model.stages, first)
+    model = fr.create_model(name, num_classes=5)
+    trainable = None if first is None else TrainableFrom(model.stages, first)
+    step = fr.TrainStep(model, optax.sgd(0.1, 0.9), trainable=trainable, freeze_before=first)
     images = jnp.zeros((batch, size, size, 3))
-    state = fr.create_train_state(
-        model,
-        optax.sgd(0.1, 0.9),
-        jax.random.key(0),
-        images,
-        fr.StepOptions(trainable=trainable),
-    )
+    state = step.init(jax.random.key(0), images)
     rng = np.random.default_rng(0)
     data = {
         "image": jnp.asarray(rng.normal(size=images.shape), jnp.float32),
         "label": jnp.asarray(rng.integers(0, 5, batch), jnp.int32),
     }
-    return jax.jit(fr.train_step).lower(state, data).compile(), state, data
+    return jax.jit(step).lower(state, data).compile(), state, data
 
 
 def megabytes(tree):

@@ -84,9 +84,9 @@ def measure(devices):
 
     compile_step, timed = loop.compile_step, {}
 
-    def kept(partitioning, state, sums, batch):
+    def kept(step, partitioning, state, sums, batch):
         timed[partitioning.mode] = Alternating(
-            compile_step(partitioning, state, sums, batch), state, sums, batch
+            compile_step(step, partitioning, state, sums, batch), state, sums, batch
         )
         return timed[partitioning.mode]
 

@@ -28,10 +28,9 @@ from flax_resnet.models import QUICK_COMPILATION
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 model, tx = fr.create_model("resnet50"), optax.sgd(0.01, momentum=0.9)
 images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 224, 224, 3)), jnp.float32)
-init = jax.jit(lambda key: fr.create_train_state(model, tx, key, images),
-               compiler_options=QUICK_COMPILATION)
-step = jax.jit(fr.train_step, donate_argnums=0)
-_, metrics = step(init(jax.random.key(0)), {"image": images, "label": jnp.arange(8)})
+step = fr.TrainStep(model, tx)
+init = jax.jit(lambda key: step.init(key, images), compiler_options=QUICK_COMPILATION)
+_, metrics = jax.jit(step, donate_argnums=0)(init(jax.random.key(0)), {"image": images, "label": jnp.arange(8)})
 float(metrics["loss"])
 """
 
