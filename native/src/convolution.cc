@@ -8,82 +8,83 @@
 namespace flax_resnet {
 namespace {
 
-// Null: oneDNN's.
-const Way* way_of(const Problem& p, bool packed) {
-  for (const Way* way : ways) {
-    if (way->can(p) && way->pays(p, packed)) return way;
+// Returns the first of our own algorithms that is supported and profitable, or null for oneDNN.
+const Algorithm* choose_algorithm(const Problem& p, bool packed) {
+  for (const Algorithm* algorithm : algorithms) {
+    if (algorithm->is_supported(p) && algorithm->is_profitable(p, packed)) return algorithm;
   }
   return nullptr;
 }
 
-const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
-float* floats(void* numbers) { return static_cast<float*>(numbers); }
+const float* as_floats(const void* array) { return static_cast<const float*>(array); }
+float* as_floats(void* array) { return static_cast<float*>(array); }
 
-// A packed kernel is a header, which tells its layout, and the numbers.
+// A packed kernel is a header that identifies its layout, followed by the weights.
 constexpr std::int64_t header_bytes = 64;
 
 struct Header {
   char text[header_bytes] = {};
 
-  Header(const Problem& p, const Way* way) {
-    if (way != nullptr) {
-      std::snprintf(text, header_bytes, "flax_resnet %s", way->name);
+  Header(const Problem& p, const Algorithm* algorithm) {
+    if (algorithm != nullptr) {
+      std::snprintf(text, header_bytes, "flax_resnet %s", algorithm->name);
     } else {
       std::snprintf(text, header_bytes, "flax_resnet %016zx", onednn::layout_hash(p));
     }
   }
 };
 
-std::int64_t packed_bytes(const Problem& p, const Way* way) {
-  return header_bytes + (way != nullptr ? way->packed_bytes(p) : onednn::packed_bytes(p));
+std::int64_t packed_bytes(const Problem& p, const Algorithm* algorithm) {
+  return header_bytes +
+         (algorithm != nullptr ? algorithm->packed_bytes(p) : onednn::packed_bytes(p));
 }
 
 }  // namespace
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
-  const Way* const way = way_of(p, false);
-  if (way == nullptr) return onednn::forward(p, x, kernel, epilogue, y, executor);
-  way->forward_once(p, floats(x), floats(kernel), epilogue, floats(y), executor);
+  const Algorithm* const algorithm = choose_algorithm(p, false);
+  if (algorithm == nullptr) return onednn::forward(p, x, kernel, epilogue, y, executor);
+  algorithm->forward_unpacked(p, as_floats(x), as_floats(kernel), epilogue, as_floats(y), executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,
                     const Executor& executor) {
-  const Way* const way = way_of(p, false);
-  if (way == nullptr) return onednn::input_gradient(p, dy, kernel, dx, executor);
-  way->input_gradient(p, floats(dy), floats(kernel), floats(dx), executor);
+  const Algorithm* const algorithm = choose_algorithm(p, false);
+  if (algorithm == nullptr) return onednn::input_gradient(p, dy, kernel, dx, executor);
+  algorithm->input_gradient(p, as_floats(dy), as_floats(kernel), as_floats(dx), executor);
 }
 
 void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dkernel,
                      const Executor& executor) {
-  for (const GradientWay* way : gradient_ways) {
-    if (!way->can(p) || !way->pays(p)) continue;
-    return way->run(p, floats(x), floats(dy), floats(dkernel), executor);
+  for (const KernelGradientAlgorithm* algorithm : kernel_gradient_algorithms) {
+    if (!algorithm->is_supported(p) || !algorithm->is_profitable(p)) continue;
+    return algorithm->run(p, as_floats(x), as_floats(dy), as_floats(dkernel), executor);
   }
   onednn::kernel_gradient(p, x, dy, dkernel, executor);
 }
 
-std::int64_t packed_bytes(const Problem& p) { return packed_bytes(p, way_of(p, true)); }
+std::int64_t packed_bytes(const Problem& p) { return packed_bytes(p, choose_algorithm(p, true)); }
 
 void pack(const Problem& p, const void* kernel, void* packed, const Executor& executor) {
-  const Way* const way = way_of(p, true);
-  std::memcpy(packed, Header(p, way).text, header_bytes);
-  void* const numbers = static_cast<char*>(packed) + header_bytes;
-  if (way == nullptr) return onednn::pack(p, kernel, numbers);
-  way->pack(p, floats(kernel), floats(numbers), executor);
+  const Algorithm* const algorithm = choose_algorithm(p, true);
+  std::memcpy(packed, Header(p, algorithm).text, header_bytes);
+  void* const weights = static_cast<char*>(packed) + header_bytes;
+  if (algorithm == nullptr) return onednn::pack(p, kernel, weights);
+  algorithm->pack(p, as_floats(kernel), as_floats(weights), executor);
 }
 
 void forward_packed(const Problem& p, const void* x, const void* packed, std::int64_t bytes,
                     const Epilogue& epilogue, void* y, const Executor& executor) {
-  const Way* const way = way_of(p, true);
-  if (bytes != packed_bytes(p, way) ||
-      std::memcmp(packed, Header(p, way).text, header_bytes) != 0) {
-    throw BadArgument("this kernel was packed for images of another shape or on another machine: "
-                      "pack it anew");
+  const Algorithm* const algorithm = choose_algorithm(p, true);
+  if (bytes != packed_bytes(p, algorithm) ||
+      std::memcmp(packed, Header(p, algorithm).text, header_bytes) != 0) {
+    throw InvalidArgument(
+        "this kernel was packed for images of another shape or on another machine: pack it again");
   }
-  const void* const numbers = static_cast<const char*>(packed) + header_bytes;
-  if (way == nullptr) return onednn::forward_packed(p, x, numbers, epilogue, y, executor);
-  way->forward(p, floats(x), floats(numbers), epilogue, floats(y), executor);
+  const void* const weights = static_cast<const char*>(packed) + header_bytes;
+  if (algorithm == nullptr) return onednn::forward_packed(p, x, weights, epilogue, y, executor);
+  algorithm->forward(p, as_floats(x), as_floats(weights), epilogue, as_floats(y), executor);
 }
 
 }  // namespace flax_resnet

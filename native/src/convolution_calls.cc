@@ -1,4 +1,4 @@
-// The functions of convolution.h as XLA's typed custom calls.
+// XLA's typed custom calls for the functions of convolution.h.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "convolution.h"
+#include "cpu_features.h"
 #include "custom_call.h"
 #include "onednn.h"
-#include "processor.h"
 
 namespace {
 
@@ -21,13 +21,13 @@ Dtype dtype_of(const Array& array) {
     case ffi::DataType::BF16:
       return Dtype::bf16;
     default:
-      throw BadArgument("a convolution takes float32 or bfloat16 arrays");
+      throw InvalidArgument("a convolution takes float32 or bfloat16 arrays");
   }
 }
 
-void same_dtype(const Array& a, const Array& b) {
+void check_same_dtype(const Array& a, const Array& b) {
   if (a.element_type() != b.element_type()) {
-    throw BadArgument("the arrays of a convolution must be of one dtype");
+    throw InvalidArgument("the arrays of a convolution must be of one dtype");
   }
 }
 
@@ -38,21 +38,21 @@ Problem problem_of(const Shape& x, const Shape& kernel, const Shape& y, std::int
                                    padding, groups, dtype);
 }
 
-// Operands after the kernel: the bias, where has_bias, and the residual, where has_residual.
-Epilogue epilogue_of(ffi::RemainingArgs rest, bool has_bias, bool has_residual, bool relu,
-                     const Array& x, const Shape& y) {
+// Reads the optional operands after the kernel: the bias if has_bias, the residual if has_residual.
+Epilogue epilogue_of(ffi::RemainingArgs optional_operands, bool has_bias, bool has_residual,
+                     bool relu, const Array& x, const Shape& y) {
   Epilogue epilogue;
   epilogue.relu = relu;
-  if (rest.size() != std::size_t{has_bias} + std::size_t{has_residual}) {
-    throw BadArgument("has_bias and has_residual do not fit the number of operands");
+  if (optional_operands.size() != std::size_t{has_bias} + std::size_t{has_residual}) {
+    throw InvalidArgument("has_bias and has_residual do not fit the number of operands");
   }
   const auto take = [&](std::size_t index, const std::vector<std::int64_t>& dims,
                         const char* name) {
-    const auto array = rest.get<Array>(index);
-    if (array.has_error()) throw BadArgument(array.error().message());
-    same_dtype(*array, x);
+    const auto array = optional_operands.get<Array>(index);
+    if (array.has_error()) throw InvalidArgument(array.error().message());
+    check_same_dtype(*array, x);
     if (Shape(*array).dims != dims) {
-      throw BadArgument(std::string("the ") + name + " does not have the shape it should");
+      throw InvalidArgument(std::string("the ") + name + " has the wrong shape");
     }
     return array->untyped_data();
   };
@@ -61,58 +61,60 @@ Epilogue epilogue_of(ffi::RemainingArgs rest, bool has_bias, bool has_residual, 
   return epilogue;
 }
 
-ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, ffi::RemainingArgs rest, Result y,
-                   std::int64_t stride, std::int64_t padding, std::int64_t groups, bool has_bias,
-                   bool has_residual, bool relu) {
-  return guarded([&] {
-    same_dtype(x, kernel);
-    same_dtype(x, *y);
+ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel,
+                   ffi::RemainingArgs optional_operands, Result y, std::int64_t stride,
+                   std::int64_t padding, std::int64_t groups, bool has_bias, bool has_residual,
+                   bool relu) {
+  return catch_errors([&] {
+    check_same_dtype(x, kernel);
+    check_same_dtype(x, *y);
     const Shape out(*y);
     const auto problem =
         problem_of(Shape(x), Shape(kernel), out, stride, padding, groups, dtype_of(x));
     flax_resnet::forward(problem, x.untyped_data(), kernel.untyped_data(),
-                         epilogue_of(rest, has_bias, has_residual, relu, x, out),
+                         epilogue_of(optional_operands, has_bias, has_residual, relu, x, out),
                          y->untyped_data(), executor_of(pool));
   });
 }
 
-ffi::Error ForwardPacked(ffi::ThreadPool pool, Array x, Array packed, ffi::RemainingArgs rest,
-                         Result y, ffi::Span<const std::int64_t> kernel_shape, std::int64_t stride,
+ffi::Error ForwardPacked(ffi::ThreadPool pool, Array x, Array packed,
+                         ffi::RemainingArgs optional_operands, Result y,
+                         ffi::Span<const std::int64_t> kernel_shape, std::int64_t stride,
                          std::int64_t padding, std::int64_t groups, bool has_bias,
                          bool has_residual, bool relu) {
-  return guarded([&] {
-    same_dtype(x, *y);
+  return catch_errors([&] {
+    check_same_dtype(x, *y);
     const Shape out(*y);
     const auto problem =
         problem_of(Shape(x), Shape(kernel_shape), out, stride, padding, groups, dtype_of(x));
-    flax_resnet::forward_packed(problem, x.untyped_data(), packed.untyped_data(),
-                                static_cast<std::int64_t>(packed.size_bytes()),
-                                epilogue_of(rest, has_bias, has_residual, relu, x, out),
-                                y->untyped_data(), executor_of(pool));
+    flax_resnet::forward_packed(
+        problem, x.untyped_data(), packed.untyped_data(),
+        static_cast<std::int64_t>(packed.size_bytes()),
+        epilogue_of(optional_operands, has_bias, has_residual, relu, x, out), y->untyped_data(),
+        executor_of(pool));
   });
 }
 
 ffi::Error Pack(ffi::ThreadPool pool, Array kernel, Result packed,
                 ffi::Span<const std::int64_t> x_shape, ffi::Span<const std::int64_t> y_shape,
                 std::int64_t stride, std::int64_t padding, std::int64_t groups) {
-  return guarded([&] {
+  return catch_errors([&] {
     const auto problem = problem_of(Shape(x_shape), Shape(kernel), Shape(y_shape), stride, padding,
                                     groups, dtype_of(kernel));
-    const auto wanted = flax_resnet::packed_bytes(problem);
-    if (static_cast<std::int64_t>(packed->size_bytes()) != wanted) {
-      throw BadArgument("the packed kernel takes " + std::to_string(wanted) + " bytes, not " +
-                        std::to_string(packed->size_bytes()));
+    const auto expected = flax_resnet::packed_bytes(problem);
+    if (static_cast<std::int64_t>(packed->size_bytes()) != expected) {
+      throw InvalidArgument("the packed kernel takes " + std::to_string(expected) + " bytes, not " +
+                            std::to_string(packed->size_bytes()));
     }
-    flax_resnet::pack(problem, kernel.untyped_data(), packed->untyped_data(),
-                      executor_of(pool));
+    flax_resnet::pack(problem, kernel.untyped_data(), packed->untyped_data(), executor_of(pool));
   });
 }
 
 ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array kernel, Result dx,
                          std::int64_t stride, std::int64_t padding, std::int64_t groups) {
-  return guarded([&] {
-    same_dtype(dy, kernel);
-    same_dtype(dy, *dx);
+  return catch_errors([&] {
+    check_same_dtype(dy, kernel);
+    check_same_dtype(dy, *dx);
     const auto problem =
         problem_of(Shape(*dx), Shape(kernel), Shape(dy), stride, padding, groups, dtype_of(dy));
     flax_resnet::input_gradient(problem, dy.untyped_data(), kernel.untyped_data(),
@@ -120,13 +122,13 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array kernel, Result dx
   });
 }
 
-// The last arguments are not read: the call waits for them.
+// The remaining arguments are not read. They make XLA run this call after their producers.
 ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, ffi::RemainingArgs,
                           Result dkernel, std::int64_t stride, std::int64_t padding,
                           std::int64_t groups) {
-  return guarded([&] {
-    same_dtype(x, dy);
-    same_dtype(x, *dkernel);
+  return catch_errors([&] {
+    check_same_dtype(x, dy);
+    check_same_dtype(x, *dkernel);
     const auto problem =
         problem_of(Shape(x), Shape(*dkernel), Shape(dy), stride, padding, groups, dtype_of(x));
     flax_resnet::kernel_gradient(problem, x.untyped_data(), dy.untyped_data(),
@@ -136,7 +138,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, ffi::Remainin
 
 }  // namespace
 
-// What all calls have: the threads first, and how the kernel moves over the images last.
+// All calls take the thread pool first, and the stride, padding and groups last.
 static auto bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 template <typename Binding>
@@ -157,8 +159,7 @@ static auto with_epilogue(Binding binding) {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flax_resnet_forward, Forward,
-    with_epilogue(with_geometry(
-        bind().Arg<Array>().Arg<Array>().RemainingArgs().Ret<Array>())));
+    with_epilogue(with_geometry(bind().Arg<Array>().Arg<Array>().RemainingArgs().Ret<Array>())));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flax_resnet_forward_packed, ForwardPacked,
@@ -169,13 +170,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
                                     .Ret<Array>()
                                     .Attr<ffi::Span<const std::int64_t>>("kernel_shape"))));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    flax_resnet_pack, Pack,
-    with_geometry(bind()
-                      .Arg<Array>()
-                      .Ret<Array>()
-                      .Attr<ffi::Span<const std::int64_t>>("x_shape")
-                      .Attr<ffi::Span<const std::int64_t>>("y_shape")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_pack, Pack,
+                              with_geometry(bind()
+                                                .Arg<Array>()
+                                                .Ret<Array>()
+                                                .Attr<ffi::Span<const std::int64_t>>("x_shape")
+                                                .Attr<ffi::Span<const std::int64_t>>("y_shape")));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_resnet_input_gradient, InputGradient,
                               with_geometry(bind().Arg<Array>().Arg<Array>().Ret<Array>()));
@@ -184,7 +184,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     flax_resnet_kernel_gradient, KernelGradient,
     with_geometry(bind().Arg<Array>().Arg<Array>().RemainingArgs().Ret<Array>()));
 
-// Plain C, for ctypes.
+// Plain C functions, which Python calls through ctypes.
 extern "C" {
 
 int flax_resnet_has_avx2() { return flax_resnet::has_avx2() ? 1 : 0; }
@@ -200,7 +200,8 @@ const char* flax_resnet_onednn_version() {
   return text.c_str();
 }
 
-// Bytes of the packed kernel of this problem, or -1 with the reason in `message`.
+// Returns the size in bytes of the packed kernel of this problem, or -1 with the reason in
+// `message`.
 std::int64_t flax_resnet_packed_bytes(const std::int64_t* x, const std::int64_t* kernel,
                                       const std::int64_t* y, std::int64_t stride,
                                       std::int64_t padding, std::int64_t groups, int is_bf16,

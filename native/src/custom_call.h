@@ -1,4 +1,4 @@
-// What the custom calls of both kinds need: shapes, threads, and errors instead of exceptions.
+// Helpers that all custom calls share: array shapes, the thread pool, and error conversion.
 #pragma once
 
 #include <cstdint>
@@ -28,17 +28,16 @@ struct Shape {
 };
 
 inline Executor executor_of(ffi::ThreadPool& pool) {
-  return Executor(pool.num_threads(), [&pool](std::function<void()> task) {
-    pool.Schedule(std::move(task));
-  });
+  return Executor(pool.num_threads(),
+                  [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); });
 }
 
 template <typename Function>
-ffi::Error guarded(Function function) {
+ffi::Error catch_errors(Function function) {
   try {
     function();
     return ffi::Error::Success();
-  } catch (const BadArgument& error) {
+  } catch (const InvalidArgument& error) {
     return ffi::Error::InvalidArgument(error.what());
   } catch (const dnnl::error& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());

@@ -1,4 +1,4 @@
-// Who runs the parts of one convolution. Parts are independent, each runs on one thread.
+// Runs the independent tasks of one call on a thread pool, each task on one thread.
 #pragma once
 
 #include <algorithm>
@@ -13,13 +13,14 @@
 
 namespace flax_resnet {
 
-// Schedules work on other threads, now or later.
+// Schedules a function on another thread, now or later.
 using Schedule = std::function<void(std::function<void()>)>;
 
-// A pool borrowed from the caller.
+// Runs tasks on a thread pool that belongs to the caller.
 //
-// The calling thread takes parts too, and at the end waits only for parts that another thread has
-// begun: a pool whose threads are all busy, or all here, cannot make it wait for ever.
+// The calling thread runs tasks too. At the end it waits only for tasks that another thread has
+// begun, so it cannot deadlock when all threads of the pool are busy or are themselves in this
+// call.
 class Executor {
  public:
   Executor(std::int64_t threads, Schedule schedule)
@@ -27,20 +28,21 @@ class Executor {
 
   std::int64_t threads() const { return threads_; }
 
-  // Calls part(0) ... part(count - 1); throws what one of them threw.
-  void run(std::int64_t count, const std::function<void(std::int64_t)>& part) const {
+  // Calls task(0) ... task(count - 1). Rethrows the first exception that a task threw.
+  void run(std::int64_t count, const std::function<void(std::int64_t)>& task) const {
     if (count <= 1 || threads_ == 1) {
-      for (std::int64_t i = 0; i < count; ++i) part(i);
+      for (std::int64_t i = 0; i < count; ++i) task(i);
       return;
     }
     auto state = std::make_shared<State>();
     state->count = count;
-    state->part = &part;
+    state->task = &task;
     for (std::int64_t i = 1; i < std::min(count, threads_); ++i) {
-      schedule_([state] { state->work(); });
+      schedule_([state] { state->run_tasks(); });
     }
-    state->work();
-    // Parts take about as long as each other, and to sleep and be woken takes as long as some do.
+    state->run_tasks();
+    // All tasks take about equally long, and sleeping and waking up takes as long as a short task.
+    // So spin for a while before sleeping.
     for (int i = 0; i < spins && state->done.load(std::memory_order_acquire) < count; ++i) pause();
     std::unique_lock<std::mutex> lock(state->mutex);
     state->all_done.wait(lock, [&] { return state->done == count; });
@@ -48,7 +50,7 @@ class Executor {
   }
 
  private:
-  static constexpr int spins = 4000;  // about 100 microseconds
+  static constexpr int spins = 4000;  // About 100 microseconds.
 
   static void pause() {
 #if defined(__x86_64__)
@@ -58,18 +60,18 @@ class Executor {
 
   struct State {
     std::int64_t count = 0;
-    const std::function<void(std::int64_t)>* part = nullptr;  // alive until the last part is done
+    const std::function<void(std::int64_t)>* task = nullptr;  // Lives until all tasks are done.
     std::atomic<std::int64_t> next{0};
     std::atomic<std::int64_t> done{0};
-    std::exception_ptr error;  // guarded by mutex
+    std::exception_ptr error;  // Guarded by the mutex.
     std::mutex mutex;
     std::condition_variable all_done;
 
-    void work() {
+    void run_tasks() {
       for (std::int64_t i; (i = next.fetch_add(1)) < count;) {
         std::exception_ptr thrown;
         try {
-          (*part)(i);
+          (*task)(i);
         } catch (...) {
           thrown = std::current_exception();
         }

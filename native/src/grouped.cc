@@ -1,60 +1,60 @@
-// Float32 grouped convolutions, forward and input gradient, on processors with AVX2 and FMA.
+// Grouped float32 convolutions, forward and input gradient, on AVX2 and FMA.
 //
-// Why: oneDNN 3.2's took 18 ms for resnext50's first ones (batch 4 of 56x56 maps, 32 groups of 4
-// channels, two cores), at 7 GFLOP/s.
+// Why not oneDNN: version 3.2 takes 18 ms for resnext50's first grouped layers (batch 4 of 56x56
+// maps, 32 groups of 4 channels, two cores), which is 7 GFLOP/s.
 //
-// As in indirect.cc each pixel of the result is a sum, over a few taps, of a pixel of the source
-// times a matrix of the kernel's, here one for each group. Some rows of some whole groups' channels,
-// a block, are copied, zeros around them, so that they lie together in the second-level cache; up
-// to six pixels by 16 features of sums stay in registers.
+// As in indirect.cc the pass is an implicit GEMM, here with one matrix per tap and group. A band of
+// rows of a block of channels (some whole groups) is copied with zero padding, so that it is
+// contiguous in the L2 cache. Up to 6 pixels by 16 features of sums stay in registers.
+#include "grouped.h"
+
 #include <immintrin.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "grouped.h"
+#include "algorithms.h"
+#include "microkernel.h"
 #include "scratch.h"
-#include "tile.h"
-#include "ways.h"
 
 namespace flax_resnet {
 namespace {
 
-constexpr std::int64_t band_bytes = 192 * 1024;  // of copied rows
-// Packed kernels of a block that stay in the first-level cache, in numbers.
-constexpr std::int64_t near_kernel = 5 * 1024;
-// Results are asked for so many tiles of pixels ahead, as in indirect.cc.
-constexpr std::int64_t cuts_ahead = 2;
+constexpr std::int64_t band_bytes = 192 * 1024;  // Copied rows of a task.
+// The largest packed kernel of a block that stays in the L1 cache, in floats.
+constexpr std::int64_t max_l1_kernel = 5 * 1024;
+// Results are prefetched this many tiles ahead, as in indirect.cc.
+constexpr std::int64_t tiles_ahead = 2;
 
-// The packed kernel of a product, by blocks and tiles of 16 features.
-struct Packed {
+// The layout of a GEMM's packed kernel: blocks of channels, and tiles of NR features within them.
+struct PackedLayout {
   std::int64_t tiles, tile_size, block_size;
 
-  Packed(const Product& p, const Blocks& blocks)
-      : tiles(blocks.width / tile_columns),
-        tile_size(static_cast<std::int64_t>(p.taps.size()) * blocks.depth * tile_columns),
+  PackedLayout(const ImplicitGemm& p, const ChannelBlocks& blocks)
+      : tiles(blocks.width / nr),
+        tile_size(static_cast<std::int64_t>(p.taps.size()) * blocks.depth * nr),
         block_size(tile_size * tiles) {}
 };
 
-// The kernel [tap, C / groups, F] as [block][tile][tap][channel of the group][16 features].
-void pack_block(const Product& p, const Blocks& blocks, const float* kernel, std::int64_t block,
-                float* to) {
-  for (std::int64_t tile = 0; tile < blocks.width / tile_columns; ++tile) {
-    const std::int64_t feature = block * blocks.width + tile * tile_columns;
+// Packs the kernel [tap, C / groups, F] as [block][tile][tap][channel of the group][NR features].
+void pack_block(const ImplicitGemm& p, const ChannelBlocks& blocks, const float* kernel,
+                std::int64_t block, float* to) {
+  for (std::int64_t tile = 0; tile < blocks.width / nr; ++tile) {
+    const std::int64_t feature = block * blocks.width + tile * nr;
     for (const Tap& tap : p.taps) {
-      const float* const matrix = kernel + tap.kernel * blocks.depth * p.features;
+      const float* const matrix = kernel + tap.kernel_index * blocks.depth * p.features;
       for (std::int64_t i = 0; i < blocks.depth; ++i) {
-        for (std::int64_t f = feature; f < feature + tile_columns; ++f, ++to) {
+        for (std::int64_t f = feature; f < feature + nr; ++f, ++to) {
           const std::int64_t first = f / blocks.depth * blocks.depth;
-          *to = p.transposed ? matrix[(f - first) * p.features + first + i]
-                             : matrix[i * p.features + f];
+          *to = p.kernel_is_transposed ? matrix[(f - first) * p.features + first + i]
+                                       : matrix[i * p.features + f];
         }
       }
     }
   }
 }
 
-// Pixels of the copied source, `step` numbers apart, and where the taps lie from each.
+// Pixels of the copied source, `step` floats apart, and the offsets of the taps from each pixel.
 struct Source {
   const float* first;
   std::int64_t step;
@@ -62,38 +62,41 @@ struct Source {
   std::int64_t tap_count, depth;
 };
 
-// `pixels` by 16 sums. How a number meets its group's features depends on how many these are.
+// The microkernel: computes `pixels` x NR sums. `group` is the number of channels of a group: 4, 8,
+// or 16 for any multiple of 16. It decides how a channel is broadcast to the features of its group.
 template <int pixels, int group>
-__attribute__((target("avx2,fma"))) inline void multiply(const Source& from, const float* kernel,
-                                                         __m256 (&acc)[pixels][2]) {
+__attribute__((target("avx2,fma"))) inline void multiply_tile(const Source& from,
+                                                              const float* kernel,
+                                                              __m256 (&acc)[pixels][2]) {
 #pragma GCC unroll 6
   for (int i = 0; i < pixels; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
   for (std::int64_t tap = 0; tap < from.tap_count; ++tap) {
     const float* const source = from.first + from.taps[tap];
     if constexpr (group == 4) {
-      // Two groups in eight numbers: one of each four, to all its four features.
-#define ONE_OF_FOUR(channel)                                                      \
-  {                                                                               \
-    const __m256 low = _mm256_load_ps(kernel), high = _mm256_load_ps(kernel + 8); \
-    _Pragma("GCC unroll 6") for (int i = 0; i < pixels; ++i) {                    \
-      const float* const pixel = source + i * from.step;                          \
-      const __m256 a = _mm256_permute_ps(_mm256_load_ps(pixel), channel * 0x55);  \
+      // A vector holds two groups of four: broadcast one channel of each group to its four
+      // features.
+#define ACCUMULATE_CHANNEL_OF_FOUR(channel)                                          \
+  {                                                                                  \
+    const __m256 low = _mm256_load_ps(kernel), high = _mm256_load_ps(kernel + 8);    \
+    _Pragma("GCC unroll 6") for (int i = 0; i < pixels; ++i) {                       \
+      const float* const pixel = source + i * from.step;                             \
+      const __m256 a = _mm256_permute_ps(_mm256_load_ps(pixel), channel * 0x55);     \
       const __m256 b = _mm256_permute_ps(_mm256_load_ps(pixel + 8), channel * 0x55); \
-      acc[i][0] = _mm256_fmadd_ps(a, low, acc[i][0]);                             \
-      acc[i][1] = _mm256_fmadd_ps(b, high, acc[i][1]);                            \
-    }                                                                             \
-    kernel += tile_columns;                                                       \
-    /* Read the pixels anew: kept, they would push the sums out of the registers. */ \
-    asm volatile("" : : : "memory");                                              \
+      acc[i][0] = _mm256_fmadd_ps(a, low, acc[i][0]);                                \
+      acc[i][1] = _mm256_fmadd_ps(b, high, acc[i][1]);                               \
+    }                                                                                \
+    kernel += nr;                                                                    \
+    /* Read the pixels again: kept in registers, they would evict the sums. */       \
+    asm volatile("" : : : "memory");                                                 \
   }
-      ONE_OF_FOUR(0)
-      ONE_OF_FOUR(1)
-      ONE_OF_FOUR(2)
-      ONE_OF_FOUR(3)
-#undef ONE_OF_FOUR
+      ACCUMULATE_CHANNEL_OF_FOUR(0)
+      ACCUMULATE_CHANNEL_OF_FOUR(1)
+      ACCUMULATE_CHANNEL_OF_FOUR(2)
+      ACCUMULATE_CHANNEL_OF_FOUR(3)
+#undef ACCUMULATE_CHANNEL_OF_FOUR
     } else {
       const std::int64_t depth = group == 8 ? 8 : from.depth;
-      for (std::int64_t k = 0; k < depth; ++k, kernel += tile_columns) {
+      for (std::int64_t k = 0; k < depth; ++k, kernel += nr) {
         const __m256 low = _mm256_load_ps(kernel), high = _mm256_load_ps(kernel + 8);
 #pragma GCC unroll 6
         for (int i = 0; i < pixels; ++i) {
@@ -108,37 +111,38 @@ __attribute__((target("avx2,fma"))) inline void multiply(const Source& from, con
   }
 }
 
-// What follows the sums of 16 features, at `offset` from the first number of the result.
-struct Finish {
-  const float *bias, *residual;  // or null
+// Where a register tile is written: `offset` floats after the start of the result.
+struct Destination {
   float* result;
-  std::int64_t column_step;
-  bool relu;
+  std::int64_t offset, column_step, feature;
 };
 
+// Computes a register tile and applies the epilogue.
 template <int pixels, int group>
 __attribute__((target("avx2,fma"))) void run_tile(const Source& from, const float* kernel,
-                                                  const Finish& finish, std::int64_t offset) {
+                                                  const Epilogue& epilogue, const Destination& to) {
+  const float* const bias = epilogue.bias_at(to.feature);
+  const float* const residual = epilogue.residual_at(0);
   __m256 acc[pixels][2];
-  multiply<pixels, group>(from, kernel, acc);
+  multiply_tile<pixels, group>(from, kernel, acc);
   const __m256 zero = _mm256_setzero_ps();
 #pragma GCC unroll 6
   for (int i = 0; i < pixels; ++i) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       __m256 sum = acc[i][half];
-      const std::int64_t at = offset + i * finish.column_step + 8 * half;
-      if (finish.bias != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(finish.bias + 8 * half));
-      if (finish.residual != nullptr) {
-        sum = _mm256_add_ps(sum, _mm256_loadu_ps(finish.residual + at));
-      }
-      if (finish.relu) sum = _mm256_max_ps(zero, sum);  // of a NaN, the second
-      _mm256_storeu_ps(finish.result + at, sum);
+      const std::int64_t at = to.offset + i * to.column_step + 8 * half;
+      if (bias != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias + 8 * half));
+      if (residual != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(residual + at));
+      // Of a NaN and zero, max returns the second operand.
+      if (epilogue.relu) sum = _mm256_max_ps(zero, sum);
+      _mm256_storeu_ps(to.result + at, sum);
     }
   }
 }
 
-using RunTile = void (*)(const Source&, const float*, const Finish&, std::int64_t);
+// The function that computes a register tile of some number of pixels and groups of this depth.
+using RunTile = void (*)(const Source&, const float*, const Epilogue&, const Destination&);
 
 template <int group>
 RunTile tile_of(std::int64_t pixels) {
@@ -152,14 +156,14 @@ RunTile tile_of(std::int64_t depth, std::int64_t pixels) {
   return depth == 8 ? tile_of<8>(pixels) : tile_of<16>(pixels);
 }
 
-// Rows of the result of one image and one block: the work of one thread.
-void run_band(const Product& p, const Blocks& blocks, const Packed& layout, const float* packed,
-              const Epilogue& epilogue, std::int64_t image, std::int64_t block,
+// Computes a band of rows of the result, of one image and one block of channels.
+void run_band(const ImplicitGemm& p, const ChannelBlocks& blocks, const PackedLayout& layout,
+              const float* packed, const Epilogue& epilogue, std::int64_t image, std::int64_t block,
               std::int64_t first_row, std::int64_t rows) {
-  const Window window(p, first_row, rows);
+  const SourceWindow window(p, first_row, rows);
   thread_local Scratch scratch;
-  float* const copy = static_cast<float*>(
-      scratch.get(window.rows * window.columns * blocks.width * sizeof(float)));
+  float* const copy =
+      static_cast<float*>(scratch.get(window.rows * window.columns * blocks.width * sizeof(float)));
   const std::int64_t channel = block * blocks.width;
   window.copy(p, image, channel, blocks.width, copy);
   std::vector<std::int64_t> taps;
@@ -167,78 +171,78 @@ void run_band(const Product& p, const Blocks& blocks, const Packed& layout, cons
     const std::int64_t row = first_row * p.stride + tap.row - window.top;
     taps.push_back((row * window.columns + tap.column - window.left) * blocks.width);
   }
-  const std::int64_t cuts = ceil_div(p.columns, tile_rows);
-  const std::int64_t unit = std::max(blocks.depth, tile_columns);
-  // Row by row, so that whole lines of the result are written, unless the kernel is too large.
-  const std::int64_t rows_together = layout.block_size <= near_kernel ? 1 : rows;
+  const std::int64_t tiles_per_row = ceil_div(p.columns, mr);
+  const std::int64_t unit = std::max(blocks.depth, nr);
+  // Compute one row at a time with all tiles of features, so that whole cache lines of the result
+  // are written together, unless the kernel does not fit the L1 cache.
+  const std::int64_t rows_per_pass = layout.block_size <= max_l1_kernel ? 1 : rows;
   const auto run_row = [&](std::int64_t row, std::int64_t tile) {
-    const std::int64_t feature = channel + tile * tile_columns;
-    const auto* const bias = static_cast<const float*>(epilogue.bias);
-    const Finish finish{bias == nullptr ? nullptr : bias + feature,
-                        static_cast<const float*>(epilogue.residual), p.result, p.column_step,
-                        epilogue.relu};
+    const std::int64_t feature = channel + tile * nr;
     const float* const kernel = packed + block * layout.block_size + tile * layout.tile_size;
-    const auto begin_of = [&](std::int64_t cut) { return p.columns * cut / cuts; };
+    const auto first_column = [&](std::int64_t row_tile) {
+      return p.columns * row_tile / tiles_per_row;
+    };
     const std::int64_t line = image * p.image_step + (first_row + row) * p.row_step + feature;
-    for (std::int64_t cut = 0; cut < cuts; ++cut) {
-      const std::int64_t begin = begin_of(cut), end = begin_of(cut + 1);
+    for (std::int64_t row_tile = 0; row_tile < tiles_per_row; ++row_tile) {
+      const std::int64_t begin = first_column(row_tile), end = first_column(row_tile + 1);
       const std::int64_t pixel = (row * window.columns + begin) * p.stride;
-      const Source from{copy + pixel * blocks.width + tile * tile_columns / unit * unit,
+      const Source from{copy + pixel * blocks.width + tile * nr / unit * unit,
                         p.stride * blocks.width, taps.data(),
                         static_cast<std::int64_t>(taps.size()), blocks.depth};
-      const std::int64_t at = line + begin * p.column_step;
-      const std::int64_t ahead = std::min(cut + cuts_ahead, cuts);
-      for (std::int64_t i = begin_of(ahead); i < begin_of(std::min(ahead + 1, cuts)); ++i) {
-        ask_for_result(p.result + line + i * p.column_step);
+      const Destination to{p.result, line + begin * p.column_step, p.column_step, feature};
+      const std::int64_t ahead = std::min(row_tile + tiles_ahead, tiles_per_row);
+      for (std::int64_t i = first_column(ahead);
+           i < first_column(std::min(ahead + 1, tiles_per_row)); ++i) {
+        prefetch_for_write(p.result + line + i * p.column_step);
       }
-      tile_of(blocks.depth, end - begin)(from, kernel, finish, at);
+      tile_of(blocks.depth, end - begin)(from, kernel, epilogue, to);
     }
   };
-  for (std::int64_t first = 0; first < rows; first += rows_together) {
+  for (std::int64_t first = 0; first < rows; first += rows_per_pass) {
     for (std::int64_t tile = 0; tile < layout.tiles; ++tile) {
-      for (std::int64_t row = first; row < first + rows_together; ++row) run_row(row, tile);
+      for (std::int64_t row = first; row < first + rows_per_pass; ++row) run_row(row, tile);
     }
   }
 }
 
-std::int64_t packed_size(const Product& p) {
-  const Blocks blocks(p.channels, p.groups);
-  return blocks.count * Packed(p, blocks).block_size;
+std::int64_t packed_size(const ImplicitGemm& p) {
+  const ChannelBlocks blocks(p.channels, p.groups);
+  return blocks.count * PackedLayout(p, blocks).block_size;
 }
 
-void pack(const Product& p, const float* kernel, float* packed, const Executor& executor) {
-  const Blocks blocks(p.channels, p.groups);
-  const Packed layout(p, blocks);
+void pack(const ImplicitGemm& p, const float* kernel, float* packed, const Executor& executor) {
+  const ChannelBlocks blocks(p.channels, p.groups);
+  const PackedLayout layout(p, blocks);
   executor.run(blocks.count, [&](std::int64_t block) {
     pack_block(p, blocks, kernel, block, packed + block * layout.block_size);
   });
 }
 
-void run(const Product& p, const float* packed, const Epilogue& epilogue,
+void run(const ImplicitGemm& p, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
-  const Blocks blocks(p.channels, p.groups);
-  const Packed layout(p, blocks);
-  const std::int64_t bands = bands_of(p, blocks, band_bytes);
-  executor.run(blocks.count * p.images * bands, [&](std::int64_t part) {
-    const std::int64_t band = part % bands, image = part / bands % p.images;
+  const ChannelBlocks blocks(p.channels, p.groups);
+  const PackedLayout layout(p, blocks);
+  const std::int64_t bands = band_count(p, blocks, band_bytes);
+  executor.run(blocks.count * p.images * bands, [&](std::int64_t task) {
+    const std::int64_t band = task % bands, image = task / bands % p.images;
     const std::int64_t begin = p.rows * band / bands, end = p.rows * (band + 1) / bands;
-    run_band(p, blocks, layout, packed, epilogue, image, part / bands / p.images, begin,
+    run_band(p, blocks, layout, packed, epilogue, image, task / bands / p.images, begin,
              end - begin);
   });
 }
 
-// Groups as wide as ResNeXt's.
-bool can(const Problem& p) {
+// Groups with as many channels as ResNeXt's.
+bool is_supported(const Problem& p) {
   const std::int64_t depth = p.channels / p.groups;
   const bool fits = depth == 4 || depth == 8 || (depth % 16 == 0 && depth <= 64);
-  return own_kernels_suit(p) && p.groups > 1 && fits && p.channels == p.features &&
-         p.channels % tile_columns == 0;
+  return own_algorithms_apply(p) && p.groups > 1 && fits && p.channels == p.features &&
+         p.channels % nr == 0;
 }
 
-bool pays(const Problem&, bool) { return true; }
+bool is_profitable(const Problem&, bool) { return true; }
 
 }  // namespace
 
-const Way grouped{"grouped", can, pays, packed_size, pack, run};
+const Algorithm grouped{"grouped", is_supported, is_profitable, packed_size, pack, run};
 
 }  // namespace flax_resnet

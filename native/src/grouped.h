@@ -1,4 +1,4 @@
-// How the passes of grouped convolutions walk over images: by blocks of channels, by bands of rows.
+// How grouped convolutions are split: into blocks of whole groups and bands of rows.
 #pragma once
 
 #include <algorithm>
@@ -6,42 +6,44 @@
 #include <cstring>
 #include <numeric>
 
-#include "product.h"
+#include "implicit_gemm.h"
 
 namespace flax_resnet {
 
-// Channels in blocks of whole groups: so many that whole lines of memory are read and written.
-struct Blocks {
-  static constexpr std::int64_t most = 64;  // channels, unless a group has more
+// Blocks of channels that hold whole groups, and enough of them to read and write whole cache
+// lines.
+struct ChannelBlocks {
+  // The most channels of a block, unless one group has more.
+  static constexpr std::int64_t max_width = 64;
 
-  std::int64_t depth;  // channels of a group
-  std::int64_t width;  // channels of a block
+  std::int64_t depth;  // Channels of a group.
+  std::int64_t width;  // Channels of a block.
   std::int64_t count;
 
-  Blocks(std::int64_t channels, std::int64_t groups)
+  ChannelBlocks(std::int64_t channels, std::int64_t groups)
       : depth(channels / groups),
-        width(depth * std::gcd(groups, std::max<std::int64_t>(1, most / depth))),
+        width(depth * std::gcd(groups, std::max<std::int64_t>(1, max_width / depth))),
         count(channels / width) {}
 };
 
-// The rows and columns of a product's source that some rows of its result need.
-struct Window {
+// The rows and columns of a GEMM's source that a band of rows of its result needs.
+struct SourceWindow {
   std::int64_t top, left, rows, columns;
 
-  Window(const Product& p, std::int64_t first_row, std::int64_t count) {
-    const auto [low, high] = std::minmax_element(
+  SourceWindow(const ImplicitGemm& p, std::int64_t first_row, std::int64_t count) {
+    const auto [top_tap, bottom_tap] = std::minmax_element(
         p.taps.begin(), p.taps.end(), [](const Tap& a, const Tap& b) { return a.row < b.row; });
-    const auto [near, far] = std::minmax_element(
-        p.taps.begin(), p.taps.end(),
-        [](const Tap& a, const Tap& b) { return a.column < b.column; });
-    top = first_row * p.stride + low->row;
-    left = near->column;
-    rows = (count - 1) * p.stride + high->row - low->row + 1;
-    columns = (p.columns - 1) * p.stride + far->column - near->column + 1;
+    const auto [left_tap, right_tap] =
+        std::minmax_element(p.taps.begin(), p.taps.end(),
+                            [](const Tap& a, const Tap& b) { return a.column < b.column; });
+    top = first_row * p.stride + top_tap->row;
+    left = left_tap->column;
+    rows = (count - 1) * p.stride + bottom_tap->row - top_tap->row + 1;
+    columns = (p.columns - 1) * p.stride + right_tap->column - left_tap->column + 1;
   }
 
-  // Its numbers of `width` channels from `channel` on, zeros outside the source.
-  void copy(const Product& p, std::int64_t image, std::int64_t channel, std::int64_t width,
+  // Copies `width` channels from `channel` on, with zeros outside the source.
+  void copy(const ImplicitGemm& p, std::int64_t image, std::int64_t channel, std::int64_t width,
             float* to) const {
     const float* const source = p.source + image * p.height * p.width * p.channels + channel;
     const std::int64_t before = std::max<std::int64_t>(0, -left);
@@ -68,10 +70,11 @@ struct Window {
   }
 };
 
-// Into how many bands to cut the result's rows so that a band's window of a block has about so many
-// bytes.
-inline std::int64_t bands_of(const Product& p, const Blocks& blocks, std::int64_t bytes) {
-  const Window all(p, 0, p.rows);
+// Returns how many bands of rows to split the result into, so that the source window of a band and
+// a block has about this many bytes.
+inline std::int64_t band_count(const ImplicitGemm& p, const ChannelBlocks& blocks,
+                               std::int64_t bytes) {
+  const SourceWindow all(p, 0, p.rows);
   const std::int64_t row_bytes =
       all.columns * blocks.width * p.stride * static_cast<std::int64_t>(sizeof(float));
   return std::min(p.rows, ceil_div(p.rows * row_bytes, std::max(bytes, row_bytes)));

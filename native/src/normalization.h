@@ -1,9 +1,9 @@
-// Batch normalisation of float32 arrays [pixels, channels], and what follows it: a residual added,
-// negative numbers made zero.
+// Batch normalisation of float32 arrays [pixels, channels], fused with the residual addition and
+// the ReLU that follow it.
 //
-// What is summed and what is done with the sums are functions of their own, because sums may have to
-// be shared with other devices in between. Each function reads its arrays once. On processors of
-// which has_avx2 (processor.h) is true.
+// Reductions and elementwise passes are separate functions, because the sums may have to be
+// averaged over devices in between. Each function reads its arrays once. The processor must have
+// AVX2 and FMA (has_avx2 in cpu_features.h).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace flax_resnet {
 
-// How a channel's values become the result: (x - mean) * factor + bias, all [channels].
+// The affine map of each channel, y = (x - mean) * factor + bias. All arrays are [channels].
 struct Affine {
   const float *mean, *factor, *bias;
 };
@@ -21,29 +21,32 @@ struct Pixels {
   std::int64_t count, channels;
 };
 
-// The mean and the mean square of each channel, summed in double.
+// Computes the mean and the mean square of each channel, summed in double precision.
 void moments(Pixels size, const float* x, float* mean, float* mean_square,
              const Executor& executor);
 
-// y = relu((x - mean) * factor + bias + residual); residual may be null, relu left out.
+// Computes y = relu((x - mean) * factor + bias + residual). The residual may be null, and without
+// `relu` negative values are kept.
 void normalize(Pixels size, const float* x, const Affine& affine, const float* residual, bool relu,
                float* y, const Executor& executor);
 
-// The gradient before ReLU, g: dy where the result was positive, else 0. Whether it was is seen
-// from `y`, where it is given, else from x and `affine`; without `relu` g is dy.
+// The gradient g with respect to ReLU's input: dy where the output was positive, and 0 elsewhere.
+// The output is `y`, or if that is null it is recomputed from x and the affine map. Without `relu`
+// g is dy.
 struct Gradient {
   const float* dy;
   const float* y;
   bool relu;
 };
 
-// Of each channel, the sums of g and of g (x - mean); g itself, where it is not null.
+// Computes each channel's sums of g and of g * (x - mean), and writes g unless it is null.
 void gradient_sums(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
                    float* total, float* centred_total, float* g, const Executor& executor);
 
-// dx = factor * (g - shared - (x - mean) * slope); shared and slope are [channels].
+// Computes dx = factor * (g - mean_gradient - (x - mean) * projection); mean_gradient and
+// projection are [channels].
 void normalization_gradient(Pixels size, const float* x, const Affine& affine,
-                            const Gradient& gradient, const float* shared, const float* slope,
-                            float* dx, const Executor& executor);
+                            const Gradient& gradient, const float* mean_gradient,
+                            const float* projection, float* dx, const Executor& executor);
 
 }  // namespace flax_resnet

@@ -27,18 +27,19 @@ memory::data_type type_of(Dtype dtype) {
 
 enum class Pass { forward, input_gradient, kernel_gradient };
 
-// A primitive, what it wants of its kernel, and the way there. Immutable: threads share it.
+// A primitive, its memory formats, and how to reorder its kernel. It is immutable, so threads share
+// it.
 struct Primitive {
   dnnl::primitive run;
   memory::desc x, y, bias, scratch;
-  memory::desc given_kernel;  // plain, or as another primitive has it
-  memory::desc kernel;        // as this one wants it
-  bool rearranges = false;
-  dnnl::reorder rearrange;  // forward, input gradient: given to wanted; kernel gradient: back
+  memory::desc given_kernel;  // The format of the caller's kernel: plain, or another primitive's.
+  memory::desc kernel;        // The format that this primitive computes with.
+  bool needs_reorder = false;
+  dnnl::reorder reorder;  // From the given format; in a kernel gradient to the plain one.
 };
 
-// oneDNN starts threads of its own, unless it is told that there is one; parts run in parallel
-// instead, on the pool of the caller. The setting is one of the calling thread.
+// Stops oneDNN from starting OpenMP threads: slices run in parallel on the caller's pool instead.
+// The setting belongs to the calling thread.
 void use_one_thread() {
   if (omp_get_max_threads() != 1) omp_set_num_threads(1);
 }
@@ -52,11 +53,8 @@ memory::desc plain_kernel_desc(const Problem& p) {
   return {{g, f / g, c, p.kernel_height, p.kernel_width}, type, {f / g, 1, f, row, column}};
 }
 
-struct Ends {
-  bool bias = false, residual = false, relu = false;
-};
-
-std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, Ends ends,
+// Only whether the epilogue has a bias and a residual matters here, not their contents.
+std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, const Epilogue& epilogue,
                                        const memory::desc* kernel_format) {
   use_one_thread();
   const auto type = type_of(p.dtype);
@@ -65,26 +63,28 @@ std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, Ends ends,
   result->y = {{p.images, p.features, p.out_height, p.out_width}, type, memory::format_tag::nhwc};
   const memory::desc plain = plain_kernel_desc(p);
   result->given_kernel = kernel_format == nullptr ? plain : *kernel_format;
-  if (ends.bias) result->bias = {{p.features}, type, memory::format_tag::a};
+  if (epilogue.bias != nullptr) result->bias = {{p.features}, type, memory::format_tag::a};
   const memory::desc any(plain.get_dims(), type, memory::format_tag::any);
-  const memory::desc& wanted = kernel_format == nullptr ? any : *kernel_format;
+  const memory::desc& kernel_desc = kernel_format == nullptr ? any : *kernel_format;
   const auto is_slow = [](const char* name) { return std::strncmp(name, "ref", 3) == 0; };
-  const memory::dims strides{p.stride, p.stride}, before{p.top, p.left}, after{p.bottom(), p.right()};
+  const memory::dims strides{p.stride, p.stride}, before{p.top, p.left},
+      after{p.bottom(), p.right()};
 
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto algorithm = dnnl::algorithm::convolution_direct;
   if (pass == Pass::forward) {
     dnnl::post_ops after_sum;
-    if (ends.residual) after_sum.append_binary(dnnl::algorithm::binary_add, result->y);
-    if (ends.relu) after_sum.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
+    if (epilogue.residual != nullptr)
+      after_sum.append_binary(dnnl::algorithm::binary_add, result->y);
+    if (epilogue.relu) after_sum.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
     attr.set_post_ops(after_sum);
     const auto make = [&](const memory::desc& kernel) {
-      return dnnl::convolution_forward::primitive_desc(
-          engine(), dnnl::prop_kind::forward_inference, algorithm, result->x, kernel, result->bias,
-          result->y, strides, before, after, attr);
+      return dnnl::convolution_forward::primitive_desc(engine(), dnnl::prop_kind::forward_inference,
+                                                       algorithm, result->x, kernel, result->bias,
+                                                       result->y, strides, before, after, attr);
     };
-    auto desc = make(wanted);
+    auto desc = make(kernel_desc);
     if (kernel_format != nullptr && is_slow(desc.impl_info_str())) desc = make(any);
     result->run = dnnl::convolution_forward(desc);
     result->kernel = desc.weights_desc();
@@ -98,51 +98,53 @@ std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, Ends ends,
         return dnnl::convolution_backward_data::primitive_desc(
             engine(), algorithm, result->x, kernel, result->y, strides, before, after, hint, attr);
       };
-      auto desc = make(wanted);
+      auto desc = make(kernel_desc);
       if (kernel_format != nullptr && is_slow(desc.impl_info_str())) desc = make(any);
       result->run = dnnl::convolution_backward_data(desc);
       result->kernel = desc.weights_desc();
       result->scratch = desc.scratchpad_desc();
     } else {
-      // Summed in float32 whatever the operands are.
-      const memory::desc sums(plain.get_dims(), memory::data_type::f32,
-                              memory::format_tag::any);
+      // Sum in float32 whatever the dtype of the operands is.
+      const memory::desc sums(plain.get_dims(), memory::data_type::f32, memory::format_tag::any);
       const dnnl::convolution_backward_weights::primitive_desc desc(
-          engine(), algorithm, result->x, kernel_format == nullptr ? sums : wanted, result->y,
+          engine(), algorithm, result->x, kernel_format == nullptr ? sums : kernel_desc, result->y,
           strides, before, after, hint, attr);
       result->run = dnnl::convolution_backward_weights(desc);
       result->kernel = desc.diff_weights_desc();
       result->scratch = desc.scratchpad_desc();
     }
   }
-  const bool back = pass == Pass::kernel_gradient;
-  result->rearranges = back || result->kernel != result->given_kernel;
-  if (result->rearranges) {
-    const auto &from = back ? result->kernel : result->given_kernel, &to = back ? plain : result->kernel;
-    result->rearrange = dnnl::reorder({engine(), from, engine(), to});
+  const bool is_gradient = pass == Pass::kernel_gradient;
+  result->needs_reorder = is_gradient || result->kernel != result->given_kernel;
+  if (result->needs_reorder) {
+    const auto &from = is_gradient ? result->kernel : result->given_kernel,
+               &to = is_gradient ? plain : result->kernel;
+    result->reorder = dnnl::reorder({engine(), from, engine(), to});
   }
   return result;
 }
 
-// Tells the layouts of one kernel from one another.
+// Writes a kernel's layout as text, for cache keys.
 std::string layout_text(const memory::desc& desc) {
   std::string text = " ";
-  for (const auto& numbers : {desc.get_strides(), desc.get_padded_dims(), desc.get_inner_blks(),
-                              desc.get_inner_idxs()}) {
-    for (const auto number : numbers) text += std::to_string(number) + " ";
+  for (const auto& values :
+       {desc.get_strides(), desc.get_padded_dims(), desc.get_inner_blks(), desc.get_inner_idxs()}) {
+    for (const auto value : values) text += std::to_string(value) + " ";
     text += "/";
   }
   return text;
 }
 
-// Primitives by problem. A primitive takes milliseconds to make (its code is generated) and is made
-// once; readers of different problems meet at most in one of sixteen reader locks.
+// A cache of primitives by problem. Making a primitive takes milliseconds, because oneDNN generates
+// its code, so each is made once. The map is split into sixteen shards, each with its own reader
+// lock, so that threads rarely contend.
 class Cache {
  public:
-  std::shared_ptr<const Primitive> get(const Problem& p, Pass pass, Ends ends = {},
+  std::shared_ptr<const Primitive> get(const Problem& p, Pass pass, const Epilogue& epilogue = {},
                                        const memory::desc* kernel_format = nullptr) {
-    std::string key = p.text() + " " + std::to_string(static_cast<int>(pass)) +
-                      (ends.bias ? "b" : "") + (ends.residual ? "r" : "") + (ends.relu ? "n" : "") +
+    std::string key = p.to_string() + " " + std::to_string(static_cast<int>(pass)) +
+                      (epilogue.bias != nullptr ? "b" : "") +
+                      (epilogue.residual != nullptr ? "r" : "") + (epilogue.relu ? "n" : "") +
                       (kernel_format != nullptr ? layout_text(*kernel_format) : "");
     Shard& shard = shards_[std::hash<std::string>()(key) % shards_.size()];
     {
@@ -150,8 +152,8 @@ class Cache {
       const auto found = shard.primitives.find(key);
       if (found != shard.primitives.end()) return found->second;
     }
-    // Two threads may make the same one: rare, and better than making others wait.
-    auto made = build(p, pass, ends, kernel_format);
+    // Two threads may make the same primitive. That is rare, and better than letting others wait.
+    auto made = build(p, pass, epilogue, kernel_format);
     std::unique_lock<std::shared_mutex> lock(shard.mutex);
     return shard.primitives.emplace(std::move(key), std::move(made)).first->second;
   }
@@ -165,7 +167,8 @@ class Cache {
 };
 
 Cache& cache() {
-  static Cache* const primitives = new Cache;  // never destroyed: threads may outlive main
+  // It is never destroyed, because threads may outlive main.
+  static Cache* const primitives = new Cache;
   return *primitives;
 }
 
@@ -196,81 +199,77 @@ void* at(void* data, std::int64_t offset, Dtype dtype) {
   return static_cast<char*>(data) + offset * size_of(dtype);
 }
 
-// The kernel as `primitive` wants it: the plain one, or a rearranged copy in `scratch`.
-const void* wanted_kernel(const Primitive& primitive, const void* kernel, Scratch& scratch) {
-  if (!primitive.rearranges) return kernel;
+// Returns the kernel in the primitive's format: the given one, or a reordered copy in `scratch`.
+const void* reordered_kernel(const Primitive& primitive, const void* kernel, Scratch& scratch) {
+  if (!primitive.needs_reorder) return kernel;
   void* copy = scratch.get(primitive.kernel.get_size());
-  execute(primitive.rearrange, {{DNNL_ARG_FROM, view(primitive.given_kernel, kernel)},
-                                {DNNL_ARG_TO, view(primitive.kernel, copy)}});
+  execute(primitive.reorder, {{DNNL_ARG_FROM, view(primitive.given_kernel, kernel)},
+                              {DNNL_ARG_TO, view(primitive.kernel, copy)}});
   return copy;
 }
 
-// A part of a problem: some images or, of one image, some rows of the result.
-struct Part {
+// A slice of a problem, which one thread computes: some images, or some rows of one image's result.
+struct Slice {
   Problem problem;
   std::int64_t first_image, first_row, first_out_row;
 };
 
-std::vector<Part> by_images(const Problem& p, std::int64_t threads) {
+std::vector<Slice> slice_images(const Problem& p, std::int64_t threads) {
   const std::int64_t count = std::min(threads, p.images);
-  std::vector<Part> parts;
+  std::vector<Slice> slices;
   for (std::int64_t i = 0, begin = 0; i < count; ++i) {
     const std::int64_t end = p.images * (i + 1) / count;
-    Part part{p, begin, 0, 0};
-    part.problem.images = end - begin;
-    parts.push_back(part);
+    Slice slice{p, begin, 0, 0};
+    slice.problem.images = end - begin;
+    slices.push_back(slice);
     begin = end;
   }
-  return parts;
+  return slices;
 }
 
-// With fewer images than threads each image is cut into bands of rows, which overlap in the input.
-std::vector<Part> by_rows(const Problem& p, std::int64_t threads) {
+// Slices each image into bands of rows, which overlap in the input. Used if there are fewer images
+// than threads.
+std::vector<Slice> slice_rows(const Problem& p, std::int64_t threads) {
   const std::int64_t bands = std::min((threads + p.images - 1) / p.images, p.out_height);
-  std::vector<Part> parts;
+  std::vector<Slice> slices;
   for (std::int64_t image = 0; image < p.images; ++image) {
     for (std::int64_t band = 0, begin = 0; band < bands; ++band) {
       const std::int64_t end = p.out_height * (band + 1) / bands;
       const std::int64_t from = begin * p.stride - p.top;
       const std::int64_t first = std::min(std::max<std::int64_t>(0, from), p.height - 1);
-      const std::int64_t last =
-          std::min(p.height, (end - 1) * p.stride - p.top + p.kernel_height);
-      if (last <= first || first - from > p.kernel_height) return by_images(p, threads);
-      Part part{p, image, first, begin};
-      part.problem.images = 1;
-      part.problem.height = last - first;
-      part.problem.out_height = end - begin;
-      part.problem.top = first - from;
-      parts.push_back(part);
+      const std::int64_t last = std::min(p.height, (end - 1) * p.stride - p.top + p.kernel_height);
+      if (last <= first || first - from > p.kernel_height) return slice_images(p, threads);
+      Slice slice{p, image, first, begin};
+      slice.problem.images = 1;
+      slice.problem.height = last - first;
+      slice.problem.out_height = end - begin;
+      slice.problem.top = first - from;
+      slices.push_back(slice);
       begin = end;
     }
   }
-  return parts;
+  return slices;
 }
 
-std::vector<Part> parts_of_forward(const Problem& p, std::int64_t threads) {
-  return p.images < threads ? by_rows(p, threads) : by_images(p, threads);
+std::vector<Slice> forward_slices(const Problem& p, std::int64_t threads) {
+  return p.images < threads ? slice_rows(p, threads) : slice_images(p, threads);
 }
 
-Ends ends_of(const Epilogue& epilogue) {
-  return {epilogue.bias != nullptr, epilogue.residual != nullptr, epilogue.relu};
-}
-
-void run_forward(const Problem& p, const std::vector<Part>& parts, const Primitive& first,
+void run_forward(const Problem& p, const std::vector<Slice>& slices, const Primitive& first,
                  const void* x, const void* kernel, const Epilogue& epilogue, void* y,
                  const Executor& executor) {
-  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive = cache().get(part.problem, Pass::forward, ends_of(epilogue), &first.kernel);
+  executor.run(static_cast<std::int64_t>(slices.size()), [&](std::int64_t i) {
+    const Slice& slice = slices[i];
+    const auto primitive = cache().get(slice.problem, Pass::forward, epilogue, &first.kernel);
     thread_local Scratch scratch;
-    const void* const wanted = wanted_kernel(*primitive, kernel, scratch);
-    const std::int64_t out = part.first_image * p.output_image() +
-                             part.first_out_row * p.out_width * p.features;
+    const void* const preferred = reordered_kernel(*primitive, kernel, scratch);
+    const std::int64_t out =
+        slice.first_image * p.output_image_size() + slice.first_out_row * p.out_width * p.features;
     const std::int64_t in =
-        part.first_image * p.input_image() + part.first_row * p.width * p.channels;
+        slice.first_image * p.input_image_size() + slice.first_row * p.width * p.channels;
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, view(primitive->x, at(x, in, p.dtype))},
-        {DNNL_ARG_WEIGHTS, view(primitive->kernel, wanted)},
+        {DNNL_ARG_WEIGHTS, view(primitive->kernel, preferred)},
         {DNNL_ARG_DST, view(primitive->y, at(y, out, p.dtype))}};
     if (epilogue.bias != nullptr) {
       arguments.emplace(DNNL_ARG_BIAS, view(primitive->bias, epilogue.bias));
@@ -283,8 +282,8 @@ void run_forward(const Problem& p, const std::vector<Part>& parts, const Primiti
   });
 }
 
-std::shared_ptr<const Primitive> half_of(const Problem& p) {
-  return cache().get(parts_of_forward(p, 2)[0].problem, Pass::forward);
+std::shared_ptr<const Primitive> half_primitive(const Problem& p) {
+  return cache().get(forward_slices(p, 2)[0].problem, Pass::forward);
 }
 
 }  // namespace
@@ -298,72 +297,71 @@ namespace onednn {
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
-  const auto parts = parts_of_forward(p, executor.threads());
-  const auto first = cache().get(parts[0].problem, Pass::forward, ends_of(epilogue));
+  const auto slices = forward_slices(p, executor.threads());
+  const auto first = cache().get(slices[0].problem, Pass::forward, epilogue);
   thread_local Scratch scratch;
-  const void* wanted = wanted_kernel(*first, kernel, scratch);
-  run_forward(p, parts, *first, x, wanted, epilogue, y, executor);
+  const void* preferred = reordered_kernel(*first, kernel, scratch);
+  run_forward(p, slices, *first, x, preferred, epilogue, y, executor);
 }
 
 std::int64_t packed_bytes(const Problem& p) {
-  return static_cast<std::int64_t>(half_of(p)->kernel.get_size());
+  return static_cast<std::int64_t>(half_primitive(p)->kernel.get_size());
 }
 
 std::size_t layout_hash(const Problem& p) {
-  return std::hash<std::string>()(layout_text(half_of(p)->kernel));
+  return std::hash<std::string>()(layout_text(half_primitive(p)->kernel));
 }
 
 void pack(const Problem& p, const void* kernel, void* packed) {
-  const auto half = half_of(p);
-  if (!half->rearranges) {
+  const auto half = half_primitive(p);
+  if (!half->needs_reorder) {
     std::memcpy(packed, kernel, half->kernel.get_size());
     return;
   }
-  execute(half->rearrange, {{DNNL_ARG_FROM, view(half->given_kernel, kernel)},
-                            {DNNL_ARG_TO, view(half->kernel, packed)}});
+  execute(half->reorder, {{DNNL_ARG_FROM, view(half->given_kernel, kernel)},
+                          {DNNL_ARG_TO, view(half->kernel, packed)}});
 }
 
 void forward_packed(const Problem& p, const void* x, const void* packed, const Epilogue& epilogue,
                     void* y, const Executor& executor) {
-  run_forward(p, parts_of_forward(p, executor.threads()), *half_of(p), x, packed, epilogue, y,
+  run_forward(p, forward_slices(p, executor.threads()), *half_primitive(p), x, packed, epilogue, y,
               executor);
 }
 
 void input_gradient(const Problem& p, const void* dy, const void* kernel, void* dx,
                     const Executor& executor) {
-  const auto parts = by_images(p, executor.threads());
-  const auto first = cache().get(parts[0].problem, Pass::input_gradient);
+  const auto slices = slice_images(p, executor.threads());
+  const auto first = cache().get(slices[0].problem, Pass::input_gradient);
   thread_local Scratch scratch;
-  const void* wanted = wanted_kernel(*first, kernel, scratch);
-  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive = cache().get(part.problem, Pass::input_gradient, {}, &first->kernel);
+  const void* preferred = reordered_kernel(*first, kernel, scratch);
+  executor.run(static_cast<std::int64_t>(slices.size()), [&](std::int64_t i) {
+    const Slice& slice = slices[i];
+    const auto primitive = cache().get(slice.problem, Pass::input_gradient, {}, &first->kernel);
     thread_local Scratch own_scratch;
-    const void* const own = wanted_kernel(*primitive, wanted, own_scratch);
-    const std::int64_t in = part.first_image * p.input_image();
-    const std::int64_t out = part.first_image * p.output_image();
+    const void* const slice_kernel = reordered_kernel(*primitive, preferred, own_scratch);
+    const std::int64_t in = slice.first_image * p.input_image_size();
+    const std::int64_t out = slice.first_image * p.output_image_size();
     execute(*primitive, {{DNNL_ARG_DIFF_DST, view(primitive->y, at(dy, out, p.dtype))},
-                         {DNNL_ARG_WEIGHTS, view(primitive->kernel, own)},
+                         {DNNL_ARG_WEIGHTS, view(primitive->kernel, slice_kernel)},
                          {DNNL_ARG_DIFF_SRC, view(primitive->x, at(dx, in, p.dtype))}});
   });
 }
 
 void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dkernel,
                      const Executor& executor) {
-  // Each thread sums over its images; the sums are added at the end.
-  const auto parts = by_images(p, executor.threads());
-  const auto count = static_cast<std::int64_t>(parts.size());
-  const auto first = cache().get(parts[0].problem, Pass::kernel_gradient);
+  // Each task sums over its own images, and the partial sums are added at the end.
+  const auto slices = slice_images(p, executor.threads());
+  const auto count = static_cast<std::int64_t>(slices.size());
+  const auto first = cache().get(slices[0].problem, Pass::kernel_gradient);
   const auto bytes = (static_cast<std::int64_t>(first->kernel.get_size()) + 63) / 64 * 64;
-  const std::int64_t numbers = bytes / 4;
+  const std::int64_t values = bytes / 4;
   thread_local Scratch scratch;
   char* const sums = static_cast<char*>(scratch.get(bytes * count));
   executor.run(count, [&](std::int64_t i) {
-    const Part& part = parts[i];
-    const auto primitive =
-        cache().get(part.problem, Pass::kernel_gradient, {}, &first->kernel);
-    const std::int64_t in = part.first_image * p.input_image();
-    const std::int64_t out = part.first_image * p.output_image();
+    const Slice& slice = slices[i];
+    const auto primitive = cache().get(slice.problem, Pass::kernel_gradient, {}, &first->kernel);
+    const std::int64_t in = slice.first_image * p.input_image_size();
+    const std::int64_t out = slice.first_image * p.output_image_size();
     execute(*primitive, {{DNNL_ARG_SRC, view(primitive->x, at(x, in, p.dtype))},
                          {DNNL_ARG_DIFF_DST, view(primitive->y, at(dy, out, p.dtype))},
                          {DNNL_ARG_DIFF_WEIGHTS, view(primitive->kernel, sums + bytes * i)}});
@@ -372,13 +370,13 @@ void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dker
     float* const total = reinterpret_cast<float*>(sums);
     for (std::int64_t other = 1; other < count; ++other) {
       const float* const sum = reinterpret_cast<const float*>(sums + bytes * other);
-      for (std::int64_t j = numbers * i / count; j < numbers * (i + 1) / count; ++j) {
+      for (std::int64_t j = values * i / count; j < values * (i + 1) / count; ++j) {
         total[j] += sum[j];
       }
     }
   });
-  execute(first->rearrange, {{DNNL_ARG_FROM, view(first->kernel, sums)},
-                             {DNNL_ARG_TO, view(plain_kernel_desc(p), dkernel)}});
+  execute(first->reorder, {{DNNL_ARG_FROM, view(first->kernel, sums)},
+                           {DNNL_ARG_TO, view(plain_kernel_desc(p), dkernel)}});
 }
 
 }  // namespace onednn

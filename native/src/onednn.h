@@ -1,12 +1,12 @@
-// Convolutions and their gradients by oneDNN: any problem, on any processor.
+// Convolutions and their gradients by oneDNN, for any problem and processor.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "algorithms.h"
 #include "executor.h"
 #include "problem.h"
-#include "ways.h"
 
 namespace flax_resnet {
 
@@ -22,9 +22,9 @@ void input_gradient(const Problem& problem, const void* dy, const void* kernel, 
 void kernel_gradient(const Problem& problem, const void* x, const void* dy, void* dkernel,
                      const Executor& executor);
 
-// A packed kernel has the layout that half of the problem chooses: parts of other sizes are given
-// it too, and a whole image may want one in which its parts are slow (resnet50's 1x1 kernels of 256
-// features: three times).
+// A packed kernel has the layout that oneDNN prefers for half of the problem, and slices of other
+// sizes use it too. The layout for a whole image may be slow for its slices (resnet50's 1x1 kernels
+// of 256 features take three times as long).
 std::int64_t packed_bytes(const Problem& problem);
 std::size_t layout_hash(const Problem& problem);
 void pack(const Problem& problem, const void* kernel, void* packed);

@@ -1,81 +1,86 @@
-// Sums of outer products: what the gradients of kernels come down to.
+// A batched GEMM with a long reduction dimension, which kernel gradients consist of:
 //
-//     sums[position, c, f] = sum over i of  x[position, i, c]  y[position, i, f]
+//     sums[point, c, f] = sum over i of  x[point, i, c]  y[point, i, f]
 //
-// Both operands are first written by the caller into panels of 16 channels, a round of i at a time,
-// which stays in the caches. Then threads share out blocks of the sums: no two add to the same one.
+// The caller packs both operands into panels of NR = 16 channels, one chunk of i at a time, which
+// stays in the caches. Then the blocks of the sums are divided among the threads: no two threads
+// add to the same sum, so the result does not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "executor.h"
-#include "product.h"
+#include "implicit_gemm.h"
 #include "scratch.h"
 
 namespace flax_resnet {
 
-// Blocks of the sums [positions, channels, features]; channels and features are multiples of 16.
+// Blocks of the sums [points, channels, features]. Channels and features are multiples of NR.
 struct SumBlocks {
-  std::int64_t positions;
-  std::int64_t channels, features;  // of a block
-  std::int64_t down, across;        // how many
+  std::int64_t points;
+  std::int64_t channels, features;         // The sizes of one block.
+  std::int64_t block_rows, block_columns;  // The numbers of blocks along channels and features.
 
-  SumBlocks(std::int64_t positions, std::int64_t channels, std::int64_t features,
+  SumBlocks(std::int64_t points, std::int64_t channels, std::int64_t features,
             std::int64_t threads);
-  std::int64_t count() const { return down * across; }
-  std::int64_t size() const { return positions * channels * features; }
+  std::int64_t count() const { return block_rows * block_columns; }
+  std::int64_t size() const { return points * channels * features; }
 };
 
-// One round of an operand: [panel][position][i][16 channels], 32-byte aligned.
-struct Round {
-  std::int64_t panels, positions, plane;
-  float* numbers;
+// One chunk of an operand: [panel][point][i][NR channels], aligned to 32 bytes.
+struct PackedChunk {
+  std::int64_t panels, points, plane;
+  float* values;
 
-  float* at(std::int64_t panel, std::int64_t position, std::int64_t i) const {
-    return numbers + (panel * positions + position) * plane + i * tile_columns;
+  float* at(std::int64_t panel, std::int64_t point, std::int64_t i) const {
+    return values + (panel * points + point) * plane + i * nr;
   }
 };
 
-// Adds the products of `count` i of both operands to a block's sums, or sets them.
-void add_block(const SumBlocks& blocks, const Round& x, const Round& y, std::int64_t count,
-               std::int64_t block, bool set, float* sums);
+// Adds the products of a chunk of `count` values of i to a block's sums, or with `set` overwrites
+// them.
+void add_block(const SumBlocks& blocks, const PackedChunk& x, const PackedChunk& y,
+               std::int64_t count, std::int64_t block, bool set, float* sums);
 
-// How many i a round has.
-std::int64_t round_count(const SumBlocks& blocks, std::int64_t count);
+// Returns how many values of i a chunk has.
+std::int64_t chunk_size(const SumBlocks& blocks, std::int64_t count);
 
-// The sums over `count` i. fill(i, at, x, y) writes both operands of i as number `at` of the round;
-// store(block, sums) takes a block's sums [position, channels, features] in the end.
-template <typename Fill, typename Store>
+// Computes the sums over `count` values of i.
+//
+// pack(i, index, x, y) writes both operands of i to this index of the chunk. store(block, sums) is
+// called once for each block with its final sums [point, channels, features].
+template <typename Pack, typename Store>
 void sum_outer_products(const SumBlocks& blocks, std::int64_t count, const Executor& executor,
-                        Fill fill, Store store) {
-  constexpr std::int64_t number = sizeof(float);
-  const std::int64_t together = round_count(blocks, count);
+                        Pack pack, Store store) {
+  constexpr std::int64_t float_bytes = sizeof(float);
+  const std::int64_t chunk = chunk_size(blocks, count);
   thread_local Scratch x_scratch, y_scratch, sums_scratch;
-  const auto round_of = [&](std::int64_t channels, Scratch& scratch) {
-    const std::int64_t panels = channels / tile_columns;
-    const std::int64_t plane = plane_of(together * tile_columns);
-    const std::int64_t bytes = panels * blocks.positions * plane * number;
-    return Round{panels, blocks.positions, plane, static_cast<float*>(scratch.get(bytes))};
+  const auto chunk_of = [&](std::int64_t channels, Scratch& scratch) {
+    const std::int64_t panels = channels / nr;
+    const std::int64_t plane = padded_plane(chunk * nr);
+    const std::int64_t bytes = panels * blocks.points * plane * float_bytes;
+    return PackedChunk{panels, blocks.points, plane, static_cast<float*>(scratch.get(bytes))};
   };
-  const Round x = round_of(blocks.down * blocks.channels, x_scratch);
-  const Round y = round_of(blocks.across * blocks.features, y_scratch);
-  const bool at_once = together >= count;
+  const PackedChunk x = chunk_of(blocks.block_rows * blocks.channels, x_scratch);
+  const PackedChunk y = chunk_of(blocks.block_columns * blocks.features, y_scratch);
+  const bool is_single_chunk = chunk >= count;
   auto* const sums = static_cast<float*>(
-      at_once ? nullptr : sums_scratch.get(blocks.count() * blocks.size() * number));
-  for (std::int64_t first = 0; first < count; first += together) {
-    const std::int64_t here = std::min(together, count - first);
-    const std::int64_t parts = std::min(here, 4 * executor.threads());
-    executor.run(parts, [&](std::int64_t part) {
-      const std::int64_t end = here * (part + 1) / parts;
-      for (std::int64_t i = here * part / parts; i < end; ++i) fill(first + i, i, x, y);
+      is_single_chunk ? nullptr : sums_scratch.get(blocks.count() * blocks.size() * float_bytes));
+  for (std::int64_t first = 0; first < count; first += chunk) {
+    const std::int64_t count_here = std::min(chunk, count - first);
+    const std::int64_t tasks = std::min(count_here, 4 * executor.threads());
+    executor.run(tasks, [&](std::int64_t task) {
+      const std::int64_t end = count_here * (task + 1) / tasks;
+      for (std::int64_t i = count_here * task / tasks; i < end; ++i) pack(first + i, i, x, y);
     });
     executor.run(blocks.count(), [&](std::int64_t block) {
-      thread_local Scratch own;
-      float* const block_sums = at_once ? static_cast<float*>(own.get(blocks.size() * number))
-                                        : sums + block * blocks.size();
-      add_block(blocks, x, y, here, block, first == 0, block_sums);
-      if (first + here == count) store(block, static_cast<const float*>(block_sums));
+      thread_local Scratch scratch;
+      float* const block_sums = is_single_chunk
+                                    ? static_cast<float*>(scratch.get(blocks.size() * float_bytes))
+                                    : sums + block * blocks.size();
+      add_block(blocks, x, y, count_here, block, first == 0, block_sums);
+      if (first + count_here == count) store(block, static_cast<const float*>(block_sums));
     });
   }
 }

@@ -1,4 +1,4 @@
-// Memory of one thread, kept between calls, grown when it must be.
+// Temporary memory of one thread, which is kept between calls and grows when it is too small.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,8 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(data_); }
 
-  // At least `bytes`, aligned to 4096, of undefined contents; good until the next call.
+  // Returns at least `bytes` of memory, aligned to 4096 bytes. The contents are undefined, and the
+  // memory is valid until the next call.
   void* get(std::size_t bytes) {
     if (bytes > size_) {
       std::free(data_);
@@ -33,8 +34,8 @@ class Scratch {
   std::size_t size_ = 0;
 };
 
-// So many numbers for each of several arrays, one after another: rounded up, so that the same place in
-// all lies in different sets of the caches.
-inline std::int64_t plane_of(std::int64_t numbers) { return (numbers + 1023) / 1024 * 1024 + 32; }
+// Returns the padded size, in floats, of each of several planes of `size` floats that follow one
+// another in memory. The padding maps the same index of different planes to different cache sets.
+inline std::int64_t padded_plane(std::int64_t size) { return (size + 1023) / 1024 * 1024 + 32; }
 
 }  // namespace flax_resnet

@@ -1,290 +1,292 @@
-// Float32 3x3 convolutions of stride 1, forward and input gradient, with fewer multiplications.
-// Winograd's; winograd.h tells how.
+// Winograd convolution (winograd.h): float32 3x3 kernels of stride 1, forward and input gradient.
+#include "winograd.h"
+
 #include <immintrin.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "panels.h"
+#include "algorithms.h"
+#include "microkernel.h"
+#include "packing.h"
 #include "scratch.h"
-#include "tile.h"
-#include "ways.h"
-#include "winograd.h"
 
 namespace flax_resnet {
 namespace {
 
-// Transformed windows of a part, in bytes, and panels whose products are kept together: both stay in
-// the second-level cache.
-constexpr std::int64_t part_bytes = 512 * 1024;
-constexpr std::int64_t panels_together = 4;
-// Of few windows' matrices the next panel is asked for while one is multiplied, as in indirect.cc: a
-// line every so many steps, by at most as many tiles. (One 14x14 map: 1.1 times quicker.)
-constexpr int steps_a_line = 4;
-// Squares whose products take as long as the kernel's transformation, and as reading it.
-constexpr std::int64_t squares_of_packing = 60, squares_of_reading = 10;
+// The transformed input tiles of a task in bytes, and the panels of features whose products are
+// computed before they are transformed back. Both stay in the L2 cache.
+constexpr std::int64_t task_bytes = 512 * 1024;
+constexpr std::int64_t panels_per_task = 4;
+// With few input tiles the next panel is prefetched while one is multiplied, as in indirect.cc: one
+// cache line every few channels, by at most the same number of tiles. (One 14x14 map is 1.1 times
+// as fast.)
+constexpr int steps_per_line = 4;
+// The number of output tiles whose products take as long as transforming the filters, and as
+// reading transformed filters.
+constexpr std::int64_t tiles_per_packing = 60, tiles_per_reading = 10;
 
-// Three numbers of the kernel in a line, evaluated and divided by what the others leave.
-AVX2 void evaluate_kernel(const __m256 (&g)[3], __m256 (&to)[window]) {
-  const __m256 even_p = _mm256_mul_ps(all(by_p), _mm256_fmadd_ps(all(p2), g[2], g[0]));
-  const __m256 even_q = _mm256_mul_ps(all(by_q), _mm256_fmadd_ps(all(q2), g[2], g[0]));
+// The 1-D filter transform: three weights in a line to the six transform points.
+AVX2 void filter_transform(const __m256 (&g)[3], __m256 (&to)[input_tile]) {
+  const __m256 even_p =
+      _mm256_mul_ps(broadcast(lagrange_p), _mm256_fmadd_ps(broadcast(p2), g[2], g[0]));
+  const __m256 even_q =
+      _mm256_mul_ps(broadcast(lagrange_q), _mm256_fmadd_ps(broadcast(q2), g[2], g[0]));
   to[0] = g[0];
-  to[1] = _mm256_fmadd_ps(all(by_p * p1), g[1], even_p);
-  to[2] = _mm256_fnmadd_ps(all(by_p * p1), g[1], even_p);
-  to[3] = _mm256_fmadd_ps(all(by_q * q1), g[1], even_q);
-  to[4] = _mm256_fnmadd_ps(all(by_q * q1), g[1], even_q);
+  to[1] = _mm256_fmadd_ps(broadcast(lagrange_p * p1), g[1], even_p);
+  to[2] = _mm256_fnmadd_ps(broadcast(lagrange_p * p1), g[1], even_p);
+  to[3] = _mm256_fmadd_ps(broadcast(lagrange_q * q1), g[1], even_q);
+  to[4] = _mm256_fnmadd_ps(broadcast(lagrange_q * q1), g[1], even_q);
   to[5] = g[2];
 }
 
-// Six products in a line to four pixels of the result.
-AVX2 void interpolate(const __m256 (&m)[window], __m256 (&to)[window_step]) {
+// The 1-D output transform: six products in a line to four pixels of the result.
+AVX2 void output_transform(const __m256 (&m)[input_tile], __m256 (&to)[output_tile]) {
   const __m256 sum_p = _mm256_add_ps(m[1], m[2]), sum_q = _mm256_add_ps(m[3], m[4]);
-  const __m256 gap_p = _mm256_sub_ps(m[1], m[2]), gap_q = _mm256_sub_ps(m[3], m[4]);
+  const __m256 difference_p = _mm256_sub_ps(m[1], m[2]), difference_q = _mm256_sub_ps(m[3], m[4]);
   to[0] = _mm256_add_ps(m[0], _mm256_add_ps(sum_p, sum_q));
-  to[1] = _mm256_fmadd_ps(all(p1), gap_p, _mm256_mul_ps(all(q1), gap_q));
-  to[2] = _mm256_fmadd_ps(all(p2), sum_p, _mm256_mul_ps(all(q2), sum_q));
-  to[3] = _mm256_fmadd_ps(all(p1 * p2), gap_p, _mm256_fmadd_ps(all(q1 * q2), gap_q, m[5]));
+  to[1] = _mm256_fmadd_ps(broadcast(p1), difference_p, _mm256_mul_ps(broadcast(q1), difference_q));
+  to[2] = _mm256_fmadd_ps(broadcast(p2), sum_p, _mm256_mul_ps(broadcast(q2), sum_q));
+  to[3] = _mm256_fmadd_ps(broadcast(p1 * p2), difference_p,
+                          _mm256_fmadd_ps(broadcast(q1 * q2), difference_q, m[5]));
 }
 
-std::int64_t kernel_plane(const Product& p) { return plane_of(p.channels * p.features); }
+// The padded size of one transform point's matrix of the packed filters.
+std::int64_t filter_plane(const ImplicitGemm& p) { return padded_plane(p.channels * p.features); }
 
-std::int64_t packed_size(const Product& p) { return positions * kernel_plane(p); }
+std::int64_t packed_size(const ImplicitGemm& p) { return transform_points * filter_plane(p); }
 
-// The matrices of the kernel by the place of their taps.
-struct Matrices {
-  std::int64_t top, left;  // of the first tap
+// The matrices of the 3x3 taps, by row and column.
+struct FilterTaps {
+  std::int64_t top, left;  // The source offset of the first tap.
   const float* at[3][3];
 
-  Matrices(const Product& p, const float* kernel) : top(p.taps[0].row), left(p.taps[0].column) {
+  FilterTaps(const ImplicitGemm& p, const float* kernel)
+      : top(p.taps[0].row), left(p.taps[0].column) {
     for (const Tap& tap : p.taps) {
       top = std::min(top, tap.row);
       left = std::min(left, tap.column);
     }
     for (const Tap& tap : p.taps) {
-      at[tap.row - top][tap.column - left] = kernel + tap.kernel * p.channels * p.features;
+      at[tap.row - top][tap.column - left] = kernel + tap.kernel_index * p.channels * p.features;
     }
   }
 };
 
-// Eight of the 3x3 matrices, whose numbers lie `offset` from the first, transformed.
-AVX2 void transform_kernel(const Matrices& matrices, std::int64_t offset, __m256 (&to)[positions]) {
-  __m256 half[window][3];
+// The 2-D filter transform of the eight filters at `offset` in the matrices of the taps.
+AVX2 void transform_filter(const FilterTaps& filter, std::int64_t offset,
+                           __m256 (&to)[transform_points]) {
+  __m256 half[input_tile][3];
   for (int j = 0; j < 3; ++j) {
-    const __m256 line[3] = {_mm256_loadu_ps(matrices.at[0][j] + offset),
-                            _mm256_loadu_ps(matrices.at[1][j] + offset),
-                            _mm256_loadu_ps(matrices.at[2][j] + offset)};
-    __m256 values[window];
-    evaluate_kernel(line, values);
-    for (int i = 0; i < window; ++i) half[i][j] = values[i];
+    const __m256 line[3] = {_mm256_loadu_ps(filter.at[0][j] + offset),
+                            _mm256_loadu_ps(filter.at[1][j] + offset),
+                            _mm256_loadu_ps(filter.at[2][j] + offset)};
+    __m256 values[input_tile];
+    filter_transform(line, values);
+    for (int i = 0; i < input_tile; ++i) half[i][j] = values[i];
   }
-  for (int i = 0; i < window; ++i) {
-    __m256 values[window];
-    evaluate_kernel(half[i], values);
-    for (int j = 0; j < window; ++j) to[i * window + j] = values[j];
+  for (int i = 0; i < input_tile; ++i) {
+    __m256 values[input_tile];
+    filter_transform(half[i], values);
+    for (int j = 0; j < input_tile; ++j) to[i * input_tile + j] = values[j];
   }
 }
 
-// A panel of 16 features: [position][panel][channel][16].
-__attribute__((target("avx2,fma"))) void pack_panel(const Product& p, const Matrices& matrices,
+// Transforms and packs one panel of NR features: [point][panel][channel][NR].
+__attribute__((target("avx2,fma"))) void pack_panel(const ImplicitGemm& p, const FilterTaps& filter,
                                                     std::int64_t panel, float* packed) {
-  const std::int64_t plane = kernel_plane(p);
-  float* const out = packed + panel * p.channels * tile_columns;
-  __m256 values[positions];
-  if (!p.transposed) {
+  const std::int64_t plane = filter_plane(p);
+  float* const out = packed + panel * p.channels * nr;
+  __m256 values[transform_points];
+  if (!p.kernel_is_transposed) {
     for (std::int64_t c = 0; c < p.channels; ++c) {
-      for (std::int64_t f = 0; f < tile_columns; f += lanes) {
-        transform_kernel(matrices, c * p.features + panel * tile_columns + f, values);
-        for (int k = 0; k < positions; ++k) {
-          _mm256_store_ps(out + k * plane + c * tile_columns + f, values[k]);
+      for (std::int64_t f = 0; f < nr; f += lanes) {
+        transform_filter(filter, c * p.features + panel * nr + f, values);
+        for (int k = 0; k < transform_points; ++k) {
+          _mm256_store_ps(out + k * plane + c * nr + f, values[k]);
         }
       }
     }
     return;
   }
-  alignas(32) float block[positions][lanes * lanes];
+  alignas(32) float block[transform_points][lanes * lanes];
   for (std::int64_t c = 0; c < p.channels; c += lanes) {
-    for (std::int64_t f = 0; f < tile_columns; f += lanes) {
+    for (std::int64_t f = 0; f < nr; f += lanes) {
       for (std::int64_t i = 0; i < lanes; ++i) {
-        transform_kernel(matrices, (panel * tile_columns + f + i) * p.channels + c, values);
-        for (int k = 0; k < positions; ++k) _mm256_store_ps(block[k] + i * lanes, values[k]);
+        transform_filter(filter, (panel * nr + f + i) * p.channels + c, values);
+        for (int k = 0; k < transform_points; ++k) _mm256_store_ps(block[k] + i * lanes, values[k]);
       }
-      for (int k = 0; k < positions; ++k) {
-        transpose(block[k], lanes, out + k * plane + c * tile_columns + f);
+      for (int k = 0; k < transform_points; ++k) {
+        transpose(block[k], lanes, out + k * plane + c * nr + f);
       }
     }
   }
 }
 
-// What follows the sums of some features, and where the first of them goes.
-struct Ending {
-  const float *bias, *residual;  // or null
-  float* result;
-  bool relu;
-};
-
-// The products of one window, `width` features, to at most 4x4 pixels: `at` each, from the first of
-// the result and the residual; negative: outside.
-__attribute__((target("avx2,fma"))) void transform_products(const float* from, std::int64_t plane,
-                                                            std::int64_t width,
-                                                            const Ending& finish,
-                                                            const std::int64_t* at) {
-  alignas(32) __m256 half[window_step][window];
+// The 2-D output transform of one tile, followed by the epilogue: `width` features from `feature`
+// on. `offsets` locates the tile's 16 pixels in the result and the residual; negative ones are
+// outside.
+__attribute__((target("avx2,fma"))) void write_output_tile(
+    const float* from, std::int64_t plane, std::int64_t width, const Epilogue& epilogue,
+    std::int64_t feature, const std::int64_t* offsets, float* result) {
+  alignas(32) __m256 half[output_tile][input_tile];
   const __m256 zero = _mm256_setzero_ps();
   for (std::int64_t f = 0; f < width; f += lanes) {
-    for (int j = 0; j < window; ++j) {
-      __m256 line[window], values[window_step];
+    for (int j = 0; j < input_tile; ++j) {
+      __m256 line[input_tile], values[output_tile];
 #pragma GCC unroll 6
-      for (int i = 0; i < window; ++i) {
-        line[i] = _mm256_load_ps(from + (i * window + j) * plane + f);
+      for (int i = 0; i < input_tile; ++i) {
+        line[i] = _mm256_load_ps(from + (i * input_tile + j) * plane + f);
       }
-      interpolate(line, values);
+      output_transform(line, values);
 #pragma GCC unroll 4
-      for (int i = 0; i < window_step; ++i) half[i][j] = values[i];
+      for (int i = 0; i < output_tile; ++i) half[i][j] = values[i];
     }
-    const __m256 bias = finish.bias != nullptr ? _mm256_loadu_ps(finish.bias + f) : zero;
-    for (int i = 0; i < window_step; ++i) {
-      __m256 values[window_step];
-      interpolate(half[i], values);
+    const float* const bias = epilogue.bias_at(feature + f);
+    const float* const residual = epilogue.residual_at(f);
+    const __m256 bias_values = bias != nullptr ? _mm256_loadu_ps(bias) : zero;
+    for (int i = 0; i < output_tile; ++i) {
+      __m256 values[output_tile];
+      output_transform(half[i], values);
 #pragma GCC unroll 4
-      for (int j = 0; j < window_step; ++j) {
-        const std::int64_t to = at[i * window_step + j];
+      for (int j = 0; j < output_tile; ++j) {
+        const std::int64_t to = offsets[i * output_tile + j];
         if (to < 0) continue;
-        __m256 sum = _mm256_add_ps(values[j], bias);
-        if (finish.residual != nullptr) {
-          sum = _mm256_add_ps(sum, _mm256_loadu_ps(finish.residual + to + f));
-        }
-        if (finish.relu) sum = _mm256_max_ps(zero, sum);  // of a NaN, the second
-        _mm256_storeu_ps(finish.result + to + f, sum);
+        __m256 sum = _mm256_add_ps(values[j], bias_values);
+        if (residual != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(residual + to));
+        // Of a NaN and zero, max returns the second operand.
+        if (epilogue.relu) sum = _mm256_max_ps(zero, sum);
+        _mm256_storeu_ps(result + to + f, sum);
       }
     }
   }
 }
 
-// Some windows and some panels: the work of one thread.
-struct Part {
+// Some output tiles and some panels of features, which one thread computes.
+struct Task {
   std::int64_t first, count, first_panel, panels;
 };
 
-std::vector<Part> cut(const Product& p, const Squares& squares, std::int64_t threads) {
-  const std::int64_t windows = squares.count(), panels = p.panels();
-  const std::int64_t bytes = positions * p.channels * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t most = std::max<std::int64_t>(4 * tile_rows, part_bytes / bytes);
-  const std::int64_t down = ceil_div(windows, most);
-  const std::int64_t rows = down > threads ? ceil_div(down, threads) * threads : down;
-  const std::int64_t across = rows >= threads ? 1 : std::min(panels, ceil_div(threads, rows));
-  std::vector<Part> parts;
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < across; ++j) {
-      const std::int64_t begin = windows * i / rows, from = panels * j / across;
-      parts.push_back({begin, windows * (i + 1) / rows - begin, from,
-                       panels * (j + 1) / across - from});
+std::vector<Task> split(const ImplicitGemm& p, const OutputTiles& tiles, std::int64_t threads) {
+  const std::int64_t count = tiles.count(), panels = p.panels();
+  const std::int64_t bytes =
+      transform_points * p.channels * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t max_tiles = std::max<std::int64_t>(4 * mr, task_bytes / bytes);
+  const std::int64_t min_tile_tasks = ceil_div(count, max_tiles);
+  const std::int64_t tile_tasks =
+      min_tile_tasks > threads ? ceil_div(min_tile_tasks, threads) * threads : min_tile_tasks;
+  const std::int64_t panel_tasks =
+      tile_tasks >= threads ? 1 : std::min(panels, ceil_div(threads, tile_tasks));
+  std::vector<Task> tasks;
+  for (std::int64_t i = 0; i < tile_tasks; ++i) {
+    for (std::int64_t j = 0; j < panel_tasks; ++j) {
+      const std::int64_t begin = count * i / tile_tasks, from = panels * j / panel_tasks;
+      tasks.push_back({begin, count * (i + 1) / tile_tasks - begin, from,
+                       panels * (j + 1) / panel_tasks - from});
     }
   }
-  return parts;
+  return tasks;
 }
 
-void run_part(const Product& p, const Squares& squares, const Matrices& matrices, const Part& part,
-              const float* packed, const Epilogue& epilogue) {
-  thread_local Scratch windows_scratch, products_scratch;
+// Computes one task: the input transform, the GEMMs of all transform points, and the output
+// transform.
+void run_task(const ImplicitGemm& p, const OutputTiles& tiles, const FilterTaps& filter,
+              const Task& task, const float* packed, const Epilogue& epilogue) {
+  thread_local Scratch inputs_scratch, products_scratch;
   thread_local std::vector<float> zeros;
   if (static_cast<std::int64_t>(zeros.size()) < p.channels) zeros.assign(p.channels, 0.0f);
-  const std::int64_t plane = plane_of(part.count * p.channels);
-  auto* const windows =
-      static_cast<float*>(windows_scratch.get(positions * plane * sizeof(float)));
-  for (std::int64_t i = 0; i < part.count; ++i) {
-    const float* from[positions];
-    Square(squares, part.first + i)
-        .pixels<window>(p.source, p.height, p.width, p.channels, matrices.top, matrices.left,
-                        zeros.data(), from);
-    transform_pixels<window, evaluate_source>(from, 0, p.channels, plane, windows + i * p.channels);
+  const std::int64_t plane = padded_plane(task.count * p.channels);
+  auto* const inputs =
+      static_cast<float*>(inputs_scratch.get(transform_points * plane * sizeof(float)));
+  for (std::int64_t i = 0; i < task.count; ++i) {
+    const float* from[transform_points];
+    OutputTile(tiles, task.first + i)
+        .pixels<input_tile>(p.source, p.height, p.width, p.channels, filter.top, filter.left,
+                            zeros.data(), from);
+    transform_tile<input_tile, input_transform>(from, 0, p.channels, plane,
+                                                inputs + i * p.channels);
   }
 
-  const std::int64_t tiles = ceil_div(part.count, tile_rows);
-  const std::int64_t width = std::min(panels_together, part.panels) * tile_columns;
-  const std::int64_t products_plane = plane_of(tiles * tile_rows * width);
+  const std::int64_t gemm_tiles = ceil_div(task.count, mr);
+  const std::int64_t width = std::min(panels_per_task, task.panels) * nr;
+  const std::int64_t products_plane = padded_plane(gemm_tiles * mr * width);
   auto* const products =
-      static_cast<float*>(products_scratch.get(positions * products_plane * sizeof(float)));
-  const auto* const bias = static_cast<const float*>(epilogue.bias);
-  const auto* const residual = static_cast<const float*>(epilogue.residual);
-  const std::int64_t end = part.first_panel + part.panels;
-  for (std::int64_t first = part.first_panel; first < end; first += panels_together) {
-    const std::int64_t last = std::min(end, first + panels_together);
-    for (std::int64_t k = 0; k < positions; ++k) {
+      static_cast<float*>(products_scratch.get(transform_points * products_plane * sizeof(float)));
+  const std::int64_t end = task.first_panel + task.panels;
+  for (std::int64_t first = task.first_panel; first < end; first += panels_per_task) {
+    const std::int64_t last = std::min(end, first + panels_per_task);
+    for (std::int64_t k = 0; k < transform_points; ++k) {
       for (std::int64_t panel = first; panel < last; ++panel) {
-        const float* const matrix =
-            packed + k * kernel_plane(p) + panel * p.channels * tile_columns;
+        const float* const matrix = packed + k * filter_plane(p) + panel * p.channels * nr;
         const float* const next =
-            panel + 1 < last ? matrix + p.channels * tile_columns
-                             : packed + (k + 1) * kernel_plane(p) + first * p.channels * tile_columns;
-        for (std::int64_t tile = 0; tile < tiles; ++tile) {
-          const float* sources[tile_rows];
-          float* results[tile_rows];
-          for (std::int64_t i = 0; i < tile_rows; ++i) {
-            const std::int64_t row = tile * tile_rows + i;
-            sources[i] = windows + k * plane + std::min(row, part.count - 1) * p.channels;
-            results[i] = products + k * products_plane + row * width +
-                         (panel - first) * tile_columns;
+            panel + 1 < last ? matrix + p.channels * nr
+                             : packed + (k + 1) * filter_plane(p) + first * p.channels * nr;
+        for (std::int64_t gemm_tile = 0; gemm_tile < gemm_tiles; ++gemm_tile) {
+          const float* sources[mr];
+          float* results[mr];
+          for (std::int64_t i = 0; i < mr; ++i) {
+            const std::int64_t row = gemm_tile * mr + i;
+            sources[i] = inputs + k * plane + std::min(row, task.count - 1) * p.channels;
+            results[i] = products + k * products_plane + row * width + (panel - first) * nr;
           }
-          if (tiles <= steps_a_line) {
-            const float* const share = next + tile * p.channels / steps_a_line * tile_columns;
-            multiply<steps_a_line>(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr,
-                                   share);
+          if (gemm_tiles <= steps_per_line) {
+            const float* const next_line = next + gemm_tile * p.channels / steps_per_line * nr;
+            multiply_tile<steps_per_line>(sources, 1, 0, p.channels, matrix, results, 0, true,
+                                          nullptr, nullptr, next_line);
           } else {
-            multiply(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr);
+            multiply_tile(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr, nullptr);
           }
         }
       }
     }
-    const std::int64_t feature = first * tile_columns;
-    const Ending finish{bias == nullptr ? nullptr : bias + feature, residual, p.result,
-                        epilogue.relu};
-    for (std::int64_t i = 0; i < part.count; ++i) {
-      const Square square(squares, part.first + i);
-      std::int64_t at[window_step * window_step];
-      for (std::int64_t k = 0; k < window_step * window_step; ++k) {
-        const std::int64_t row = square.row + k / window_step;
-        const std::int64_t column = square.column + k % window_step;
-        at[k] = row < p.rows && column < p.columns
-                    ? square.image * p.image_step + row * p.row_step + column * p.column_step +
-                          feature
-                    : -1;
+    const std::int64_t feature = first * nr;
+    for (std::int64_t i = 0; i < task.count; ++i) {
+      const OutputTile tile(tiles, task.first + i);
+      std::int64_t offsets[output_tile * output_tile];
+      for (std::int64_t k = 0; k < output_tile * output_tile; ++k) {
+        const std::int64_t row = tile.row + k / output_tile;
+        const std::int64_t column = tile.column + k % output_tile;
+        offsets[k] =
+            row < p.rows && column < p.columns
+                ? tile.image * p.image_step + row * p.row_step + column * p.column_step + feature
+                : -1;
       }
-      transform_products(products + i * width, products_plane, (last - first) * tile_columns,
-                         finish, at);
+      write_output_tile(products + i * width, products_plane, (last - first) * nr, epilogue,
+                        feature, offsets, p.result);
     }
   }
 }
 
-void pack(const Product& p, const float* kernel, float* packed, const Executor& executor) {
-  const Matrices matrices(p, kernel);
-  executor.run(p.panels(), [&](std::int64_t panel) { pack_panel(p, matrices, panel, packed); });
+void pack(const ImplicitGemm& p, const float* kernel, float* packed, const Executor& executor) {
+  const FilterTaps filter(p, kernel);
+  executor.run(p.panels(), [&](std::int64_t panel) { pack_panel(p, filter, panel, packed); });
 }
 
-void run(const Product& p, const float* packed, const Epilogue& epilogue,
+void run(const ImplicitGemm& p, const float* packed, const Epilogue& epilogue,
          const Executor& executor) {
-  const Squares squares(p.images, p.rows, p.columns);
-  const Matrices matrices(p, nullptr);
-  const auto parts = cut(p, squares, executor.threads());
-  executor.run(static_cast<std::int64_t>(parts.size()), [&](std::int64_t i) {
-    run_part(p, squares, matrices, parts[i], packed, epilogue);
-  });
+  const OutputTiles tiles(p.images, p.rows, p.columns);
+  const FilterTaps filter(p, nullptr);
+  const auto tasks = split(p, tiles, executor.threads());
+  executor.run(static_cast<std::int64_t>(tasks.size()),
+               [&](std::int64_t i) { run_task(p, tiles, filter, tasks[i], packed, epilogue); });
 }
 
-bool can(const Problem& p) {
-  return own_kernels_suit(p) && p.groups == 1 && p.stride == 1 && p.kernel_height == 3 &&
-         p.kernel_width == 3 && p.channels % tile_columns == 0 && p.features % tile_columns == 0;
+bool is_supported(const Problem& p) {
+  return own_algorithms_apply(p) && p.groups == 1 && p.stride == 1 && p.kernel_height == 3 &&
+         p.kernel_width == 3 && p.channels % nr == 0 && p.features % nr == 0;
 }
 
-// Transforming the kernel, or reading four times as much of it, takes as long as some squares.
-bool pays(const Problem& p, bool packed) {
+// Compares multiplications. Transforming the filters, or reading transformed ones, which are four
+// times as large, is counted as the multiplications of some output tiles.
+bool is_profitable(const Problem& p, bool packed) {
   const std::int64_t pixels = p.images * p.out_height * p.out_width;
-  const std::int64_t squares = Squares(p.images, p.out_height, p.out_width).count();
-  const std::int64_t more = packed ? squares_of_reading : squares_of_packing;
-  return p.kernel_height * p.kernel_width * pixels >= positions * (squares + more);
+  const std::int64_t tiles = OutputTiles(p.images, p.out_height, p.out_width).count();
+  const std::int64_t overhead = packed ? tiles_per_reading : tiles_per_packing;
+  return p.kernel_height * p.kernel_width * pixels >= transform_points * (tiles + overhead);
 }
 
 }  // namespace
 
-const Way winograd{"winograd", can, pays, packed_size, pack, run};
+const Algorithm winograd{"winograd", is_supported, is_profitable, packed_size, pack, run};
 
 }  // namespace flax_resnet

@@ -1,13 +1,14 @@
-// Winograd's F(4x4, 3x3) (Lavin and Gray 2015, arXiv:1509.09308), what its passes share.
+// Winograd's F(4x4, 3x3) (Lavin and Gray 2015, arXiv:1509.09308): the transforms and tiles that the
+// forward pass and both gradients share.
 //
-// 36 multiplications for 16 sums of 9 products: windows of 6x6 pixels of the source, four apart, and
-// the kernel's 3x3 matrices are transformed; at each of the 36 positions the windows' channels are
-// multiplied with a matrix; the products are transformed to 4x4 pixels of the result.
+// 36 multiplications replace 16 * 9. Input tiles of 6x6 pixels, which overlap by two, and the 3x3
+// filters are transformed; at each of the 36 transform points one GEMM multiplies the tiles'
+// channels with a matrix of the filters; and the products are transformed to 4x4 output tiles.
 //
-// The polynomials behind it are evaluated at 0, +-2/3, +-3/2 and infinity in place of the usual 0,
-// +-1, +-2 and infinity: points that are each other's reciprocals halve the rounding errors (as
-// Alam et al. 2022, arXiv:2201.10369, found). At 256 channels these are 1.1e-6 of the result,
-// where sums of products have 2e-7 and the usual points 2.3e-6.
+// The interpolation points are 0, +-2/3, +-3/2 and infinity instead of the usual 0, +-1, +-2 and
+// infinity: points that are each other's reciprocals halve the rounding errors (Alam et al. 2022,
+// arXiv:2201.10369). At 256 channels the error is 1.1e-6 of the result, where sums of products have
+// 2e-7 and the usual points 2.3e-6.
 #pragma once
 
 #include <immintrin.h>
@@ -19,81 +20,83 @@
 
 namespace flax_resnet {
 
-constexpr std::int64_t window = 6, window_step = 4, positions = window * window;
-constexpr std::int64_t lanes = 8;
+// The sides of an input and an output tile, and the number of transform points.
+constexpr std::int64_t input_tile = 6, output_tile = 4, transform_points = input_tile * input_tile;
+constexpr std::int64_t lanes = 8;  // Floats of an AVX vector.
 
-// The points' squares, and so on: reciprocal, so that the product of the squares is 1.
+// The interpolation points are +-p1 and +-q1, and p2 and q2 are their squares. Since p1 * q1 = 1,
+// the factor p2 * q2 of the transforms is left out.
 constexpr float p1 = 2.0f / 3, q1 = 3.0f / 2, p2 = p1 * p1, q2 = q1 * q1;
-// What the other points leave of the polynomial at each pair, inverted.
-constexpr float by_p = 1 / (2 * p2 * (p2 - q2)), by_q = 1 / (2 * q2 * (q2 - p2));
+// The Lagrange weights of both pairs of points: one over the product of the distances to the
+// others.
+constexpr float lagrange_p = 1 / (2 * p2 * (p2 - q2)), lagrange_q = 1 / (2 * q2 * (q2 - p2));
 
 #define AVX2 __attribute__((target("avx2,fma"))) inline
 
-AVX2 __m256 all(float number) { return _mm256_set1_ps(number); }
+AVX2 __m256 broadcast(float value) { return _mm256_set1_ps(value); }
 
-// Six pixels in a line, as coefficients of a polynomial, evaluated.
-AVX2 void evaluate_source(const __m256 (&d)[window], __m256 (&to)[window]) {
-  const __m256 even_p = _mm256_fnmadd_ps(all(q2), d[2], d[4]);
-  const __m256 odd_p = _mm256_fnmadd_ps(all(q2), d[1], d[3]);
-  const __m256 even_q = _mm256_fnmadd_ps(all(p2), d[2], d[4]);
-  const __m256 odd_q = _mm256_fnmadd_ps(all(p2), d[1], d[3]);
-  to[0] = _mm256_fnmadd_ps(all(p2 + q2), d[2], _mm256_add_ps(d[0], d[4]));
-  to[1] = _mm256_fmadd_ps(all(p1), odd_p, even_p);
-  to[2] = _mm256_fnmadd_ps(all(p1), odd_p, even_p);
-  to[3] = _mm256_fmadd_ps(all(q1), odd_q, even_q);
-  to[4] = _mm256_fnmadd_ps(all(q1), odd_q, even_q);
-  to[5] = _mm256_fnmadd_ps(all(p2 + q2), d[3], _mm256_add_ps(d[1], d[5]));
+// The 1-D input transform: six pixels in a line to the six transform points.
+AVX2 void input_transform(const __m256 (&d)[input_tile], __m256 (&to)[input_tile]) {
+  const __m256 even_p = _mm256_fnmadd_ps(broadcast(q2), d[2], d[4]);
+  const __m256 odd_p = _mm256_fnmadd_ps(broadcast(q2), d[1], d[3]);
+  const __m256 even_q = _mm256_fnmadd_ps(broadcast(p2), d[2], d[4]);
+  const __m256 odd_q = _mm256_fnmadd_ps(broadcast(p2), d[1], d[3]);
+  to[0] = _mm256_fnmadd_ps(broadcast(p2 + q2), d[2], _mm256_add_ps(d[0], d[4]));
+  to[1] = _mm256_fmadd_ps(broadcast(p1), odd_p, even_p);
+  to[2] = _mm256_fnmadd_ps(broadcast(p1), odd_p, even_p);
+  to[3] = _mm256_fmadd_ps(broadcast(q1), odd_q, even_q);
+  to[4] = _mm256_fnmadd_ps(broadcast(q1), odd_q, even_q);
+  to[5] = _mm256_fnmadd_ps(broadcast(p2 + q2), d[3], _mm256_add_ps(d[1], d[5]));
 }
 
-// A square of pixels, `from` one after another, `width` channels of each, by `evaluate` along both
-// axes to one row of each position's matrix, those `plane` apart.
-template <int size, void evaluate(const __m256 (&)[size], __m256 (&)[window])>
-__attribute__((target("avx2,fma"))) void transform_pixels(const float* const* from,
-                                                          std::int64_t first, std::int64_t width,
-                                                          std::int64_t plane, float* to) {
-  __m256 half[window][size];
+// Applies a 1-D transform along both axes of a tile. `from` points to its size x size pixels, of
+// which `width` channels from `first` on are transformed. The result is one row of each transform
+// point's matrix; the matrices are `plane` floats apart.
+template <int size, void transform(const __m256 (&)[size], __m256 (&)[input_tile])>
+__attribute__((target("avx2,fma"))) void transform_tile(const float* const* from,
+                                                        std::int64_t first, std::int64_t width,
+                                                        std::int64_t plane, float* to) {
+  __m256 half[input_tile][size];
   for (std::int64_t c = 0; c < width; c += lanes) {
     for (int j = 0; j < size; ++j) {
-      __m256 line[size], values[window];
+      __m256 line[size], values[input_tile];
 #pragma GCC unroll 6
       for (int i = 0; i < size; ++i) line[i] = _mm256_loadu_ps(from[i * size + j] + first + c);
-      evaluate(line, values);
+      transform(line, values);
 #pragma GCC unroll 6
-      for (int i = 0; i < window; ++i) half[i][j] = values[i];
+      for (int i = 0; i < input_tile; ++i) half[i][j] = values[i];
     }
-    for (int i = 0; i < window; ++i) {
-      __m256 values[window];
-      evaluate(half[i], values);
+    for (int i = 0; i < input_tile; ++i) {
+      __m256 values[input_tile];
+      transform(half[i], values);
 #pragma GCC unroll 6
-      for (int j = 0; j < window; ++j) {
-        _mm256_store_ps(to + (i * window + j) * plane + c, values[j]);
+      for (int j = 0; j < input_tile; ++j) {
+        _mm256_store_ps(to + (i * input_tile + j) * plane + c, values[j]);
       }
     }
   }
 }
 
-// The result in squares of 4x4 pixels, those of all images in a row.
-struct Squares {
+// The output tiles of all images, numbered one after another.
+struct OutputTiles {
   std::int64_t images, down, across;
 
-  Squares(std::int64_t images, std::int64_t rows, std::int64_t columns)
-      : images(images),
-        down(ceil_div(rows, window_step)),
-        across(ceil_div(columns, window_step)) {}
+  OutputTiles(std::int64_t images, std::int64_t rows, std::int64_t columns)
+      : images(images), down(ceil_div(rows, output_tile)), across(ceil_div(columns, output_tile)) {}
   std::int64_t count() const { return images * down * across; }
 };
 
-// One of them, by its first pixel.
-struct Square {
+// One output tile, located by its first pixel.
+struct OutputTile {
   std::int64_t image, row, column;
 
-  Square(const Squares& all, std::int64_t index)
-      : image(index / all.across / all.down),
-        row(index / all.across % all.down * window_step),
-        column(index % all.across * window_step) {}
+  OutputTile(const OutputTiles& tiles, std::int64_t index)
+      : image(index / tiles.across / tiles.down),
+        row(index / tiles.across % tiles.down * output_tile),
+        column(index % tiles.across * output_tile) {}
 
-  // The pixels of `size` x `size` of an array [images, height, width, channels], from (top, left)
-  // of the square's first on; `zeros` where there is none.
+  // Finds size x size pixels of an array [images, height, width, channels]. The first is at (top,
+  // left) relative to the tile's first pixel. Pixels outside the array are pointers to `zeros`.
   template <int size>
   void pixels(const float* array, std::int64_t height, std::int64_t width, std::int64_t channels,
               std::int64_t top, std::int64_t left, const float* zeros, const float** to) const {

@@ -1,5 +1,5 @@
-// Random problems against sums written out, several at once on threads that share the cache: what
-// the sanitizers watch. Usage: driver [problems]
+// A test program for the sanitizers: compares random problems with plain loops, several at once on
+// threads that share the cache. Usage: driver [problems]
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -15,22 +15,22 @@
 namespace {
 
 using namespace flax_resnet;
-using Numbers = std::vector<float>;
+using Floats = std::vector<float>;
 
-// Memory of so many bytes, as arrays of XLA's are aligned.
+// Memory aligned to 64 bytes, as XLA's arrays are.
 class Aligned {
  public:
   explicit Aligned(std::int64_t bytes) : lines_(ceil_div(bytes, sizeof(Line))) {}
-  float* data() { return lines_.front().numbers; }
+  float* data() { return lines_.front().values; }
 
  private:
   struct alignas(64) Line {
-    float numbers[16];
+    float values[16];
   };
   std::vector<Line> lines_;
 };
 
-// New threads for every call: rude on purpose.
+// Starts new threads for every call, which is a harder test than a pool.
 struct Threads {
   std::vector<std::thread> all;
   ~Threads() {
@@ -38,11 +38,11 @@ struct Threads {
   }
 };
 
-Numbers random_numbers(std::int64_t size, std::mt19937& random) {
+Floats random_floats(std::int64_t size, std::mt19937& random) {
   std::normal_distribution<float> normal;
-  Numbers numbers(size);
-  for (float& number : numbers) number = normal(random);
-  return numbers;
+  Floats values(size);
+  for (float& value : values) value = normal(random);
+  return values;
 }
 
 // Calls visit(x index, kernel index, y index) for every product of the convolution.
@@ -65,13 +65,13 @@ void for_each_product(const Problem& p, Visit visit) {
             }
 }
 
-bool close(const char* what, const Problem& p, const Numbers& got, const Numbers& wanted) {
+bool close(const char* what, const Problem& p, const Floats& got, const Floats& expected) {
   float largest = 1;
-  for (float number : wanted) largest = std::max(largest, std::abs(number));
+  for (float value : expected) largest = std::max(largest, std::abs(value));
   for (std::size_t i = 0; i < got.size(); ++i) {
-    if (!(std::abs(got[i] - wanted[i]) <= 2e-5f * largest)) {
-      std::printf("%s differs at %zu, %g for %g: %s\n", what, i, got[i], wanted[i],
-                  p.text().c_str());
+    if (!(std::abs(got[i] - expected[i]) <= 2e-5f * largest)) {
+      std::printf("%s differs at %zu, %g for %g: %s\n", what, i, got[i], expected[i],
+                  p.to_string().c_str());
       return false;
     }
   }
@@ -93,24 +93,24 @@ bool check(unsigned seed) {
                             (x[2] + 2 * padding - kernel) / stride + 1, k[3]};
   const Problem p = make_problem(x, 4, k, 4, y, 4, stride, padding, groups, Dtype::f32);
 
-  const Numbers image = random_numbers(p.images * p.input_image(), random);
-  const Numbers weights = random_numbers(p.kernel_size(), random);
-  const Numbers slope = random_numbers(p.images * p.output_image(), random);
-  const Numbers bias = random_numbers(p.features, random), residual = slope;
-  Numbers value(slope.size()), dx(image.size()), dk(weights.size());
+  const Floats image = random_floats(p.images * p.input_image_size(), random);
+  const Floats weights = random_floats(p.kernel_size(), random);
+  const Floats dy = random_floats(p.images * p.output_image_size(), random);
+  const Floats bias = random_floats(p.features, random), residual = dy;
+  Floats value(dy.size()), dx(image.size()), dk(weights.size());
   for_each_product(p, [&](std::int64_t a, std::int64_t b, std::int64_t c) {
     value[c] += image[a] * weights[b];
-    dx[a] += slope[c] * weights[b];
-    dk[b] += slope[c] * image[a];
+    dx[a] += dy[c] * weights[b];
+    dk[b] += dy[c] * image[a];
   });
 
   Threads pool;
   const Executor executor(
       threads, [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
-  Numbers got(value.size()), got_dx(dx.size()), got_dk(dk.size());
+  Floats got(value.size()), got_dx(dx.size()), got_dk(dk.size());
   forward(p, image.data(), weights.data(), {}, got.data(), executor);
-  input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
-  kernel_gradient(p, image.data(), slope.data(), got_dk.data(), executor);
+  input_gradient(p, dy.data(), weights.data(), got_dx.data(), executor);
+  kernel_gradient(p, image.data(), dy.data(), got_dk.data(), executor);
   bool good = close("forward", p, got, value) && close("input gradient", p, got_dx, dx) &&
               close("kernel gradient", p, got_dk, dk);
 
@@ -123,37 +123,37 @@ bool check(unsigned seed) {
   forward_packed(p, image.data(), packed.data(), packed_bytes(p), epilogue, got.data(), executor);
   good = good && close("packed and fused", p, got, value);
 
-  // Our own kernels, also where others would be chosen.
-  for (const Way* way : ways) {
-    if (!way->can(p)) continue;
-    Aligned own(way->packed_bytes(p));
-    way->pack(p, weights.data(), own.data(), executor);
-    way->forward(p, image.data(), own.data(), epilogue, got.data(), executor);
-    way->input_gradient(p, slope.data(), weights.data(), got_dx.data(), executor);
-    good = good && close(way->name, p, got, value) && close(way->name, p, got_dx, dx);
+  // Test our own algorithms also where another one would be chosen.
+  for (const Algorithm* algorithm : algorithms) {
+    if (!algorithm->is_supported(p)) continue;
+    Aligned packed_kernel(algorithm->packed_bytes(p));
+    algorithm->pack(p, weights.data(), packed_kernel.data(), executor);
+    algorithm->forward(p, image.data(), packed_kernel.data(), epilogue, got.data(), executor);
+    algorithm->input_gradient(p, dy.data(), weights.data(), got_dx.data(), executor);
+    good = good && close(algorithm->name, p, got, value) && close(algorithm->name, p, got_dx, dx);
   }
-  for (const GradientWay* way : gradient_ways) {
-    if (!way->can(p)) continue;
-    way->run(p, image.data(), slope.data(), got_dk.data(), executor);
-    good = good && close(way->name, p, got_dk, dk);
+  for (const KernelGradientAlgorithm* algorithm : kernel_gradient_algorithms) {
+    if (!algorithm->is_supported(p)) continue;
+    algorithm->run(p, image.data(), dy.data(), got_dk.data(), executor);
+    good = good && close(algorithm->name, p, got_dk, dk);
   }
   return good;
 }
 
-// Normalisation against its formulas, on threads.
+// Compares batch normalisation on several threads with its formulas.
 bool check_normalization(unsigned seed) {
   std::mt19937 random(seed);
   const std::int64_t count = 1 + random() % 2000, channels = 1 + random() % 100;
   const std::int64_t threads = 1 + random() % 3;
-  const Numbers x = random_numbers(count * channels, random), dy = random_numbers(x.size(), random);
-  const Numbers mean = random_numbers(channels, random), factor = random_numbers(channels, random);
-  const Numbers bias = random_numbers(channels, random);
+  const Floats x = random_floats(count * channels, random), dy = random_floats(x.size(), random);
+  const Floats mean = random_floats(channels, random), factor = random_floats(channels, random);
+  const Floats bias = random_floats(channels, random);
   Threads pool;
   const Executor executor(
       threads, [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
   const Affine affine{mean.data(), factor.data(), bias.data()};
   const Pixels size{count, channels};
-  Numbers sum(channels), other(channels), y(x.size()), g(x.size()), dx(x.size());
+  Floats sum(channels), other(channels), y(x.size()), g(x.size()), dx(x.size());
   moments(size, x.data(), sum.data(), other.data(), executor);
   normalize(size, x.data(), affine, dy.data(), true, y.data(), executor);
   const Gradient gradient{dy.data(), y.data(), true};
@@ -165,9 +165,9 @@ bool check_normalization(unsigned seed) {
     const std::size_t c = i % channels;
     const float centred = x[i] - mean[c];
     const float value = std::max(0.0f, centred * factor[c] + bias[c] + dy[i]);
-    const float slope = value > 0 ? dy[i] : 0;
-    total[c] += slope;
-    if (!(std::abs(y[i] - value) <= 1e-5f * (1 + value)) || (value > 1e-4f && g[i] != slope) ||
+    const float expected_g = value > 0 ? dy[i] : 0;
+    total[c] += expected_g;
+    if (!(std::abs(y[i] - value) <= 1e-5f * (1 + value)) || (value > 1e-4f && g[i] != expected_g) ||
         !(std::abs(dx[i] - factor[c] * (g[i] - bias[c] - centred * factor[c])) <= 1e-3f)) {
       std::printf("normalization differs at %zu of %lld by %lld\n", i,
                   static_cast<long long>(count), static_cast<long long>(channels));
@@ -180,7 +180,7 @@ bool check_normalization(unsigned seed) {
   return true;
 }
 
-// Max-pool against a search: each window's maximum, and the gradient there.
+// Compares max-pool and its gradient with a plain search for each window's maximum.
 bool check_pooling(unsigned seed) {
   std::mt19937 random(seed);
   const auto pick = [&](unsigned low, unsigned high) {
@@ -190,15 +190,15 @@ bool check_pooling(unsigned seed) {
   p.padding = pick(0, p.window / 2);
   p.out_height = (p.height + 2 * p.padding - p.window) / p.stride + 1;
   p.out_width = (p.width + 2 * p.padding - p.window) / p.stride + 1;
-  const Numbers x = random_numbers(p.images * p.height * p.width * p.channels, random);
-  const Numbers dy = random_numbers(p.images * p.out_height * p.out_width * p.channels, random);
+  const Floats x = random_floats(p.images * p.height * p.width * p.channels, random);
+  const Floats dy = random_floats(p.images * p.out_height * p.out_width * p.channels, random);
   Threads pool;
   const Executor executor(
       pick(1, 3), [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
-  Numbers y(dy.size()), dx(x.size()), wanted(x.size());
-  std::vector<std::uint8_t> places(dy.size());
-  max_pool(p, x.data(), y.data(), places.data(), executor);
-  max_pool_gradient(p, dy.data(), places.data(), dx.data(), executor);
+  Floats y(dy.size()), dx(x.size()), expected(x.size());
+  std::vector<std::uint8_t> indices(dy.size());
+  max_pool(p, x.data(), y.data(), indices.data(), executor);
+  max_pool_gradient(p, dy.data(), indices.data(), dx.data(), executor);
   for (std::size_t at = 0; at < y.size(); ++at) {
     const std::int64_t index = static_cast<std::int64_t>(at), c = index % p.channels;
     const std::int64_t column = index / p.channels % p.out_width;
@@ -216,10 +216,10 @@ bool check_pooling(unsigned seed) {
       std::printf("a maximum differs\n");
       return false;
     }
-    wanted[best] += dy[at];
+    expected[best] += dy[at];
   }
   for (std::size_t i = 0; i < x.size(); ++i) {
-    if (!(std::abs(dx[i] - wanted[i]) <= 1e-5f)) {
+    if (!(std::abs(dx[i] - expected[i]) <= 1e-5f)) {
       std::printf("the gradient of a maximum differs\n");
       return false;
     }
@@ -233,7 +233,7 @@ bool refuses_what_does_not_fit() {
   const auto refuses = [&](auto... arguments) {
     try {
       make_problem(arguments..., Dtype::f32);
-    } catch (const BadArgument&) {
+    } catch (const InvalidArgument&) {
       return true;
     }
     std::printf("a wrong problem was taken\n");
@@ -250,7 +250,8 @@ int main(int count, char** arguments) {
   bool good = refuses_what_does_not_fit();
   for (unsigned seed = 0; seed < problems; seed += 4) {
     std::vector<std::future<bool>> results;
-    // The last two are the same problem, whose primitives are made and used by both at once.
+    // The last two tasks are the same problem, so that both make and use the same primitives at
+    // once.
     for (unsigned i = 0; i < 4; ++i) {
       results.push_back(std::async(std::launch::async, check, seed + std::min(i, 2u)));
     }
