@@ -1,22 +1,26 @@
-"""Prints, for CMake, the include folders of XLA and oneDNN and oneDNN's library, ';' between."""
+"""Prints, for CMake, the paths of the headers and libraries that the build needs.
+
+The output is XLA's include folder, oneDNN's include folder and oneDNN's library, separated by
+semicolons.
+"""
 
 import importlib.util
 from importlib.metadata import distribution
 from pathlib import Path
 
 
-def located(name: str, ending: str) -> Path:
-    """Where the file of an installed distribution that ends so lies."""
-    for file in distribution(name).files or ():
-        if f"/{file.as_posix()}".endswith(f"/{ending}"):
+def find_file(package: str, suffix: str) -> Path:
+    """Returns the path of the installed package's file whose path ends with ``suffix``."""
+    for file in distribution(package).files or ():
+        if f"/{file.as_posix()}".endswith(f"/{suffix}"):
             return Path(str(file.locate())).resolve()
-    raise SystemExit(f"{name} holds no {ending}")
+    raise SystemExit(f"the package {package} has no file {suffix}: install it again")
 
 
 spec = importlib.util.find_spec("jaxlib")
 if spec is None or spec.origin is None:
-    raise SystemExit("jaxlib, whose headers are needed, is not installed")
+    raise SystemExit("jaxlib, whose headers the build needs, is not installed")
 xla = Path(spec.origin).parent / "include"
-header = located("onednn-devel-cpu-gomp", "include/oneapi/dnnl/dnnl.hpp")
-library = located("onednn-cpu-gomp", "libdnnl.so.3")
+header = find_file("onednn-devel-cpu-gomp", "include/oneapi/dnnl/dnnl.hpp")
+library = find_file("onednn-cpu-gomp", "libdnnl.so.3")
 print(xla, header.parents[2], library, sep=";")

@@ -1,5 +1,7 @@
-"""Convolutions on the CPU by oneDNN, as XLA custom calls: images NHWC, kernels HWIO. Max-pool too;
-batch normalisation is in :mod:`.normalization`."""
+"""Convolutions by oneDNN and max-pool for JAX on the CPU, as XLA custom calls.
+
+Images are NHWC and kernels HWIO. Batch normalisation is in ``flax_resnet_onednn.normalization``.
+"""
 
 from .convolution import convolution, fused_convolution, pack_kernel
 from .library import bf16_is_fast, has_avx2, onednn_version

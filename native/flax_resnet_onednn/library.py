@@ -1,4 +1,4 @@
-"""The compiled library: found, loaded, and its functions registered with XLA."""
+"""Loads the compiled library and registers its functions as XLA custom calls."""
 
 import ctypes
 import functools
@@ -27,14 +27,14 @@ TARGETS = (
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once; its functions are XLA custom calls of their names from then on.
+    """Returns the library, loaded once, and registers its functions under their names with XLA.
 
     Raises:
-      ImportError: it, or oneDNN, cannot be loaded.
+        ImportError: The library or oneDNN cannot be loaded.
     """
     path = Path(__file__).with_name("_library.so")
     try:
-        # oneDNN's wheel puts it there; loaded first, it is found wherever this package lies.
+        # oneDNN's wheel installs it here. Loaded first, it is found wherever this package is.
         onednn = Path(sysconfig.get_path("data")) / "lib" / "libdnnl.so.3"
         if onednn.exists():
             ctypes.CDLL(str(onednn))
@@ -49,45 +49,55 @@ def library() -> ctypes.CDLL:
 
 
 def call(name: str, result: Any) -> Callable[..., Any]:
-    """The custom call of that name, by the shapes and dtypes of its result or tuple of results;
-    under ``vmap`` it runs for one member after another."""
+    """Returns a function that makes a custom call.
+
+    Under ``vmap`` the call runs for one member after another.
+
+    Args:
+        name: One of ``TARGETS``.
+        result: The shape and dtype of the result, or a tuple of them.
+    """
     library()
     function = jax.ffi.ffi_call(name, result, vmap_method="sequential")
 
     def run(*operands: jax.Array, **attributes: Any) -> Any:
-        axes = _varying(operands)
+        axes = _varying_axes(operands)
         results = function(*operands, **attributes)
-        # Of custom calls JAX does not know that what they return varies as their operands do.
-        return jax.tree.map(lambda one: _varied(one, axes), results)
+        # JAX does not know that the results of a custom call vary over the axes of its operands.
+        return jax.tree.map(lambda array: _cast_to_varying(array, axes), results)
 
     return run
 
 
 def match_vma(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
-    the gradient of one that all devices share is then the sum of theirs."""
-    return [_varied(array, _varying(arrays)) for array in arrays]
+    """Casts arrays so that all vary over the same mapped axes of ``shard_map``.
+
+    Each array then varies over every axis that one of them varies over, and the gradient of an
+    array that all devices hold in common is the sum of the devices' gradients.
+    """
+    axes = _varying_axes(arrays)
+    return [_cast_to_varying(array, axes) for array in arrays]
 
 
-def _varying(arrays: Sequence[jax.Array]) -> frozenset[str]:
+def _varying_axes(arrays: Sequence[jax.Array]) -> frozenset[str]:
     return frozenset().union(*(jax.typeof(array).mat.varying for array in arrays))
 
 
-def _varied(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+def _cast_to_varying(array: jax.Array, axes: frozenset[str]) -> jax.Array:
     missing = tuple(axes - jax.typeof(array).mat.varying)
     return lax.pcast(array, missing, to="varying") if missing else array
 
 
 def onednn_version() -> str:
-    """The version of oneDNN in use, such as ``"3.2.0"``."""
+    """Returns the version of oneDNN in use, such as ``"3.2.0"``."""
     return library().flax_resnet_onednn_version().decode()
 
 
 def has_avx2() -> bool:
-    """Whether this processor can compute batch normalisation and max-pool here: AVX2 and FMA."""
+    """Returns whether the processor has AVX2 and FMA, which batch norm and max-pool need."""
     return bool(library().flax_resnet_has_avx2())
 
 
 def bf16_is_fast() -> bool:
-    """Whether this processor has fast convolutions in bfloat16; if not, they run in float32."""
+    """Returns whether convolutions in bfloat16 are fast here. If not, they run in float32."""
     return bool(library().flax_resnet_bf16_is_fast())

@@ -14,22 +14,24 @@ LARGEST_WINDOW = 15
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
-    """The maximum of each ``window`` by ``window`` pixels, ``stride`` apart.
+    """Computes the maximum of each window of images.
 
-    Differentiable once, in reverse; of equal maxima the first, row by row, has the gradient.
+    The function is differentiable once, in reverse mode. Of equal maxima, the first in row-major
+    order gets the gradient.
 
     Args:
-      x: float32 ``[N, H, W, C]``, not empty.
-      window: at most :data:`LARGEST_WINDOW`.
-      stride: of both directions.
-      padding: pixels on each of the four sides that never win; at most half of the window.
+        x: Images ``[N, H, W, C]``, float32 and not empty.
+        window: The side of the window, at most ``LARGEST_WINDOW``.
+        stride: The stride along both axes.
+        padding: The width of the padding with -inf on each of the four sides, at most half of the
+            window.
 
     Returns:
-      ``[N, H', W', C]``.
+        ``[N, H', W', C]``.
 
     Raises:
-      ValueError: any of these does not fit the others.
-      TypeError: another dtype.
+        ValueError: The shape, window or padding do not fit together.
+        TypeError: The dtype is not float32.
     """
     return call("flax_resnet_max_pool", _result(x, window, stride, padding))(
         x, **_attributes(window, stride, padding)
@@ -37,7 +39,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
 
 
 def _result(x: jax.Array, window: int, stride: int, padding: int) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of the result. Raises what :func:`max_pool` says it raises."""
+    """Returns the shape and dtype of the result, or raises the exceptions of ``max_pool``."""
     if x.ndim != 4 or not (1 <= window <= LARGEST_WINDOW) or not (0 <= 2 * padding <= window):
         raise ValueError(
             f"max-pool takes images [N, H, W, C], a window of 1 to {LARGEST_WINDOW} pixels and a "
@@ -52,6 +54,7 @@ def _result(x: jax.Array, window: int, stride: int, padding: int) -> jax.ShapeDt
 
 
 def _attributes(window: int, stride: int, padding: int) -> dict[str, np.int64]:
+    """Returns the options as attributes of a custom call."""
     return {
         "window": np.int64(window),
         "stride": np.int64(stride),
@@ -61,16 +64,18 @@ def _attributes(window: int, stride: int, padding: int) -> dict[str, np.int64]:
 
 def _forward(x: jax.Array, window: int, stride: int, padding: int) -> Any:
     y = _result(x, window, stride, padding)
-    places = jax.ShapeDtypeStruct(y.shape, jnp.uint8)  # of the maxima in their windows
-    y, places = call("flax_resnet_max_pool", (y, places))(x, **_attributes(window, stride, padding))
-    return y, (places, x[:0])
+    # The index of each maximum within its window.
+    indices = jax.ShapeDtypeStruct(y.shape, jnp.uint8)
+    pool = call("flax_resnet_max_pool", (y, indices))
+    y, indices = pool(x, **_attributes(window, stride, padding))
+    return y, (indices, x[:0])  # Of x the gradient needs only the shape.
 
 
-def _backward(window: int, stride: int, padding: int, kept: Any, dy: jax.Array) -> Any:
-    places, empty = kept
+def _backward(window: int, stride: int, padding: int, residuals: Any, dy: jax.Array) -> Any:
+    indices, empty = residuals
     like_x = jax.ShapeDtypeStruct((dy.shape[0], *empty.shape[1:]), dy.dtype)
     gradient = call("flax_resnet_max_pool_gradient", like_x)
-    return (gradient(dy, places, **_attributes(window, stride, padding)),)
+    return (gradient(dy, indices, **_attributes(window, stride, padding)),)
 
 
 max_pool.defvjp(_forward, _backward)

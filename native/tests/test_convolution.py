@@ -1,4 +1,4 @@
-"""The custom calls mean what `jax.lax.conv_general_dilated` means, in values and gradients."""
+"""The custom calls agree with ``jax.lax.conv_general_dilated``, in values and gradients."""
 
 import concurrent.futures
 import os
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-# Sums of at most a few thousand products of standard normal numbers: roundings of 2**-24 each, and
-# the result itself of 2**-9 in bfloat16.
+# Relative to the largest result. Results are sums of at most a few thousand products of standard
+# normal values: each product and sum is rounded to 2**-24, and in bfloat16 the result to 2**-9.
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}
 
 
@@ -42,31 +42,31 @@ def operands(images, height, width, channels, kernel, features, groups, dtype=jn
 def value_and_gradients(function, x, kernel, **options):
     @jax.jit
     def run(x, kernel, noise):
-        y, pull = jax.vjp(lambda x, kernel: function(x, kernel, **options), x, kernel)
-        return y, *pull(noise.astype(y.dtype))
+        y, vjp = jax.vjp(lambda x, kernel: function(x, kernel, **options), x, kernel)
+        return y, *vjp(noise.astype(y.dtype))
 
     shape = jax.eval_shape(lambda x, k: reference(x, k, **options), x, kernel).shape
     noise = jnp.asarray(np.random.default_rng(7).normal(size=shape), x.dtype)
     return run(x, kernel, noise)
 
 
-def assert_close(got, wanted, tolerance):
-    assert got.shape == wanted.shape and got.dtype == wanted.dtype
-    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    scale = max(1.0, float(np.abs(wanted).max()))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
+def assert_close(got, expected, tolerance):
+    assert got.shape == expected.shape and got.dtype == expected.dtype
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
 
 
 def assert_same(x, kernel, **options):
     got = value_and_gradients(onednn.convolution, x, kernel, **options)
-    wide = [array.astype(jnp.float32) for array in (x, kernel)]
-    wanted = value_and_gradients(reference, *wide, **options)
-    for a, b in zip(got, wanted, strict=True):
+    in_float32 = [array.astype(jnp.float32) for array in (x, kernel)]
+    expected = value_and_gradients(reference, *in_float32, **options)
+    for a, b in zip(got, expected, strict=True):
         assert_close(a, b.astype(x.dtype), TOLERANCE[x.dtype.type])
 
 
 def shapes_and_options(draw, groups, kernel, padding, channels, features, largest):
-    """Operands of so many channels and features a group, and how to convolve them."""
+    """Draws the shapes of operands and the options, for some channels and features per group."""
     low = [max(1, side - 2 * padding) for side in kernel]
     shapes = {
         "images": draw(st.integers(1, 5)),
@@ -99,7 +99,7 @@ def test_any_problem(problem):
 
 @st.composite
 def grouped_problems(draw):
-    """As in ResNeXt: as many features as channels, groups of 4 and more; any kernel and stride."""
+    """Groups as in ResNeXt: as many features as channels, at least 4; any kernel and stride."""
     depth = draw(st.sampled_from([4, 8, 16, 32, 48]))
     groups = draw(st.sampled_from([2, 4, 6])) * max(1, 8 // depth)
     kernel = draw(st.sampled_from([(3, 3), (3, 3), (1, 1), (2, 3), (5, 5)]))
@@ -116,7 +116,7 @@ def test_any_groups_of_resnext(problem):
 
 @st.composite
 def winograd_problems(draw):
-    """3x3, stride 1, whole vectors of channels, enough pixels that transforming them pays."""
+    """3x3 kernels of stride 1 with enough channels and pixels for the Winograd algorithm."""
     padding = draw(st.integers(0, 2))
     channels, features = (draw(st.sampled_from([16, 32, 48, 80])) for _ in range(2))
     shapes, options = shapes_and_options(draw, 1, (3, 3), padding, channels, features, 14)
@@ -132,18 +132,21 @@ def test_any_3x3(problem):
 
 
 def test_rounding_errors_of_3x3():
-    """Fewer multiplications round more: of 256 channels 1.1e-6 of the result, where sums of
-    products have 2e-7 (by NumPy, float32 beside float64; the usual points have 2.3e-6)."""
+    """Winograd's rounding errors stay below those of the usual interpolation points.
+
+    For 256 channels they are 1.1e-6 of the result (NumPy, float32 against float64). Sums of
+    products have 2e-7, and the usual points 2.3e-6.
+    """
     x, kernel = operands(8, 14, 14, 256, (3, 3), 32, 1)
     y = np.asarray(onednn.convolution(x, kernel, padding=1), np.float64)
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     weights = np.asarray(kernel, np.float64)
     taps = [(i, j) for i in range(3) for j in range(3)]
-    wanted = sum(padded[:, i : i + 14, j : j + 14] @ weights[i, j] for i, j in taps)
-    assert np.linalg.norm(y - wanted) < 1.6e-6 * np.linalg.norm(wanted)
+    expected = sum(padded[:, i : i + 14, j : j + 14] @ weights[i, j] for i, j in taps)
+    assert np.linalg.norm(y - expected) < 1.6e-6 * np.linalg.norm(expected)
 
 
-# (images, size, channels, kernel, features, stride, groups): one of each kind in the ResNets.
+# (images, size, channels, kernel, features, stride, groups): one layer of each kind in ResNets.
 LAYERS = [
     (2, 64, 3, 7, 64, 2, 1),
     (3, 28, 64, 1, 256, 1, 1),
@@ -186,17 +189,17 @@ def test_fused(layer, packed):
         more = {"packed_from": weights.shape}
     call = jax.jit(onednn.fused_convolution, static_argnames=("relu", *options, "packed_from"))
     for b, r, relu in [(bias, None, True), (bias, residual, True), (None, residual, False)]:
-        wanted = y + (0 if b is None else b) + (0 if r is None else r)
+        expected = y + (0 if b is None else b) + (0 if r is None else r)
         got = call(x, given_kernel, b, r, relu=relu, **options, **more)
-        assert_close(got, jnp.maximum(wanted, 0) if relu else wanted, TOLERANCE[jnp.float32])
+        assert_close(got, jnp.maximum(expected, 0) if relu else expected, TOLERANCE[jnp.float32])
 
 
-def test_operands_are_left_alone():
+def test_operands_are_not_changed():
     x, kernel = operands(2, 8, 8, 16, (3, 3), 16, 1)
     before = np.asarray(x).copy(), np.asarray(kernel).copy()
     step = jax.jit(lambda x, k: onednn.convolution(x, k, padding=1) + x, donate_argnums=0)
-    wanted = reference(x, kernel, padding=1) + x
-    assert_close(step(x + 0, kernel), wanted, 2e-5)
+    expected = reference(x, kernel, padding=1) + x
+    assert_close(step(x + 0, kernel), expected, 2e-5)
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(kernel, before[1])
 
@@ -205,12 +208,12 @@ def test_vmap_of_value_and_gradients():
     x, kernel = operands(6, 7, 7, 8, (3, 3), 16, 1)
     many = x.reshape(3, 2, 7, 7, 8)
 
-    def slopes(function, x):
+    def gradients(function, x):
         return jax.grad(lambda x, k: jnp.sum(function(x, k, padding=1) ** 2), (0, 1))(x, kernel)
 
-    got = jax.vmap(lambda x: slopes(onednn.convolution, x))(many)
-    wanted = jax.vmap(lambda x: slopes(reference, x))(many)
-    for a, b in zip(got, wanted, strict=True):
+    got = jax.vmap(lambda x: gradients(onednn.convolution, x))(many)
+    expected = jax.vmap(lambda x: gradients(reference, x))(many)
+    for a, b in zip(got, expected, strict=True):
         assert_close(a, b, 2e-5)
 
 
@@ -218,18 +221,18 @@ def _compiled(function, *arguments, **options):
     return jax.jit(function, **options).lower(*arguments).compile().as_text()
 
 
-@pytest.mark.parametrize("wanted", [0, 1])
-def test_only_wanted_gradients_are_computed(wanted):
+@pytest.mark.parametrize("needed", [0, 1])
+def test_only_needed_gradients_are_computed(needed):
     def loss(x, kernel):
         return onednn.convolution(x, kernel, padding=1).sum()
 
-    compiled = _compiled(jax.grad(loss, wanted), *operands(2, 8, 8, 16, (3, 3), 16, 1))
-    assert ("flax_resnet_input_gradient" in compiled) == (wanted == 0)
-    assert ("flax_resnet_kernel_gradient" in compiled) == (wanted == 1)
+    compiled = _compiled(jax.grad(loss, needed), *operands(2, 8, 8, 16, (3, 3), 16, 1))
+    assert ("flax_resnet_input_gradient" in compiled) == (needed == 0)
+    assert ("flax_resnet_kernel_gradient" in compiled) == (needed == 1)
 
 
 def test_donated_kernels_are_not_copied():
-    """XLA copies what it does not know to be read for the last time: each step, all parameters."""
+    """XLA updates donated kernels in place: it knows that their last reader runs before."""
     x, kernel = operands(2, 8, 8, 32, (3, 3), 32, 1)
 
     def step(kernels):
@@ -248,11 +251,11 @@ def test_donated_kernels_are_not_copied():
 
 def test_many_threads_at_once_make_and_share_primitives():
     cases = [operands(1 + i % 3, 6 + i % 4, 7, 8, (3, 3), 16, 1, seed=i) for i in range(24)]
-    wanted = [reference(x, kernel, padding=1) for x, kernel in cases]
+    expected = [reference(x, kernel, padding=1) for x, kernel in cases]
     call = jax.jit(lambda x, k: onednn.convolution(x, k, padding=1))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda case: call(*case), cases))
-    for a, b in zip(got, wanted, strict=True):
+    for a, b in zip(got, expected, strict=True):
         assert_close(a, b, 2e-5)
 
 
@@ -271,10 +274,10 @@ def gradients(x, k):
 @jax.jit
 @partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()))
 def sharded(x, k):
-    return gradients(x, k)  # of the kernel, which all devices share, the sum of theirs
-wanted = jax.jit(gradients)(x, k)
+    return gradients(x, k)  # The kernel is replicated: its gradient is the sum over devices.
+expected = jax.jit(gradients)(x, k)
 for _ in range(5):
-    for a, b in zip(sharded(x, k), wanted):
+    for a, b in zip(sharded(x, k), expected):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4)
 """
 

@@ -1,4 +1,4 @@
-"""Batch normalisation's passes against their formulas in NumPy, in float64."""
+"""The passes of batch normalisation agree with their formulas in NumPy, in float64."""
 
 import flax_resnet_onednn.normalization as native
 import jax
@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-# Few channels are taken several pixels at a time, and pixels are left over; many are not.
+# With few channels several pixels are treated as one row, and the last row is shorter.
 SHAPES = [(2, 5, 3, 1), (3, 7, 5, 16), (2, 9, 9, 24), (1, 1, 1, 3), (4, 13, 300), (2, 6, 6, 2048)]
 
 
-def close(got, wanted):
-    scale = np.abs(wanted).max() + 1e-9
-    np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=0, atol=2e-6 * scale)
+def close(got, expected):
+    scale = np.abs(expected).max() + 1e-9
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=0, atol=2e-6 * scale)
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -24,7 +24,7 @@ def arrays(request):
     return images, channels
 
 
-def wide(*arrays):
+def in_float64(*arrays):
     return [np.asarray(array, np.float64) for array in arrays]
 
 
@@ -32,7 +32,7 @@ def test_moments(arrays):
     (x, *_), _ = arrays
     axes = tuple(range(x.ndim - 1))
     mean, mean_square = jax.jit(native.moments)(x + 3)
-    (values,) = wide(x + 3)
+    (values,) = in_float64(x + 3)
     close(mean, values.mean(axes))
     close(mean_square, np.square(values).mean(axes))
 
@@ -45,31 +45,35 @@ def test_normalize(arrays, with_residual, relu):
     got = jax.jit(native.normalize, static_argnames="relu")(
         x, affine, residual if with_residual else None, relu=relu
     )
-    x, residual, mean, factor, bias = wide(x, residual, mean, factor, bias)
-    wanted = (x - mean) * factor + bias + (residual if with_residual else 0)
-    close(got, np.maximum(wanted, 0) if relu else wanted)
+    x, residual, mean, factor, bias = in_float64(x, residual, mean, factor, bias)
+    expected = (x - mean) * factor + bias + (residual if with_residual else 0)
+    close(got, np.maximum(expected, 0) if relu else expected)
 
 
-@pytest.mark.parametrize("seen", ["nowhere", "in x", "in y"])
-def test_gradients(arrays, seen):
-    (x, dy, y), (mean, factor, bias, shared, slope) = arrays
+@pytest.mark.parametrize("mask", ["none", "from x", "from y"])
+def test_gradients(arrays, mask):
+    (x, dy, y), (mean, factor, bias, mean_gradient, projection) = arrays
     affine = native.Affine(*map(jnp.asarray, (mean, factor, bias)))
-    relu, given = seen != "nowhere", y if seen == "in y" else None
+    relu, given = mask != "none", y if mask == "from y" else None
 
     @jax.jit
     def gradients(dy, x, y):
         *sums, g = native.gradient_sums(dy, x, affine, y, relu=relu)
-        hidden = seen == "in x"
-        return *sums, native.input_gradient(g, x, affine, shared, slope, relu=hidden)
+        masked = native.input_gradient(
+            g, x, affine, mean_gradient, projection, relu=mask == "from x"
+        )
+        return *sums, masked
 
     got = gradients(dy, x, given)
-    x, dy, y, mean, factor, bias, shared, slope = wide(x, dy, y, mean, factor, bias, shared, slope)
-    before = y if seen == "in y" else (x - mean) * factor + bias
-    g = np.where(before > 0, dy, 0) if relu else dy
+    x, dy, y, mean, factor, bias, mean_gradient, projection = in_float64(
+        x, dy, y, mean, factor, bias, mean_gradient, projection
+    )
+    output = y if mask == "from y" else (x - mean) * factor + bias
+    g = np.where(output > 0, dy, 0) if relu else dy
     axes = tuple(range(x.ndim - 1))
     close(got[0], g.sum(axes))
     close(got[1], (g * (x - mean)).sum(axes))
-    close(got[2], factor * (g - shared - (x - mean) * slope))
+    close(got[2], factor * (g - mean_gradient - (x - mean) * projection))
 
 
 def test_nan_stays_nan():

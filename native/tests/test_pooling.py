@@ -1,4 +1,4 @@
-"""What max-pool refuses and how it maps; its values and gradients are tested with the models'."""
+"""Errors and ``vmap`` of max-pool. Its values and gradients are tested with the models."""
 
 import flax_resnet_onednn as onednn
 import jax
@@ -10,18 +10,18 @@ import pytest
 def test_vmap():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 8, 7, 5)), jnp.float32)
 
-    def slopes(x):
+    def gradient(x):
         return jax.grad(lambda x: jnp.sum(onednn.max_pool(x, 3, 2, 1) ** 2))(x)
 
-    got = jax.vmap(slopes)(x)
+    got = jax.vmap(gradient)(x)
     for one, image in zip(got, x, strict=True):
-        np.testing.assert_array_equal(one, slopes(image))
+        np.testing.assert_array_equal(one, gradient(image))
 
 
 @pytest.mark.parametrize(
     ("shape", "window", "padding"), [((1, 9, 9, 2), 16, 4), ((1, 4, 4, 2), 3, 2), ((4, 4, 2), 2, 0)]
 )
-def test_what_does_not_fit(shape, window, padding):
+def test_arguments_that_do_not_fit(shape, window, padding):
     with pytest.raises(ValueError, match="max-pool takes images"):
         onednn.max_pool(jnp.zeros(shape), window, 1, padding)
 
