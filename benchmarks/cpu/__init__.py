@@ -1,1 +1,1 @@
-"""Speed on the CPU, side by side with PyTorch and plain Flax; see __main__.py."""
+"""Benchmarks on the CPU against PyTorch and plain Flax; ``__main__.py`` describes the method."""

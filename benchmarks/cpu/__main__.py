@@ -1,14 +1,15 @@
-"""Speed on the CPU: ours in each way, plain Flax, PyTorch, side by side in one run.
+"""Benchmarks our algorithms, plain Flax and PyTorch on the CPU, interleaved in one run.
 
-    python -m benchmarks.cpu                                     # everything: hours
+    python -m benchmarks.cpu                                     # all workloads: hours
     python -m benchmarks.cpu --workloads resnet50_train --samples 10
-    python -m benchmarks.cpu --render                            # the page again, from the figures
+    python -m benchmarks.cpu --render                            # only rewrite the page
 
-Each contender is a process that has built its program before timing starts. Turns are taken in
-random order; a turn is one untimed step, then a few timed ones. Reported are medians, and ratios of
-medians. Who is far behind after the first turn (see `is_behind`) is left at that. The figures
-are kept in ``docs/performance.json``, a workload run again replaces its own there, and
-``docs/performance.md`` is written from them. Needs the extra ``torch``.
+Each contender is a process that builds its program before timing starts. The contenders take turns
+in random order. A turn is one untimed step and a few timed ones. The page reports medians and
+ratios of medians. A contender that is much slower than another after its first turn (see
+``is_behind``) gets no more turns. The measurements are stored in ``docs/performance.json``, where a
+workload that is run again replaces its old ones, and ``docs/performance.md`` is written from them.
+Needs the extra ``torch``.
 """
 
 import argparse
@@ -25,17 +26,18 @@ from benchmarks.cpu import peak, report
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
 from flax_resnet.runtime import cpu_environment
 
-STEPS_A_TURN = 3
-SLOW_SECONDS = 8  # a step that makes a turn one of two
-NOT_TUNED = ("XLA_FLAGS", "GLIBC_TUNABLES")
+STEPS_PER_TURN = 3
+SLOW_SECONDS = 8  # If a step takes longer, a turn has only two.
+# Variables of the environment that tuning sets: removed for every contender first.
+TUNING_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES")
 
 
 class Worker:
-    """The process of one contender."""
+    """The process of one contender, which answers requests by lines of JSON."""
 
     def __init__(self, contender):
         self.contender = contender
-        plain = {name: value for name, value in os.environ.items() if name not in NOT_TUNED}
+        plain = {name: value for name, value in os.environ.items() if name not in TUNING_VARIABLES}
         tuned = cpu_environment(plain) if contender.tuned else {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.cpu.worker"],
@@ -46,39 +48,54 @@ class Worker:
             env=plain | {"TF_CPP_MIN_LOG_LEVEL": "3", "FLAX_RESNET_TUNE": "0"} | tuned,
         )
 
-    def ask(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
+    def request(self, **request):
+        """Sends a request and returns the reply, which has ``"error"`` if the process died."""
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"error": "the process died"}
 
     def close(self):
+        """Ends the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def is_behind(name, figures):
-    """Whether another of the same framework and settings is 1.15 times as quick as this one, or
-    another of any kind 2.5 times."""
+    """Returns whether a contender is too slow to be measured any further.
+
+    That is so if another contender is 2.5 times as fast, or another one of PyTorch with the same
+    tuning is 1.15 times as fast.
+    """
     own = statistics.median(figures[name]["seconds"])
     for other, row in figures.items():
         if not row["seconds"]:
             continue
         a, b = CONTENDERS[name], CONTENDERS[other]
-        alike = a.framework == b.framework == "torch" and a.tuned == b.tuned
-        if own > (1.15 if alike else 2.5) * statistics.median(row["seconds"]):
+        same_group = a.framework == b.framework == "torch" and a.tuned == b.tuned
+        if own > (1.15 if same_group else 2.5) * statistics.median(row["seconds"]):
             return True
     return False
 
 
 def compare(workload, contenders, samples):
-    """Figures of each contender: seconds of each step, first step, compilation, peak memory."""
+    """Measures each contender: the seconds of each step, of the first step and of compilation, and
+    the peak memory.
+
+    Args:
+        workload: The name of the workload.
+        contenders: The names of the contenders.
+        samples: The number of timed steps of each contender.
+
+    Returns:
+        ``{contender: measurements}``. A contender that failed has an ``"error"``.
+    """
     workers, figures = {}, {}
     for name in contenders:
         contender = CONTENDERS[name]
         worker = Worker(contender)
-        order = {"framework": contender.framework, "options": dict(contender.options)}
-        figures[name] = worker.ask(build=workload, **order) | {
+        request = {"framework": contender.framework, "options": dict(contender.options)}
+        figures[name] = worker.request(build=workload, **request) | {
             "seconds": [],
             "processor": [],
         }
@@ -87,25 +104,25 @@ def compare(workload, contenders, samples):
             worker.close()
         else:
             workers[name] = worker
-    waiting = dict.fromkeys(workers, samples)
-    while waiting:
-        turn = list(waiting)
-        random.shuffle(turn)
-        for name in turn:
-            slow = figures[name]["settled"] > SLOW_SECONDS
-            count = min(2 if slow else STEPS_A_TURN, waiting[name])
-            reply = workers[name].ask(run=count)
+    remaining = dict.fromkeys(workers, samples)
+    while remaining:
+        turns = list(remaining)
+        random.shuffle(turns)
+        for name in turns:
+            slow = figures[name]["warm_step"] > SLOW_SECONDS
+            count = min(2 if slow else STEPS_PER_TURN, remaining[name])
+            reply = workers[name].request(run=count)
             if "error" in reply:
                 figures[name]["error"] = reply["error"]
-                del waiting[name]
+                del remaining[name]
                 continue
             figures[name]["seconds"] += reply["seconds"]
             figures[name]["processor"] += reply["processor"]
             figures[name]["bytes"] = reply["bytes"]
-            waiting[name] -= count
-        for name in list(waiting):
-            if waiting[name] <= 0 or is_behind(name, figures):
-                del waiting[name]
+            remaining[name] -= count
+        for name in list(remaining):
+            if remaining[name] <= 0 or is_behind(name, figures):
+                del remaining[name]
     for worker in workers.values():
         worker.close()
     for name in contenders:
@@ -123,11 +140,20 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--samples", type=int, default=30, help="timed steps of each contender")
-    parser.add_argument("--figures", type=Path, default=Path("docs/performance.json"))
-    parser.add_argument("--render", action="store_true", help="write the page only")
+    parser.add_argument(
+        "--samples", type=int, default=30, help="number of timed steps of each contender"
+    )
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        default=Path("docs/performance.json"),
+        help="JSON file of the measurements; the page is written next to it",
+    )
+    parser.add_argument(
+        "--render", action="store_true", help="only rewrite the page from the stored measurements"
+    )
     options = parser.parse_args()
-    kept = json.loads(options.figures.read_text()) if options.figures.exists() else {}
+    stored = json.loads(options.figures.read_text()) if options.figures.exists() else {}
     if not options.render:
         for workload in options.workloads:
             print(workload, flush=True)
@@ -137,11 +163,11 @@ def main():
             figures = compare(workload, options.contenders, options.samples)
             after = peak.measure(dtype)
             peaks = {kind: max(before[kind], after[kind]) for kind in before}
-            kept[workload] = {"date": started, **peaks, "contenders": figures}
+            stored[workload] = {"date": started, **peaks, "contenders": figures}
             options.figures.parent.mkdir(exist_ok=True)
-            options.figures.write_text(json.dumps(kept, indent=1) + "\n")
+            options.figures.write_text(json.dumps(stored, indent=1) + "\n")
     page = options.figures.with_suffix(".md")
-    page.write_text(report.page(kept), encoding="utf-8")
+    page.write_text(report.page(stored), encoding="utf-8")
     print(f"Written: {page}")
 
 

@@ -1,4 +1,4 @@
-"""The machine's arithmetic peak, as a matrix product and a convolution reach it."""
+"""Measures the machine's arithmetic peak by a matrix product and a convolution of PyTorch."""
 
 import json
 import subprocess
@@ -29,8 +29,17 @@ with torch.no_grad():
 
 
 def measure(dtype):
-    """Operations a second of PyTorch's product of 2048 by 2048 in that dtype ("gemm"), and of its
-    3x3 convolution of eight 28x28 images of 256 channels ("convolution"), the best of 20 each,
-    or of as many as begin within ten seconds; a process of its own, so that the threads end."""
+    """Measures PyTorch's operations per second in a dtype, in a process of its own.
+
+    Each rate is the best of 20 runs, or of the runs that begin within ten seconds. PyTorch's
+    threads end with the process.
+
+    Args:
+        dtype: ``"float32"`` or ``"bfloat16"``.
+
+    Returns:
+        The rate of a product of two 2048x2048 matrices (``"gemm"``) and of a 3x3 convolution of
+        eight 28x28 images with 256 channels (``"convolution"``).
+    """
     command = [sys.executable, "-c", PROGRAM, dtype]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)

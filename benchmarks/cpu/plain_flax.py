@@ -1,7 +1,7 @@
-"""A ResNet as plain Flax code has it: linen's own Conv, BatchNorm and max_pool, nothing chosen.
+"""A ResNet in plain Flax: Linen's own Conv, BatchNorm and max_pool.
 
-Structure and options follow the way Flax's ImageNet example uses linen; padding and stride are
-torchvision's, so that the arithmetic is that of the others.
+The structure and options are those of Flax's ImageNet example. Padding and strides are
+torchvision's, so that all contenders do the same arithmetic.
 """
 
 from functools import partial
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 
 class Block(nn.Module):
+    """A basic or bottleneck block."""
+
     planes: int
     stride: int
     kind: str
@@ -39,6 +41,8 @@ class Block(nn.Module):
 
 
 class PlainResNet(nn.Module):
+    """A ResNet, ResNeXt or Wide ResNet."""
+
     stages: tuple[int, ...]
     kind: str
     widths: tuple[int, ...] = (64, 128, 256, 512)

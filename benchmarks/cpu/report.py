@@ -1,11 +1,11 @@
-"""The page of figures, docs/performance.md."""
+"""Writes the page of measurements, ``docs/performance.md``."""
 
 import statistics
 
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
 
-# Multiply-accumulates of one image, 1e9: torchvision's and the papers' figures for the nets at
-# 224 x 224; of the CIFAR nets `flax-resnet summary`.
+# Billions of multiply-accumulates per image. For 224x224 pixels they are torchvision's and the
+# papers' figures, for CIFAR those of `flax-resnet summary`.
 GMACS = {
     ("resnet50", 224): 4.089,
     ("resnet101", 224): 7.801,
@@ -16,22 +16,30 @@ GMACS = {
     ("resnet20", 32): 0.041,
 }
 
-# A share of the peak above which that peak is none: the processor lacks the dtype's instructions.
-EMULATED = 5.0
+# If a model seems to exceed the peak by this factor, the peak is not valid: PyTorch emulates the
+# dtype, because the processor has no instructions for it.
+MAX_FRACTION_OF_PEAK = 5.0
 
 HEAD = """# Speed on the CPU
 
-Written by `python -m benchmarks.cpu` from `performance.json`; see there for how it is measured.
-Milliseconds are medians of a step (training: forward, backward, SGD with momentum) or of a batch of
-logits; ratios are PyTorch's median over ours, so that above 1 ours is quicker. PyTorch is the best
-of its own ways that took part in that row. "Tuned" is with the memory allocator's settings of
-`fr.tune_cpu`, for ours with its XLA flag too; "as installed" is without. Peak: the share of the
-machine's arithmetic peak (a matrix product of 2048 by 2048 in the row's dtype, as PyTorch reaches
-it) that the model's nominal arithmetic comes to: Winograd's convolutions, with oneDNN, do less of
-it. Processor time is the sum over all threads, waiting ones of PyTorch's included; it tells more
-than the clock where other programs run beside. Who was far behind after the first turn was left at
-that turn's 3 samples, or 2 where a step takes over 8 seconds. Without instructions for bfloat16
-PyTorch computes its products one number at a time, and ours in float32; there is no peak then.
+`python -m benchmarks.cpu` measures these numbers and writes this page from `performance.json`;
+its docstring describes the method.
+
+- **Times** are medians in milliseconds of a training step (forward, backward, SGD with momentum)
+  or of a batch of logits.
+- **Ratios** are the other framework's median divided by ours: above 1 ours is faster. PyTorch's
+  median is that of its fastest configuration in the row.
+- **Tuned** processes have the memory allocator's settings of `fr.tune_cpu`, ours also its XLA
+  flag. Processes **as installed** have neither.
+- **Fraction of peak** is the model's nominal arithmetic per second, divided by that of PyTorch's
+  product of two 2048x2048 matrices in the same dtype. It can exceed 100%, because Winograd
+  convolutions (with oneDNN) need fewer multiplications than the nominal ones.
+- **Processor time** is the sum over all threads, including PyTorch's waiting ones. It is more
+  reliable than elapsed time if other programs run at the same time.
+- A contender that was much slower than another after its first turn was not measured again: it
+  has 3 samples, or 2 if a step takes more than 8 seconds.
+- On processors without bfloat16 instructions PyTorch multiplies bfloat16 values one at a time,
+  and ours computes in float32. Such rows have no fraction of peak.
 """
 
 
@@ -44,38 +52,39 @@ def _medians(figures):
 
 
 def _best(medians, framework, tuned):
-    of_it = [
+    """Returns the smallest median of a framework, or None if it was not measured."""
+    candidates = [
         seconds
         for name, seconds in medians.items()
         if (CONTENDERS[name].framework, CONTENDERS[name].tuned) == (framework, tuned)
     ]
-    return min(of_it, default=None)
+    return min(candidates, default=None)
 
 
 def _ratio(other, ours):
     return "–" if other is None or ours is None else f"{other / ours:.2f}"
 
 
-def _share_of_peak(name, seconds, gemm):
+def _fraction_of_peak(name, seconds, gemm):
     if seconds is None:
         return "–"
     workload = WORKLOADS[name]
     macs = GMACS[workload.model, workload.size] * 1e9
     operations = 2 * macs * workload.batch * (3 if workload.train else 1)
-    share = operations / seconds / gemm
-    return f"{share:.0%}" if share < EMULATED else "–"
+    fraction = operations / seconds / gemm
+    return f"{fraction:.0%}" if fraction < MAX_FRACTION_OF_PEAK else "–"
 
 
-def _ratios(kept):
+def _ratios(measured):
     lines = [
         "## Ratios",
         "",
-        "| workload | samples | jax / PyTorch as installed | jax / PyTorch tuned | "
-        "with oneDNN / as installed | with oneDNN / tuned | jax / plain Flax | jax, of the peak | "
-        "with oneDNN, of the peak |",
+        "| workload | samples | JAX only : PyTorch as installed | JAX only : PyTorch tuned | "
+        "with oneDNN : PyTorch as installed | with oneDNN : PyTorch tuned | "
+        "JAX only : plain Flax | JAX only, fraction of peak | with oneDNN, fraction of peak |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, figures in kept.items():
+    for name, figures in measured.items():
         medians = _medians(figures)
         ours, native = medians.get("ours, jax only"), medians.get("ours, with oneDNN")
         installed, tuned = (_best(medians, "torch", value) for value in (False, True))
@@ -88,7 +97,7 @@ def _ratios(kept):
             _ratio(installed, native),
             _ratio(tuned, native),
             _ratio(medians.get("plain Flax"), ours),
-            *(_share_of_peak(name, seconds, figures["gemm"]) for seconds in (ours, native)),
+            *(_fraction_of_peak(name, seconds, figures["gemm"]) for seconds in (ours, native)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -101,7 +110,7 @@ def _peaks(figures):
     return text
 
 
-def _each(name, figures):
+def _workload_section(name, figures):
     workload = WORKLOADS[name]
     kind = "training" if workload.train else "inference"
     lines = [
@@ -111,7 +120,8 @@ def _each(name, figures):
         f"{workload.model}, {kind}, batch {workload.batch} at {workload.size}×{workload.size}, "
         f"{workload.dtype}; {figures['date']}; {_peaks(figures)}.",
         "",
-        "| | median, ms | fastest, ms | processor, ms | first step, s | compiled, s | memory, MB |",
+        "| contender | median, ms | fastest, ms | processor, ms | first step, s | compilation, s | "
+        "peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for contender, row in figures["contenders"].items():
@@ -129,9 +139,14 @@ def _each(name, figures):
     return lines
 
 
-def page(kept):
-    """The text of the page for ``{workload: {"date", "gemm", "contenders": figures}}``."""
-    lines = [HEAD, *_ratios(kept)]
-    for name, figures in kept.items():
-        lines += _each(name, figures)
+def page(measured):
+    """Returns the text of the page.
+
+    Args:
+        measured: ``{workload: {"date", "gemm", "contenders": {contender: measurements}}}``, as
+            stored in ``docs/performance.json``.
+    """
+    lines = [HEAD, *_ratios(measured)]
+    for name, figures in measured.items():
+        lines += _workload_section(name, figures)
     return "\n".join(lines) + "\n"

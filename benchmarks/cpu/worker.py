@@ -1,8 +1,13 @@
-"""A process of one contender: lines of JSON in, lines of JSON out.
+"""The process of one contender: reads requests and writes replies as lines of JSON.
 
-{"build": WORKLOAD, "framework": ..., "options": {...}}  ->  {"first": seconds, "compile": ...,
-                                                              "settled": seconds of a step}
-{"run": samples}                                         ->  {"seconds": [...], "bytes": peak}
+The first request builds a workload, each of the others runs some timed steps:
+
+    {"build": WORKLOAD, "framework": ..., "options": {...}}
+        -> {"first": seconds, "compile": seconds or null, "warm_step": seconds}
+    {"run": count}
+        -> {"seconds": [...], "processor": [...], "bytes": peak memory}
+
+A reply to a failed request is ``{"error": ...}``.
 """
 
 import json
@@ -14,16 +19,19 @@ from pathlib import Path
 
 from benchmarks.cpu.workloads import WORKLOADS
 
-SETTLING = 8  # steps until the allocator has found its places,
-SETTLING_SECONDS = 20  # unless they take longer than this
+# Warm-up steps, until the allocator no longer asks the system for memory, and their time limit.
+WARMUP_STEPS = 8
+WARMUP_SECONDS = 20
 
 
 def peak_memory():
+    """Returns the peak memory of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def build_ours(workload, conv_impl):
+    """Builds our model. Returns a step function and the seconds of compilation."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -39,7 +47,7 @@ def build_ours(workload, conv_impl):
     key = jax.random.key(0, impl="rbg")
     if not workload.train:
         init = jax.jit(partial(model.init, train=False), compiler_options=QUICK_COMPILATION)
-        variables = jax.device_get(init(key, images))  # folded by NumPy, which is quicker
+        variables = jax.device_get(init(key, images))  # Folding is faster in NumPy.
         model, variables = fr.fold_batch_norm(model, variables)
         variables = jax.device_put(fr.pack_kernels(model, variables, images))
         start = time.perf_counter()
@@ -65,6 +73,7 @@ def build_ours(workload, conv_impl):
 
 
 def build_flax(workload):
+    """Builds the plain Flax model. Returns a step function and the seconds of compilation."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -122,39 +131,42 @@ def build_flax(workload):
 
 
 def build_torch(workload, **options):
-    from benchmarks.cpu import torch_nets
+    """Builds PyTorch's model. Returns a step function and None: it compiles in the first step."""
+    from benchmarks.cpu import torch_models
 
-    return torch_nets.build(workload, **options), None
+    return torch_models.build(workload, **options), None
 
 
 BUILDERS = {"ours": build_ours, "flax": build_flax, "torch": build_torch}
 
 
 def main():
-    # The frameworks print to the same stream: what is ours goes to a copy of it.
+    # The frameworks may print to stdout: replies go to a copy of it, and stdout goes to stderr.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     step = None
     for line in sys.stdin:
-        order = json.loads(line)
+        request = json.loads(line)
         try:
-            if "build" in order:
-                workload = WORKLOADS[order["build"]]
+            if "build" in request:
+                workload = WORKLOADS[request["build"]]
                 start = time.perf_counter()
-                step, compile_seconds = BUILDERS[order["framework"]](workload, **order["options"])
+                step, compile_seconds = BUILDERS[request["framework"]](
+                    workload, **request["options"]
+                )
                 step()
                 reply = {"first": time.perf_counter() - start, "compile": compile_seconds}
-                settled = time.perf_counter() + SETTLING_SECONDS
-                for _ in range(SETTLING):
+                deadline = time.perf_counter() + WARMUP_SECONDS
+                for _ in range(WARMUP_STEPS):
                     start = time.perf_counter()
                     step()
-                    reply["settled"] = time.perf_counter() - start
-                    if time.perf_counter() > settled:
+                    reply["warm_step"] = time.perf_counter() - start
+                    if time.perf_counter() > deadline:
                         break
             else:
-                step()  # caches and pages are the others' by now
+                step()  # Other contenders have evicted this one from the caches.
                 seconds, processor = [], []
-                for _ in range(order["run"]):
+                for _ in range(request["run"]):
                     start, used = time.perf_counter(), time.process_time()
                     step()
                     seconds.append(time.perf_counter() - start)

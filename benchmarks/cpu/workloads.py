@@ -1,4 +1,4 @@
-"""What is timed, and who takes part."""
+"""The workloads and contenders of the benchmarks."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,13 @@ class Workload:
     """One model at one batch and image size.
 
     Attributes:
-      model: our name, and torchvision's where it has the net.
-      train: a step of SGD with momentum, or logits.
-      dtype: "float32", or "bfloat16": computation in it, parameters in float32.
+        model: The model's name, also in torchvision if it has the model.
+        batch: The number of images.
+        size: The side of the images in pixels.
+        train: Whether to time a training step (SGD with momentum) or a batch of logits.
+        classes: The number of classes.
+        stem: ``"imagenet"`` or ``"cifar"``.
+        dtype: The dtype of the computation. Parameters are float32.
     """
 
     model: str
@@ -48,13 +52,13 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """One side of the comparison.
+    """One participant of the comparison.
 
     Attributes:
-      framework: the worker's: "ours", "flax" or "torch".
-      tuned: with the process settings of ``flax_resnet.tune_cpu``: the allocator's for all, XLA's
-        flags for ours.
-      options: of the framework's ``build``.
+        framework: ``"ours"``, ``"flax"`` or ``"torch"``, a key of ``worker.BUILDERS``.
+        tuned: Whether the process has the settings of ``flax_resnet.tune_cpu``: the memory
+            allocator's, and for ours also XLA's flags.
+        options: The keyword arguments of the framework's builder.
     """
 
     framework: str
@@ -63,11 +67,11 @@ class Contender:
 
 
 def _torch(tuned):
-    word = "tuned" if tuned else "as installed"
+    suffix = "tuned" if tuned else "as installed"
     return {
-        f"PyTorch NCHW, {word}": Contender("torch", tuned, (("layout", "nchw"),)),
-        f"PyTorch channels_last, {word}": Contender("torch", tuned, (("layout", "nhwc"),)),
-        f"torch.compile, {word}": Contender(
+        f"PyTorch NCHW, {suffix}": Contender("torch", tuned, (("layout", "nchw"),)),
+        f"PyTorch channels_last, {suffix}": Contender("torch", tuned, (("layout", "nhwc"),)),
+        f"torch.compile, {suffix}": Contender(
             "torch", tuned, (("layout", "nhwc"), ("compile", "yes"))
         ),
     }

@@ -1,4 +1,4 @@
-"""PyTorch's side: torchvision's nets, its resnet18 with a 3x3 stem, and He et al.'s resnet20."""
+"""PyTorch's models: torchvision's, with a 3x3 stem for CIFAR, and the resnet20 of He et al."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from tests.weights.torchvision_import import torchvision
 
 
 class _PaddedShortcut(nn.Module):
-    """Option A: every other pixel, zero channels on both sides."""
+    """The parameter-free shortcut: every other pixel, padded with zero channels (option A)."""
 
     def forward(self, x):
         missing = x.shape[1] // 2
@@ -28,6 +28,7 @@ def _resnet20(classes):
 
 
 def create(name, stem, classes):
+    """Creates a model by its name."""
     if name == "resnet20":
         return _resnet20(classes)
     model = getattr(torchvision.models, name)(num_classes=classes)
@@ -38,7 +39,13 @@ def create(name, stem, classes):
 
 
 def build(workload, layout, compile="no"):
-    """A function that does one step or one batch of logits."""
+    """Returns a function that runs one training step or computes one batch of logits.
+
+    Args:
+        workload: A ``Workload``.
+        layout: The memory layout, ``"nchw"`` or ``"nhwc"``.
+        compile: ``"yes"`` for ``torch.compile``.
+    """
     torch.manual_seed(0)
     model = create(workload.model, workload.stem, workload.classes)
     images = torch.randn(workload.batch, 3, workload.size, workload.size)
@@ -46,22 +53,22 @@ def build(workload, layout, compile="no"):
     if layout == "nhwc":
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-    lower = torch.autocast("cpu", torch.bfloat16, enabled=workload.dtype == "bfloat16")
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=workload.dtype == "bfloat16")
     model.train(workload.train)
     if compile == "yes":
         if not workload.train:
             from torch._inductor import config
 
-            config.freezing = True  # folds batch norm, reorders weights
+            config.freezing = True  # Folds batch norm and reorders weights.
         forward = torch.compile(model)
     else:
         forward = model
     if not workload.train:
-        # Inductor freezes weights under no_grad only; inference_mode is the quicker one of eager.
+        # Inductor freezes weights only under no_grad. Eager mode is faster under inference_mode.
         mode = torch.no_grad if compile == "yes" else torch.inference_mode
 
         def infer():
-            with mode(), lower:
+            with mode(), autocast:
                 return forward(images)
 
         return infer
@@ -69,7 +76,7 @@ def build(workload, layout, compile="no"):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with lower:
+        with autocast:
             loss = nn.functional.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()
