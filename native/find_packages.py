@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def find_file(package: str, suffix: str) -> Path:
-    """Returns the path of the installed package's file whose path ends with ``suffix``."""
+    """Returns the path of the installed package's file whose path has this suffix."""
     for file in distribution(package).files or ():
         if f"/{file.as_posix()}".endswith(f"/{suffix}"):
             return Path(str(file.locate())).resolve()

@@ -56,7 +56,7 @@ class Worker:
         return json.loads(line) if line else {"error": "the process died"}
 
     def close(self):
-        """Ends the process."""
+        """Stops the process."""
         self.process.stdin.close()
         self.process.wait()
 

@@ -79,7 +79,7 @@ std::vector<Task> split(const ImplicitGemm& p, std::int64_t threads) {
   }
   const std::int64_t tiles = ceil_div(p.pixels(), mr), panels = p.panels();
   const std::int64_t min_pixel_tasks = ceil_div(tiles, task_pixels / mr);
-  // Make the count a multiple of the number of threads, so that all finish together.
+  // Make the count a multiple of the number of threads, so that no thread is idle at the end.
   const std::int64_t pixel_tasks =
       std::min(tiles, min_pixel_tasks > threads ? ceil_div(min_pixel_tasks, threads) * threads
                                                 : min_pixel_tasks);

@@ -101,21 +101,21 @@ AVX2 void add_sums(const float* __restrict from, double* __restrict to, std::int
 }
 
 AVX2 void sum_squares(const float* x, std::int64_t rows, std::int64_t width, float* __restrict sums,
-                      float* __restrict squares) {
+                      float* __restrict square_sums) {
   std::fill(sums, sums + width, 0.0f);
-  std::fill(squares, squares + width, 0.0f);
+  std::fill(square_sums, square_sums + width, 0.0f);
   std::int64_t row = 0;
   for (; row + 4 <= rows; row += 4, x += 4 * width) {
     const float *const a = x, *const b = a + width, *const c = b + width, *const d = c + width;
     for (std::int64_t j = 0; j < width; ++j) {
       sums[j] += (a[j] + b[j]) + (c[j] + d[j]);
-      squares[j] += (a[j] * a[j] + b[j] * b[j]) + (c[j] * c[j] + d[j] * d[j]);
+      square_sums[j] += (a[j] * a[j] + b[j] * b[j]) + (c[j] * c[j] + d[j] * d[j]);
     }
   }
   for (; row < rows; ++row, x += width) {
     for (std::int64_t j = 0; j < width; ++j) {
       sums[j] += x[j];
-      squares[j] += x[j] * x[j];
+      square_sums[j] += x[j] * x[j];
     }
   }
 }
@@ -222,7 +222,7 @@ void moments(Pixels size, const float* x, float* mean, float* mean_square,
              const Executor& executor) {
   reduce_rows(size, 1.0 / static_cast<double>(size.count), mean, mean_square, executor,
               [&](std::int64_t offset, std::int64_t rows, std::int64_t width, float* sums,
-                  float* squares) { sum_squares(x + offset, rows, width, sums, squares); });
+                  float* square_sums) { sum_squares(x + offset, rows, width, sums, square_sums); });
 }
 
 void normalize(Pixels size, const float* x, const Affine& affine, const float* residual, bool relu,

@@ -29,7 +29,7 @@ struct Problem {
   Dtype dtype;
 
   // Rows of zeros below the input, and columns of zeros right of it. They are negative if the last
-  // window ends before the input does.
+  // window does not reach the end of the input.
   std::int64_t bottom() const { return (out_height - 1) * stride + kernel_height - height - top; }
   std::int64_t right() const { return (out_width - 1) * stride + kernel_width - width - left; }
 

@@ -24,7 +24,7 @@ namespace flax_resnet {
 constexpr std::int64_t input_tile = 6, output_tile = 4, transform_points = input_tile * input_tile;
 constexpr std::int64_t lanes = 8;  // Floats of an AVX vector.
 
-// The interpolation points are +-p1 and +-q1, and p2 and q2 are their squares. Since p1 * q1 = 1,
+// The interpolation points are +-p1 and +-q1; p2 is p1 * p1 and q2 is q1 * q1. Since p1 * q1 = 1,
 // the factor p2 * q2 of the transforms is left out.
 constexpr float p1 = 2.0f / 3, q1 = 3.0f / 2, p2 = p1 * p1, q2 = q1 * q1;
 // The Lagrange weights of both pairs of points: one over the product of the distances to the

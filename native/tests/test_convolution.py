@@ -232,7 +232,7 @@ def test_only_needed_gradients_are_computed(needed):
 
 
 def test_donated_kernels_are_not_copied():
-    """XLA updates donated kernels in place: it knows that their last reader runs before."""
+    """XLA updates donated kernels in place, because their last reader runs earlier."""
     x, kernel = operands(2, 8, 8, 32, (3, 3), 32, 1)
 
     def step(kernels):
