@@ -53,7 +53,7 @@ memory::desc plain_kernel_desc(const Problem& p) {
   return {{g, f / g, c, p.kernel_height, p.kernel_width}, type, {f / g, 1, f, row, column}};
 }
 
-// Only whether the epilogue has a bias and a residual matters here, not their contents.
+// Makes the primitive of one pass. Of the epilogue's arrays it matters only which ones exist.
 std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, const Epilogue& epilogue,
                                        const memory::desc* kernel_format) {
   use_one_thread();
