@@ -30,7 +30,8 @@ model, tx = fr.create_model("resnet50"), optax.sgd(0.01, momentum=0.9)
 images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 224, 224, 3)), jnp.float32)
 step = fr.TrainStep(model, tx)
 init = jax.jit(lambda key: step.init(key, images), compiler_options=QUICK_COMPILATION)
-_, metrics = jax.jit(step, donate_argnums=0)(init(jax.random.key(0)), {"image": images, "label": jnp.arange(8)})
+batch = {"image": images, "label": jnp.arange(8)}
+_, metrics = jax.jit(step, donate_argnums=0)(init(jax.random.key(0)), batch)
 float(metrics["loss"])
 """
 

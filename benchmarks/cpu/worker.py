@@ -55,21 +55,19 @@ def build_ours(workload, conv_impl):
         seconds = time.perf_counter() - start
         return lambda: apply(variables, images).block_until_ready(), seconds
     tx = optax.sgd(0.01, momentum=0.9)
-    init = jax.jit(
-        lambda key: fr.create_train_state(model, tx, key, images),
-        compiler_options=QUICK_COMPILATION,
-    )
+    step = fr.TrainStep(model, tx)
+    init = jax.jit(lambda key: step.init(key, images), compiler_options=QUICK_COMPILATION)
     state = [init(jax.random.key(0))]
     batch = {"image": images, "label": jnp.arange(workload.batch) % workload.classes}
     start = time.perf_counter()
-    compiled = jax.jit(fr.train_step, donate_argnums=0).lower(state[0], batch).compile()
+    compiled = jax.jit(step, donate_argnums=0).lower(state[0], batch).compile()
     seconds = time.perf_counter() - start
 
-    def step():
+    def run():
         state[0], metrics = compiled(state[0], batch)
         return float(metrics["loss"])
 
-    return step, seconds
+    return run, seconds
 
 
 def build_flax(workload):
