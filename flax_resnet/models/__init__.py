@@ -1,9 +1,14 @@
-"""Flax Linen models. This package imports nothing else of flax_resnet."""
+"""Flax Linen models.
+
+``resnet.py`` is the model, ``blocks.py`` its residual blocks, ``layers.py`` and ``norm.py`` their
+layers, ``variants.py`` the table of named models. ``folding.py`` folds batch norm for inference,
+``summary.py`` counts parameters and operations, ``lowerings/`` holds the algorithms that compute
+convolutions on CPU. This package imports nothing else of flax_resnet.
+"""
 
 from .folding import fold_batch_norm, pack_kernels
 from .layers import QUICK_COMPILATION
 from .lowerings import CONV_IMPLS
-from .mnist import MnistResNet
 from .resnet import ResNet, stage_of
 from .summary import ModelSummary, StageSummary, default_image_shape, summarize
 from .variants import create_model, list_models
@@ -11,7 +16,6 @@ from .variants import create_model, list_models
 __all__ = [
     "CONV_IMPLS",
     "QUICK_COMPILATION",
-    "MnistResNet",
     "ModelSummary",
     "ResNet",
     "StageSummary",

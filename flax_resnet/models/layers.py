@@ -1,19 +1,19 @@
-"""Normalisation, dropout and initialisers: the layers where torch and Flax differ."""
+"""Convolution, its fusion with norm and activation, dropout, and torch's initialisers.
+
+Paddings are explicit, because "SAME" pads a strided convolution differently from torch.
+"""
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from .lowerings import Epilogue
-from .lowerings.normalization import batch_statistics, has_own_gradient, normalize
-
-Initializer = Callable[..., jax.Array]
+from .lowerings import Convolution, Epilogue, convolve, convolve_fused, pack
+from .norm import BatchNorm, Initializer
 
 # For ``jax.jit(model.init, compiler_options=...)``: the program runs once, and its hundreds of
 # random draws take XLA four times as long to optimise as to compile.
@@ -21,12 +21,19 @@ QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 # Convolutions: He normal over the fan out, gain sqrt(2) (He et al. 2015, as torchvision's ResNet).
 conv_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# torch.nn.Linear: uniform in +-1/sqrt(fan_in), for the kernel ...
+# Kernels of torch.nn.Linear: uniform in +-1/sqrt(fan_in).
 dense_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def dense_bias_init(fan_in: int) -> Initializer:
-    """... and for the bias, which cannot see the fan in from its own shape."""
+def dense_bias_init(fan_in: int | None) -> Initializer:
+    """Initialiser for biases of ``torch.nn.Linear``: uniform in +-1/sqrt(fan_in).
+
+    Args:
+        fan_in: Number of inputs of the layer, which the shape of a bias does not show. None, if it
+            is not known, starts the bias at zero.
+    """
+    if fan_in is None:
+        return nn.initializers.zeros
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -35,190 +42,146 @@ def dense_bias_init(fan_in: int) -> Initializer:
     return init
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), with torch's rules.
+class ConvSpec(NamedTuple):
+    """Output channels, kernel size, stride and groups of one square convolution."""
 
-    Two things differ from ``flax.linen.BatchNorm``: the running variance is the unbiased one, and
-    ``train`` does not demand that ``batch_stats`` be mutable (when they are not, the batch is
-    normalised by its own statistics and nothing is stored).
+    features: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
 
-    Statistics are computed in float32 or wider whatever ``dtype`` is.
+
+class Conv(nn.Module):
+    """A square convolution, padded by ``kernel // 2`` on every side.
 
     Attributes:
-      momentum: share of the old running value kept in an update; torch's momentum 0.1 is 0.9 here.
-      epsilon: added to the variance.
-      axis_name: mapped axis (``shard_map``, ``pmap``) whose devices share their statistics. Under
-        ``jit`` over a mesh the batch is one array and its statistics are global without this.
-      groups: the batch is cut into so many equal parts of neighbouring examples, each normalised by
-        its own statistics ("ghost" batch norm, Hoffer et al. 2017), on any number of devices. The
-        running mean and variance take the average of the parts' means and unbiased variances; with
-        ``axis_name`` and more than one part each device holds its own parts' average, and whoever
-        maps averages over the devices, as ``train_step`` does.
-      frozen_statistics: normalise by the running statistics, and leave them, even in training.
-      frozen_affine: no gradient for ``scale`` and ``bias``.
-      conv_impl: on CPU and but for ``"reference"`` the gradient is a quicker rule of its own.
-
-    Raises:
-      ValueError: ``groups`` do not divide the batch, or neither of groups and devices the other.
+        spec: Shape of the convolution.
+        use_bias: Whether a bias is added.
+        conv_impl: How the convolution is computed, see ``lowerings.convolve``.
+        dtype: Dtype of the computation.
+        param_dtype: Dtype of the parameters.
+        kernel_init: Initialiser of the kernel.
     """
 
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    axis_name: str | None = None
-    groups: int = 1
-    frozen_statistics: bool = False
-    frozen_affine: bool = False
+    spec: ConvSpec
+    use_bias: bool = False
     conv_impl: str = "auto"
-    scale_init: Initializer = nn.initializers.ones
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        train: bool,
-        residual: jax.Array | None = None,
-        relu: bool = False,
-    ) -> jax.Array:
-        """``relu(normalised x + residual)``: the residual, of the shape of ``x`` and ``dtype``, and
-        the ReLU where they are asked for."""
-        features = (x.shape[-1],)
-        wide = jnp.promote_types(self.param_dtype, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, wide)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features, wide)
-        scale = self.param("scale", self.scale_init, features, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
-        if self.frozen_affine:
-            scale, bias = lax.stop_gradient((scale, bias))
-
-        own = train and not self.frozen_statistics and has_own_gradient(self.conv_impl)
-        if train and not self.frozen_statistics:
-            here, members = self._groups_here(len(x))
-            average = partial(_average, axis_name=self.axis_name, members=members)
-            count = math.prod(x.shape[:-1]) // here * len(members[0])
-            own = own and here == 1
-            if own:
-                y, *statistics = normalize(
-                    x,
-                    scale,
-                    bias,
-                    self.epsilon,
-                    average,
-                    wide,
-                    self.dtype,
-                    residual,
-                    relu,
-                    self.conv_impl,
-                )
-                mean, var = (value[None] for value in statistics)
-            else:
-                x = x.astype(jnp.promote_types(x.dtype, wide))
-                grouped = x.reshape(here, -1, *x.shape[1:])
-                mean, var = batch_statistics(grouped, tuple(range(1, x.ndim)), average)
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased.mean(0)
-            if here > 1:  # to each example those of its group
-                shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
-                mean, var = (jnp.repeat(v, len(x) // here, 0).reshape(shape) for v in (mean, var))
-        else:
-            x = x.astype(jnp.promote_types(x.dtype, wide))
-            mean, var = running_mean.value, running_var.value
-        if own:
-            return y
-        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
-        return Epilogue(None, residual, relu).apply(y.astype(self.dtype))
-
-    def _groups_here(self, examples: int) -> tuple[int, list[list[int]]]:
-        """How many groups this device's examples make, and which devices share theirs."""
-        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-        if self.groups % devices == 0 and examples % (self.groups // devices) == 0:
-            return self.groups // devices, [[device] for device in range(devices)]
-        if devices % self.groups == 0:
-            size = devices // self.groups
-            return 1, [list(range(first, first + size)) for first in range(0, devices, size)]
-        raise ValueError(
-            f"batch norm in {self.groups} groups does not fit {examples * devices} examples on "
-            f"{devices} devices: one of groups and devices must divide the other, and the batch"
-        )
-
-
-def _average(values: Any, axis_name: str | None, members: list[list[int]]) -> Any:
-    """Of a tree of arrays over the devices of each group."""
-    if axis_name is None or len(members[0]) == 1:
-        return values
-    together = None if len(members) == 1 else members
-    return lax.pmean(values, axis_name, axis_index_groups=together)
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018): 32 groups, or the most that divide the channels.
-
-    Takes what :class:`BatchNorm` takes, to stand in its place; ``train`` makes no difference.
-    """
-
-    epsilon: float = 1e-5
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    scale_init: Initializer = nn.initializers.ones
+    kernel_init: Initializer = conv_init
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        train: bool,
-        residual: jax.Array | None = None,
-        relu: bool = False,
+        self, x: jax.Array, residual: jax.Array | None = None, relu: bool = False
     ) -> jax.Array:
-        channels = x.shape[-1]
-        groups = math.gcd(32, channels)
-        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide = wide.reshape(*x.shape[:-1], groups, channels // groups)
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        mean = jnp.mean(wide, axes, keepdims=True)
-        var = jnp.var(wide, axes, keepdims=True)
-        y = ((wide - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        y = (y * scale + bias).astype(self.dtype)
-        return Epilogue(None, residual, relu).apply(y)
+        """Convolves ``x``, adds the bias and ``residual``, and applies ReLU.
+
+        With a bias, all of it runs in one pass where the algorithm supports that. The collection
+        ``packed``, if present, holds the kernel in the fastest layout, see ``pack_kernels``.
+
+        Args:
+            x: Images ``[N, H, W, C]``.
+            residual: Summand of the shape of the result, or None.
+            relu: Whether to apply ReLU.
+
+        Returns:
+            Images ``[N, H', W', F]``.
+        """
+        features, size, _, groups = self.spec
+        shape = (size, size, x.shape[-1] // groups, features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        conv = self.convolution(x, kernel)
+        if not self.use_bias:
+            return Epilogue(None, residual, relu).apply(convolve(conv, self.conv_impl))
+        bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
+        epilogue = Epilogue(bias.astype(self.dtype), residual, relu)
+        if self.is_mutable_collection("packed") and not self.is_initializing():
+            packed = pack(conv, self.conv_impl)
+            if packed is not None:
+                self.put_variable("packed", "kernel", packed)
+        packed = self.get_variable("packed", "kernel")
+        return convolve_fused(conv, epilogue, packed, self.conv_impl)
+
+    def convolution(self, x: jax.Array, kernel: jax.Array) -> Convolution:
+        """The operands and options of the convolution of ``x`` by ``kernel``."""
+        _, size, stride, groups = self.spec
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return Convolution(x, kernel, stride, size // 2, groups)
 
 
-class FoldedNorm(nn.Module):
-    """What :func:`folding.fold_batch_norm` leaves of a batch norm: nothing, as the convolution
-    before it holds it, or, where another layer comes before it, its ``affine`` map of each channel.
+@dataclass(frozen=True)
+class Fusible:
+    """The output of a layer, computed only when it is known which sum and activation follow.
+
+    ``relu(y + shortcut)`` then takes one pass over memory instead of three where the native package
+    has a fused kernel. Everywhere else the operations run one by one, as they are written. It is to
+    be used once: a second use would compute it, and update running statistics, again.
+
+    Attributes:
+        compute: Computes the output and the epilogue that follows it.
+        residual: Summand, or None.
     """
 
-    affine: bool
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    scale_init: Initializer = nn.initializers.ones
+    compute: Callable[[Epilogue], jax.Array]
+    residual: jax.Array | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        train: bool,
-        residual: jax.Array | None = None,
-        relu: bool = False,
-    ) -> jax.Array:
-        if self.affine:
-            scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
-            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-            x = (x * scale + bias).astype(self.dtype)
-        return Epilogue(None, residual, relu).apply(x)
+    def __add__(self, other: jax.Array) -> "Fusible":
+        return Fusible(self.compute, other if self.residual is None else self.residual + other)
+
+    __radd__ = __add__
+
+    def value(self) -> jax.Array:
+        """The output without an activation."""
+        return self.compute(Epilogue(None, self.residual))
+
+    def relu(self) -> jax.Array:
+        """The output after ReLU."""
+        return self.compute(Epilogue(None, self.residual, relu=True))
+
+
+def relu(y: jax.Array | Fusible) -> jax.Array:
+    """ReLU, fused with the layer and the sum before it where that is supported."""
+    return y.relu() if isinstance(y, Fusible) else nn.relu(y)
+
+
+def conv_norm(conv: Conv, norm: nn.Module | None, x: jax.Array, train: bool) -> Fusible:
+    """``norm(conv(x))``, ready to be fused with what follows.
+
+    It is a function and not a module, so that the parameter tree keeps torchvision's names.
+
+    Args:
+        conv: The convolution.
+        norm: The norm; None where it is folded into the convolution, see ``fold_batch_norm``.
+        x: Images ``[N, H, W, C]``.
+        train: Whether the model trains.
+    """
+    if norm is None:
+        return Fusible(lambda epilogue: conv(x, epilogue.residual, epilogue.relu))
+    return normalized(norm, conv(x), train)
+
+
+def normalized(norm: nn.Module, x: jax.Array, train: bool) -> Fusible:
+    """``norm(x)``, ready to be fused with what follows."""
+
+    def compute(epilogue: Epilogue) -> jax.Array:
+        if isinstance(norm, BatchNorm) and norm.is_fusible(x, train):
+            return norm.fused(x, train, epilogue)
+        return epilogue.apply(norm(x, train))
+
+    return Fusible(compute)
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) or, with ``whole_sample``, stochastic depth (Huang et al.
-    2016): every value, or a whole example, is zeroed with probability ``rate``; the rest grow by
-    ``1 / (1 - rate)``.
+    """Dropout (Srivastava et al. 2014) or stochastic depth (Huang et al. 2016).
 
-    The mask of an example derives from the ``dropout`` key and the example's place in the global
-    batch, so that one device and eight drop the same values. ``axis_name`` as in BatchNorm.
+    Every value or every whole example is zeroed with probability ``rate``, and the rest is scaled
+    by ``1 / (1 - rate)``. The mask of an example derives from the ``dropout`` key and the index of
+    the example in the global batch, so that one device and eight drop the same values.
+
+    Attributes:
+        rate: Probability of being zeroed.
+        whole_sample: Whether whole examples are dropped (stochastic depth).
+        axis_name: Mapped axis over which examples are counted, as in ``BatchNorm``.
     """
 
     rate: float
@@ -230,10 +193,10 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         samples = x.shape[0]
-        place = jnp.arange(samples)
+        index = jnp.arange(samples)
         if self.axis_name is not None:
-            place += samples * lax.axis_index(self.axis_name)
+            index += samples * jax.lax.axis_index(self.axis_name)
         shape = (1,) * (x.ndim - 1) if self.whole_sample else x.shape[1:]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), place)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))

@@ -11,15 +11,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .blocks import Conv
+from .layers import Conv
 from .lowerings import choose
-from .mnist import MnistResNet
-from .resnet import stage_of
+from .resnet import ResNet, stage_of
+
+# ``(H, W, C)`` of the images for which a stem was designed; 224x224 RGB for the others.
+IMAGE_SHAPES = {"cifar": (32, 32, 3), "mnist": (28, 28, 1)}
 
 
 @dataclass(frozen=True)
 class StageSummary:
-    """One stage: its name, the shape of its output without the batch, and its parameters."""
+    """Size of one stage of a model.
+
+    Attributes:
+        name: Name of the stage.
+        output_shape: Shape of its output without the batch.
+        parameters: Number of its parameters.
+    """
 
     name: str
     output_shape: tuple[int, ...]
@@ -28,17 +36,17 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a model costs.
+    """Size and cost of a model.
 
     Attributes:
-      parameters: trainable values.
-      macs: multiply-accumulates of the convolutions and the classifier for one image, which
-        papers and torchvision call FLOPs.
-      stages: stem to classifier.
-      weight_bytes: parameters and running statistics.
-      activation_bytes: what the backward pass keeps of one image's forward pass, before XLA's
-        optimisations: an upper estimate.
-      lowerings: how many convolutions are computed in which way here, by its name.
+        parameters: Number of trainable values.
+        macs: Multiply-accumulates of the convolutions and the classifier for one image, which
+            papers and torchvision call FLOPs.
+        stages: Summaries of the stages, stem to classifier.
+        weight_bytes: Size of parameters and running statistics.
+        activation_bytes: Size of the activations of one image that the backward pass needs, before
+            XLA's optimisations: an upper estimate.
+        lowerings: Number of convolutions by the name of the algorithm that computes them here.
     """
 
     parameters: int
@@ -49,17 +57,17 @@ class ModelSummary:
     lowerings: Mapping[str, int]
 
 
-def default_image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """``(H, W, C)`` of the images a model is usually trained on: ImageNet's, CIFAR's, MNIST's."""
-    if isinstance(model, MnistResNet):
-        return 28, 28, 1
-    return (32, 32, 3) if getattr(model, "stem", None) == "cifar" else (224, 224, 3)
+def default_image_shape(model: ResNet) -> tuple[int, int, int]:
+    """``(H, W, C)`` of the images on which models with this stem are usually trained."""
+    return IMAGE_SHAPES.get(model.stem, (224, 224, 3))
 
 
-def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> ModelSummary:
-    """Summary of ``model`` for images ``(H, W, C)``, by default :func:`default_image_shape`.
+def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) -> ModelSummary:
+    """Summarises a model by tracing it; nothing is computed.
 
-    Nothing is computed.
+    Args:
+        model: The model.
+        image_shape: ``(H, W, C)`` of the images, by default ``default_image_shape(model)``.
     """
     image_shape = image_shape or default_image_shape(model)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -69,17 +77,14 @@ def summarize(model: nn.Module, image_shape: tuple[int, int, int] | None = None)
     apply = partial(model.apply, train=False)
     outputs = jax.eval_shape(partial(model.apply, method="features"), variables, image)
     sizes = {name: _count(tree) for name, tree in variables["params"].items()}
-    del outputs["pooled"]
-    names = sorted(outputs, key=lambda name: (name != "stem", name))  # JAX sorts dicts by name
-    shapes = {name: outputs[name].shape[1:] for name in names}
+    *stages_before_head, _ = model.stages
+    shapes = {name: outputs[name].shape[1:] for name in stages_before_head}
     shapes["fc"] = jax.eval_shape(apply, variables, image).shape[1:]
 
-    stages = tuple(
-        StageSummary(
-            name, shape, sum(n for layer, n in sizes.items() if stage_of(layer, names[-1]) == name)
-        )
-        for name, shape in shapes.items()
-    )
+    parameters = Counter[str]()
+    for layer, size in sizes.items():
+        parameters[stage_of(layer, stages_before_head[-1])] += size
+    stages = tuple(StageSummary(name, shape, parameters[name]) for name, shape in shapes.items())
     macs, lowerings = _arithmetic(model, variables, image)
     return ModelSummary(
         parameters=sum(sizes.values()),
@@ -99,8 +104,8 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _activation_bytes(model: nn.Module, variables: Any, image: jax.ShapeDtypeStruct) -> int:
-    """Size of the residuals that ``jax.vjp`` stores in training, less the parameters."""
+def _activation_bytes(model: ResNet, variables: Any, image: jax.ShapeDtypeStruct) -> int:
+    """Size of the residuals that ``jax.vjp`` stores in training, without the parameters."""
     statistics = {name: tree for name, tree in variables.items() if name != "params"}
 
     def residuals(params: Any, statistics: Any, image: jax.Array, key: jax.Array) -> Any:
@@ -115,10 +120,13 @@ def _activation_bytes(model: nn.Module, variables: Any, image: jax.ShapeDtypeStr
 
 
 def _arithmetic(
-    model: nn.Module, variables: Any, image: jax.ShapeDtypeStruct
+    model: ResNet, variables: Any, image: jax.ShapeDtypeStruct
 ) -> tuple[int, Mapping[str, int]]:
-    """Multiply-accumulates, counted layer by layer from their meaning, as a lowering may do other
-    arithmetic; and the convolutions by the name of their lowering, the most frequent first."""
+    """Multiply-accumulates, and the convolutions by algorithm, the most frequent first.
+
+    Operations are counted from the shapes of each layer, because an algorithm may do other
+    arithmetic.
+    """
     counts: list[int] = []
     lowerings: Counter[str] = Counter()
 

@@ -1,4 +1,4 @@
-"""The named variants: a table of ResNet options, and the families named by their depth."""
+"""The named variants: a table of ``ResNet`` options, and families named by their depth."""
 
 import dataclasses
 import difflib
@@ -7,9 +7,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-
-from .mnist import MnistResNet
 from .resnet import ResNet
 
 Options = dict[str, Any]
@@ -44,11 +41,22 @@ VARIANTS: dict[str, Options] = {
     # Zagoruyko & Komodakis 2016; the ImageNet ones with torchvision's names.
     "wide_resnet50_2": _imagenet((3, 4, 6, 3), "bottleneck", width_per_group=128),
     "wide_resnet101_2": _imagenet((3, 4, 23, 3), "bottleneck", width_per_group=128),
-    "resnet_mnist": {"num_classes": 10},
+    # A small network for 28x28 grey digits, as tutorials teach it with MNIST. Their block lacks the
+    # ReLU between its two convolutions; this one is the block of He et al. with batch norm.
+    "resnet_mnist": {
+        "stage_sizes": (1, 1),
+        "block": "basic",
+        "widths": (16, 32),
+        "num_classes": 10,
+        "stem": "mnist",
+        "downsampling": "conv_pool",
+        "pooling": "flatten",
+    },
 }
 
 
-def _depth_of(name: str, depth: int, per_stage: int, offset: int = 2) -> int:
+def _blocks_of(name: str, depth: int, per_stage: int, offset: int = 2) -> int:
+    """Blocks in each of the three stages of a network with ``depth`` layers."""
     blocks, rest = divmod(depth - offset, per_stage)
     if rest or blocks < 1:
         raise ValueError(
@@ -58,24 +66,39 @@ def _depth_of(name: str, depth: int, per_stage: int, offset: int = 2) -> int:
     return blocks
 
 
-# Families: a pattern of the name, and the row it stands for.
+def _cifar_resnet(name: str, depth: int) -> Options:
+    """``resnet{6n+2}``, with the shortcuts without parameters (He et al. 2015a, section 4.2)."""
+    return _cifar(_blocks_of(name, depth, 6), "basic", shortcut="A")
+
+
+def _cifar_plain(name: str, depth: int) -> Options:
+    """``plain{6n+2}`` (He et al. 2015a, section 4.2)."""
+    return _cifar(_blocks_of(name, depth, 6), "basic", residual=False)
+
+
+def _cifar_preactivation(name: str, depth: int) -> Options:
+    """``resnet{9n+2}_v2`` (He et al. 2016)."""
+    return _cifar(_blocks_of(name, depth, 9), "bottleneck", version="v2")
+
+
+def _wide_resnet(name: str, depth: int, factor: int) -> Options:
+    """``wrn{6n+4}_{k}`` (Zagoruyko & Komodakis 2016)."""
+    widths = (16 * factor, 32 * factor, 64 * factor)
+    blocks = _blocks_of(name, depth, 6, offset=4)
+    return _cifar(blocks, "basic", version="v2", stem_width=16, widths=widths)
+
+
+# Families of any depth: a pattern of their names -> a function from the name and the numbers in it
+# to the options of the model.
 FAMILIES: dict[str, Callable[..., Options]] = {
-    r"resnet(\d+)": lambda name, depth: _cifar(_depth_of(name, depth, 6), "basic", shortcut="A"),
-    r"plain(\d+)": lambda name, depth: _cifar(_depth_of(name, depth, 6), "basic", residual=False),
-    r"resnet(\d+)_v2": lambda name, depth: _cifar(
-        _depth_of(name, depth, 9), "bottleneck", version="v2"
-    ),
-    r"wrn(\d+)_(\d+)": lambda name, depth, factor: _cifar(
-        _depth_of(name, depth, 6, offset=4),
-        "basic",
-        version="v2",
-        stem_width=16,
-        widths=(16 * factor, 32 * factor, 64 * factor),
-    ),
+    r"resnet(\d+)": _cifar_resnet,
+    r"plain(\d+)": _cifar_plain,
+    r"resnet(\d+)_v2": _cifar_preactivation,
+    r"wrn(\d+)_(\d+)": _wide_resnet,
 }
 
-# The members of the families that papers report.
-KNOWN_MEMBERS = (
+# The depths of the families that papers report.
+REPORTED_DEPTHS = (
     *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
     *(f"plain{depth}" for depth in (20, 32, 44, 56)),
     *("resnet164_v2", "resnet1001_v2", "wrn16_8", "wrn28_10", "wrn40_4"),
@@ -83,50 +106,53 @@ KNOWN_MEMBERS = (
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models, sorted, that match a shell ``pattern`` such as ``"resnext*"``.
+    """Names of the models that match ``pattern``, sorted.
 
     The CIFAR families take any depth: ``resnet{6n+2}``, ``plain{6n+2}``, ``resnet{9n+2}_v2``,
-    ``wrn{6n+4}_{k}``; only the members that papers report are listed.
+    ``wrn{6n+4}_{k}``; only the depths that papers report are listed.
+
+    Args:
+        pattern: A shell pattern such as ``"resnext*"``.
     """
-    return sorted(fnmatch.filter((*VARIANTS, *KNOWN_MEMBERS), pattern))
+    return sorted(fnmatch.filter((*VARIANTS, *REPORTED_DEPTHS), pattern))
 
 
 def variant_options(name: str) -> Options:
-    """The row of options that ``name`` stands for.
+    """The ``ResNet`` options that ``name`` stands for.
 
     Raises:
-      ValueError: no model has that name; the message holds the nearest ones.
+        ValueError: No model has that name; the message holds the nearest names.
     """
     if name in VARIANTS:
         return dict(VARIANTS[name])
-    for pattern, row in FAMILIES.items():
+    for pattern, options_of in FAMILIES.items():
         if match := re.fullmatch(pattern, name):
-            return row(name, *map(int, match.groups()))
+            return options_of(name, *map(int, match.groups()))
     raise ValueError(f"there is no model {name!r}{_nearest(name, list_models())}")
 
 
-def create_model(name: str, **options: Any) -> nn.Module:
-    """The model of that name as a Flax Linen module.
+def create_model(name: str, **options: Any) -> ResNet:
+    """Creates the model of that name, a Flax Linen module.
 
     Args:
-      name: one of :func:`list_models`, or any other depth of its CIFAR families.
-      **options: any attribute of :class:`resnet.ResNet`, over the variant's own: ``num_classes``,
-        ``stem``, ``dtype``, ``shortcut``, ``version``, ``stochastic_depth``, ...
+        name: One of ``list_models()``, or any other depth of the CIFAR families.
+        **options: Attributes of ``ResNet`` that replace those of the variant: ``num_classes``,
+            ``stem``, ``dtype``, ``shortcut``, ``version``, ``stochastic_depth``, ...
 
     Raises:
-      ValueError: unknown name, option, or value of an option; the message holds the nearest ones.
+        ValueError: The name, an option or the value of an option is unknown; the message holds the
+            nearest ones.
     """
-    row = variant_options(name) | options
-    module = MnistResNet if name == "resnet_mnist" else ResNet
-    known = [field.name for field in dataclasses.fields(module) if field.name != "parent"]
+    known = [field.name for field in dataclasses.fields(ResNet) if field.name != "parent"]
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}{_nearest(option, known)}")
-    return module(**row)
+    return ResNet(**variant_options(name) | options)
 
 
 def _nearest(word: str, words: list[str]) -> str:
-    begun = [other for other in words if word and other.startswith(word)]
-    alike = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    nearest = list(dict.fromkeys([*begun, *alike]))[:3]
+    """The end of a message about an unknown ``word``: the words most like it, or all."""
+    prefixed = [other for other in words if word and other.startswith(word)]
+    similar = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys([*prefixed, *similar]))[:3]
     return f"; did you mean {' or '.join(nearest)}?" if nearest else f"; known: {', '.join(words)}"

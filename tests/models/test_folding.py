@@ -1,4 +1,4 @@
-"""Folded batch norm computes what the running statistics compute."""
+"""Folded batch norm computes the same function as batch norm with running statistics."""
 
 from functools import partial
 
@@ -9,13 +9,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import flax_resnet as fr
-from flax_resnet.models import MnistResNet, ResNet
+from flax_resnet.models import ResNet, create_model
 from flax_resnet.models.lowerings import Convolution, choose
 
 TINY = {"stage_sizes": (1, 1), "widths": (4, 8), "num_classes": 5, "stem": "cifar"}
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 12, 3))
 
-NETS = {
+MODELS = {
     "basic": ResNet(block="basic", **TINY),
     "bottleneck": ResNet(block="bottleneck", **TINY),
     "v1": ResNet(block="bottleneck", version="v1", **TINY),
@@ -33,15 +33,15 @@ NETS = {
     "v2": ResNet(block="bottleneck", version="v2", **TINY),
     "v2 deep": ResNet(block="basic", version="v2", **TINY | {"stem": "deep"}),
     "wrn": ResNet(block="basic", version="v2", stem_width=2, block_dropout=0.3, **TINY),
-    "mnist": MnistResNet((4, 8), num_classes=5),
+    "mnist": create_model("resnet_mnist", widths=(4, 8), num_classes=5),
 }
 
 
 def random_variables(model, dtype=np.float64):
-    """Of sensible sizes, statistics far from the fresh 0 and 1."""
+    """Random variables of sensible sizes, with statistics far from the initial 0 and 1."""
     rng = np.random.default_rng(1)
     init = partial(model.init, train=False)
-    shapes = jax.eval_shape(lambda key: init(key, jnp.asarray(IMAGES)), jax.random.key(0))
+    abstract = jax.eval_shape(lambda key: init(key, jnp.asarray(IMAGES)), jax.random.key(0))
 
     def fill(path, leaf):
         if path[-1].key in ("scale", "var"):
@@ -49,17 +49,17 @@ def random_variables(model, dtype=np.float64):
         fan_in = np.prod(leaf.shape[:-1])
         return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in), dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, abstract)
 
 
 def logits(model, variables, images):
     return jax.jit(partial(model.apply, train=False))(variables, images)
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_folded_logits_are_the_same_in_float64(net):
+@pytest.mark.parametrize("name", MODELS)
+def test_folded_logits_are_the_same_in_float64(name):
     with jax.enable_x64(True):
-        model = NETS[net].clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        model = MODELS[name].clone(dtype=jnp.float64, param_dtype=jnp.float64)
         variables = random_variables(model)
         folded, fewer = fr.fold_batch_norm(model, variables)
         wanted = logits(model, variables, jnp.asarray(IMAGES))
@@ -67,18 +67,18 @@ def test_folded_logits_are_the_same_in_float64(net):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-11 * float(np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("net", ["resnet-d", "v2"])
-def test_folded_logits_are_the_same_in_float32(net):
-    variables = random_variables(NETS[net], np.float32)
-    folded, fewer = fr.fold_batch_norm(NETS[net], variables)
-    wanted = logits(NETS[net], variables, IMAGES.astype(np.float32))
+@pytest.mark.parametrize("name", ["resnet-d", "v2"])
+def test_folded_logits_are_the_same_in_float32(name):
+    variables = random_variables(MODELS[name], np.float32)
+    folded, fewer = fr.fold_batch_norm(MODELS[name], variables)
+    wanted = logits(MODELS[name], variables, IMAGES.astype(np.float32))
     got = logits(folded, fewer, IMAGES.astype(np.float32))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * float(np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_folded_variables_are_what_the_folded_model_has(net):
-    model = NETS[net]
+@pytest.mark.parametrize("name", MODELS)
+def test_folded_variables_have_the_structure_of_the_folded_model(name):
+    model = MODELS[name]
     variables = random_variables(model, np.float32)
     before = flatten_dict(variables, sep="/")
     folded, fewer = fr.fold_batch_norm(model, variables)
@@ -87,34 +87,34 @@ def test_folded_variables_are_what_the_folded_model_has(net):
     wanted = jax.eval_shape(
         lambda key: folded.init(key, jnp.zeros(IMAGES.shape), train=False), jax.random.key(0)
     )
-    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (fewer, traced, wanted))
-    assert described[0] == described[1] == described[2]
-    names = {name.split("/")[-2] for name in flatten_dict(fewer, sep="/")}
-    if getattr(model, "version", "v1.5") != "v2":
-        assert not any("bn" in name for name in names)
-    for name, leaf in flatten_dict(variables, sep="/").items():
-        assert leaf is before[name]
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (fewer, traced, wanted))
+    assert shapes[0] == shapes[1] == shapes[2]
+    layers = {path.split("/")[-2] for path in flatten_dict(fewer, sep="/")}
+    if model.version != "v2":
+        assert not any("bn" in layer for layer in layers)
+    for path, leaf in flatten_dict(variables, sep="/").items():
+        assert leaf is before[path]
 
 
-def test_models_without_batch_norm_come_back_as_they_are():
+def test_models_without_batch_norm_are_returned_unchanged():
     group = ResNet(block="basic", norm="group", **TINY)
     variables = random_variables(group, np.float32)
-    for model in (group, NETS["basic"].clone(norm="folded")):
+    for model in (group, MODELS["basic"].clone(norm="folded")):
         assert fr.fold_batch_norm(model, variables) == (model, variables)
     with pytest.raises(ValueError, match="norm='layer'"):
-        MnistResNet(norm="layer")
+        create_model("resnet_mnist", norm="layer")
 
 
 @pytest.mark.parametrize("conv_impl", ["auto", "reference"])
-@pytest.mark.parametrize("net", ["basic", "resnext", "imagenet stem", "resnet-d", "plain", "v2"])
-def test_packed_kernels_change_nothing(net, conv_impl):
-    model = NETS[net].clone(conv_impl=conv_impl)
+@pytest.mark.parametrize("name", ["basic", "resnext", "imagenet stem", "resnet-d", "plain", "v2"])
+def test_packed_kernels_change_nothing(name, conv_impl):
+    model = MODELS[name].clone(conv_impl=conv_impl)
     images = jnp.asarray(IMAGES, jnp.float32)
     unfolded = random_variables(model, np.float32)
     folded, variables = fr.fold_batch_norm(model, unfolded)
     packed = fr.pack_kernels(folded, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
     by_onednn = choose(Convolution(images, jnp.zeros((1, 1, 3, 4))), conv_impl).family == "onednn"
-    assert ("packed" in packed) == (by_onednn and net != "v2")
+    assert ("packed" in packed) == (by_onednn and name != "v2")
     if "packed" not in packed:
         jax.tree.map(np.testing.assert_array_equal, packed, variables)
         return
@@ -124,24 +124,24 @@ def test_packed_kernels_change_nothing(net, conv_impl):
     assert logits(folded, variables, images[:1]).shape == (1, 5)
 
 
-def test_packing_is_for_folded_nets():
-    model = NETS["basic"]
+def test_only_folded_models_are_packed():
+    model = MODELS["basic"]
     variables = random_variables(model, np.float32)
     assert fr.pack_kernels(model, variables, jnp.asarray(IMAGES, jnp.float32)) is variables
 
 
-def test_folded_nets_are_differentiable():
-    model = NETS["bottleneck"]
+def test_folded_models_are_differentiable():
+    model = MODELS["bottleneck"]
     images = jnp.asarray(IMAGES, jnp.float32)
     variables = random_variables(model, np.float32)
 
-    def slopes(model, variables):
+    def gradients(model, variables):
         loss = lambda x: jnp.sum(jnp.sin(model.apply(variables, x, train=False)))  # noqa: E731
         return jax.jit(jax.grad(loss))(images)
 
-    wanted = slopes(model, variables)
+    wanted = gradients(model, variables)
     tolerance = 1e-4 * float(jnp.abs(wanted).max())
     folded, variables = fr.fold_batch_norm(model, variables)
-    np.testing.assert_allclose(slopes(folded, variables), wanted, atol=tolerance)
+    np.testing.assert_allclose(gradients(folded, variables), wanted, atol=tolerance)
     variables = fr.pack_kernels(folded, variables, images)
-    np.testing.assert_allclose(slopes(folded, variables), wanted, atol=tolerance)
+    np.testing.assert_allclose(gradients(folded, variables), wanted, atol=tolerance)

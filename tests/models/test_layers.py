@@ -1,7 +1,8 @@
-"""The layers against their written rules, computed in NumPy at float64."""
+"""The layers against their definitions, computed in NumPy at float64."""
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_resnet.models import ResNet
-from flax_resnet.models.blocks import Conv, ConvSpec
-from flax_resnet.models.layers import BatchNorm, Dropout, GroupNorm
+from flax_resnet.models.layers import Conv, ConvSpec, Dropout, conv_norm, normalized, relu
+from flax_resnet.models.norm import BatchNorm, GroupNorm
 
 EPSILON = 1e-5
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
@@ -80,7 +81,7 @@ def test_batch_norm_evaluates_by_the_running_statistics():
 
 
 def test_batch_norm_gradients_are_finite_differences():
-    """Of the NumPy rule, so that value and gradient come from different places."""
+    """They are those of the NumPy rule, so that value and gradient are computed independently."""
     with jax.enable_x64(True):
         x, weight = normal(3, 2, 2, 2), normal(3, 2, 2, 2, seed=1)
         variables = batch_norm_variables(2, np.float64)
@@ -95,15 +96,15 @@ def test_batch_norm_gradients_are_finite_differences():
 
         gradients = jax.grad(loss, (0, 1, 2))(*map(jnp.asarray, operands))
         step = 1e-5
-        for which, gradient in enumerate(gradients):
-            wanted = np.zeros_like(operands[which])
-            for place in np.ndindex(wanted.shape):
+        for operand_index, gradient in enumerate(gradients):
+            wanted = np.zeros_like(operands[operand_index])
+            for index in np.ndindex(wanted.shape):
                 sides = []
                 for sign in (1, -1):
                     moved = [operand.copy() for operand in operands]
-                    moved[which][place] += sign * step
+                    moved[operand_index][index] += sign * step
                     sides.append((torch_batch_norm(*moved)[0] * weight).sum())
-                wanted[place] = (sides[0] - sides[1]) / (2 * step)
+                wanted[index] = (sides[0] - sides[1]) / (2 * step)
             np.testing.assert_allclose(gradient, wanted, rtol=1e-6, atol=1e-7)
 
 
@@ -127,7 +128,7 @@ def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(
         if len(x) // groups * shape[1] * shape[2] == 1:
             return  # the gradient is zero but for rounding, times 1 / sqrt(epsilon)
 
-        def outcome(conv_impl):
+        def outputs_and_gradients(conv_impl):
             layer = BatchNorm(
                 dtype=dtype,
                 param_dtype=param_dtype,
@@ -136,29 +137,28 @@ def test_batch_norm_and_its_gradients_are_the_same_in_every_mode(
                 conv_impl=conv_impl,
             )
 
+            def followed(layer, x, residual):
+                # The reference runs the operations one by one.
+                y = layer(x, True) if conv_impl == "reference" else normalized(layer, x, True)
+                if follows == "nothing":
+                    return y if conv_impl == "reference" else y.value()
+                return relu(y + residual if follows == "residual and relu" else y)
+
+            apply = nn.apply(followed, layer, mutable=["batch_stats"])
+
             def loss(params, x, residual):
-                fused = conv_impl != "reference"
-                added = residual if follows == "residual and relu" else None
-                y, new = layer.apply(
-                    variables | {"params": params},
-                    x,
-                    True,
-                    added if fused else None,
-                    fused and follows != "nothing",
-                    mutable=["batch_stats"],
-                )
-                if not fused:
-                    y = y if added is None else y + added
-                    y = y if follows == "nothing" else jax.nn.relu(y)
+                y, new = apply(variables | {"params": params}, x, residual)
                 return jnp.sum((y * weight).astype(jnp.float64)), (y, new)
 
             return jax.grad(loss, (0, 1, 2), has_aux=True)(variables["params"], x, residual)
 
-        wanted = outcome("reference")
+        wanted = outputs_and_gradients("reference")
         tolerance = {jnp.float64: 1e-9, jnp.float32: 2e-4, jnp.bfloat16: 0.05}[dtype]
         for conv_impl in ("jax", "auto"):
             for a, b in zip(
-                jax.tree.leaves(outcome(conv_impl)), jax.tree.leaves(wanted), strict=True
+                jax.tree.leaves(outputs_and_gradients(conv_impl)),
+                jax.tree.leaves(wanted),
+                strict=True,
             ):
                 assert a.dtype == b.dtype
                 np.testing.assert_allclose(
@@ -188,6 +188,33 @@ def test_batch_norm_in_bfloat16_keeps_float32_statistics():
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-5)
 
 
+@pytest.mark.parametrize("conv_impl", ["auto", "reference"])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_conv_norm_and_relu_are_the_operations_one_by_one(use_bias, conv_impl):
+    """With a bias as after folding, where the convolution computes all."""
+    x, shortcut = (jnp.asarray(normal(2, 4, 4, 3, seed=seed), jnp.float32) for seed in range(2))
+    conv = Conv(ConvSpec(3, 3), use_bias=use_bias, conv_impl=conv_impl)
+    norm = BatchNorm(conv_impl=conv_impl)
+
+    class Branch(nn.Module):
+        @nn.compact
+        def __call__(self, x, shortcut, fuses):
+            layers = conv.copy(name="conv1"), None if use_bias else norm.copy(name="bn1")
+            if fuses:
+                return relu(conv_norm(*layers, x, True) + shortcut)
+            y = layers[0](x)
+            return jnp.maximum((y if use_bias else layers[1](y, True)) + shortcut, 0)
+
+    variables = Branch().init(jax.random.key(0), x, shortcut, False)
+    # No level is added to the tree of parameters.
+    assert set(variables["params"]) == {"conv1"} | (set() if use_bias else {"bn1"})
+    apply = jax.jit(Branch().apply, static_argnums=3)
+    y, wanted = (apply(variables, x, shortcut, fuses) for fuses in (True, False))
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+    broken = apply(variables, x.at[0, 0, 0, 0].set(jnp.nan), shortcut, True)
+    assert np.isnan(broken).any()
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (32, 32), (48, 16), (6, 2), (5, 1)])
 @pytest.mark.parametrize("train", [False, True])
 def test_group_norm_normalises_each_examples_groups(channels, groups, train):
@@ -198,8 +225,8 @@ def test_group_norm_normalises_each_examples_groups(channels, groups, train):
     size, wanted = channels // groups, np.empty(x.shape)
     for example in range(2):
         for start in range(0, channels, size):
-            part = x[example, :, :, start : start + size].astype(np.float64)
-            normalised = (part - part.mean()) / np.sqrt(part.var() + EPSILON)
+            group = x[example, :, :, start : start + size].astype(np.float64)
+            normalised = (group - group.mean()) / np.sqrt(group.var() + EPSILON)
             wanted[example, :, :, start : start + size] = normalised
     np.testing.assert_allclose(y, wanted * scale + bias, rtol=1e-4, atol=1e-4)
 
@@ -280,6 +307,6 @@ def test_idle_dropout_returns_its_input_and_needs_no_key(rate, train):
     assert Dropout(rate).apply({}, x, train) is x
 
 
-def test_dropout_without_a_key_says_so():
+def test_dropout_without_a_key_raises_an_error():
     with pytest.raises(InvalidRngError, match="dropout"):
         Dropout(0.5).apply({}, jnp.ones((2, 3)), True)

@@ -1,4 +1,4 @@
-"""Every lowering of a convolution means what `jax.lax.conv_general_dilated` means."""
+"""Every convolution algorithm agrees with `jax.lax.conv_general_dilated`."""
 
 from functools import partial
 from unittest import mock
@@ -18,7 +18,7 @@ from flax_resnet.models.lowerings.onednn import is_available
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rows are for the CPU")
 # Sums of at most a thousand products: a hundred roundings are generous.
 # Without oneDNN "auto" is "jax".
-OTHERS = ("auto", "jax") if is_available() else ("jax",)
+CONV_IMPLS = ("auto", "jax") if is_available() else ("jax",)
 TOLERANCE = {jnp.float64: 1e-12, jnp.float32: 1e-5, jnp.bfloat16: 2**-6}
 
 
@@ -49,7 +49,7 @@ def assert_same(x, kernel, dtype, **options):
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     assert x.dtype == dtype
     wanted = value_and_gradients(x, kernel, "reference", **options)
-    for conv_impl in OTHERS:
+    for conv_impl in CONV_IMPLS:
         got = value_and_gradients(x, kernel, conv_impl, **options)
         for name, a, b in zip(("value", "x gradient", "kernel gradient"), got, wanted, strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape, name
@@ -78,7 +78,7 @@ def convolutions(draw):
         "padding": draw(st.sampled_from([0, kernel // 2, 2])),
         "groups": groups,
     }
-    small_map = draw(st.sampled_from([0, grouped.SMALL_MAP]))  # both ways of grouped ones
+    small_map = draw(st.sampled_from([0, grouped.SMALL_MAP]))  # both algorithms for groups
     return shapes, options, small_map
 
 
@@ -155,7 +155,7 @@ def test_a_pointwise_convolution_is_a_product_on_cpu():
         for equation in equations(jax.make_jaxpr(lambda: convolve(conv, "jax"))().jaxpr)
     ]
     assert "dot_general" in names and "conv_general_dilated" not in names
-    assert choose(conv, "reference").name == "XLA's own"
+    assert choose(conv, "reference").name == "XLA"
 
 
 def test_other_backends_keep_xlas(monkeypatch):
@@ -163,7 +163,7 @@ def test_other_backends_keep_xlas(monkeypatch):
     for groups, kernel in ((4, 3), (1, 1)):
         x, weights = map(jnp.float32, operands(groups=groups, kernel=kernel))
         conv = Convolution(x, weights, 1, kernel // 2, groups)
-        assert choose(conv).name == "XLA's own"
+        assert choose(conv).name == "XLA"
 
 
 def test_an_empty_batch_gives_an_empty_result():
@@ -185,7 +185,7 @@ def test_malformed_operands_are_named(x, kernel, groups, error, message):
         convolve(Convolution(x, kernel, groups=groups))
 
 
-def test_unknown_or_missing_ops_are_named():
+def test_unknown_or_missing_conv_impl_is_an_error():
     conv = Convolution(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)))
     with pytest.raises(ValueError, match="conv_impl='fast' is not one of"):
         convolve(conv, "fast")
@@ -197,7 +197,7 @@ def test_unknown_or_missing_ops_are_named():
 
 
 @pytest.mark.parametrize("groups", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_net_and_its_gradients_are_the_same_in_every_mode(groups):
+def test_a_model_and_its_gradients_are_the_same_with_every_conv_impl(groups):
     with jax.enable_x64(True):
         model = fr.ResNet(
             (1,),
@@ -221,7 +221,7 @@ def test_a_net_and_its_gradients_are_the_same_in_every_mode(groups):
             return jax.jit(jax.value_and_grad(loss))(variables["params"])
 
         wanted = loss_and_gradients("reference")
-        for conv_impl in OTHERS:
+        for conv_impl in CONV_IMPLS:
             got = loss_and_gradients(conv_impl)
             for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
                 scale = max(1.0, float(jnp.abs(b).max()))

@@ -1,4 +1,4 @@
-"""Training and evaluation of the whole net: randomness, frozen layers, types, recomputation."""
+"""Training and evaluation of whole models: randomness, frozen layers, dtypes, recomputation."""
 
 from functools import cache, partial
 
@@ -9,7 +9,7 @@ import pytest
 from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict
 
-from flax_resnet.models import MnistResNet, ResNet
+from flax_resnet.models import ResNet, create_model
 
 RANDOM = ("dropout", "block_dropout", "stochastic_depth")
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -25,7 +25,7 @@ def abstract_init(model):
 
 
 def random_variables(model, seed=1):
-    """Of sensible sizes, drawn by NumPy: nothing to compile."""
+    """Random variables of sensible sizes. NumPy draws them, so that nothing is compiled."""
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):
@@ -73,7 +73,7 @@ def test_randomness_needs_a_key_in_training_only(option):
     np.testing.assert_array_equal(apply(model, variables, False), apply(tiny(), variables, False))
 
 
-def test_net_without_randomness_needs_no_key():
+def test_model_without_randomness_needs_no_key():
     assert np.isfinite(apply(tiny(), random_variables(tiny()), True)).all()
 
 
@@ -102,7 +102,7 @@ def test_statistics_move_in_training_and_not_in_evaluation():
     jax.tree.map(np.testing.assert_array_equal, evaluated["batch_stats"], old)
 
 
-def test_immutable_statistics_do_not_hinder_training_mode():
+def test_training_mode_works_with_immutable_statistics():
     variables = random_variables(tiny())
     logits, _ = apply(tiny(), variables, True, mutable=("batch_stats",))
     np.testing.assert_allclose(apply(tiny(), variables, True), logits, rtol=1e-5, atol=1e-6)
@@ -120,8 +120,10 @@ def test_frozen_affine_has_no_gradient_but_the_kernels_have(version):
     np.testing.assert_allclose(logits, free, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", [tiny(dtype=jnp.bfloat16), MnistResNet(dtype=jnp.bfloat16)])
-def test_bfloat16_computes_narrow_and_keeps_wide(model):
+@pytest.mark.parametrize(
+    "model", [tiny(dtype=jnp.bfloat16), create_model("resnet_mnist", dtype=jnp.bfloat16)]
+)
+def test_bfloat16_computes_in_bfloat16_and_stores_float32(model):
     variables = abstract_init(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     features = jax.eval_shape(partial(model.apply, method="features"), variables, IMAGES)
@@ -150,7 +152,7 @@ def test_parameters_take_param_dtype():
 
 
 def test_remat_gives_the_same_logits_gradients_and_statistics():
-    """With the same masks of dropout, too."""
+    """The masks of dropout are the same, too."""
     model = tiny((2,), widths=(8,), block_dropout=0.3, stochastic_depth=0.5)
     variables, rngs = random_variables(model), {"dropout": jax.random.key(7, impl="rbg")}
     wanted, logits, updated = gradients(model, variables, rngs)

@@ -1,4 +1,4 @@
-"""Max-pool beside a search in NumPy: values, and gradients to the first maximum of each window."""
+"""Max-pool against a search in NumPy: values, and gradients to the first maximum of each window."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def searched(x, gradient_of, window, stride, padding):
 
 @cache
 def compiled(pool):
-    """By conv_impl: values of images, values beside a gradient, and the gradient."""
+    """Maps conv_impl to values, values computed with a gradient, and the gradient."""
 
     def run(x, cotangent):
         found = {}
@@ -54,7 +54,7 @@ def compiled(pool):
 )
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(levels=st.sampled_from([2, 1000]), seed=st.integers(0, 99))
-def test_values_and_gradients_are_those_of_a_search(pool, size, levels, seed):
+def test_values_and_gradients_equal_a_search(pool, size, levels, seed):
     rng = np.random.default_rng(seed)
     x = rng.integers(-levels, levels, (2, *size)).astype(np.float32)  # few levels: many ties
 
@@ -69,7 +69,7 @@ def test_values_and_gradients_are_those_of_a_search(pool, size, levels, seed):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_types_are_kept(dtype):
+def test_dtypes_are_kept(dtype):
     x = jnp.ones((1, 6, 6, 2), dtype)
     gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1, "jax").sum())(x)
     assert max_pool(x, 3, 2, 1, "jax").dtype == gradient.dtype == dtype

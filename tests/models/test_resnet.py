@@ -1,4 +1,4 @@
-"""What each option of the net changes: shapes, parameters, and values against NumPy."""
+"""Effect of each option of ResNet: shapes, parameters, and values against NumPy."""
 
 from functools import partial
 
@@ -9,8 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from flax_resnet.models import ResNet, create_model
-from flax_resnet.models.blocks import Conv, ResidualBlock, block_layout
-from flax_resnet.models.layers import BatchNorm
+from flax_resnet.models.blocks import PostActivationBlock, PreActivationBlock, conv_specs
+from flax_resnet.models.layers import Conv
+from flax_resnet.models.norm import BatchNorm
 
 TINY = {"stage_sizes": (1, 2), "widths": (8, 16), "num_classes": 5, "stem": "cifar"}
 
@@ -25,7 +26,7 @@ def abstract_init(module, shape=(2, 8, 8, 3), **options):
 
 
 def parameters(model, shape=(2, 8, 8, 3)):
-    """Names and shapes: {"layer1_0/conv1/kernel": (3, 3, 8, 8), ...}."""
+    """Maps names to shapes: {"layer1_0/conv1/kernel": (3, 3, 8, 8), ...}."""
     variables = abstract_init(model, shape)
     return {k: v.shape for k, v in flatten_dict(variables["params"], sep="/").items()}
 
@@ -44,7 +45,7 @@ def feature_shapes(model, size, channels=3):
 
 
 def output_shapes(model, shape):
-    """Of every layer."""
+    """The shape of the output of every layer."""
     apply = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
     _, state = jax.eval_shape(
         apply, abstract_init(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -58,13 +59,14 @@ def output_shapes(model, shape):
 
 
 def block(kind, planes, stride, version="v1.5", **options):
-    layout = block_layout(kind, planes, stride, version, 1, 64)
-    return ResidualBlock(layout, Conv, BatchNorm, preactivate=version == "v2", **options)
+    specs = conv_specs(kind, planes, stride, version, 1, 64)
+    constructor = PreActivationBlock if version == "v2" else PostActivationBlock
+    return constructor(specs, Conv, BatchNorm, **options)
 
 
 def block_variables(module, x, last_scale=1.0):
     """Random kernels; fresh norms, but for the last one of the branch, whose scale is given."""
-    rng, last = np.random.default_rng(3), f"bn{len(module.layout)}"
+    rng, last = np.random.default_rng(3), f"bn{len(module.conv_specs)}"
 
     def fill(path, leaf):
         names = [key.key for key in path]
@@ -122,7 +124,7 @@ def test_shortcut_a_subsamples_and_pads_with_zero_channels(size):
 
 
 @pytest.mark.parametrize("size", [6, 5])
-def test_avg_pool_shortcut_averages_what_each_window_holds(size):
+def test_avg_pool_shortcut_averages_the_pixels_in_each_window(size):
     """ResNet-D; at an odd size the last window is cut short."""
     module, x = block("basic", 3, 2, avg_pool_shortcut=True), images(2, size, size, 4)
     variables = block_variables(module, x, last_scale=0)
@@ -170,7 +172,7 @@ def test_v2_normalises_last_and_not_after_the_stem():
 
 
 def test_v2_identity_passes_the_raw_input():
-    """With a dead branch the block hands on its input, negative values too."""
+    """Without the branch the output of the block is its input, negative values included."""
     module, x = block("basic", 4, 1, "v2"), images(2, 5, 5, 4)
     variables = block_variables(module, x)
     variables["params"]["conv2"]["kernel"] *= 0
@@ -188,7 +190,7 @@ def test_v2_projection_starts_from_the_first_activation():
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 @pytest.mark.parametrize("version", ["v1.5", "v2"])
-def test_plain_net_has_no_projection(version, shortcut):
+def test_plain_model_has_no_projection(version, shortcut):
     plain = modules(tiny(residual=False, version=version, shortcut=shortcut))
     assert plain == {
         name for name in modules(tiny(version=version, shortcut="B")) if "downsample" not in name
@@ -211,8 +213,8 @@ def test_zero_init_residual_starts_as_the_identity(version, kind, planes, train)
     np.testing.assert_array_equal(module.apply(variables, x, train), x)
 
 
-def test_plain_net_ignores_zero_init_residual():
-    """It would be dead: there is no shortcut."""
+def test_plain_model_ignores_zero_init_residual():
+    """Its output would be zero, as there is no shortcut."""
     module, x = block("basic", 8, 1, residual=False, zero_init_residual=True), images(2, 4, 4, 8)
     params = module.init(jax.random.key(0, impl="rbg"), x, False)["params"]
     assert (params["bn2"]["scale"] == 1).all()
@@ -250,7 +252,7 @@ def test_resnext_groups_its_3x3_convolutions():
     ]
 
 
-def test_group_norm_net_has_no_statistics():
+def test_group_norm_model_has_no_statistics():
     variables = abstract_init(tiny(norm="group"))
     assert set(variables) == {"params"}
     assert parameters(tiny(norm="group")) == parameters(tiny())
@@ -259,3 +261,29 @@ def test_group_norm_net_has_no_statistics():
 def test_any_number_of_stages():
     model = ResNet((1,) * 5, "basic", widths=(4,) * 5, num_classes=2, stem="cifar")
     assert set(feature_shapes(model, 32)) == {"stem", "pooled"} | {f"layer{i}" for i in range(1, 6)}
+
+
+def test_equal_models_hash_equal():
+    """A compiled program is found again by the model."""
+    one, other = (tiny("bottleneck", stem="deep", hidden=(3,)) for _ in range(2))
+    assert one == other and hash(one) == hash(other)
+    assert one != one.clone(version="v2") and len({one, other, one.clone(version="v2")}) == 2
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "folded"])
+def test_layers_add_no_level_to_the_parameter_tree(norm):
+    depths = {len(name.split("/")) for name in parameters(tiny(norm=norm, shortcut="C"))}
+    assert depths == {2, 3}  # fc/kernel, layer1_0/conv1/kernel
+
+
+def test_conv_pool_halves_before_the_blocks():
+    model = create_model("resnet_mnist")
+    assert model.stages == ("stem", "layer1", "layer2", "fc")
+    wanted = {"stem": (14, 14, 16), "layer1": (14, 14, 16), "layer2": (7, 7, 32), "pooled": (1568,)}
+    assert feature_shapes(model, 28, channels=1) == wanted
+    blocks = {f"layer{i}_0/{name}" for i in (1, 2) for name in ("conv1", "bn1", "conv2", "bn2")}
+    shapes = parameters(model, (2, 28, 28, 1))
+    assert {name.rsplit("/", 1)[0] for name in shapes} == blocks | {
+        *("conv1", "bn1", "conv2", "bn2", "fc")
+    }
+    assert shapes["conv1/kernel"] == (5, 5, 1, 16) and shapes["conv2/kernel"] == (3, 3, 16, 32)

@@ -38,7 +38,7 @@ SHALLOW = ("resnet18", "resnet50", "resnext50_32x4d")
 
 @cache
 def summary_of(name):
-    """By XLA's own convolutions, which are quickly traced."""
+    """The summary with XLA's own convolutions, which are traced quickly."""
     return summarize(create_model(name, conv_impl="reference"))
 
 
@@ -109,20 +109,20 @@ def test_final_norm_of_v2_belongs_to_the_last_stage():
     assert stem.parameters == 3 * 3 * 3 * 16
 
 
-def test_second_convolution_of_the_mnist_net_belongs_to_layer2():
+def test_second_convolution_of_the_mnist_model_belongs_to_layer2():
     stem = summarize(create_model("resnet_mnist")).stages[0]
     assert stem.parameters == 5 * 5 * 16 + 2 * 16
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all is XLA's own")
-def test_lowerings_are_counted_by_the_models_ops():
-    """Of a stem, four bottlenecks of three and their four shortcuts."""
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends use XLA only")
+def test_algorithms_are_counted_by_the_models_conv_impl():
+    """The stem, four bottlenecks of three convolutions and their four shortcuts."""
     shallow = {"stage_sizes": (1, 1, 1, 1)}
     reference = summarize(create_model("resnet50", conv_impl="reference", **shallow)).lowerings
-    assert reference == {"XLA's own": 17}
+    assert reference == {"XLA": 17}
     chosen = summarize(create_model("resnext50_32x4d", conv_impl="jax", **shallow)).lowerings
-    assert chosen["1x1 as a matrix product"] == 12
+    assert chosen["matrix product"] == 12
     # One image's maps of 28x28 pixels and less are small ones.
-    assert chosen["groups merged into blocks"] == 1
-    assert chosen["groups as one batched product"] == 3
+    assert chosen["block-diagonal convolutions"] == 1
+    assert chosen["batched matrix product"] == 3
     assert sum(chosen.values()) == 17

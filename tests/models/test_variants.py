@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from flax_resnet.models import MnistResNet, create_model, default_image_shape, list_models
+from flax_resnet.models import create_model, default_image_shape, list_models
 
-# One of each kind, short enough to compile: name and what to cut.
+# One of each kind, cut short enough to compile: name -> options.
 SHORT = {
     "resnet8": {"stage_sizes": (1, 1), "widths": (16, 32)},
     "plain8": {"stage_sizes": (1, 1), "widths": (16, 32)},
@@ -39,7 +39,7 @@ def statistics_of(variables):
 
 
 def loss_and_gradients(model, variables, images):
-    """In training, of the cross-entropy; also the new variables."""
+    """Cross-entropy in training, logits, updated variables, and gradients."""
     labels = jnp.arange(len(images)) % model.num_classes
 
     def loss(params):
@@ -89,9 +89,7 @@ def check_numerically(model):
 def test_variant_trains_abstractly(name):
     """Two blocks in the first stage and one in the second hold every kind of block there is."""
     model = create_model(name)
-    if not isinstance(model, MnistResNet):
-        model = model.clone(stage_sizes=(2, 1), widths=model.widths[:2])
-    check_abstractly(model)
+    check_abstractly(model.clone(stage_sizes=(2, 1), widths=model.widths[:2]))
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -99,7 +97,7 @@ def test_short_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name, **SHORT[name]))
 
 
-# Of each kind of block a deep net, narrowed: the signal's way through the depth is the same.
+# A deep model of each kind of block, with fewer channels: the signal passes through the same depth.
 DEEP = {
     "resnet50": (16, 32, 64, 128),
     "plain34": (8, 16, 32, 64),
@@ -116,8 +114,10 @@ def test_deep_variant_has_finite_gradients_everywhere(name):
 
 @pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet_mnist"])
 def test_depth_is_the_one_in_the_name(name):
-    """Convolutions and classifier on the way through; wide ResNets count their three projections
-    too (Zagoruyko & Komodakis 2016)."""
+    """The convolutions outside of shortcuts and the classifier count.
+
+    Wide ResNets count their three projections too (Zagoruyko & Komodakis 2016).
+    """
     model = create_model(name)
     layers = {"basic": 2, "bottleneck": 3}[model.block] * sum(model.stage_sizes) + 2
     depth = int(re.search(r"\d+", name)[0])
@@ -163,7 +163,9 @@ def test_families_take_any_depth(name, stage_size, options):
         ("resnet12_v2", {}, r"9n\+2.* 11 or 20"),
         ("wrn11_2", {}, r"6n\+4.* 10 or 16"),
         ("resnet50", {"num_clases": 10}, "num_clases.*num_classes"),
-        ("resnet_mnist", {"shortcut": "A"}, "shortcut"),
+        ("resnet_mnist", {"shortcuts": "A"}, "shortcuts.*shortcut"),
+        ("resnet_mnist", {"pooling": "max"}, "flatten"),
+        ("resnet_mnist", {"downsampling": "pool"}, "conv_pool"),
         ("resnet50", {"shortcut": "D"}, r"shortcut='D'.*'A', 'B', 'C'"),
         ("resnet50", {"version": "v3"}, "v1.5"),
         ("resnet50", {"stem": "tiny"}, "cifar"),
@@ -173,6 +175,6 @@ def test_families_take_any_depth(name, stage_size, options):
         ("resnet18", {"groups": 2}, "bottleneck"),
     ],
 )
-def test_mistakes_are_told(name, options, message):
+def test_mistakes_raise_an_error(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_model(name, **options)

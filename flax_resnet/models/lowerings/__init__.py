@@ -1,7 +1,7 @@
-"""One operation, several lowerings: chosen while a program is traced, equal in result.
+"""Algorithms for convolutions, batch norm and max-pool on CPU; they agree up to rounding.
 
-On GPU and TPU XLA's own is good and stays. On CPU it is not; `table.py` says which convolution is
-computed how.
+A lowering is chosen while a program is traced. On GPU and TPU XLA's own convolutions are fast and
+stay; on CPU ``table.py`` chooses by shape and dtype.
 """
 
 from .convolution import Convolution, Epilogue, Lowering

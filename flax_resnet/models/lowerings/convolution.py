@@ -1,4 +1,4 @@
-"""What a convolution means, and what a lowering of it is."""
+"""A convolution, its epilogue, and the description of an algorithm that computes them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 class Convolution(NamedTuple):
-    """One 2-D convolution, well formed: what a lowering looks at, and computes.
+    """Operands and options of one 2-D convolution.
 
     Attributes:
-      x: images ``[N, H, W, C]``, floating.
-      kernel: ``[h, w, C / groups, F]``, of the same dtype.
-      stride: of both directions.
-      padding: zeros on each of the four sides.
-      groups: groups of channels (``feature_group_count``).
+        x: Images ``[N, H, W, C]``, floating.
+        kernel: ``[h, w, C / groups, F]``, of the same dtype.
+        stride: Stride in both directions.
+        padding: Number of zeros on each of the four sides.
+        groups: Groups of channels (``feature_group_count``).
     """
 
     x: jax.Array
@@ -38,17 +38,17 @@ class Convolution(NamedTuple):
 
     @property
     def is_pointwise(self) -> bool:
-        """A product of matrices: 1x1, dense, without padding."""
+        """Whether it is 1x1, dense and without padding: a product of matrices."""
         return self.kernel.shape[:2] == (1, 1) and self.groups == 1 and self.padding == 0
 
 
 class Epilogue(NamedTuple):
-    """What follows a convolution in a net for inference: ``relu(y + bias + residual)``.
+    """The operations after a convolution or a norm: ``relu(y + bias + residual)``.
 
     Attributes:
-      bias: ``[F]``, of the dtype of ``y``, or None.
-      residual: of the shape and dtype of ``y``, or None.
-      relu: whether negative numbers become zero.
+        bias: ``[F]``, of the dtype of ``y``, or None.
+        residual: Summand of the shape and dtype of ``y``, or None.
+        relu: Whether to apply ReLU.
     """
 
     bias: jax.Array | None = None
@@ -56,39 +56,48 @@ class Epilogue(NamedTuple):
     relu: bool = False
 
     def apply(self, y: jax.Array) -> jax.Array:
-        """The meaning."""
+        """Applies the operations to ``y`` one by one: the reference implementation."""
         for summand in (self.bias, self.residual):
             y = y if summand is None else y + summand
         return jax.nn.relu(y) if self.relu else y
 
 
+def always(conv: Convolution) -> bool:
+    """True: the predicate of an algorithm without a condition."""
+    return True
+
+
 class Lowering(NamedTuple):
-    """A row of the table: one way to compute some convolutions.
+    """An algorithm that computes some convolutions: a row of the table.
+
+    The predicates see shapes and dtypes only: arrays may be tracers or ``jax.ShapeDtypeStruct``.
 
     Attributes:
-      name: as ``flax-resnet summary`` prints it.
-      family: ``"jax"`` or ``"onednn"``: which values of ``conv_impl`` admit it.
-      backend: the backend it is for, as ``jax.default_backend()`` names it.
-      applies: whether it can compute a convolution and is the better way; it sees shapes and dtypes
-        only (the arrays may be tracers or ``jax.ShapeDtypeStruct``).
-      lower: computes it: ``[N, H', W', F]`` of the dtype of ``x``, differentiable in ``x`` and
-        ``kernel``.
-      lower_fused: computes it and its epilogue in one pass, differentiable too, or None; its third
-        argument is what ``pack`` gave, or None.
-      pack: the kernel in the layout that ``lower_fused`` prefers, or None.
+        name: Name of the algorithm, as ``flax-resnet summary`` prints it.
+        family: ``"jax"`` or ``"onednn"``; ``table.ALLOWED_FAMILIES`` lists the families that each
+            ``conv_impl`` allows.
+        backend: The backend it is for, as ``jax.default_backend()`` names it.
+        is_supported: Whether the algorithm can compute a convolution.
+        lower: Computes it: ``[N, H', W', F]`` of the dtype of ``x``, differentiable in ``x`` and
+            ``kernel``.
+        is_profitable: Whether the algorithm is faster than the rows below it, where supported.
+        lower_fused: Computes it and its epilogue in one pass, also differentiable, or None. Its
+            third argument is the result of ``pack``, or None.
+        pack: Rearranges the kernel into the layout that ``lower_fused`` prefers, or None.
     """
 
     name: str
     family: str
     backend: str
-    applies: Callable[[Convolution], bool]
+    is_supported: Callable[[Convolution], bool]
     lower: Callable[[Convolution], jax.Array]
+    is_profitable: Callable[[Convolution], bool] = always
     lower_fused: Callable[[Convolution, Epilogue, jax.Array | None], jax.Array] | None = None
     pack: Callable[[Convolution], jax.Array | None] | None = None
 
 
 def reference(conv: Convolution) -> jax.Array:
-    """The meaning: ``lax.conv_general_dilated``. Returns ``[N, H', W', F]``."""
+    """Reference implementation: ``lax.conv_general_dilated``. Returns ``[N, H', W', F]``."""
     side = (conv.padding, conv.padding)
     return lax.conv_general_dilated(
         conv.x,
@@ -101,8 +110,10 @@ def reference(conv: Convolution) -> jax.Array:
 
 
 def match_vma(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each varying over every mapped axis (``shard_map``) that one of them varies over:
-    gradient rules of our own must return gradients that vary as their operands do."""
+    """Makes all arrays vary over every mapped axis (``shard_map``) over which one of them varies.
+
+    Custom gradient rules must return gradients that vary over the same axes as their operands.
+    """
     varying = [jax.typeof(array).mat.varying for array in arrays]
     everywhere = frozenset().union(*varying)
     return [
@@ -112,7 +123,12 @@ def match_vma(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def check(conv: Convolution) -> None:
-    """Raises ValueError or TypeError, in one sentence, for operands that do not fit together."""
+    """Checks that the operands fit together.
+
+    Raises:
+        ValueError: The shapes do not fit.
+        TypeError: The dtypes differ or are not floating.
+    """
     x, kernel, groups = conv.x, conv.kernel, conv.groups
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError(

@@ -1,9 +1,8 @@
-"""A grouped convolution as a few dense ones, each over a block of neighbouring groups, or, on small
-maps, as one batched product of matrices.
+"""Grouped convolutions by block-diagonal dense ones or, on small maps, a batched matrix product.
 
-XLA:CPU sends a dense convolution and its gradients to Eigen's matrix product, but has no such path
-for a grouped one, whose weight gradient runs as a naive loop. Multiplying `m` times as often,
-mostly by zero, is far cheaper.
+A dense convolution computes a block of neighbouring groups. XLA:CPU sends it and its gradients to
+Eigen's matrix product, but has no such path for a grouped one, whose weight gradient runs as a
+naive loop. Multiplying `m` times as often, mostly by zero, is far cheaper.
 """
 
 import math
@@ -16,7 +15,7 @@ from jax import lax
 from . import strided
 from .convolution import Convolution, Lowering, reference
 
-# How groups are merged, see `groups_per_block`.
+# Bounds for merging groups, see `groups_per_block`.
 BLOCK_CHANNELS = 16
 MAX_BLOCKS = 16
 # Pixels of a result up to which one product of all groups' patches is better: it holds h w times
@@ -27,10 +26,11 @@ SMALL_MAP = 1024
 
 
 def lower(conv: Convolution) -> jax.Array:
-    """``[N, H, W, C]`` by ``[h, w, C / groups, F]`` gives ``[N, H', W', F]``.
+    """Convolves blocks of groups by dense block-diagonal kernels.
 
-    The kernel of a block of `m` groups is dense, ``[h, w, m C / groups, m F / groups]``, and zero
-    between different groups.
+    Maps ``[N, H, W, C]`` and ``[h, w, C / groups, F]`` to ``[N, H', W', F]``. The kernel of a block
+    of `m` groups is dense, ``[h, w, m C / groups, m F / groups]``, and zero between different
+    groups.
     """
     groups = conv.groups
     in_size, features = conv.kernel.shape[2:]
@@ -59,8 +59,11 @@ def lower(conv: Convolution) -> jax.Array:
 
 
 def lower_small(conv: Convolution) -> jax.Array:
-    """As :func:`lower`, by one product ``[B, N H' W', h w c] x [B, h w c, f]``, a batch of the B
-    blocks, each of c channels and f features."""
+    """Convolves all blocks of groups by one batched matrix product.
+
+    The product is ``[B, N H' W', h w c] x [B, h w c, f]``, over B blocks of c input and f output
+    channels each.
+    """
     x, kernel, stride, padding, groups = conv
     height, width, in_size, features = kernel.shape
     out_size = features // groups
@@ -81,12 +84,16 @@ def lower_small(conv: Convolution) -> jax.Array:
     return y.swapaxes(0, 1).reshape(len(x), rows, columns, features)
 
 
+def _is_grouped(conv: Convolution) -> bool:
+    return conv.groups > 1
+
+
 def _is_small(conv: Convolution) -> bool:
-    return conv.groups > 1 and 0 < conv.x.shape[0] * math.prod(conv.out_size) <= SMALL_MAP
+    return 0 < conv.x.shape[0] * math.prod(conv.out_size) <= SMALL_MAP
 
 
 def groups_per_block(groups: int, in_size: int, out_size: int) -> int:
-    """How many groups of `in_size` input and `out_size` output channels make one block.
+    """Number of groups, of `in_size` input and `out_size` output channels, in one block.
 
     Small blocks waste less arithmetic, but each block is three convolutions to compile in training
     (about 70 ms of processor time each), so their number is bounded. Milliseconds of forward +
@@ -110,9 +117,9 @@ def groups_per_block(groups: int, in_size: int, out_size: int) -> int:
 
 
 def block_diagonal_kernels(kernel: jax.Array, out_size: int, merged: int) -> jax.Array:
-    """The dense kernels of all blocks side by side: [h, w, i, F] to [h, w, merged * i, F].
+    """Dense kernels of all blocks, concatenated: [h, w, i, F] to [h, w, merged * i, F].
 
-    Zeros are put in by selection, not by multiplication, so that a non-finite number in the
+    Zeros are filled in by selection, not by multiplication, so that a non-finite number in the
     gradient of an off-diagonal (unused) weight cannot reach a real one.
     """
     if merged == 1:
@@ -125,6 +132,6 @@ def block_diagonal_kernels(kernel: jax.Array, out_size: int, merged: int) -> jax
 
 
 LOWERINGS = (
-    Lowering("groups as one batched product", "jax", "cpu", _is_small, lower_small),
-    Lowering("groups merged into blocks", "jax", "cpu", lambda conv: conv.groups > 1, lower),
+    Lowering("batched matrix product", "jax", "cpu", _is_grouped, lower_small, _is_small),
+    Lowering("block-diagonal convolutions", "jax", "cpu", _is_grouped, lower),
 )

@@ -1,7 +1,7 @@
-"""Convolutions by oneDNN, where the optional distribution ``flax-resnet-onednn`` is installed.
+"""Convolution, batch norm and max-pool by the optional package ``flax-resnet-onednn``.
 
-It lies in ``native/``, which says what it does and how fast. Everything of it stays out of a
-program until the first convolution is traced.
+Its source is in ``native/``, and its README has measured speeds. It is imported when the first
+convolution is traced.
 """
 
 from functools import cache, partial
@@ -16,7 +16,7 @@ from .convolution import Convolution, Epilogue, Lowering
 
 @cache
 def is_available() -> bool:
-    """Whether ``flax_resnet_onednn`` is installed and loads; without it nothing is said."""
+    """Whether ``flax_resnet_onednn`` is installed and its library loads."""
     try:
         import flax_resnet_onednn
 
@@ -33,15 +33,15 @@ def _has_avx2() -> bool:
     return flax_resnet_onednn.has_avx2()
 
 
-def normalizes(x: jax.Array, *dtypes: Any) -> bool:
-    """Whether batch normalisation of ``x`` is computed there: float32 throughout."""
+def supports_batch_norm(x: jax.Array, *dtypes: Any) -> bool:
+    """Whether the package computes batch norm of ``x``: it must be float32 throughout."""
     if jax.default_backend() != "cpu" or x.size == 0 or not is_available():
         return False
     return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _has_avx2()
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array | None:
-    """As :func:`lowerings.max_pool`, or None where that is not computed there."""
+    """As ``lowerings.max_pool``, or None where the package does not support the operands."""
     if x.dtype != jnp.float32 or jax.default_backend() != "cpu" or not is_available():
         return None
     import flax_resnet_onednn
@@ -53,15 +53,18 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array 
     return flax_resnet_onednn.max_pool(x, window, stride, padding)
 
 
-def applies(conv: Convolution) -> bool:
-    """float32 and bfloat16, with a result that is not empty."""
+def is_supported(conv: Convolution) -> bool:
+    """Whether it is float32 or bfloat16, and its result not empty."""
     smallest = min(side + 2 * conv.padding for side in conv.x.shape[1:3])
     fits = smallest >= max(conv.kernel.shape[:2])
     return conv.x.dtype in (jnp.float32, jnp.bfloat16) and fits and is_available()
 
 
 def lower(conv: Convolution) -> jax.Array:
-    """``[N, H', W', F]``; both gradients are custom calls too, under ``vmap`` one after another."""
+    """Computes ``[N, H', W', F]`` by a custom call.
+
+    Both gradients are custom calls too; ``vmap`` runs them one after another.
+    """
     from flax_resnet_onednn import convolution
 
     x, kernel, stride, padding, groups = conv
@@ -69,7 +72,7 @@ def lower(conv: Convolution) -> jax.Array:
 
 
 def lower_fused(conv: Convolution, epilogue: Epilogue, packed: jax.Array | None) -> jax.Array:
-    """``[N, H', W', F]``: sums, bias, residual and ReLU in one pass over the result."""
+    """Computes ``[N, H', W', F]``: sums, bias, residual and ReLU in one pass over the result."""
     from flax_resnet_onednn import bf16_is_fast
 
     if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
@@ -106,17 +109,17 @@ def _fused_forward(options: tuple, *arrays: Any) -> Any:
 
 
 def _fused_backward(options: tuple, arrays: Any, dy: jax.Array) -> Any:
-    # Computed anew: nets for inference are seldom differentiated, and keep nothing for it.
+    # Recomputed: models for inference are seldom differentiated, and store nothing for it.
     *operands, packed = arrays
-    slopes = jax.vjp(partial(_unfused, options), *operands)[1](dy)
-    return *slopes, None if packed is None else np.zeros(packed.shape, jax.dtypes.float0)
+    gradients = jax.vjp(partial(_unfused, options), *operands)[1](dy)
+    return *gradients, None if packed is None else np.zeros(packed.shape, jax.dtypes.float0)
 
 
 _fused.defvjp(_fused_forward, _fused_backward)
 
 
 def pack(conv: Convolution) -> jax.Array | None:
-    """The kernel in oneDNN's own layout."""
+    """Rearranges the kernel into oneDNN's layout, or returns None where that is of no use."""
     from flax_resnet_onednn import bf16_is_fast, pack_kernel
 
     if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
@@ -125,4 +128,6 @@ def pack(conv: Convolution) -> jax.Array | None:
     return pack_kernel(kernel, x.shape, stride=stride, padding=padding, groups=groups)
 
 
-LOWERINGS = (Lowering("oneDNN", "onednn", "cpu", applies, lower, lower_fused, pack),)
+LOWERINGS = (
+    Lowering("oneDNN", "onednn", "cpu", is_supported, lower, lower_fused=lower_fused, pack=pack),
+)

@@ -12,14 +12,15 @@ from .convolution import Convolution, Lowering
 
 
 def lower(conv: Convolution) -> jax.Array:
-    """``[N, H, W, C]`` by ``[1, 1, C, F]`` gives ``[N, H', W', F]``; with a stride, the pixels it
-    lands on are cut out first."""
+    """Multiplies the pixels at the stride ``[N H' W', C]`` by the kernel ``[C, F]``."""
     x = conv.x[:, :: conv.stride, :: conv.stride] if conv.stride > 1 else conv.x
     channels, features = conv.kernel.shape[2:]
     y = lax.dot(x.reshape(-1, channels), conv.kernel.reshape(channels, features))
     return y.reshape(*x.shape[:3], features)
 
 
-LOWERINGS = (
-    Lowering("1x1 as a matrix product", "jax", "cpu", lambda conv: conv.is_pointwise, lower),
-)
+def _is_pointwise(conv: Convolution) -> bool:
+    return conv.is_pointwise
+
+
+LOWERINGS = (Lowering("matrix product", "jax", "cpu", _is_pointwise, lower),)

@@ -1,9 +1,9 @@
-"""Max-pool whose gradient is a choice of places, not a search.
+"""Max-pool whose gradient selects by stored indices.
 
-XLA's gradient of ``reduce_window`` looks for each window's maximum again (select-and-scatter), in a
-loop that XLA:CPU does not vectorise. Here the forward pass in training keeps one byte a window:
-which of its places holds the maximum. The gradient of each phase of pixels (row and column modulo
-the stride) is then a sum of a few selections, elementwise.
+XLA's gradient of ``reduce_window`` searches for the maximum of each window again
+(select-and-scatter), in a loop that XLA:CPU does not vectorise. Here the forward pass in training
+stores one byte for each window: the index of its maximum. The gradient of each phase of pixels (row
+and column modulo the stride) is then a sum of a few elementwise selections.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import onednn
-from .table import FAMILIES
+from .table import ALLOWED_FAMILIES
 
 
 def max_pool(
@@ -22,17 +22,26 @@ def max_pool(
 ) -> jax.Array:
     """Maximum of each ``window`` by ``window`` pixels: ``[N, H, W, C]`` to ``[N, H', W', C]``.
 
+    Where a window has its maximum more than once, every algorithm sends the gradient to the first,
+    row by row. A NaN is the maximum of its window.
+
     Args:
-      x: floating.
-      window, stride, padding: of both directions; padded pixels never win.
-      conv_impl: as of :func:`convolve`; ``"reference"`` is ``nn.max_pool``. Where a window has
-        its maximum more than once, the gradient goes to the first, row by row, in either way.
+        x: Images, floating.
+        window: Size of a window in both directions.
+        stride: Stride in both directions.
+        padding: Pixels of padding on each side; they are never the maximum.
+        conv_impl: As in ``convolve``; ``"reference"`` is ``flax.linen.max_pool``.
     """
-    if "onednn" in FAMILIES[conv_impl]:
+    if "onednn" in ALLOWED_FAMILIES[conv_impl]:
         pooled = onednn.max_pool(x, window, stride, padding)
         if pooled is not None:
             return pooled
-    if "jax" in FAMILIES[conv_impl] and jax.default_backend() == "cpu" and x.size and window < 16:
+    if (
+        "jax" in ALLOWED_FAMILIES[conv_impl]
+        and jax.default_backend() == "cpu"
+        and x.size
+        and window < 16
+    ):
         return _max_pool(x, window, stride, padding)
     return _reference(x, window, stride, padding)
 
@@ -50,28 +59,32 @@ def _max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array
 def _forward(
     x: jax.Array, window: int, stride: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Rows, then columns; beside the maxima, the place ``window * row + column`` of each, uint8
-    ``[N, H', W', C]``, and nothing of ``x`` but its shape."""
-    best, places = x, list[jax.Array]()
+    """Reduces columns, then rows, of each window.
+
+    Returns:
+        The maxima, and as residuals the index ``window * row + column`` of each, uint8
+        ``[N, H', W', C]``, and an empty array with the image size of ``x``.
+    """
+    best, indices = x, list[jax.Array]()
     for axis in (2, 1):
         count = (x.shape[axis] + 2 * padding - window) // stride + 1
         # Padded as far as the last window reaches; what no window reaches is cut off.
         after = (count - 1) * stride + window - padding - x.shape[axis]
         lowest = jnp.array(-jnp.inf, x.dtype)
         taps = _taps(best, lowest, axis, padding, after, window, stride, count)
-        columns = [_taps(p, 0, axis, padding, after, window, stride, count) for p in places]
-        best, places = taps[0], [column[0] for column in columns]
-        place = jnp.zeros(best.shape, jnp.uint8)
+        index_taps = [_taps(p, 0, axis, padding, after, window, stride, count) for p in indices]
+        best, indices = taps[0], [index_tap[0] for index_tap in index_taps]
+        index = jnp.zeros(best.shape, jnp.uint8)
         for i in range(1, window):
             better = taps[i] > best
             best = jnp.maximum(best, taps[i])
-            place = jnp.where(better, jnp.uint8(i), place)
-            places = [
-                jnp.where(better, column[i], kept)
-                for column, kept in zip(columns, places, strict=True)
+            index = jnp.where(better, jnp.uint8(i), index)
+            indices = [
+                jnp.where(better, index_tap[i], kept)
+                for index_tap, kept in zip(index_taps, indices, strict=True)
             ]
-        places = [*places, place]
-    column, row = places
+        indices = [*indices, index]
+    column, row = indices
     return best, (row * jnp.uint8(window) + column, x[:0])
 
 
@@ -85,7 +98,7 @@ def _taps(
     stride: int,
     count: int,
 ) -> list[jax.Array]:
-    """For each place of a window, the values that all windows have there."""
+    """For each index in a window along ``axis``, the values of all windows there."""
     edges = [(0, 0, 0)] * x.ndim
     edges[axis] = (before, after, 0)
     padded = lax.pad(x, jnp.asarray(fill, x.dtype), edges)
@@ -100,18 +113,21 @@ def _backward(
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array]:
-    places, empty = residuals
+    indices, empty = residuals
     size = empty.shape[1:3]
     phase_size = [-(-length // stride) for length in size]
 
     def phase(a: int, b: int) -> jax.Array:
-        """Pixels ``stride * m + (a, b)``: there lies row ``i`` of the windows of row
-        ``m + (a + padding - i) / stride``, and likewise column ``j``."""
+        """Gradient of the pixels ``stride * m + (a, b)``.
+
+        Row ``i`` of the windows of row ``m + (a + padding - i) / stride`` covers them, and likewise
+        column ``j``.
+        """
         total = jnp.zeros((gradient.shape[0], *phase_size, gradient.shape[3]), gradient.dtype)
         for i in range((a + padding) % stride, window, stride):
             for j in range((b + padding) % stride, window, stride):
-                here = places == window * i + j
-                chosen = jnp.where(here, gradient, jnp.zeros_like(gradient))
+                is_maximum = indices == window * i + j
+                chosen = jnp.where(is_maximum, gradient, jnp.zeros_like(gradient))
                 shifts = ((a + padding - i) // stride, (b + padding - j) // stride)
                 total += _shifted(chosen, shifts, phase_size)
         return total
@@ -124,7 +140,7 @@ def _backward(
 
 
 def _shifted(x: jax.Array, shifts: tuple[int, int], size: list[int]) -> jax.Array:
-    """``x[:, m + shift]`` for ``m`` below ``size``, along both directions; zero outside."""
+    """``x[:, m + shift]`` for all ``m < size``, in both directions; zero outside of ``x``."""
     pads = [
         (-shift, count + shift - length, 0)
         for shift, count, length in zip(shifts, size, x.shape[1:3], strict=True)

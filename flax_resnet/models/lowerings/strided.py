@@ -17,7 +17,7 @@ from .convolution import DIMENSIONS, Convolution, Lowering, match_vma, reference
 
 
 def lower(conv: Convolution) -> jax.Array:
-    """``[N, H, W, C]`` by ``[h, w, C, F]`` gives ``[N, H', W', F]``; for dense convolutions."""
+    """Convolves ``[N, H, W, C]`` by a dense ``[h, w, C, F]``; returns ``[N, H', W', F]``."""
     return _convolve(*match_vma(conv.x, conv.kernel), conv.stride, conv.padding)
 
 
@@ -37,10 +37,10 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = operands
 
-    def in_kernel(kernel: jax.Array) -> jax.Array:
+    def of_kernel(kernel: jax.Array) -> jax.Array:
         return reference(Convolution(x, kernel, stride, padding))
 
-    (kernel_gradient,) = jax.linear_transpose(in_kernel, kernel)(gradient)
+    (kernel_gradient,) = jax.linear_transpose(of_kernel, kernel)(gradient)
     return input_gradient(gradient, kernel, x.shape[1:3], stride, padding), kernel_gradient
 
 
@@ -50,8 +50,15 @@ _convolve.defvjp(_forward, _backward)
 def input_gradient(
     gradient: jax.Array, kernel: jax.Array, size: tuple[int, ...], stride: int, padding: int
 ) -> jax.Array:
-    """Gradient of the images ``[N, H, W, C]``, ``size`` being ``(H, W)``, from that of the result
-    ``[N, H', W', F]`` and the kernel ``[h, w, C, F]``."""
+    """Gradient of the images ``[N, H, W, C]``.
+
+    Args:
+        gradient: Gradient of the result, ``[N, H', W', F]``.
+        kernel: ``[h, w, C, F]``.
+        size: ``(H, W)``.
+        stride: Stride in both directions.
+        padding: Number of zeros on each side.
+    """
     phase_size = [-(-length // stride) for length in size]
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     rows = [
@@ -77,10 +84,10 @@ def _phase(
     stride: int,
     offsets: tuple[int, int],
 ) -> jax.Array:
-    """Pixels ``stride * m + a`` of the image, where ``offset`` is ``a + padding``.
+    """Gradient of the pixels ``stride * m + a`` of the image, where ``offset`` is ``a + padding``.
 
-    Of a kernel of ``h`` rows, row ``i`` takes them to row ``m + (offset - i) / stride`` of the
-    result, for those ``i`` that make this whole.
+    Row ``i`` of the kernel multiplies row ``m + (offset - i) / stride`` of the gradient of the
+    result, for every ``i`` for which that is an integer.
     """
     slices, pads = [], []
     for axis, (offset, count) in enumerate(zip(offsets, size, strict=True)):
@@ -99,8 +106,12 @@ def _phase(
     )
 
 
-def _applies(conv: Convolution) -> bool:
-    return conv.groups == 1 and conv.stride > 1 and conv.kernel.shape[:2] != (1, 1)
+def _is_dense(conv: Convolution) -> bool:
+    return conv.groups == 1
 
 
-LOWERINGS = (Lowering("strided, gradient by phases", "jax", "cpu", _applies, lower),)
+def _is_strided(conv: Convolution) -> bool:
+    return conv.stride > 1 and conv.kernel.shape[:2] != (1, 1)
+
+
+LOWERINGS = (Lowering("sub-pixel input gradient", "jax", "cpu", _is_dense, lower, _is_strided),)

@@ -1,23 +1,24 @@
-"""The table of lowerings, and the choice.
+"""The table of convolution algorithms, and the choice between them.
 
-To add a way of computing convolutions: a file beside this one with its ``LOWERINGS``, rows of
-:class:`Lowering`, and its name in ``TABLE``. The row above wins. ``tests/models/test_lowerings.py``
-holds every row, values and gradients, to the meaning (``convolution.reference``).
+To add an algorithm, write a file next to this one with ``LOWERINGS``, rows of ``Lowering``, and
+list it in ``TABLE``. The first row that is supported and profitable is used.
+``tests/models/test_lowerings.py`` compares values and gradients of every row with the reference
+implementation (``convolution.reference``).
 """
 
 import jax
 
 from . import grouped, onednn, pointwise, strided
-from .convolution import Convolution, Epilogue, Lowering, check, reference
+from .convolution import Convolution, Epilogue, Lowering, always, check, reference
 
-# Which families of lowerings a value of ``conv_impl`` admits.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "auto": ("onednn", "jax"),  # the best there is; oneDNN where flax_resnet_onednn is installed
+# Value of ``conv_impl`` -> families of algorithms that it allows.
+ALLOWED_FAMILIES: dict[str, tuple[str, ...]] = {
+    "auto": ("onednn", "jax"),  # the fastest; oneDNN where flax_resnet_onednn is installed
     "jax": ("jax",),
     "onednn": ("onednn", "jax"),  # the same, but an error where it is not installed
     "reference": (),
 }
-CONV_IMPLS = tuple(FAMILIES)
+CONV_IMPLS = tuple(ALLOWED_FAMILIES)
 
 TABLE: tuple[Lowering, ...] = (
     *onednn.LOWERINGS,
@@ -26,16 +27,16 @@ TABLE: tuple[Lowering, ...] = (
     *strided.LOWERINGS,
 )
 
-REFERENCE = Lowering("XLA's own", "jax", "any", lambda conv: True, reference)
+REFERENCE = Lowering("XLA", "jax", "any", always, reference)
 
 
 def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
-    """The lowering of ``conv`` for ``jax.default_backend()``.
+    """The algorithm for ``conv`` on ``jax.default_backend()``.
 
     Raises:
-      ValueError: an unknown ``conv_impl``, or ``"onednn"`` where that is not installed.
+        ValueError: An unknown ``conv_impl``, or ``"onednn"`` where it is not installed.
     """
-    if conv_impl not in FAMILIES:
+    if conv_impl not in ALLOWED_FAMILIES:
         raise ValueError(f"conv_impl={conv_impl!r} is not one of {CONV_IMPLS}")
     if conv_impl == "onednn" and not onednn.is_available():
         raise ValueError(
@@ -43,31 +44,35 @@ def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
         )
     if 0 in conv.x.shape or 0 in conv.kernel.shape:
         return REFERENCE
-    backend = jax.default_backend()
+    backend, families = jax.default_backend(), ALLOWED_FAMILIES[conv_impl]
     for row in TABLE:
-        if row.backend == backend and row.family in FAMILIES[conv_impl] and row.applies(conv):
+        is_allowed = row.backend == backend and row.family in families
+        if is_allowed and row.is_supported(conv) and row.is_profitable(conv):
             return row
     return REFERENCE
 
 
 def convolve(conv: Convolution, conv_impl: str = "auto") -> jax.Array:
-    """The convolution's result, ``[N, H', W', F]`` of the dtype of its operands.
+    """Computes a convolution by the algorithm that ``choose`` selects.
 
-    What it means is ``lax.conv_general_dilated``; how it is computed is chosen by :func:`choose`.
-    Results agree up to rounding, with one exception: where groups are merged (``grouped.py``) an
-    infinity or NaN in one group also makes its neighbours in the same block NaN. The gradients of
-    some lowerings are rules of their own, so that forward-mode differentiation (``jax.jvp``,
-    ``jax.hessian``) needs ``conv_impl="reference"``.
+    The reference implementation is ``lax.conv_general_dilated``. Results agree up to rounding, with
+    one exception: where groups are merged (``grouped.py``), an infinity or NaN in one group also
+    makes its neighbours in the same block NaN. Some algorithms have custom gradient rules, so that
+    forward-mode differentiation (``jax.jvp``, ``jax.hessian``) needs ``conv_impl="reference"``.
 
-    The choice is made by ``jax.default_backend()`` when the call is traced. A program traced for
-    another device than the default one gets right results, maybe slower.
+    The choice depends on ``jax.default_backend()`` when the call is traced. A program traced for
+    another device than the default one computes correct results, but may be slower.
 
     Args:
-      conv: operands of one floating dtype, stride, padding and groups.
-      conv_impl: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
+        conv: Operands of one floating dtype, stride, padding and groups.
+        conv_impl: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
+
+    Returns:
+        ``[N, H', W', F]`` of the dtype of the operands.
 
     Raises:
-      ValueError, TypeError: shapes or dtypes that do not fit together, an unknown ``conv_impl``.
+        ValueError: The shapes do not fit together, or ``conv_impl`` is unknown.
+        TypeError: The dtypes do not fit together.
     """
     check(conv)
     return choose(conv, conv_impl).lower(conv)
@@ -76,8 +81,14 @@ def convolve(conv: Convolution, conv_impl: str = "auto") -> jax.Array:
 def convolve_fused(
     conv: Convolution, epilogue: Epilogue, packed: jax.Array | None = None, conv_impl: str = "auto"
 ) -> jax.Array:
-    """:func:`convolve`, and what follows it in a net without batch norm, in one pass where the
-    lowering can. ``packed`` is what :func:`pack` gave for this kernel and images of this shape."""
+    """Computes a convolution and its epilogue, in one pass if the algorithm supports that.
+
+    Args:
+        conv: As in ``convolve``.
+        epilogue: The operations after the convolution.
+        packed: The result of ``pack`` for this kernel and images of this shape, or None.
+        conv_impl: As in ``convolve``.
+    """
     check(conv)
     row = choose(conv, conv_impl)
     if row.lower_fused is not None:
@@ -86,7 +97,10 @@ def convolve_fused(
 
 
 def pack(conv: Convolution, conv_impl: str = "auto") -> jax.Array | None:
-    """The kernel as :func:`convolve_fused` would have to rearrange it at each call, or None where
-    there is nothing to gain."""
+    """Rearranges the kernel as ``convolve_fused`` otherwise does at each call.
+
+    Returns:
+        The packed kernel, or None where packing saves nothing.
+    """
     row = choose(conv, conv_impl)
     return None if row.pack is None else row.pack(conv)

@@ -1,4 +1,4 @@
-"""The parts of a net: frozen up to one, started at one, a head of more layers."""
+"""The stages of a model: frozen before one, started at one, a head of more layers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ import pytest
 from flax_resnet.models import ResNet, create_model
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-PARTS = ("stem", "layer1", "layer2", "layer3", "fc")
+STAGES = ("stem", "layer1", "layer2", "layer3", "fc")
 
 
 @pytest.fixture(scope="module")
 def variables():
-    """Of a pre-activation net, with running statistics that are not those of a fresh one."""
+    """Variables of a pre-activation model, with running statistics unlike the initial ones."""
     model = make()
     fresh = jax.jit(lambda: model.init(jax.random.key(0), IMAGES, train=False))()
     statistics = jax.tree.map(lambda leaf: leaf + 0.1, fresh["batch_stats"])
@@ -30,41 +30,41 @@ def train(model, variables, images=IMAGES):
     return apply(variables, images)
 
 
-def layers_of(part):
-    return {"stem": ("conv1",), "layer3": ("layer3_0", "bn_last")}.get(part, (f"{part}_0",))
+def layers_of(stage):
+    return {"stem": ("conv1",), "layer3": ("layer3_0", "bn_last")}.get(stage, (f"{stage}_0",))
 
 
-@pytest.mark.parametrize("first", PARTS)
-def test_parts_before_the_first_that_trains_keep_their_statistics(variables, first):
+@pytest.mark.parametrize("first", STAGES)
+def test_stages_before_the_first_that_trains_keep_their_statistics(variables, first):
     _, new = train(make(freeze_before=first), variables)
-    for number, part in enumerate(PARTS[1:-1], start=1):
-        for layer in layers_of(part):
+    for index, stage in enumerate(STAGES[1:-1], start=1):
+        for layer in layers_of(stage):
             kept = jax.tree.map(
                 lambda a, b: bool((a == b).all()),
                 variables["batch_stats"][layer],
                 new["batch_stats"][layer],
             )
-            assert set(jax.tree.leaves(kept)) == {number < PARTS.index(first)}, layer
+            assert set(jax.tree.leaves(kept)) == {index < STAGES.index(first)}, layer
 
 
-def test_frozen_parts_run_as_in_evaluation(variables):
+def test_frozen_stages_run_as_in_evaluation(variables):
     logits, _ = train(make(freeze_before="fc", stochastic_depth=0.9), variables)
     expected = make().apply(variables, IMAGES, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("part", PARTS[1:])
-def test_a_net_started_at_a_part_goes_on_from_its_input(variables, part):
-    model = make(freeze_before=part)
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_model_started_at_a_stage_takes_its_input(variables, stage):
+    model = make(freeze_before=stage)
     outputs = model.apply(variables, IMAGES, method="features")
-    before = "pooled" if part == "fc" else PARTS[PARTS.index(part) - 1]
+    before = "pooled" if stage == "fc" else STAGES[STAGES.index(stage) - 1]
     logits, new = train(model, variables)
-    upper_logits, upper = train(model.clone(start_stage=part), variables, outputs[before])
+    upper_logits, upper = train(model.clone(start_stage=stage), variables, outputs[before])
     np.testing.assert_allclose(upper_logits, logits, rtol=1e-4, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), upper, new)
 
 
-def test_hidden_layers_stand_before_the_classifier(variables):
+def test_hidden_layers_precede_the_classifier(variables):
     model = make(hidden=(6, 7))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES, train=False))["params"]
     shapes = {name: params[name]["kernel"].shape for name in ("fc_hidden_0", "fc_hidden_1", "fc")}
@@ -84,6 +84,8 @@ def test_hidden_layers_stand_before_the_classifier(variables):
 
 
 @pytest.mark.parametrize("option", ["freeze_before", "start_stage"])
-def test_a_part_that_is_not_there_is_told(option):
-    with pytest.raises(ValueError, match="layer4' is not a part: stem, layer1, layer2, layer3, fc"):
+def test_an_unknown_stage_is_an_error(option):
+    with pytest.raises(
+        ValueError, match="layer4' is not a stage: stem, layer1, layer2, layer3, fc"
+    ):
         create_model("resnet8", **{option: "layer4"})
