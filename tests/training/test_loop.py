@@ -249,7 +249,7 @@ def test_without_validation_images_the_last_checkpoint_counts(tmp_path):
     ("change", "message"),
     [
         ({"model": ModelConfig(name="resnt50")}, "did you mean .*resnet50"),
-        ({"model": ModelConfig(name="resnet_mnist", shortcut="A")}, "no option 'shortcut'"),
+        ({"model": ModelConfig(name="resnet_mnist", shortcut="D")}, "shortcut='D' is not one of"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],

@@ -13,7 +13,7 @@ from jax._src.array import ArrayImpl  # all that is read from a device goes thro
 
 import flax_resnet as fr
 from flax_resnet.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig
-from flax_resnet.models.layers import BatchNorm
+from flax_resnet.models.norm import BatchNorm
 from flax_resnet.training import loop
 from flax_resnet.training.budget import simulate_scaling
 from flax_resnet.training.clock import Clock
