@@ -99,31 +99,26 @@ class BatchNorm(nn.Module):
         groups, sharing_devices = self._groups_per_device(len(x))
         average = partial(_average, axis_name=self.axis_name, sharing_devices=sharing_devices)
         count = math.prod(x.shape[:-1]) // groups * len(sharing_devices[0])
+
+        def update_running(mean: jax.Array, var: jax.Array) -> None:
+            """Moves the running statistics towards those of the groups ``[groups, C]``."""
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased.mean(0)
+
         if groups == 1 and has_custom_gradient(self.conv_impl):
+            dtypes = stats_dtype, self.dtype
             y, mean, var = normalize(
-                x,
-                scale,
-                bias,
-                self.epsilon,
-                average,
-                stats_dtype,
-                self.dtype,
-                epilogue,
-                self.conv_impl,
+                x, scale, bias, self.epsilon, average, *dtypes, epilogue, self.conv_impl
             )
-            mean, var = mean[None], var[None]
-        else:
-            x = x.astype(jnp.promote_types(x.dtype, stats_dtype))
-            grouped = x.reshape(groups, -1, *x.shape[1:])
-            mean, var = batch_statistics(grouped, tuple(range(1, x.ndim)), average)
-            y = None
-        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-            unbiased = var * (count / max(count - 1, 1))
-            keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
-            running_var.value = keep * running_var.value + (1 - keep) * unbiased.mean(0)
-        if y is not None:
+            update_running(mean[None], var[None])
             return y
+        x = x.astype(jnp.promote_types(x.dtype, stats_dtype))
+        grouped = x.reshape(groups, -1, *x.shape[1:])
+        mean, var = batch_statistics(grouped, tuple(range(1, x.ndim)), average)
+        update_running(mean, var)
         if groups > 1:  # Every example takes the statistics of its group.
             shape = (len(x), *(1,) * (x.ndim - 2), x.shape[-1])
             mean, var = (jnp.repeat(v, len(x) // groups, 0).reshape(shape) for v in (mean, var))
