@@ -2,14 +2,13 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, ModelConfig
 from ..data import Augmentation, Dataset, Mixing, Preprocessing, Split
 from ..errors import UserError
-from ..models import create_model
+from ..models import ResNet, create_model
 from ..weights import PretrainedInfo
 
 
@@ -27,7 +26,7 @@ def build_augmentation(
     return augment, mix if mix != Mixing() else None
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, num_classes: int) -> ResNet:
     """The Linen module that the settings describe.
 
     Raises:

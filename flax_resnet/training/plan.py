@@ -96,7 +96,7 @@ def _print_transfer(run: Run, params: dict, console: Console) -> None:
 def _stages_table(run: Run, params: dict) -> Table:
     """Parameters of each stage, when they train, at which rate, and its batch norms."""
     transfer, model = run.config.transfer, run.config.model
-    stages: tuple[str, ...] = run.model.stages  # type: ignore[attr-defined]
+    stages = run.model.stages
     sizes, affine = dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
     for path, leaf in traverse_util.flatten_dict(params).items():
         stage = stage_of(path[0], stages[-2])

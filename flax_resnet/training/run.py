@@ -4,8 +4,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from ..data.images.reading import Interpolation
 from ..data.images.records import some
 from ..data.opening import FOLDER
 from ..errors import UserError
-from ..models import QUICK_COMPILATION
+from ..models import QUICK_COMPILATION, ResNet
 from .build import build_augmentation, build_model, build_preprocessing
 from .mesh import data_mesh, local_shard
 from .optim import create_optimizer, create_schedule
@@ -70,9 +70,9 @@ class Run:
     solver: str
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> ResNet:
         """The Linen module."""
-        return self.step.model
+        return cast(ResNet, self.step.model)
 
     @property
     def last_step(self) -> int:
@@ -138,7 +138,7 @@ class Run:
 
     def step_for(self, phase: Phase, image_size: int | None = None) -> TrainStep:
         """The train step in ``phase`` on training images of ``image_size``."""
-        config, stages = self.config, self.model.stages  # type: ignore[attr-defined]
+        config, stages = self.config, self.model.stages
         tx = create_optimizer(config.optimizer, lambda step: self.schedule(step + phase.first_step))
         factors = rate_factors(config.transfer, stages)
         if set(factors.values()) - {1.0}:
@@ -198,7 +198,7 @@ def resolve(config: Config) -> Run:
         config.parallel, config.data.batch_size, config.microbatches, data_mesh()
     )
     # Wrong names of models and stages are reported before any data are read.
-    stages = build_model(config.model, num_classes=10).stages  # type: ignore[attr-defined]
+    stages = build_model(config.model, num_classes=10).stages
     plan_phases(config.transfer, stages, 1, 1)
     start = find_start(config.transfer.weights, config.model.name)
     dataset = open_dataset(_with_expected_images(config.data, start), config.augment)

@@ -170,7 +170,7 @@ class _Extractor:
     ) -> None:
         self._run, self._folder, self._console = run, folder, console
         self.computed = self.found = 0
-        stages: tuple[str, ...] = run.model.stages  # type: ignore[attr-defined]
+        stages = run.model.stages
         is_head = start_stage == stages[-1]
         output = "pooled" if is_head else stages[stages.index(start_stage) - 1]
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -323,7 +323,7 @@ class _Subset:
 def _cache_key(run: Run, variables: Any, start_stage: str) -> str:
     """Everything that decides the features of an image, but for the image itself: the frozen
     weights (hashed), the model, the preprocessing and the framing."""
-    stages: tuple[str, ...] = run.model.stages  # type: ignore[attr-defined]
+    stages = run.model.stages
     frozen = stages[: stages.index(start_stage)]
     content = hashlib.blake2b(digest_size=16)
     for path, leaf in sorted(traverse_util.flatten_dict(variables).items()):

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import optax
 
 from ...config import Config, ModelConfig, TransferConfig
 from ...errors import UserError
-from ...models import default_image_shape, stage_of
+from ...models import ResNet, default_image_shape, stage_of
 from ...weights import (
     InferredModel,
     PretrainedInfo,
@@ -108,9 +107,7 @@ def _read_run(folder: Path) -> tuple[Mapping[str, Any], PretrainedInfo]:
     return to_torchvision(variables, module), info
 
 
-def starting_variables(
-    start: StartingWeights, model: nn.Module, key: jax.Array
-) -> Mapping[str, Any]:
+def starting_variables(start: StartingWeights, model: ResNet, key: jax.Array) -> Mapping[str, Any]:
     """The variables of ``model`` with the starting weights, and a fresh head drawn by ``key``.
 
     Raises:
