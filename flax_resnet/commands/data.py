@@ -18,10 +18,8 @@ def check_command(source: str, /, *, sheet: str | None = None, most: int = 5) ->
     """
     from rich.console import Console
 
-    from ..data.audit.check import check_folder
-    from ..data.audit.contact_sheet import contact_sheet
-    from ..data.audit.tables import render
-    from ..data.images.folder import find_images
+    from ..data.audit import check_folder, contact_sheet, render
+    from ..data.images import find_images
 
     Console(highlight=False).print(render(check_folder(source), most=most), soft_wrap=True)
     if sheet:
@@ -46,6 +44,6 @@ def prepare_command(
             download.
         data_dir: The folder of prepared data sets; by default ~/tensorflow_datasets.
     """
-    from ..data.tfds.prepare import prepare
+    from ..data.tfds import prepare
 
     print(prepare(name, source, data_dir))

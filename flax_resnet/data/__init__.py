@@ -1,10 +1,20 @@
-"""Data sets, their order, and the augmentation of their images."""
+"""Data sets, the order and batches of their images, and augmentation.
+
+``open_dataset`` opens any data set as three ``Source``s, from which ``train_batches`` and
+``eval_batches`` draw batches. The folders hold image files (``images``), TFDS's prepared sets
+(``tfds``), augmentation on the device (``augment``), and checks of image folders (``audit``).
+"""
+
+# First, because ``framing`` and ``images`` import each other.
+from .images import UNIFORMS_PER_CROP  # isort: skip
 
 from .augment import Augmentation, Mixing, Preprocessing
-from .datasets import Dataset, Split, dataset_names, load_dataset
+from .builtin import dataset_names, load_dataset
+from .datasets import Dataset, Split
 from .framing import Framing
-from .opening import open_dataset
+from .opening import FOLDER, IMAGE_SIZE, open_dataset
 from .pipeline import (
+    Batch,
     Prefetch,
     Shard,
     Source,
@@ -15,7 +25,11 @@ from .pipeline import (
 )
 
 __all__ = [
+    "FOLDER",
+    "IMAGE_SIZE",
+    "UNIFORMS_PER_CROP",
     "Augmentation",
+    "Batch",
     "Dataset",
     "Framing",
     "Mixing",

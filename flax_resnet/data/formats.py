@@ -1,7 +1,7 @@
-"""Readers for the CIFAR binary format and the IDX format of MNIST.
+"""Readers of the CIFAR binary format and of the IDX format of MNIST.
 
-Both check structure, not checksums: a shortened or re-packed copy is fine, a
-damaged one is not. Archives are read in memory and never unpacked on disk.
+Both check the structure and not checksums: a shortened or repacked copy is accepted, a damaged one
+is refused. Archives are read in memory and are not unpacked on disk.
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ import numpy.typing as npt
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
-# Several times the largest published set, and small enough to hold in memory.
-# It bounds what one file may expand to, whatever its headers claim.
+DIGIT_CLASSES = tuple("0123456789")
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+# The limit for the uncompressed size of one file, whatever its headers claim: several times the
+# largest published set, and small enough for the memory.
 MAX_BYTES = 1_000_000_000
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _IDX_UINT8 = 0x08
 _CIFAR_SHAPE = (3, 32, 32)
 _CHUNK_BYTES = 1 << 20
-# What gzip, zlib and tarfile raise for damaged input. tarfile lets a ValueError
-# out for some damaged headers; gzip says "cut short" with EOFError.
+# What gzip, zlib and tarfile raise for damaged input: tarfile raises ValueError for some damaged
+# headers, and gzip raises EOFError for truncated data.
 _DAMAGE = (EOFError, OSError, ValueError, zlib.error, tarfile.TarError)
 
 
@@ -39,7 +45,12 @@ class _Readable(Protocol):
 
 
 class FormatError(Exception):
-    """A file is not what its format says: `reason`, and the `paths` to replace."""
+    """Error: a file does not have its format.
+
+    Attributes:
+        reason: What is wrong.
+        paths: The files to replace.
+    """
 
     def __init__(self, reason: str, *paths: Path) -> None:
         super().__init__(reason)
@@ -49,14 +60,14 @@ class FormatError(Exception):
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """Names inside a CIFAR binary archive.
+    """The files inside a CIFAR binary archive.
 
     Attributes:
-        folder: the archive's top folder, also the name of an extracted copy.
-        train, test: record files, in order.
-        class_names: text file with one class name per line.
-        label_counts: number of values of each label byte of a record; the last
-            byte is the label that is kept.
+        folder: Top folder of the archive, also the name of an extracted copy.
+        train, test: Record files, in order.
+        class_names: Text file with one class name per line.
+        label_counts: Number of values of each label byte of a record; the last byte is the label
+            that is kept.
     """
 
     folder: str
@@ -67,7 +78,7 @@ class CifarLayout:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """All file names that are read."""
+        """Names of all files that are read."""
         return (*self.train, *self.test, self.class_names)
 
 
@@ -93,12 +104,12 @@ def read_cifar(
     """Read a CIFAR tar.gz archive, or the folder extracted from one.
 
     Returns:
-        (images, labels) of train, the same of test, and the class names:
-        images uint8 [N, 32, 32, 3], labels int32 [N].
+        ``(images, labels)`` of train, the same of test, and the class names: images uint8
+        ``[N, 32, 32, 3]``, labels int32 ``[N]``.
 
     Raises:
-        FormatError: unreadable, damaged or cut short, a member missing, a size
-            that is no whole number of records, or a label out of range.
+        FormatError: The source is unreadable, damaged or truncated, lacks a file, has a file whose
+            size is not a whole number of records, or has a label out of range.
     """
     try:
         read = _read_folder if source.is_dir() else _read_archive
@@ -111,7 +122,7 @@ def read_cifar(
     try:
         classes = _class_names(members[layout.class_names], layout)
         train, test = (
-            # pop: the raw bytes of each batch go as soon as it is decoded.
+            # pop frees the raw bytes of each batch as soon as it is decoded.
             _join([_decode_records(name, members.pop(name), layout) for name in names])
             for names in (layout.train, layout.test)
         )
@@ -121,14 +132,14 @@ def read_cifar(
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Read a uint8 IDX file, gzip-compressed or plain (told by content, not name).
+    """Read a uint8 IDX file, gzip-compressed or plain, which the content shows and not the name.
 
     Returns:
-        uint8 [N, *item_shape].
+        uint8 ``[N, *item_shape]``.
 
     Raises:
-        FormatError: unreadable, damaged or cut short, a magic number or
-            dimensions other than expected, or a length that differs from them.
+        FormatError: The file is unreadable, damaged or truncated, or its magic number, dimensions
+            or length are not the expected ones.
     """
     try:
         with open(path, "rb") as raw:
@@ -148,10 +159,11 @@ def read_idx_pair(
     """Read an IDX file of grey images and the IDX file of their labels.
 
     Returns:
-        images uint8 [N, H, W, 1] and labels int32 [N].
+        Images uint8 ``[N, H, W, 1]`` and labels int32 ``[N]``.
 
     Raises:
-        FormatError: as `read_idx`; also unequal counts or a label out of range.
+        FormatError: As for ``read_idx``; or the numbers of images and labels differ, or a label is
+            out of range.
     """
     images = read_idx(images_path, image_shape)
     labels = read_idx(labels_path, ())
@@ -179,8 +191,8 @@ def _parse_idx(stream: _Readable, item_shape: tuple[int, ...]) -> npt.NDArray[np
     size = math.prod(shape)
     if size > MAX_BYTES:
         raise ValueError(f"claims {size} bytes of data, more than {MAX_BYTES}")
-    # One byte more than wanted: finds excess data, and takes a gzip stream to
-    # its end, which is where the CRC is checked.
+    # One byte more than needed: this finds excess data, and reads a gzip stream to its end, where
+    # the CRC is checked.
     body = stream.read(size + 1)
     if len(body) != size:
         found = "more" if len(body) > size else str(len(body))
@@ -189,10 +201,10 @@ def _parse_idx(stream: _Readable, item_shape: tuple[int, ...]) -> npt.NDArray[np
 
 
 class _BoundedReader:
-    """A read-only stream that refuses to give more than MAX_BYTES.
+    """A read-only stream that raises ValueError after MAX_BYTES.
 
-    tarfile reads extended headers whole before any size can be looked at, so
-    the bound has to sit below it.
+    tarfile reads extended headers completely before their size can be checked, so the limit must
+    be enforced in the stream below it.
     """
 
     def __init__(self, stream: _Readable) -> None:
@@ -212,7 +224,7 @@ def _read_archive(archive: Path, layout: CifarLayout) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with gzip.open(archive) as unzipped:
         stream = _BoundedReader(unzipped)
-        # Stream mode: one pass, no seeking back through the compressed data.
+        # Stream mode reads the compressed data once, without seeking back.
         with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK_BYTES) as tar:  # type: ignore[call-overload]
             for member in tar:
                 if member.size > MAX_BYTES:
@@ -223,7 +235,7 @@ def _read_archive(archive: Path, layout: CifarLayout) -> dict[str, bytes]:
                 content = tar.extractfile(member) if name and member.isreg() else None
                 if name and content:
                     found[name] = content.read()
-        # tarfile stops at the tar end mark; the gzip CRC comes after it.
+        # tarfile stops at the end mark of the tar; the gzip CRC comes after it.
         while stream.read(_CHUNK_BYTES):
             pass
     return found
@@ -252,7 +264,7 @@ def _class_names(text: bytes, layout: CifarLayout) -> tuple[str, ...]:
 
 
 def _decode_records(name: str, data: bytes, layout: CifarLayout) -> tuple[Images, Labels]:
-    """Split records of label bytes and a planar image into [N, 32, 32, 3] and [N]."""
+    """Split records of label bytes and a planar image into ``[N, 32, 32, 3]`` and ``[N]``."""
     label_bytes = len(layout.label_counts)
     record = label_bytes + math.prod(_CIFAR_SHAPE)
     if not data or len(data) % record:
@@ -268,11 +280,13 @@ def _decode_records(name: str, data: bytes, layout: CifarLayout) -> tuple[Images
     return images, records[:, label_bytes - 1].astype(np.int32)
 
 
-def _join(parts: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+def _join(files: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:
+    images, labels = zip(*files, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def _damage(error: Exception) -> str:
+    """Return what is wrong with a file, given the exception of its reader."""
     if isinstance(error, EOFError):
         return "the gzip data is cut short"
     if isinstance(error, (zlib.error, gzip.BadGzipFile)):

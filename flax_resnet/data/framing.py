@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from flax_resnet.data.images.reading import (
+from flax_resnet.data.images.pixels import (
     MAX_PIXELS,
     Content,
     Interpolation,

@@ -1,4 +1,4 @@
-"""One door to all data: a config's data section becomes a data set."""
+"""The entry point to all data: ``open_dataset`` turns a config's data section into a data set."""
 
 import difflib
 from functools import partial
@@ -7,27 +7,26 @@ from pathlib import Path
 from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
 from .arrays import read_arrays
-from .datasets import Dataset, dataset_names, load_dataset
-from .images.files import ImageFiles
-from .images.folder import find_images
-from .images.records import SPLITS
-from .published import CATALOGUE
-from .tfds.folder import find_prepared
-from .tfds.prepared import open_prepared
-from .tfds.prepared_sets import open_parts
+from .builtin import dataset_names, load_dataset
+from .datasets import Dataset
+from .images import SPLITS, ImageFiles, find_images
+from .published import TFDS_CATALOG
+from .tfds import find_prepared, load_prepared, open_prepared
 
 FOLDER = "folder"
-IMAGE_SIZE = 224  # of image files where nothing else is asked for, as ImageNet's models see them
+IMAGE_SIZE = 224  # default size of decoded image files, the input size of ImageNet models
 
 
 def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
-    """The data set that ``data`` names: in memory where it is a set of arrays, decoded batch by
-    batch where it is image files, be they in a folder or in a prepared TFDS set.
+    """Open the data set that ``data`` names.
+
+    Sets of arrays are loaded into memory. Image files, in a folder or in a prepared TFDS set, are
+    decoded batch by batch.
 
     Raises:
-      UserError: missing, damaged or strange data, each in its sentence.
+        UserError: The data are missing, damaged or have an unknown layout.
     """
-    streamed = partial(
+    stream = partial(
         ImageFiles,
         size=data.image_size or IMAGE_SIZE,
         resize=data.resize,
@@ -43,7 +42,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
                 data.name, data.dir, validation=data.validation, download=data.download
             )
         prepared = open_prepared(data.name, data.dir)
-        return open_parts(prepared, streamed, validation=data.validation, ratios=data.splits)
+        return load_prepared(prepared, stream, validation=data.validation, ratios=data.splits)
     if data.dir is None:
         raise UserError(
             "--data.name folder needs --data.dir: the folder with a folder of images for each "
@@ -54,13 +53,13 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     if path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
     found = find_images(path, ratios=data.splits)
-    train, validation, test = (streamed(found.splits[split]) for split in SPLITS)
+    train, validation, test = (stream(found.splits[split]) for split in SPLITS)
     name = path.resolve().name
     return Dataset(name, found.classes, train, validation, test, notes=found.notes)
 
 
 def _is_misspelt(data: DataConfig) -> bool:
-    """Whether a name is near one that we know, and not that of a prepared set."""
-    if data.name in CATALOGUE or find_prepared(data.name, data.dir):
+    """Return whether a name resembles one of ours and is not that of a prepared set."""
+    if data.name in TFDS_CATALOG or find_prepared(data.name, data.dir):
         return False
     return bool(difflib.get_close_matches(data.name, dataset_names()))

@@ -1,4 +1,7 @@
-"""Order and batches. The order is a pure function of (seed, epoch), a batch one of the step."""
+"""Order of the images and batches of them, prefetched in a thread.
+
+The order is a pure function of the seed and the epoch, and a batch one of the seed and the step.
+"""
 
 import functools
 import queue
@@ -12,19 +15,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Batch = dict[str, np.ndarray]
+from .images import UNIFORMS_PER_CROP
 
-CROP_DRAWS = 22  # of one image: two for each of ten attempts at a box, and its place
+Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
     """The images and labels of one split.
 
     Attributes:
-      streams: images are decoded when asked for, cropped as ``draws`` say; otherwise they are in
-        memory, and random crops are the device's work.
-      bad: path and reason of the files found so far that cannot be decoded.
-      image_shape: ``(H, W, C)`` of the images of a batch.
+        streams: True: images are decoded and cropped when a batch is gathered. False: they are in
+            memory, and random crops are made on the device.
+        bad: Path and reason of each file found so far that cannot be decoded.
+        image_shape: ``(H, W, C)`` of the images of a batch.
     """
 
     @property
@@ -38,46 +41,57 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 ``[len]``, or float32 ``[len, classes]`` where an image has any number of them."""
+        """int32 ``[N]``, or float32 ``[N, classes]`` if an image has any number of classes."""
         ...
 
     def __len__(self) -> int: ...
 
     def gather(
-        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
-        """``{"image": uint8 [B, H, W, C], "label"}`` of the images at ``indices`` ``[B]``.
+        """Return a batch; two threads may gather from a streaming source at once.
 
-        With ``draws`` (float64 ``[B, CROP_DRAWS]``, in [0, 1)) each is a random crop that its row
-        alone decides; without, the whole image or its middle. Images that stream have height and
-        width ``size``, where it is given. ``"mask"`` (bool ``[B]``), where there is one, is False
-        for images that could not be read. Of images that stream, two batches may be gathered at a
-        time.
+        Args:
+            indices: Indices into the split, integers ``[B]``.
+            crop_uniforms: Random numbers in [0, 1), float64 ``[B, UNIFORMS_PER_CROP]``: each image
+                is a random crop that its row alone determines. None: the whole image or its
+                center.
+            size: Height and width of the images, for streaming sources.
+
+        Returns:
+            ``"image"`` uint8 ``[B, H, W, C]`` and ``"label"``; optionally ``"mask"`` bool ``[B]``,
+            False for images that could not be read.
         """
         ...
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Order of a training set's ``size`` images in an epoch: a permutation, int64 ``[size]``."""
+    """Return the order of a training set's ``size`` images in an epoch, int64 ``[size]``."""
     order = np.random.default_rng([seed, epoch]).permutation(size)
     order.flags.writeable = False
     return order
 
 
 def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int = 1) -> np.ndarray:
-    """Which images step ``step`` (from 0) trains on, int64 ``[batch_size]``.
+    """Return the indices of the images that a step trains on, int64 ``[batch_size]``.
 
-    The epochs' orders stand one after the other and batches are cut from that line, so nothing is
-    dropped: a batch may take the end of one epoch and the start of the next.
+    The orders of the epochs are joined end to end and cut into batches, so no image is dropped: a
+    batch may take the end of one epoch and the start of the next.
 
-    With ``repeats`` a batch holds ``batch_size / repeats`` images, each so many times, to be
-    augmented anew (Hoffer et al. 2020, "Augment your batch"; Berman et al. 2019). The copies of an
-    image are that far apart, so that what mixes neighbours mixes different images. An image comes
-    ``repeats`` times in as many epochs' worth of steps, as without repeats.
+    Args:
+        seed: Seed of the order.
+        step: Number of the step, from 0.
+        batch_size: Number of images in the batch, copies included.
+        size: Number of images in the training set.
+        repeats: Copies of each image in a batch, each augmented differently (Hoffer et al. 2020,
+            "Augment your batch"; Berman et al. 2019). A batch then has ``batch_size / repeats``
+            different images. Copies are that far apart in the batch, so that mixup of neighbours
+            mixes different images. In ``repeats`` epochs' worth of steps every image appears
+            ``repeats`` times, as it does without copies.
 
     Raises:
-      ValueError: the batch does not divide by ``repeats``.
+        ValueError: The batch size is not divisible by ``repeats``.
     """
     if repeats > 1:
         if batch_size % repeats:
@@ -92,16 +106,16 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int
 
 @dataclass(frozen=True)
 class Shard:
-    """Which rows of every batch this process makes: the ``index``-th of ``count`` equal parts."""
+    """The rows of each batch that this process makes: block ``index`` of ``count`` equal blocks."""
 
     index: int = 0
     count: int = 1
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """This process's part of an array ``[batch_size, ...]``.
+        """Return this process's rows of an array ``[batch_size, ...]``.
 
         Raises:
-          ValueError: the batch does not divide among the processes.
+            ValueError: The number of rows is not divisible by the number of processes.
         """
         size, rest = divmod(len(rows), self.count)
         if rest:
@@ -109,11 +123,11 @@ class Shard:
         return rows[self.index * size : (self.index + 1) * size]
 
 
-def crop_draws(seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Numbers in [0, 1) that decide the random crops of step ``step``'s images, float64
-    ``[batch_size, CROP_DRAWS]``."""
-    stream = 1  # 0 would be that of epoch_order
-    return np.random.default_rng([seed, step, stream]).random((batch_size, CROP_DRAWS))
+def crop_uniforms(seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Return the random numbers in [0, 1) that determine the random crops of a step's images,
+    float64 ``[batch_size, UNIFORMS_PER_CROP]``."""
+    stream = 1  # 0 would repeat the numbers of epoch_order
+    return np.random.default_rng([seed, step, stream]).random((batch_size, UNIFORMS_PER_CROP))
 
 
 def train_batches(
@@ -128,79 +142,96 @@ def train_batches(
     size_at: Callable[[int], int | None] = lambda step: None,
     shard: Shard = Shard(),
 ) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop`` (exclusive), ``{"image", "label"}``.
+    """Yield the training batches of the steps ``start`` to ``stop`` (exclusive).
 
-    ``batch_size`` is the global one; each process of a pod makes its ``shard`` of it.
-    ``repeats``: see :func:`batch_indices`. ``random_crops`` and ``size_at``, height and width by
-    step, are for images that stream; those in memory are cropped and resized on the device.
+    Args:
+        split: The images and labels.
+        seed: Seed of the order and of the crops.
+        batch_size: Number of images in the global batch.
+        start, stop: First step, and the step after the last.
+        random_crops: Whether a streaming source crops at random; images in memory are cropped on
+            the device.
+        repeats: Copies of each image in a batch, see ``batch_indices``.
+        size_at: Height and width of a streaming source's images by step; None for its own.
+        shard: The rows of the global batch that this process makes.
+
+    Yields:
+        ``{"image", "label"}``, see ``Source.gather``.
     """
 
     def batch_of(step: int) -> Batch:
         indices = shard.of(batch_indices(seed, step, batch_size, len(split), repeats))
         if not split.streams:
             return split.gather(indices)
-        draws = shard.of(crop_draws(seed, step, batch_size)) if random_crops else None
+        uniforms = shard.of(crop_uniforms(seed, step, batch_size)) if random_crops else None
         size = size_at(step)
-        return split.gather(indices, draws, **({} if size is None else {"size": size}))
+        return split.gather(indices, uniforms, **({} if size is None else {"size": size}))
 
     if not split.streams:
         yield from map(batch_of, range(start, stop))
         return
-    # Threads that are done with a batch's last images begin the next one's.
+    # Two batches at a time: while the last images of one are decoded, idle threads begin the next.
     pool = ThreadPoolExecutor(2, "batch")
     try:
-        begun: deque[Future[Batch]] = deque()
+        pending: deque[Future[Batch]] = deque()
         for step in range(start, stop):
-            begun.append(pool.submit(batch_of, step))
-            if len(begun) == 2:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            pending.append(pool.submit(batch_of, step))
+            if len(pending) == 2:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def eval_batches(split: Source, *, batch_size: int, shard: Shard = Shard()) -> Iterator[Batch]:
-    """Every image once, in order, in batches of one size: ``{"image", "label", "mask"}``.
+    """Yield every image once, in order, in batches of equal size: ``{"image", "label", "mask"}``.
 
-    The last batch is filled up with copies that ``mask`` (bool ``[batch_size]``) leaves out.
+    The last batch is filled up with copies for which ``mask`` (bool ``[batch_size]``) is False.
     """
     for first in range(0, len(split), batch_size):
         indices = shard.of(np.arange(first, first + batch_size))
         mask = indices < len(split)
         batch = split.gather(np.where(mask, indices, first))
-        # A source leaves out, by a mask of its own, the images that it could not read.
+        # The source's own mask is False for images that it could not read.
         yield batch | {"mask": mask & batch.get("mask", True)}
 
 
 class Prefetch:
-    """Iterates over ``place(batch)`` for each of ``batches``, made ahead in a thread.
+    """An iterator over ``put(batch)`` of every batch, computed ahead of time in a thread.
 
     Attributes:
-      waited: seconds the consumer has waited for batches so far.
+        waited: Seconds that the consumer has waited for batches so far.
     """
 
     def __init__(
-        self, batches: Iterator[Batch], place: Callable[[Batch], Any], depth: int = 2
+        self, batches: Iterator[Batch], put: Callable[[Batch], Any], depth: int = 2
     ) -> None:
+        """Start the thread.
+
+        Args:
+            batches: The batches of the host.
+            put: Function that puts a batch on the devices.
+            depth: Number of batches kept ready.
+        """
         self.waited = 0.0
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
         self._stopped = threading.Event()
-        arguments = (batches, place)
+        arguments = (batches, put)
         self._thread = threading.Thread(target=self._produce, args=arguments, daemon=True)
         self._thread.start()
 
-    def _produce(self, batches: Iterator[Batch], place: Callable[[Batch], Any]) -> None:
+    def _produce(self, batches: Iterator[Batch], put: Callable[[Batch], Any]) -> None:
         try:
             for batch in batches:
-                self._put((place(batch), None))
+                self._enqueue((put(batch), None))
                 if self._stopped.is_set():
                     return
-            self._put((None, StopIteration()))
-        except BaseException as error:  # handed to the consumer, who can tell the user
-            self._put((None, error))
+            self._enqueue((None, StopIteration()))
+        except BaseException as error:  # the consumer raises it, so that the user sees it
+            self._enqueue((None, error))
 
-    def _put(self, item: tuple[Any, BaseException | None]) -> None:
+    def _enqueue(self, item: tuple[Any, BaseException | None]) -> None:
         while not self._stopped.is_set():
             try:
                 return self._queue.put(item, timeout=0.1)
@@ -217,11 +248,11 @@ class Prefetch:
         batch, error = self._queue.get()
         self.waited += time.perf_counter() - began
         if error is not None:
-            self._stopped.set()  # nothing follows: asking again must not wait
+            self._stopped.set()  # nothing follows, so another call must not wait
             raise error
         return batch
 
     def close(self) -> None:
-        """End the thread; batches made ahead are dropped."""
+        """End the thread and drop the batches that were computed ahead."""
         self._stopped.set()
         self._thread.join()

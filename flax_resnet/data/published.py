@@ -1,4 +1,4 @@
-"""What is published where: the files of each data set, and TFDS's facts of those we prepare."""
+"""Published data sets: the URL and checksum of each file, and TFDS's catalogue entries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flax_resnet.download import PublishedFile
 
 
 @dataclass(frozen=True)
-class Catalogued:
-    """A data set as TFDS has it in its catalogue.
+class CatalogEntry:
+    """TFDS's description of a data set.
 
     Attributes:
-        version: the folder that TFDS 4.9 looks for by default.
-        images: split -> number of images in the published set; empty where nobody says.
+        version: Version, and so name of the folder that TFDS 4.9 reads by default.
+        images: Number of images of each split in the published set; empty if it is not known.
     """
 
     version: str
@@ -27,7 +27,7 @@ def _files(folder_url: str, *facts: tuple[str, int, str]) -> tuple[PublishedFile
     )
 
 
-# By data set name.
+# The original files of each data set, by its name.
 PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
     "mnist": _files(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -53,7 +53,7 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
         ),
     ),
     "fashion_mnist": _files(
-        # Plain http is all there is; the checksum stands in for TLS.
+        # The server has no https; the checksum replaces it.
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         (
             "train-images-idx3-ubyte.gz",
@@ -92,7 +92,7 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
             "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         ),
     ),
-    # The sizes and SHA-256 of these two are those that TFDS checks its own downloads by.
+    # TFDS checks its own downloads of these two with the same sizes and SHA-256 values.
     "tf_flowers": _files(
         "http://download.tensorflow.org/example_images/",
         (
@@ -111,15 +111,15 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
     ),
 }
 
-# What `data.tfds.prepare` writes. TFDS has VOC 2012 for detection only, as `voc/2012`; the
-# two forms for classification have names, and a version, of ours.
-CATALOGUE: dict[str, Catalogued] = {
-    "mnist": Catalogued("3.0.1", {"train": 60_000, "test": 10_000}),
-    "fashion_mnist": Catalogued("3.0.1", {"train": 60_000, "test": 10_000}),
-    "cifar10": Catalogued("3.0.2", {"train": 50_000, "test": 10_000}),
-    "cifar100": Catalogued("3.0.2", {"train": 50_000, "test": 10_000}),
-    "tf_flowers": Catalogued("3.0.1", {"train": 3_670}),
-    "voc2012": Catalogued("1.0.0", {"train": 5_717, "validation": 5_823}),
-    "voc2012_single_label": Catalogued("1.0.0", {}),
-    "imagenet2012": Catalogued("5.1.0", {"train": 1_281_167, "validation": 50_000}),
+# The sets that ``data.tfds.prepare`` writes. TFDS has VOC 2012 only for detection, as ``voc/2012``;
+# the names and the version of the two sets for classification are ours.
+TFDS_CATALOG: dict[str, CatalogEntry] = {
+    "mnist": CatalogEntry("3.0.1", {"train": 60_000, "test": 10_000}),
+    "fashion_mnist": CatalogEntry("3.0.1", {"train": 60_000, "test": 10_000}),
+    "cifar10": CatalogEntry("3.0.2", {"train": 50_000, "test": 10_000}),
+    "cifar100": CatalogEntry("3.0.2", {"train": 50_000, "test": 10_000}),
+    "tf_flowers": CatalogEntry("3.0.1", {"train": 3_670}),
+    "voc2012": CatalogEntry("1.0.0", {"train": 5_717, "validation": 5_823}),
+    "voc2012_single_label": CatalogEntry("1.0.0", {}),
+    "imagenet2012": CatalogEntry("5.1.0", {"train": 1_281_167, "validation": 50_000}),
 }

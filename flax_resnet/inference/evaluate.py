@@ -9,11 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config import AugmentConfig, DataConfig
-from ..data import Source, open_dataset
-from ..data.images.files import ImageFiles
-from ..data.images.folder import find_images
-from ..data.images.records import SPLITS, Records
-from ..data.opening import FOLDER
+from ..data import FOLDER, Source, open_dataset
+from ..data.images import SPLITS, ImageFiles, Records, find_images
 from ..errors import UserError
 from ..metrics import (
     Evaluation,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from ..data.images.folder import ENDINGS
+from ..data.images import ENDINGS
 
 STDIN = "-"
 

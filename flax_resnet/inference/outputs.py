@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..data import Framing, Preprocessing, Source, Split
-from ..data.images.decoding import to_rgb
-from ..data.images.files import ImageFiles
+from ..data.images import ImageFiles, to_rgb
 from ..errors import UserError
 from ..models import fold_batch_norm
 from ..training import forward, static_batch_size

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 
 from ..config import ModelConfig
-from ..data import Framing, Preprocessing
-from ..data.opening import IMAGE_SIZE
+from ..data import IMAGE_SIZE, Framing, Preprocessing
 from ..errors import UserError
 from ..models import default_image_shape
 from ..training import (

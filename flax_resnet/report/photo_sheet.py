@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.images.decoding import MAX_PIXELS, BadImage, opened, to_rgb
+from ..data.images import MAX_PIXELS, BadImage, opened, to_rgb
 from ..errors import UserError
 
 MAX_PHOTOS = 400  # on one sheet

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..data import Prefetch, Source
-from ..data.pipeline import Batch
+from ..data import Batch, Prefetch, Source
 from .mesh import DATA_AXIS, data_mesh
 
 Function = Callable[[Any, jax.Array], Any]

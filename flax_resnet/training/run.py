@@ -12,10 +12,16 @@ import numpy as np
 import optax
 
 from ..config import Config, DataConfig, scaled_learning_rate
-from ..data import Augmentation, Dataset, Prefetch, Preprocessing, open_dataset, train_batches
-from ..data.images.reading import Interpolation
-from ..data.images.records import some
-from ..data.opening import FOLDER
+from ..data import (
+    FOLDER,
+    Augmentation,
+    Dataset,
+    Prefetch,
+    Preprocessing,
+    open_dataset,
+    train_batches,
+)
+from ..data.images import Interpolation, first_few
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
 from .build import build_augmentation, build_model, build_preprocessing
@@ -268,6 +274,6 @@ def _check_labels(dataset: Dataset, config: Config) -> None:
     lacking = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if lacking and config.data.name == FOLDER:
         raise UserError(
-            f"{config.data.dir}: no training image of {some(lacking)}; add images there, ten or "
-            "more for each class, or remove these classes."
+            f"{config.data.dir}: no training image of {first_few(lacking)}; add images there, ten "
+            "or more for each class, or remove these classes."
         )

@@ -1,4 +1,4 @@
-"""Made archives of the published layouts, and what every damaged one must be answered with."""
+"""Synthetic archives with the published layouts, and checks of the messages about damaged ones."""
 
 import gzip
 import io
@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_resnet.data import datasets
-from flax_resnet.data.datasets import load_dataset
+from flax_resnet.data import builtin, load_dataset
 from flax_resnet.data.published import PUBLISHED
-from flax_resnet.data.tfds.folder import find_prepared
-from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds import find_prepared, prepare
 from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 
@@ -31,13 +29,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(file: PublishedFile, target: Path, otherwise: str) -> None:
         raise AssertionError(f"download of {file.url}")
 
-    monkeypatch.setattr(datasets, "fetch", refuse)
+    monkeypatch.setattr(builtin, "fetch", refuse)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
-    """``real_data(name)``: the folder of real data, where it has ``name``; else a skip."""
+    """``real_data(name)``: the folder of real data, if it has ``name``; otherwise skip."""
 
     def folder_with(name: str) -> Path:
         if not (REAL / name).exists():
@@ -48,9 +46,9 @@ def real_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def assert_told() -> Callable[..., None]:
-    """``assert_told(name, folder, culprit, *expected)``: loading fails with a message that has the
-    file, what is wrong (``expected``), what was published, and what to do."""
+def assert_refused() -> Callable[..., None]:
+    """``assert_refused(name, folder, culprit, *expected)``: loading fails with a message that has
+    the file, what is wrong (``expected``), what was published, and what to do."""
 
     def check(name: str, folder: Path, culprit: Path, *expected: str) -> None:
         with pytest.raises(UserError) as caught:
@@ -65,12 +63,12 @@ def assert_told() -> Callable[..., None]:
     return check
 
 
-# --- Photos, archives of them, and prepared sets read back ----------------------
+# --- Photos, archives of photos, and prepared sets ----------------------
 
 
 @pytest.fixture(scope="session")
 def jpeg() -> Callable[[int], bytes]:
-    """``jpeg(seed)``: a small JPEG file, another for each seed."""
+    """``jpeg(seed)``: a small JPEG file, a different one for each seed."""
 
     def make(seed: int) -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 256, (9, 7 + seed % 5, 3), np.uint8)
@@ -83,7 +81,7 @@ def jpeg() -> Callable[[int], bytes]:
 
 @pytest.fixture(scope="session")
 def tar() -> Callable[..., bytes]:
-    """``tar(files)``: a tar with the files of ``{name: content}``; any names, as given."""
+    """``tar(files)``: a tar with the files of ``{name: content}``, with the names unchanged."""
 
     def make(files: Mapping[str, bytes], compress: bool = False) -> bytes:
         buffer = io.BytesIO()
@@ -136,7 +134,7 @@ def refused() -> Callable[..., str]:
     """``refused(name, source, data_dir)``: the sentence with which preparing fails, after which
     there is no prepared set."""
 
-    def told(name: str, source: Path, data_dir: Path) -> str:
+    def message_of(name: str, source: Path, data_dir: Path) -> str:
         with pytest.raises(UserError) as caught:
             prepare(name, source, data_dir)
         message = str(caught.value)
@@ -144,7 +142,7 @@ def refused() -> Callable[..., str]:
         assert find_prepared(name, data_dir) is None
         return message
 
-    return told
+    return message_of
 
 
 # --- CIFAR -------------------------------------------------------------------
@@ -172,7 +170,7 @@ def archive() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def cifar10() -> dict[str, bytes]:
-    """CIFAR-10's files, with 40 records in each: four of each class, ``class0`` to ``class9``."""
+    """CIFAR-10's files, with 40 records each, four of each class, ``class0`` to ``class9``."""
     files = [f"data_batch_{n}.bin" for n in range(1, 6)] + ["test_batch.bin"]
     members = {
         name: b"".join(_record(bytes([i % 10]), 1000 * n + i) for i in range(40))

@@ -1,4 +1,4 @@
-"""Data sets in one .npz file: what is understood, and what is refused."""
+"""Data sets in one .npz file: accepted and refused arrays."""
 
 import io
 import struct
@@ -28,14 +28,14 @@ def npz(tmp_path):
     return tmp_path / "shapes.npz"
 
 
-def told(path: Path, **options) -> str:
+def message_of(path: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
         read_arrays(path, **options)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
 
-# --- What is understood ------------------------------------------------------
+# --- Accepted input ------------------------------------------------------
 
 
 @pytest.mark.parametrize("image", ["x", "image", "images"])
@@ -69,7 +69,7 @@ def test_without_splits_images_are_split_by_content(npz):
     parts = {split: getattr(dataset, split) for split in ("train", "validation", "test")}
     assert [len(part) > 20 for part in parts.values()] == [True] * 3
     assert sum(map(len, parts.values())) == 200
-    # Other order and more images: every image stays on its side.
+    # In another order and with more images, every image stays in its split.
     order = np.random.default_rng(1).permutation(200)
     more = np.concatenate([images[order], some(50, 3, 3, 1, seed=2)])
     again = read_arrays(
@@ -81,7 +81,7 @@ def test_without_splits_images_are_split_by_content(npz):
         assert {image.tobytes() for image in part.images} <= later
 
 
-def test_validation_is_taken_out_of_train_where_there_is_none(npz):
+def test_without_validation_some_of_train_is_used(npz):
     images = some(100, 2, 2, 3)
     path = write(npz, x_train=images, y_train=np.arange(100) % 2,
                  x_test=images[:5], y_test=np.arange(5) % 2)  # fmt: skip
@@ -96,7 +96,7 @@ def test_compressed_files_and_arrays_of_other_use(npz):
     assert len(read_arrays(npz, ratios=(1, 0, 0)).train) == 40
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 GOOD = {"x_train": some(6, 4, 4, 3), "y_train": np.arange(6) % 2}
 
@@ -110,27 +110,27 @@ GOOD = {"x_train": some(6, 4, 4, 3), "y_train": np.arange(6) % 2}
         ({"y_train": np.arange(5)}, "y_train is int64 [5]; it must be one whole number for each"),
         ({"y_train": np.eye(6)}, "y_train is float64 [6, 6]"),
         ({"y_train": np.arange(6) - 1}, "labels from -1 to 4, out of range; they count from 0"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, 900])}, "has the label 900 but 6 images"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 900])}, "has the label 900 but only 6 images"),
         ({"y_train": np.array([0, 2**40, 0, 0, 1, 1])}, "out of range"),
         ({"y_train": np.arange(6) % 3, "classes": ["a", "b"]}, "out of range for its 2 classes"),
         ({"y_train": np.ones(6, int)}, "has images of one class only"),
         ({"x_train": some(0, 4, 4, 3), "y_train": np.zeros(0, int)}, "has no images"),
         ({"image_train": some(6, 4, 4, 3)}, "has x_train and image_train: keep one"),
         ({"x": some(6, 4, 4, 3), "y": np.arange(6) % 2}, "has x and another form of it"),
-        ({"x_val": some(6, 4, 4, 3)}, "has x_val but not what belongs to it"),
+        ({"x_val": some(6, 4, 4, 3)}, "has x_val but not its labels"),
         ({"x_val": some(2, 5, 4, 3), "y_val": np.arange(2)}, "images of several sizes"),
         ({"y_train": np.array([{}] * 6)}, "cannot be read as .npz"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(npz, changed, sentence):
-    assert sentence in told(write(npz, **(GOOD | changed)))
+def test_arrays_that_do_not_fit_together_are_refused(npz, changed, sentence):
+    assert sentence in message_of(write(npz, **(GOOD | changed)))
 
 
 def test_without_training_images(npz):
-    assert "has the arrays x_test, y_test: save uint8" in told(
+    assert "has the arrays x_test, y_test: save uint8" in message_of(
         write(npz, x_test=GOOD["x_train"], y_test=GOOD["y_train"])
     )
-    assert "has the arrays none" in told(write(npz))
+    assert "has the arrays none" in message_of(write(npz))
 
 
 def npy(header: bytes, body: bytes = b"") -> bytes:
@@ -173,20 +173,20 @@ WHOLE = zipped(npy(HEADER % b"(4, 2, 2, 3)", bytes(48)))
 )  # fmt: skip
 def test_damaged_files_are_refused(npz, content):
     npz.write_bytes(content)
-    message = told(npz)
+    message = message_of(npz)
     assert "cannot be read as .npz" in message and "save uint8 images" in message
 
 
-def test_one_array_and_what_is_absent(npz):
+def test_a_single_array_and_an_absent_file(npz):
     with npz.open("wb") as file:
         np.save(file, GOOD["x_train"])
-    assert "is one array and not an .npz of several" in told(npz)
-    assert "No such file" in told(npz.with_name("absent.npz"))
-    assert "cannot be read" in told(npz.parent)
+    assert "is one array and not an .npz of several" in message_of(npz)
+    assert "No such file" in message_of(npz.with_name("absent.npz"))
+    assert "cannot be read" in message_of(npz.parent)
 
 
-def test_ratios_that_are_none(npz):
-    with pytest.raises(UserError, match="give the shares"):
+def test_invalid_ratios(npz):
+    with pytest.raises(UserError, match="give the proportions"):
         read_arrays(write(npz, **GOOD), ratios=(0, 1, 1))
 
 

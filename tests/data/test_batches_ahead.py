@@ -1,4 +1,4 @@
-"""Batches of images that stream are begun before the one before them is done."""
+"""Streaming sources begin a batch before the previous one is complete."""
 
 import itertools
 import threading
@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 
-from flax_resnet.data.pipeline import Batch, crop_draws, train_batches
+from flax_resnet.data.pipeline import Batch, crop_uniforms, train_batches
 
 STEPS = {"seed": 0, "batch_size": 4, "start": 0}
 
 
 class Watched:
-    """A source that streams, and tells the step of each batch before it is made."""
+    """A streaming source that records the step of each batch before it makes the batch."""
 
     streams = True
     labels = np.arange(8, dtype=np.int32)
@@ -23,14 +23,14 @@ class Watched:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
-        known = (crop_draws(STEPS["seed"], step, len(indices)) for step in itertools.count())
-        self.before(next(step for step, each in enumerate(known) if np.array_equal(each, draws)))
-        return {"image": draws, "label": self.labels[indices]}
+    def gather(self, indices: np.ndarray, uniforms: np.ndarray | None = None) -> Batch:
+        known = (crop_uniforms(STEPS["seed"], step, len(indices)) for step in itertools.count())
+        self.before(next(step for step, each in enumerate(known) if np.array_equal(each, uniforms)))
+        return {"image": uniforms, "label": self.labels[indices]}
 
 
 def test_two_batches_are_made_at_a_time_and_come_in_order():
-    both = threading.Barrier(2, timeout=20)  # which one batch alone would never pass
+    both = threading.Barrier(2, timeout=20)  # one batch alone would never pass this barrier
     ahead = list(train_batches(Watched(lambda step: both.wait()), **STEPS, stop=6))
     alone = [
         next(train_batches(Watched(lambda step: None), **STEPS | {"start": step}, stop=step + 1))
@@ -52,7 +52,7 @@ def test_an_error_comes_after_the_batches_before_it():
         next(batches)
 
 
-def test_no_thread_is_left_when_nobody_asks_for_more():
+def test_no_thread_is_left_after_close():
     batches = train_batches(Watched(lambda step: None), **STEPS, stop=10**9)
     next(batches)
     assert any(thread.name.startswith("batch_") for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: values, and what the user is told about damaged files."""
+"""CIFAR-10 and CIFAR-100: values, and the messages about damaged files."""
 
 import gzip
 import tarfile
@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.datasets import Dataset, load_dataset
+from flax_resnet.data import Dataset, load_dataset
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.errors import UserError
 
-# What the fixtures of conftest.py are.
+# Types of the fixtures in conftest.py.
 Files = dict[str, bytes]
 Archive = Callable[..., bytes]
 PlaceCifar = Callable[..., Path]
 RealData = Callable[[str], Path]
-Told = Callable[..., None]
+AssertRefused = Callable[..., None]
 
-PER_BATCH = 40  # records of each made CIFAR-10 file
+PER_BATCH = 40  # records of each synthetic CIFAR-10 file
 RECORD = 1 + 32 * 32 * 3
 MEMBERS = [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin", "batches.meta.txt"]
 
@@ -77,7 +77,7 @@ def test_extracted_folder_is_the_same_data(
         np.testing.assert_array_equal(a, b)
 
 
-def test_archive_is_not_unpacked_and_strangers_are_ignored(
+def test_archive_is_not_unpacked_and_other_members_are_ignored(
     tmp_path: Path, archive: Archive, cifar10: Files, place_cifar10: PlaceCifar
 ) -> None:
     path = place_cifar10(tmp_path, archive({"../../evil": b"x", "readme.html": b"y"} | cifar10))
@@ -89,12 +89,12 @@ def test_archive_is_not_unpacked_and_strangers_are_ignored(
 def test_truncated_archive(
     tmp_path: Path,
     keep: float,
-    assert_told: Told,
+    assert_refused: AssertRefused,
     cifar10_archive: bytes,
     place_cifar10: PlaceCifar,
 ) -> None:
     end = int(keep * len(cifar10_archive)) if isinstance(keep, float) else keep
-    assert_told("cifar10", tmp_path, place_cifar10(tmp_path, cifar10_archive[:end]))
+    assert_refused("cifar10", tmp_path, place_cifar10(tmp_path, cifar10_archive[:end]))
 
 
 @settings(database=None, max_examples=25, deadline=None)
@@ -107,7 +107,7 @@ def test_damaged_archive(
     cifar10_archive: bytes,
     place_cifar10: PlaceCifar,
 ) -> None:
-    """Told, or harmless: deflate has a few padding bits that mean nothing."""
+    """The damage is reported or harmless: deflate has a few unused padding bits."""
     content = bytearray(cifar10_archive)
     content[data.draw(st.integers(10, len(content) - 1))] ^= flip
     folder = tmp_path_factory.mktemp("damaged")
@@ -124,11 +124,11 @@ def test_damaged_archive(
 
 
 def test_archive_with_wrong_crc(
-    tmp_path: Path, assert_told: Told, cifar10_archive: bytes, place_cifar10: PlaceCifar
+    tmp_path: Path, assert_refused: AssertRefused, cifar10_archive: bytes, place_cifar10: PlaceCifar
 ) -> None:
     content = bytearray(cifar10_archive)
     content[-8] ^= 1
-    assert_told("cifar10", tmp_path, place_cifar10(tmp_path, bytes(content)), "gzip")
+    assert_refused("cifar10", tmp_path, place_cifar10(tmp_path, bytes(content)), "gzip")
 
 
 @settings(database=None, max_examples=40, deadline=None)
@@ -140,7 +140,7 @@ def test_damaged_tar_header(
     cifar10_archive: bytes,
     place_cifar10: PlaceCifar,
 ) -> None:
-    """With a right gzip CRC around it: loads, or tells the user; nothing else."""
+    """With a correct gzip CRC the archive loads or raises a UserError, and nothing else."""
     content = bytearray(gzip.decompress(cifar10_archive))
     content[position] = value
     folder = tmp_path_factory.mktemp("header")
@@ -151,23 +151,25 @@ def test_damaged_tar_header(
         assert "delete" in str(error)
 
 
-def test_not_an_archive(tmp_path: Path, assert_told: Told, place_cifar10: PlaceCifar) -> None:
+def test_not_an_archive(
+    tmp_path: Path, assert_refused: AssertRefused, place_cifar10: PlaceCifar
+) -> None:
     path = place_cifar10(tmp_path, b"<html>Please log in</html>")
-    assert_told("cifar10", tmp_path, path, "gzip")
+    assert_refused("cifar10", tmp_path, path, "gzip")
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_missing_member(
     tmp_path: Path,
     name: str,
-    assert_told: Told,
+    assert_refused: AssertRefused,
     archive: Archive,
     cifar10: Files,
     place_cifar10: PlaceCifar,
 ) -> None:
     assert sorted(cifar10) == sorted(MEMBERS)
     rest = {key: content for key, content in cifar10.items() if key != name}
-    assert_told("cifar10", tmp_path, place_cifar10(tmp_path, archive(rest)), "lacks", name)
+    assert_refused("cifar10", tmp_path, place_cifar10(tmp_path, archive(rest)), "lacks", name)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +186,13 @@ def test_wrong_member(
     tmp_path: Path,
     change: Files,
     expected: str,
-    assert_told: Told,
+    assert_refused: AssertRefused,
     archive: Archive,
     cifar10: Files,
     place_cifar10: PlaceCifar,
 ) -> None:
     path = place_cifar10(tmp_path, archive(cifar10 | change))
-    assert_told("cifar10", tmp_path, path, expected)
+    assert_refused("cifar10", tmp_path, path, expected)
 
 
 @pytest.mark.parametrize(("label", "expected"), [(b"\x14\x00", "20"), (b"\x00\x64", "100")])
@@ -198,23 +200,23 @@ def test_cifar100_label_out_of_range(
     tmp_path: Path,
     label: bytes,
     expected: str,
-    assert_told: Told,
+    assert_refused: AssertRefused,
     archive: Archive,
     cifar100: Files,
 ) -> None:
     path = tmp_path / "cifar-100-binary.tar.gz"
     members = cifar100 | {"test.bin": label + bytes(3072)}
     path.write_bytes(archive(members, "cifar-100-binary"))
-    assert_told("cifar100", tmp_path, path, f"label {expected}")
+    assert_refused("cifar100", tmp_path, path, f"label {expected}")
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE])
 def test_member_that_claims_an_absurd_size(
-    tmp_path: Path, kind: bytes, assert_told: Told, place_cifar10: PlaceCifar
+    tmp_path: Path, kind: bytes, assert_refused: AssertRefused, place_cifar10: PlaceCifar
 ) -> None:
     info = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
     info.type, info.size = kind, 1 << 40
-    assert_told("cifar10", tmp_path, place_cifar10(tmp_path, gzip.compress(info.tobuf())))
+    assert_refused("cifar10", tmp_path, place_cifar10(tmp_path, gzip.compress(info.tobuf())))
 
 
 def test_damaged_folder_names_the_folder(tmp_path: Path, cifar10: Files) -> None:

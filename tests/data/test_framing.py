@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_resnet.data import Framing, Split
-from flax_resnet.data.datasets import Dataset
-from flax_resnet.data.images.reading import resize_center_crop
+from flax_resnet.data import Dataset, Framing, Split
+from flax_resnet.data.images import resize_center_crop
 
 
 @pytest.fixture

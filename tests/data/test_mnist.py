@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST (IDX files): values, and what the user is told about damaged files."""
+"""MNIST and Fashion-MNIST (IDX files): values, and the messages about damaged files."""
 
 import struct
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_resnet.data.datasets import load_dataset
+from flax_resnet.data import load_dataset
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.errors import UserError
 
-# What the fixtures of conftest.py are.
+# Types of the fixtures in conftest.py.
 Files = dict[str, bytes]
 Idx = Callable[[np.ndarray], bytes]
 PlaceIdx = Callable[[Path, Files], None]
 RealData = Callable[[str], Path]
-Told = Callable[..., None]
+AssertRefused = Callable[..., None]
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = [file.name for file in PUBLISHED["mnist"]]
 
@@ -45,7 +45,7 @@ def test_class_names_of_the_idx_sets(
 
 def test_plain_idx_under_either_name(tmp_path: Path, idx_contents: Files) -> None:
     for name, content in idx_contents.items():
-        # Some browsers expand a .gz on the way and keep its name.
+        # Some browsers uncompress a .gz file during the download and keep its name.
         stem = name if name == TEST_IMAGES else name.removesuffix(".gz")
         (tmp_path / stem).write_bytes(content)
     data = load_dataset("mnist", tmp_path, validation=0)
@@ -88,24 +88,28 @@ def test_wrong_idx(
 
 @pytest.mark.parametrize("keep", [1, 12, 0.5, -8, -1])
 def test_truncated_idx_gzip(
-    tmp_path: Path, keep: float, assert_told: Told, idx_contents: Files, place_idx: PlaceIdx
+    tmp_path: Path,
+    keep: float,
+    assert_refused: AssertRefused,
+    idx_contents: Files,
+    place_idx: PlaceIdx,
 ) -> None:
     place_idx(tmp_path, idx_contents)
     path = tmp_path / TRAIN_IMAGES
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    assert_told("mnist", tmp_path, path)
+    assert_refused("mnist", tmp_path, path)
 
 
 def test_idx_gzip_with_wrong_crc(
-    tmp_path: Path, assert_told: Told, idx_contents: Files, place_idx: PlaceIdx
+    tmp_path: Path, assert_refused: AssertRefused, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:
     place_idx(tmp_path, idx_contents)
     path = tmp_path / TRAIN_LABELS
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
-    assert_told("mnist", tmp_path, path, "gzip")
+    assert_refused("mnist", tmp_path, path, "gzip")
 
 
 def test_real_mnist(real_data: RealData) -> None:

@@ -1,4 +1,4 @@
-"""One door to all data: folders stream, arrays are held in memory."""
+"""``open_dataset``: folders are decoded batch by batch, arrays are held in memory."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_folder_streams(photos):
     np.testing.assert_array_equal(bluest, batch["label"])
 
 
-def test_the_shares_of_the_splits_are_the_configs(photos):
+def test_the_ratios_of_the_splits_are_the_configs(photos):
     dataset = opened(photos, splits=(1, 0, 0))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (80, 0, 0)
 
@@ -66,6 +66,6 @@ def test_a_set_by_name_is_held_in_memory():
         (DataConfig(name="cifar11"), "cifar10"),
     ],
 )
-def test_what_is_not_there_is_said(data, sentence):
+def test_absent_data_are_reported(data, sentence):
     with pytest.raises(UserError, match=sentence):
         open_dataset(data, AugmentConfig())

@@ -1,13 +1,13 @@
-"""Order and batches."""
+"""The order of images, and batches of them."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.datasets import Split
+from flax_resnet.data import Split
 from flax_resnet.data.pipeline import (
-    CROP_DRAWS,
+    UNIFORMS_PER_CROP,
     Batch,
     Shard,
     batch_indices,
@@ -19,11 +19,11 @@ from flax_resnet.data.pipeline import (
 properties = settings(database=None, deadline=None, max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 40)
-batch_sizes = st.integers(1, 100)  # larger than the data set too
+batch_sizes = st.integers(1, 100)  # also larger than the data set
 
 
 def numbered(size: int) -> Split:
-    """A split whose images and labels tell their own position."""
+    """Return a split whose images and labels are their own index."""
     images = np.arange(size, dtype=np.uint8).repeat(4).reshape(size, 2, 2, 1)
     return Split(images, np.arange(size, dtype=np.int32))
 
@@ -47,10 +47,10 @@ def test_batches_end_to_end_are_the_epochs(
     assert {batch.dtype for batch in batches} == {np.dtype(np.int64)}
     line = np.concatenate(batches)
     for epoch in range(epochs):
-        part = line[epoch * size : (epoch + 1) * size]
-        assert sorted(part.tolist()) == list(range(size))  # each once, none dropped
-        np.testing.assert_array_equal(part, epoch_order(seed, epoch, size))
-    rest = line[epochs * size :]  # the start of what comes next: nothing is skipped there either
+        rows = line[epoch * size : (epoch + 1) * size]
+        assert sorted(rows.tolist()) == list(range(size))  # each once, none dropped
+        np.testing.assert_array_equal(rows, epoch_order(seed, epoch, size))
+    rest = line[epochs * size :]  # the start of the next epoch: no image is skipped there either
     later = [epoch_order(seed, epochs + n, size) for n in range(batch_size // size + 1)]
     np.testing.assert_array_equal(rest, np.concatenate(later)[: len(rest)])
 
@@ -77,7 +77,7 @@ def test_starting_later_continues_the_same_run(
 
 
 class Streaming:
-    """A source whose crops are told by the draws it was given."""
+    """A source whose images are the random numbers that it was given."""
 
     streams = True
 
@@ -87,22 +87,22 @@ class Streaming:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
-        assert draws is not None and draws.shape == (len(indices), CROP_DRAWS)
-        return {"image": draws, "label": self.labels[indices]}
+    def gather(self, indices: np.ndarray, uniforms: np.ndarray | None = None) -> Batch:
+        assert uniforms is not None and uniforms.shape == (len(indices), UNIFORMS_PER_CROP)
+        return {"image": uniforms, "label": self.labels[indices]}
 
 
 @properties
 @given(
     seed=seeds,
-    share=st.integers(1, 5),
+    per_process=st.integers(1, 5),
     processes=st.integers(1, 4),
     size=sizes,
     start=st.integers(0, 5),
     streams=st.booleans(),
 )
-def test_processes_make_the_parts_of_the_same_batches(
-    seed: int, share: int, processes: int, size: int, start: int, streams: bool
+def test_processes_make_the_rows_of_the_same_batches(
+    seed: int, per_process: int, processes: int, size: int, start: int, streams: bool
 ) -> None:
     split = Streaming(size) if streams else numbered(size)
 
@@ -110,37 +110,39 @@ def test_processes_make_the_parts_of_the_same_batches(
         epoch_order.cache_clear()
         steps = {"start": start, "stop": start + 3}
         return list(
-            train_batches(split, seed=seed, batch_size=share * processes, shard=shard, **steps)
+            train_batches(
+                split, seed=seed, batch_size=per_process * processes, shard=shard, **steps
+            )
         )
 
-    parts = [run(Shard(index, processes)) for index in range(processes)]
+    by_process = [run(Shard(index, processes)) for index in range(processes)]
     joined = [
         {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        for batches in zip(*parts, strict=True)
+        for batches in zip(*by_process, strict=True)
     ]
     assert_same_batches(joined, run(Shard()))
 
 
 @properties
-@given(share=st.integers(1, 5), processes=st.integers(1, 4), size=sizes)
-def test_processes_evaluate_every_image_once(share: int, processes: int, size: int) -> None:
+@given(per_process=st.integers(1, 5), processes=st.integers(1, 4), size=sizes)
+def test_processes_evaluate_every_image_once(per_process: int, processes: int, size: int) -> None:
     seen = [
         label
         for index in range(processes)
         for batch in eval_batches(
-            numbered(size), batch_size=share * processes, shard=Shard(index, processes)
+            numbered(size), batch_size=per_process * processes, shard=Shard(index, processes)
         )
         for label in batch["label"][batch["mask"]]
     ]
     assert sorted(seen) == list(range(size))
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
+def test_an_indivisible_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="does not divide among 2 processes"):
         next(eval_batches(numbered(4), batch_size=3, shard=Shard(0, 2)))
 
 
-def test_crops_of_a_step_do_not_depend_on_where_the_run_began() -> None:
+def test_crops_of_a_step_do_not_depend_on_the_first_step() -> None:
     late = list(train_batches(Streaming(7), seed=3, batch_size=4, start=5, stop=6))
     early = list(train_batches(Streaming(7), seed=3, batch_size=4, start=0, stop=6))
     assert_same_batches(late, early[5:])
@@ -149,13 +151,11 @@ def test_crops_of_a_step_do_not_depend_on_where_the_run_began() -> None:
 
 @properties
 @given(seed=seeds, step=st.integers(0, 10**7), batch_size=batch_sizes, size=sizes)
-def test_late_steps_keep_the_place_in_the_line(
-    seed: int, step: int, batch_size: int, size: int
-) -> None:
+def test_late_steps_continue_the_sequence(seed: int, step: int, batch_size: int, size: int) -> None:
     batch = batch_indices(seed, step, batch_size, size)
     for offset in {0, batch_size // 2, batch_size - 1}:
-        epoch, place = divmod(step * batch_size + offset, size)
-        assert batch[offset] == epoch_order(seed, epoch, size)[place]
+        epoch, index = divmod(step * batch_size + offset, size)
+        assert batch[offset] == epoch_order(seed, epoch, size)[index]
 
 
 @properties
@@ -179,7 +179,7 @@ def test_order_does_not_follow_the_global_generator() -> None:
     np.testing.assert_array_equal(first, epoch_order(3, 4, 50))
 
 
-def test_cached_order_cannot_be_spoilt_through_a_batch() -> None:
+def test_cached_order_cannot_be_changed_through_a_batch() -> None:
     before = epoch_order(5, 0, 10).copy()
     batch = batch_indices(5, 0, 10, 10)
     batch[:] = 0
@@ -214,7 +214,7 @@ def test_eval_batches_have_every_image_once_under_the_mask(batch_size: int, size
         assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
         assert batch["label"].shape == batch["mask"].shape == (batch_size,)
         assert batch["mask"].dtype == bool
-        # The filling too is real images with their own labels.
+        # The padding also consists of real images with their own labels.
         np.testing.assert_array_equal(batch["image"], split.images[batch["label"]])
     labels = [label for batch in batches for label in batch["label"][batch["mask"]].tolist()]
     assert labels == list(range(size))
@@ -228,7 +228,7 @@ def test_eval_batches_have_every_image_once_under_the_mask(batch_size: int, size
     size=sizes,
     step=st.integers(0, 30),
 )
-def test_repeated_images_are_the_batch_without_repeats_over_again(
+def test_repeated_images_are_copies_of_the_batch_without_repeats(
     seed: int, repeats: int, images: int, size: int, step: int
 ) -> None:
     batch = batch_indices(seed, step, images * repeats, size, repeats)
@@ -242,7 +242,7 @@ def test_repeated_images_are_the_batch_without_repeats_over_again(
 def test_with_repeats_every_image_comes_as_often_as_without(
     seed: int, repeats: int, images: int, size: int
 ) -> None:
-    steps = size  # images * size / images: so many that the line ends with an epoch
+    steps = size  # images * size / images steps, so that the last batch ends with an epoch
     line = [batch_indices(seed, step, images * repeats, size, repeats) for step in range(steps)]
     counts = np.bincount(np.concatenate(line), minlength=size)
     assert set(counts.tolist()) == {images * repeats}
@@ -254,31 +254,31 @@ def test_repeats_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 class Sized(Streaming):
-    """A source that notes the size it was asked for."""
+    """A source that records the requested size."""
 
     def gather(
-        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+        self, indices: np.ndarray, uniforms: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
-        return super().gather(indices, draws) | {"size": np.array(size)}
+        return super().gather(indices, uniforms) | {"size": np.array(size)}
 
 
 @properties
 @given(
     seed=seeds,
     repeats=st.integers(1, 3),
-    share=st.integers(1, 3),
+    per_process=st.integers(1, 3),
     processes=st.integers(1, 3),
     start=st.integers(0, 8),
 )
 def test_repeats_and_sizes_are_functions_of_seed_and_step(
-    seed: int, repeats: int, share: int, processes: int, start: int
+    seed: int, repeats: int, per_process: int, processes: int, start: int
 ) -> None:
     def run(start: int, shard: Shard = Shard()) -> list[Batch]:
         epoch_order.cache_clear()
         batches = train_batches(
             Sized(11),
             seed=seed,
-            batch_size=repeats * share * processes,
+            batch_size=repeats * per_process * processes,
             start=start,
             stop=10,
             repeats=repeats,
@@ -293,9 +293,9 @@ def test_repeats_and_sizes_are_functions_of_seed_and_step(
     for batches in zip(
         whole, *(run(0, Shard(n, processes)) for n in range(processes)), strict=True
     ):
-        expected, *parts = batches
+        expected, *by_process = batches
         for name in ("image", "label"):
-            joined = np.concatenate([part[name] for part in parts])
+            joined = np.concatenate([rows[name] for rows in by_process])
             np.testing.assert_array_equal(joined, expected[name])
-    # Each copy is cropped by draws of its own.
+    # Each copy has its own random numbers for the crop.
     assert len(np.unique(whole[0]["image"][:, 0])) == len(whole[0]["image"])

@@ -16,7 +16,7 @@ PATIENCE = 10.0  # seconds after which a thread counts as hung
 
 
 def within_patience(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns or raises; a failure, not a hung test run, if it never ends."""
+    """Return or raise what ``action`` does; fail instead of hanging if it never ends."""
     outcome: list[tuple[Any, BaseException | None]] = []
 
     def work() -> None:
@@ -64,7 +64,7 @@ def test_prefetch_keeps_the_order(count: int, depth: int) -> None:
 
 
 @pytest.mark.parametrize("slow", ["producer", "consumer"])
-def test_prefetch_keeps_the_order_whoever_is_slow(slow: str) -> None:
+def test_prefetch_keeps_the_order_with_a_slow_producer_or_consumer(slow: str) -> None:
     def place(batch: Batch) -> int:
         time.sleep(0.01 * (slow == "producer"))
         return number(batch)
@@ -76,7 +76,7 @@ def test_prefetch_keeps_the_order_whoever_is_slow(slow: str) -> None:
     assert taken == list(range(20))
 
 
-def test_prefetch_works_ahead_no_further_than_its_depth() -> None:
+def test_prefetch_works_ahead_up_to_its_depth() -> None:
     made = []
 
     def batches() -> Iterator[Batch]:
@@ -89,8 +89,8 @@ def test_prefetch_works_ahead_no_further_than_its_depth() -> None:
     deadline = time.monotonic() + PATIENCE
     while len(made) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.15)  # longer than the producer waits for room
-    assert made == [0, 1, 2, 3]  # one taken, two in the queue, one in hand
+    time.sleep(0.15)  # longer than the producer waits for free space in the queue
+    assert made == [0, 1, 2, 3]  # one taken, two in the queue, one waiting to be put
     prefetch.close()
 
 
@@ -137,7 +137,7 @@ def test_failure_of_the_producer_reaches_the_consumer(
     prefetch.close()
 
 
-def test_end_stays_the_end() -> None:
+def test_the_end_is_final() -> None:
     prefetch = Prefetch(numbers(2), number)
     assert within_patience(lambda: list(prefetch)) == [0, 1]
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_end_stays_the_end() -> None:
     prefetch.close()
 
 
-def test_asking_again_after_a_failure_does_not_hang() -> None:
+def test_next_after_a_failure_does_not_hang() -> None:
     prefetch = Prefetch(failing_batches(), number, depth=1)
     with pytest.raises(OSError, match="disk gone"):
         within_patience(lambda: list(prefetch))
@@ -155,10 +155,10 @@ def test_asking_again_after_a_failure_does_not_hang() -> None:
     prefetch.close()
 
 
-def test_asking_after_close_does_not_hang() -> None:
+def test_next_after_close_does_not_hang() -> None:
     prefetch = Prefetch(numbers(100), number)
     prefetch.close()
-    assert within_patience(lambda: list(prefetch)) == []  # what was made ahead is dropped
+    assert within_patience(lambda: list(prefetch)) == []  # prefetched batches are dropped
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
@@ -176,7 +176,7 @@ def test_close_ends_the_thread_of_a_full_queue(taken: int) -> None:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_close_after_the_end_and_twice(failing: bool) -> None:
-    # Depth 1 and nothing taken: the end itself finds the queue full.
+    # Depth 1 and nothing taken, so that the end marker finds the queue full.
     prefetch = Prefetch(failing_batches() if failing else numbers(1), number, depth=1)
     within_patience(prefetch.close)
     within_patience(prefetch.close)

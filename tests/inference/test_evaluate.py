@@ -86,7 +86,7 @@ def test_mistakes_are_shown(run_folder, tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (["{run}", "{new}"], "does not exist"),
-        (["{run}", "{strange}"], "has 1 class that is not among those asked for"),
+        (["{run}", "{strange}"], "has 1 class that is not among those expected"),
         (["{file}"], "There is no data to evaluate on"),
     ],
 )

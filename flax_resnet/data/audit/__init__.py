@@ -1,1 +1,10 @@
-"""Checks of a data set: unreadable files, duplicates, a contact sheet."""
+"""Checks of a folder of images before training.
+
+``check_folder`` finds unreadable, oddly sized and duplicate images, ``render`` shows its report in
+a terminal, and ``contact_sheet`` draws examples of every class.
+"""
+
+from .check import FolderReport, SimilarImages, check_folder, render
+from .contact_sheet import contact_sheet
+
+__all__ = ["FolderReport", "SimilarImages", "check_folder", "contact_sheet", "render"]

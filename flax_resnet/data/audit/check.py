@@ -1,36 +1,48 @@
-"""A look at a data set of image files before training: what is there, and what is wrong."""
+"""Check of a data set of image files before training, and the report on it for a terminal."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from flax_resnet.data.audit.near_duplicates import TILE, grey_tile, near_pairs
-from flax_resnet.data.images.decoding import read_bytes
-from flax_resnet.data.images.folder import find_images
-from flax_resnet.data.images.reading import (
+from flax_resnet.data.images import (
     MAX_PIXELS,
+    RATIOS,
+    SPLITS,
     BadImage,
     ImageHeader,
+    Ratios,
+    counted,
+    find_images,
+    map_in_threads,
+    read_bytes,
     read_header,
     thumbnail,
 )
-from flax_resnet.data.images.records import RATIOS, Ratios, in_threads
 
 TINY_SIDE = 32
-"""Images with a shorter side below this, in pixels, are named."""
+"""The report lists images whose shorter side is below this, in pixels."""
 LONG_RATIO = 4
-"""So are those whose longer side is more than this many times the shorter,"""
+"""The report lists images whose longer side is more than this many times the shorter one."""
 HUGE_PIXELS = 50_000_000
-"""and those of more pixels than this, which are slow to decode."""
+"""The report lists images with more pixels than this, because they are slow to decode."""
 
+# The largest class may have this many times as many images as the smallest without a note.
+_MAX_IMBALANCE = 3.0
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
@@ -42,12 +54,13 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True)
-class Alike:
-    """Files with the same content, or two that look nearly the same.
+class SimilarImages:
+    """A group of files with the same content, or a pair of images that look nearly the same.
 
     Attributes:
-        splits, classes: of each path.
-        bits: in how many of 64 bits their difference hashes differ.
+        paths: Paths of the files.
+        splits, classes: Split and class of each path.
+        bits: Number of bits, of 64, in which the difference hashes of a pair differ.
     """
 
     paths: tuple[str, ...]
@@ -57,27 +70,29 @@ class Alike:
 
     @property
     def across_splits(self) -> bool:
-        """Whether an evaluation would see what was trained on, or two would see the same."""
+        """Whether they are in several splits, so that a model is evaluated on training images."""
         return len(set(self.splits)) > 1
 
     @property
     def across_classes(self) -> bool:
-        """Whether one of the labels must be wrong."""
+        """Whether they are in several classes, so that one of the labels must be wrong."""
         return len(set(self.classes)) > 1
 
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What `check_folder` found; paths as `find_images` gives them.
+    """The findings of ``check_folder``; paths are those of ``find_images``.
 
     Attributes:
-        counts: split -> number of images of each class.
-        notes: of `find_images`.
-        unreadable: path -> reason.
-        wrong_endings: path -> the format that the content is of.
-        duplicates: groups of files with the same content.
-        near_duplicates: pairs of files with other content that look the same.
-        headers: path -> format and size of every image that can be read.
+        source: The folder or list.
+        classes: Class names.
+        counts: Number of images of each class, by split.
+        notes: Notes of ``find_images``.
+        unreadable: Reason for each path that cannot be read.
+        wrong_endings: Format of the content for each path with the ending of another format.
+        duplicates: Groups of files with the same content.
+        near_duplicates: Pairs of files with different content that look nearly the same.
+        headers: Format and size of every image that can be read, by path.
     """
 
     source: str
@@ -86,23 +101,23 @@ class FolderReport:
     notes: tuple[str, ...]
     unreadable: Mapping[str, str]
     wrong_endings: Mapping[str, str]
-    duplicates: tuple[Alike, ...]
-    near_duplicates: tuple[Alike, ...]
+    duplicates: tuple[SimilarImages, ...]
+    near_duplicates: tuple[SimilarImages, ...]
     headers: Mapping[str, ImageHeader]
 
     @property
     def imbalance(self) -> float:
-        """How many times as many images the largest class of train has as the smallest."""
+        """Number of images of the largest class of train, divided by that of the smallest."""
         return max(self.counts["train"]) / max(min(self.counts["train"]), 1)
 
     @property
     def tiny(self) -> list[str]:
-        """Paths of images with a side of less than `TINY_SIDE` pixels."""
+        """Paths of images with a side shorter than ``TINY_SIDE`` pixels."""
         return [p for p, h in self.headers.items() if min(h.height, h.width) < TINY_SIDE]
 
     @property
     def long(self) -> list[str]:
-        """Paths of images more than `LONG_RATIO` times as long as they are wide, or the reverse."""
+        """Paths of images whose longer side is more than ``LONG_RATIO`` times the shorter one."""
         return [
             path
             for path, header in self.headers.items()
@@ -111,71 +126,77 @@ class FolderReport:
 
     @property
     def huge(self) -> list[str]:
-        """Paths of images of more than `HUGE_PIXELS` pixels."""
+        """Paths of images with more than ``HUGE_PIXELS`` pixels."""
         return [p for p, h in self.headers.items() if h.height * h.width > HUGE_PIXELS]
 
 
 def check_folder(
     source: str | os.PathLike[str], *, ratios: Ratios = RATIOS, max_pixels: int = MAX_PIXELS
 ) -> FolderReport:
-    """Read and decode every image of a folder or list, and say what was found.
+    """Read and decode every image of a folder or list, and report what is wrong.
 
     Args:
-        ratios: see `find_images`.
-        max_pixels: see `images.read_image`.
+        source: The folder or list, see ``find_images``.
+        ratios: Proportions of the splits, see ``find_images``.
+        max_pixels: Largest number of pixels of an image, see ``read_image``.
 
     Raises:
-        UserError: as for `find_images`. Files that cannot be read are a finding, not an error.
+        UserError: As for ``find_images``. A file that cannot be read is a finding, not an error.
     """
-    records = find_images(source, ratios=ratios)
-    paths = [path for part in records.splits.values() for path in part.paths]
-    splits = [name for name, part in records.splits.items() for _ in part.paths]
-    labels = np.concatenate([part.labels for part in records.splits.values()])
-    classes = [records.classes[label] for label in labels]
-    seen = in_threads(partial(_look, max_pixels), paths)
+    found = find_images(source, ratios=ratios)
+    paths = [path for records in found.splits.values() for path in records.paths]
+    splits = [split for split, records in found.splits.items() for _ in records.paths]
+    labels = np.concatenate([records.labels for records in found.splits.values()])
+    classes = [found.classes[label] for label in labels]
+    inspected = map_in_threads(partial(_inspect, max_pixels), paths)
 
-    def similar(positions: Sequence[int], bits: int = 0) -> Alike:
-        return Alike(
-            paths=tuple(paths[at] for at in positions),
-            splits=tuple(splits[at] for at in positions),
-            classes=tuple(classes[at] for at in positions),
+    def similar(indices: Sequence[int], bits: int = 0) -> SimilarImages:
+        return SimilarImages(
+            paths=tuple(paths[index] for index in indices),
+            splits=tuple(splits[index] for index in indices),
+            classes=tuple(classes[index] for index in indices),
             bits=bits,
         )
 
     by_content: defaultdict[bytes, list[int]] = defaultdict(list)
-    for position, look in enumerate(seen):
-        if look.digest is not None:
-            by_content[look.digest].append(position)
-    # One of each content: a copy looks the same, which goes without saying.
+    for index, file in enumerate(inspected):
+        if file.digest is not None:
+            by_content[file.digest].append(index)
+    # Only one file of each content, because exact copies are listed as duplicates already.
     firsts = [group[0] for group in by_content.values()]
-    tiles = {at: tile for at in firsts if (tile := seen[at].tile) is not None}
-    places = list(tiles)
+    tiles = {index: tile for index in firsts if (tile := inspected[index].tile) is not None}
+    tile_indices = list(tiles)
     pairs = near_pairs(np.array(list(tiles.values()), np.float32).reshape(-1, *TILE))
     return FolderReport(
         source=os.fspath(source),
-        classes=records.classes,
+        classes=found.classes,
         counts={
-            name: tuple(np.bincount(part.labels, minlength=len(records.classes)).tolist())
-            for name, part in records.splits.items()
+            split: tuple(np.bincount(records.labels, minlength=len(found.classes)).tolist())
+            for split, records in found.splits.items()
         },
-        notes=records.notes,
-        unreadable={p: look.reason for p, look in zip(paths, seen, strict=True) if look.reason},
+        notes=found.notes,
+        unreadable={
+            path: file.reason for path, file in zip(paths, inspected, strict=True) if file.reason
+        },
         wrong_endings={
-            path: look.header.format
-            for path, look in zip(paths, seen, strict=True)
-            if look.header and not path.lower().endswith(_ENDINGS[look.header.format])
+            path: file.header.format
+            for path, file in zip(paths, inspected, strict=True)
+            if file.header and not path.lower().endswith(_ENDINGS[file.header.format])
         },
         duplicates=tuple(similar(group) for group in by_content.values() if len(group) > 1),
         near_duplicates=tuple(
-            similar((places[one], places[other]), bits) for one, other, bits in pairs.tolist()
+            similar((tile_indices[first], tile_indices[second]), bits)
+            for first, second, bits in pairs.tolist()
         ),
-        headers={p: look.header for p, look in zip(paths, seen, strict=True) if look.header},
+        headers={
+            path: file.header for path, file in zip(paths, inspected, strict=True) if file.header
+        },
     )
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one file is; `reason` says why it is no image, else `header` and `tile` are there."""
+class _InspectedFile:
+    """One file: ``header`` and ``tile`` if it is an image, else the ``reason`` why it is not."""
 
     digest: bytes | None = None
     header: ImageHeader | None = None
@@ -183,13 +204,121 @@ class _Look:
     reason: str = ""
 
 
-def _look(max_pixels: int, path: str) -> _Look:
+def _inspect(max_pixels: int, path: str) -> _InspectedFile:
     digest = None
     try:
         content = read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        # The whole image is decoded for the tile, so damage anywhere shows.
+        # The tile needs the whole image to be decoded, so damage anywhere is detected.
         tile = grey_tile(thumbnail(content, TILE, max_pixels=max_pixels))
-        return _Look(digest, read_header(content, max_pixels=max_pixels), tile)
+        return _InspectedFile(digest, read_header(content, max_pixels=max_pixels), tile)
     except BadImage as error:
-        return _Look(digest, reason=error.reason)
+        return _InspectedFile(digest, reason=error.reason)
+
+
+def render(report: FolderReport, *, most: int = 5) -> RenderableType:
+    """Return the report for ``rich.console.Console.print(..., soft_wrap=True)``.
+
+    Long file names are not wrapped, so that they can be copied.
+
+    Args:
+        report: The report.
+        most: Largest number of files or groups of files to list for each finding.
+    """
+    parts: list[RenderableType] = [_counts(report), _sizes(report)]
+    parts += [Text(f"note: {note}") for note in report.notes]
+    if report.imbalance >= _MAX_IMBALANCE:
+        parts.append(
+            Text(
+                f"note: the largest class of train has {report.imbalance:.1f} times as many images "
+                "as the smallest"
+            )
+        )
+    findings = list(_findings(report))
+    if not findings:
+        return Group(*parts, Text("nothing wrong was found"))
+    for name, lines in findings:
+        shown = [f"  {line}" for line in lines[:most]]
+        if len(lines) > most:
+            shown.append(f"  and {len(lines) - most:,} more")
+        parts += [Text(), Text(f"{name}: {len(lines):,}", "bold"), *map(Text, shown)]
+    return Group(*parts)
+
+
+def _counts(report: FolderReport) -> Table:
+    table = Table("class", title=escape(report.source), box=box.SIMPLE, title_justify="left")
+    shown = [split for split in SPLITS if any(report.counts[split])]
+    for split in (*shown, "all"):
+        table.add_column(split, justify="right")
+    rows = [
+        [name, *numbers, sum(numbers)]
+        for name, *numbers in zip(
+            report.classes, *(report.counts[split] for split in shown), strict=True
+        )
+    ]
+    for row in rows:
+        table.add_row(escape(str(row[0])), *(f"{number:,}" for number in row[1:]))
+    table.add_section()
+    totals = [sum(report.counts[split]) for split in shown]
+    table.add_row("all", *(f"{number:,}" for number in (*totals, sum(totals))))
+    return table
+
+
+def _sizes(report: FolderReport) -> Text:
+    headers = report.headers.values()
+    if not headers:
+        return Text("no image can be read")
+    heights = sorted(header.height for header in headers)
+    widths = sorted(header.width for header in headers)
+    formats = sorted({header.format for header in headers})
+    return Text(
+        f"{counted(len(headers), 'image', 'images')}, {', '.join(formats)}; height {heights[0]} to "
+        f"{heights[-1]} (median {median(heights):g}), width {widths[0]} to {widths[-1]} "
+        f"(median {median(widths):g})"
+    )
+
+
+def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the title of each finding, with one line for each file or group of files."""
+
+    def short(path: str) -> str:
+        return os.path.relpath(path, report.source) if os.path.isdir(report.source) else path
+
+    def sized(paths: Sequence[str]) -> list[str]:
+        sizes = [report.headers[path] for path in paths]
+        return [
+            f"{short(path)} ({size.width}×{size.height})"
+            for path, size in zip(paths, sizes, strict=True)
+        ]
+
+    def joined(group: SimilarImages) -> str:
+        return ", ".join(
+            f"{short(path)} ({split})" if group.across_splits else short(path)
+            for path, split in zip(group.paths, group.splits, strict=True)
+        )
+
+    unreadable = [f"{short(path)} {reason}" for path, reason in report.unreadable.items()]
+    endings = [f"{short(path)} is {name}" for path, name in report.wrong_endings.items()]
+    kinds: list[tuple[str, list[str]]] = [
+        ("no image, or damaged", unreadable),
+        ("ending of another format", endings),
+    ]
+    for what, groups in (
+        ("same file", report.duplicates),
+        ("nearly the same image", report.near_duplicates),
+    ):
+        # Each group is listed once, under the title of its most serious problem.
+        classes = [group for group in groups if group.across_classes]
+        splits = [group for group in groups if group.across_splits and not group.across_classes]
+        rest = [group for group in groups if not group.across_splits | group.across_classes]
+        kinds += [
+            (f"{what} in two classes", [joined(group) for group in classes]),
+            (f"{what} in two splits", [joined(group) for group in splits]),
+            (f"{what} within a class", [joined(group) for group in rest]),
+        ]
+    kinds += [
+        (f"side below {TINY_SIDE} pixels", sized(report.tiny)),
+        (f"longer than {LONG_RATIO}:1", sized(report.long)),
+        (f"more than {HUGE_PIXELS // 10**6} megapixels", sized(report.huge)),
+    ]
+    return ((name, lines) for name, lines in kinds if lines)

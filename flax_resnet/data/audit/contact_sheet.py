@@ -1,4 +1,4 @@
-"""A picture of examples of every class."""
+"""Contact sheet: a picture with examples of every class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flax_resnet.data.images.reading import BadImage, resize_center_crop
-from flax_resnet.data.images.records import ImageRecords, counted
+from flax_resnet.data.images import BadImage, ImageRecords, counted, resize_center_crop
 from flax_resnet.errors import UserError
 
 _MARGIN = 4  # pixels around every example
@@ -27,16 +26,17 @@ def contact_sheet(
 ) -> None:
     """Write a picture with a row for each class: its name, and examples from train.
 
-    The examples stand evenly spaced in the order of the class's files. A grey cross stands for
-    one that cannot be decoded. After 200 classes it ends.
+    The examples are evenly spaced in the order of the files of the class. A grey cross replaces an
+    image that cannot be decoded. The picture shows at most 200 classes.
 
     Args:
-        path: the picture's; its ending decides the format, .png or .jpg for example.
-        per_class: most examples of a class.
-        tile: height and width of an example, in pixels.
+        records: The data set.
+        path: Path of the picture; its ending determines the format, such as .png or .jpg.
+        per_class: Largest number of examples of a class.
+        tile: Height and width of an example, in pixels.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: The picture cannot be written.
     """
     classes = records.classes[:_MOST_CLASSES]
     pitch = tile + 2 * _MARGIN
@@ -47,17 +47,17 @@ def contact_sheet(
         own = np.flatnonzero(records.train.labels == label)
         top = label * pitch + _MARGIN
         number = counted(len(own), "image", "images")
-        lines = f"{_fitting(draw, font, name)}\n{number}"
+        lines = f"{_shortened(draw, font, name)}\n{number}"
         draw.multiline_text((_MARGIN, top), lines, fill="black", font=font)
         chosen = own[np.linspace(0, len(own) - 1, min(per_class, len(own))).astype(int)]
-        for column, position in enumerate(chosen):
+        for column, index in enumerate(chosen):
             left = _NAME_WIDTH + column * pitch + _MARGIN
-            sheet.paste(_example(records.train.paths[position], tile), (left, top))
+            sheet.paste(_example(records.train.paths[index], tile), (left, top))
     target = Path(path).expanduser()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(target)
-    # ValueError: an ending that stands for no format, or one that cannot hold the picture.
+    # Pillow raises ValueError for an ending of no format, or of one that cannot store the picture.
     except (OSError, ValueError) as error:
         raise UserError(
             f"{target} cannot be written ({error}): name another place, ending in .png"
@@ -75,10 +75,10 @@ def _example(path: str, tile: int) -> Image.Image:
         return cross
 
 
-def _fitting(
+def _shortened(
     draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name: str
 ) -> str:
-    """Return the name, shortened to the width of its column."""
+    """Return a class name, shortened to the width of its column."""
     name = " ".join(name.split())
     shown = name
     while shown and draw.textlength(shown, font) > _NAME_WIDTH - 2 * _MARGIN:

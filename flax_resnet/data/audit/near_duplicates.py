@@ -1,33 +1,33 @@
-"""Images that look alike: difference hashes, and the pairs of them that are close."""
+"""Near duplicates: images with close difference hashes."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images.reading import Pixels
+from flax_resnet.data.images import Pixels
 
 TILE = (8, 9)
-"""Height and width that an image is squeezed to before it is hashed."""
+"""Height and width to which an image is squeezed before it is hashed."""
 
-# Of 64 bits. Copies that were resized or compressed anew differ in at most so many.
-MOST_BITS = 3
-# Mean difference of grey tiles, of 255. Images with little in them, such as a bright sky, have
-# few edges and so often the same hash; this tells them apart.
-_MOST_GREY = 8.0
+# Copies that were resized or compressed again differ in at most this many of 64 bits.
+MAX_BITS = 3
+# Largest mean difference of grey tiles, of 255. Images with little content, such as a bright sky,
+# have few edges and so often the same hash; this separates them.
+_MAX_GREY_DIFFERENCE = 8.0
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def grey_tile(tile: Pixels) -> npt.NDArray[np.float32]:
-    """Return the luma, float32 [8, 9], 0 to 255, of an image squeezed to uint8 [8, 9, 3]."""
+    """Return the luma, float32 ``[8, 9]``, 0 to 255, of a tile, uint8 ``[8, 9, 3]``."""
     return tile.astype(np.float32) @ _LUMA
 
 
 def difference_hashes(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Return a hash of each grey tile [N, 8, 9], uint64 [N].
+    """Return the difference hash of each grey tile ``[N, 8, 9]``, uint64 ``[N]``.
 
-    Each bit says whether a pixel is brighter than its left neighbour: brightness and contrast do
-    not matter, and scale and compression hardly.
+    A bit is set if a pixel is brighter than its left neighbour. So brightness and contrast do not
+    change the hash, and scale and compression hardly change it.
     """
     bits = np.diff(tiles, axis=2) > 0
     packed = np.packbits(bits.reshape(len(tiles), 64), axis=1)
@@ -35,18 +35,18 @@ def difference_hashes(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
 
 
 def near_pairs(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Find the images that are nearly the same.
+    """Find the pairs of images that are nearly the same.
 
-    Hashes that differ in at most three of 64 bits agree in at least one of their four quarters:
-    only those that share a quarter are compared. Of images with one and the same hash, each is
-    compared with the first only.
+    Hashes that differ in at most three of 64 bits agree in at least one of their four quarters, so
+    only hashes with an equal quarter are compared. Images with equal hashes are compared only with
+    the first of them.
 
     Args:
-        tiles: grey tiles float32 [N, 8, 9].
+        tiles: Grey tiles, float32 ``[N, 8, 9]``.
 
     Returns:
-        int64 [P, 3], sorted: the positions of two images, the lesser first, and the number of
-        bits in which their hashes differ.
+        int64 ``[P, 3]``, sorted: the indices of two images, the smaller one first, and the number
+        of bits in which their hashes differ.
     """
     hashes, first, same = np.unique(
         difference_hashes(tiles), return_index=True, return_inverse=True
@@ -59,16 +59,16 @@ def near_pairs(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     grey = np.abs(tiles[left] - tiles[right]).mean((1, 2))
     codes = hashes[same]
     bits = np.bitwise_count(codes[left] ^ codes[right])
-    return np.column_stack([ends, bits])[grey <= _MOST_GREY].astype(np.int64)
+    return np.column_stack([ends, bits])[grey <= _MAX_GREY_DIFFERENCE].astype(np.int64)
 
 
 def _pairs_by_quarter(hashes: npt.NDArray[np.uint64], shift: int) -> npt.NDArray[np.int64]:
-    """Return positions [P, 2] of close hashes that agree in the 16 bits from `shift` on."""
+    """Return index pairs ``[P, 2]`` of close hashes that agree in the 16 bits from ``shift`` on."""
     quarter = hashes >> np.uint64(shift) & np.uint64(0xFFFF)
     order = np.argsort(quarter, kind="stable")
     quarter, hashes = quarter[order], hashes[order]
-    # In sorted order, those that agree stand together: compare each with its
-    # neighbour, then with the next but one of those that still agree, and so on.
+    # In sorted order, equal quarters are adjacent: compare each hash with the next one, then with
+    # the one after it if their quarters are still equal, and so on.
     here = np.arange(len(hashes))
     found = [np.zeros((0, 2), np.int64)]
     step = 0
@@ -76,6 +76,6 @@ def _pairs_by_quarter(hashes: npt.NDArray[np.uint64], shift: int) -> npt.NDArray
         step += 1
         here = here[here + step < len(hashes)]
         here = here[quarter[here] == quarter[here + step]]
-        close = here[np.bitwise_count(hashes[here] ^ hashes[here + step]) <= MOST_BITS]
+        close = here[np.bitwise_count(hashes[here] ^ hashes[here + step]) <= MAX_BITS]
         found.append(np.stack([order[close], order[close + step]], axis=1))
     return np.concatenate(found)

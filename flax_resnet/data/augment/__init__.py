@@ -1,7 +1,7 @@
 """Augmentation and preprocessing as pure functions that run under jit on the device.
 
-Functions of ``geometry``, ``color``, ``erasing`` and ``policies`` take one image ``[H, W, C]``;
-:class:`Augmentation` maps them over a batch. :class:`Mixing` takes whole batches.
+The functions of ``geometry``, ``color``, ``erasing`` and ``policies`` take one image ``[H, W, C]``,
+and ``Augmentation`` maps them over a batch. ``Mixing`` and ``Preprocessing`` take whole batches.
 """
 
 from .augmentation import Augmentation

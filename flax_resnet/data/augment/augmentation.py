@@ -1,4 +1,4 @@
-"""Augmentation of a batch of stored images under jit, each example by its own key."""
+"""Augmentation of a batch of stored images under jit, with a random key for each example."""
 
 import math
 from collections.abc import Iterator
@@ -19,32 +19,34 @@ from .resizing import resized_crop
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, in this order; by default nothing.
+    """The augmentations of training images, applied in the order of this list; none by default.
 
-    Images are uint8 before and after, so what erasing and the like put in place of pixels is a
-    level, ``fill_value``, and not a normalised number: for the papers' zero after normalisation
-    give 255 times the set's mean. Crop padding, mirroring, erasing and cutout take floats too.
-
+    Images are uint8 before and after. So the pixels that erasing, cutout and padding fill in have a
+    level, ``fill_value``, and not a normalised number; 255 times the mean of the data set gives the
+    zero after normalisation of the papers. ``crop_padding``, ``flip``, ``random_erasing`` and
+    ``cutout`` also take floats.
     Attributes:
-      random_resized_crop: a part of random size and shape, resized to this height and width with
-        antialiasing (Szegedy et al. 2015); None for none.
-      crop_scale, crop_ratio: its share of the area and its width / height.
-      crop_padding: pixels on each side before a crop of the image's size, of ``fill_value`` (He et
-        al. 2015a, section 4.2); 0 for no crop.
-      flip: mirror half of the images left to right.
-      rotation, shear: up to so many degrees to either side, as in Keras's ImageDataGenerator.
-      shift: up to this share of the height and width, or of (height, width), to either side.
-      zoom: factors from 1 - zoom to 1 + zoom, for height and width each.
-      fill: outside the image, for those four: "nearest" pixel, "reflect" or "constant".
-      rand_augment: RandAugment (Cubuk et al. 2019): (number of operations, magnitude 0 to 30).
-      trivial_augment: TrivialAugmentWide (Müller & Hutter 2021).
-      interpolation: of the four, of RandAugment and of TrivialAugment.
-      color_jitter: torchvision's, amounts of (brightness, contrast, saturation, hue).
-      grayscale: probability of a grey image.
-      random_erasing: probability of an erased box (Zhong et al. 2017).
-      erasing_noise: fill the box with random levels.
-      cutout: side of a square cut out, pixels (DeVries & Taylor 2017); 0 for none.
-      fill_value: level 0 to 255 where there is no pixel, one or one of each channel.
+        random_resized_crop: Height and width to which a crop of random size and shape is resized,
+            with antialiasing (Szegedy et al. 2015); None for no crop.
+        crop_scale, crop_ratio: Limits of the crop's fraction of the area and of its width / height.
+        crop_padding: Pixels of ``fill_value`` added on each side before a crop of the image's size
+            (He et al. 2015a, section 4.2); 0 for no crop.
+        flip: Mirror half of the images left to right.
+        rotation, shear: Largest angle in degrees in both directions, as in Keras's
+            ImageDataGenerator.
+        shift: Largest shift in both directions as a fraction of height and width, one number or
+            ``(height, width)``.
+        zoom: Height and width are scaled by factors from 1 - zoom to 1 + zoom.
+        fill: Pixels outside the image for these four: "nearest", "reflect" or "constant".
+        rand_augment: RandAugment (Cubuk et al. 2019): number of operations and magnitude (0 to 30).
+        trivial_augment: TrivialAugmentWide (Müller & Hutter 2021).
+        interpolation: Interpolation of the four, of RandAugment and of TrivialAugment.
+        color_jitter: torchvision's ColorJitter: brightness, contrast, saturation and hue.
+        grayscale: Probability of a grey image.
+        random_erasing: Probability of an erased box (Zhong et al. 2017).
+        erasing_noise: Fill the box with random levels.
+        cutout: Side of a square that is filled, in pixels (DeVries & Taylor 2017); 0 for none.
+        fill_value: Level from 0 to 255 of pixels that are filled in, one or one per channel.
     """
 
     crop_padding: int = 0
@@ -81,25 +83,30 @@ class Augmentation:
                 options = ", ".join(known)
                 raise UserError(f"Augmentation: {name} is {choice!r}; let it be one of {options}.")
 
-    def __call__(self, key: jax.Array, images: jax.Array, place: jax.Array) -> jax.Array:
-        """Augment ``images`` ``[N, H, W, C]``, each by its own key.
+    def __call__(self, key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
+        """Augment a batch, each example with its own key.
 
-        An example's key is ``key`` folded with its ``place`` ``[N]``, the position in the global
-        batch, so that its result depends on nothing else in the batch.
+        The key of an example is ``key`` folded with its index in the global batch, so the result
+        does not depend on the other examples of the batch.
+
+        Args:
+            key: Random key of the step.
+            images: ``[N, H, W, C]``.
+            index: Index of each example in the global batch, integers ``[N]``.
 
         Returns:
-          Images of the same shape, but for ``random_resized_crop``, and dtype.
+            Images of the same dtype, and of the same shape unless ``random_resized_crop`` is set.
 
         Raises:
-          UserError: the images are not uint8, or not grey or RGB, where that is needed.
+            UserError: An augmentation needs uint8 images, or grey or RGB ones, and these are not.
         """
         self._check(images)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
         return jax.vmap(self._augment_one)(keys, images)
 
     def _augment_one(self, key: jax.Array, image: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
-        # Numbers from 2: folding in 0 and 1 gives the two keys above again.
+        # The numbers start at 2, because folding in 0 and 1 gives the two keys above again.
         box_key, affine_key, policy_key, jitter_key, grey_key, erasing_key, cutout_key = (
             jax.random.fold_in(key, number) for number in range(2, 9)
         )
@@ -117,8 +124,9 @@ class Augmentation:
             matrix = random_affine(affine_key, height, width, *amounts)
             image = warp(image, matrix, self.fill, self.fill_value, self.interpolation)
         if self.rand_augment is not None:
-            strength = (*self.rand_augment, self.fill_value, self.interpolation)
-            image = rand_augment(policy_key, image, *strength)
+            number, magnitude = self.rand_augment
+            options = (number, magnitude, self.fill_value, self.interpolation)
+            image = rand_augment(policy_key, image, *options)
         if self.trivial_augment:
             image = trivial_augment(policy_key, image, self.fill_value, self.interpolation)
         if self.color_jitter is not None:
@@ -126,8 +134,8 @@ class Augmentation:
         if self.grayscale:
             image = random_grey(grey_key, image, self.grayscale)
         if self.random_erasing:
-            chance, noise = self.random_erasing, self.erasing_noise
-            image = random_erasing(erasing_key, image, chance, self.fill_value, noise)
+            probability, noise = self.random_erasing, self.erasing_noise
+            image = random_erasing(erasing_key, image, probability, self.fill_value, noise)
         if self.cutout:
             image = cutout(cutout_key, image, self.cutout, self.fill_value)
         return image
@@ -146,7 +154,7 @@ class Augmentation:
         return policy or self.color_jitter is not None or self.grayscale > 0
 
     def _limits(self) -> Iterator[tuple[str, float | None, float, float]]:
-        """Every number with its name and limits."""
+        """Yield the name, the value, the least and the largest allowed value of every number."""
         yield "random_resized_crop", self.random_resized_crop, 1, math.inf
         for name, (low, high), most in (
             ("crop_scale", self.crop_scale, 1.0),
@@ -181,7 +189,7 @@ class Augmentation:
         if (resamples or self._recolors) and images.dtype != jnp.uint8:
             raise UserError(
                 f"Augmentation of {images.dtype} images: only crop_padding, flip, random_erasing "
-                "and cutout take them; augment uint8 images, before they are normalised."
+                "and cutout take them; augment uint8 images before they are normalised."
             )
         channels = images.shape[-1]
         if self._recolors and channels not in (1, 3):

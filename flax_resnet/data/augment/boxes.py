@@ -8,17 +8,17 @@ import jax.numpy as jnp
 Range = tuple[float, float]
 Box = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
-TRIES = 10  # torchvision's, for crops and for erasing
+TRIES = 10  # as in torchvision, for crops and for erasing
 
 
 def random_crop_box(key: jax.Array, height: int, width: int, scale: Range, ratio: Range) -> Box:
-    """The crop of Szegedy et al. 2015, chosen as torchvision chooses it.
+    """Return the random crop of Szegedy et al. 2015, chosen as in torchvision.
 
-    The area is uniform in ``scale`` (share of the image), the logarithm of width / height uniform
-    over ``ratio``. The first of ten tries that fits counts; failing all, it is the largest centred
-    box whose width / height lies within ``ratio``.
+    The area is uniform in ``scale`` (fraction of the image), and the logarithm of width / height is
+    uniform over ``ratio``. The first of ten tries that fits is taken. If none fits, the box is the
+    largest centred one whose width / height is within ``ratio``.
     """
-    size_key, place_key = jax.random.split(key)
+    size_key, corner_key = jax.random.split(key)
     widths, heights = _random_sides(size_key, height * width, scale, ratio)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = jnp.argmax(fits)
@@ -29,7 +29,7 @@ def random_crop_box(key: jax.Array, height: int, width: int, scale: Range, ratio
         box_width = round(height * ratio[1])
     centre = (height - box_height) // 2, (width - box_width) // 2
     tried_height, tried_width = heights[first], widths[first]
-    top, left = _random_corner(place_key, height - tried_height, width - tried_width)
+    top, left = _random_corner(corner_key, height - tried_height, width - tried_width)
     any_fits = fits.any()
     return (
         jnp.where(any_fits, top, centre[0]),
@@ -40,26 +40,26 @@ def random_crop_box(key: jax.Array, height: int, width: int, scale: Range, ratio
 
 
 def random_erasing_box(key: jax.Array, height: int, width: int, scale: Range, ratio: Range) -> Box:
-    """The box of Zhong et al. 2017, chosen as torchvision chooses it.
+    """Return the box that random erasing (Zhong et al. 2017) fills, chosen as in torchvision.
 
-    The area is uniform in ``scale``, the logarithm of height / width uniform over ``ratio``. The
-    first of ten tries that is smaller than the image in both directions counts; failing all, the
-    box is empty.
+    The area is uniform in ``scale``, and the logarithm of height / width is uniform over ``ratio``.
+    The first of ten tries that is smaller than the image in both directions is taken. If none is,
+    the box is empty.
     """
-    size_key, place_key = jax.random.split(key)
+    size_key, corner_key = jax.random.split(key)
     heights, widths = _random_sides(size_key, height * width, scale, ratio)
     fits = (heights < height) & (widths < width)
     first = jnp.argmax(fits)
     box_height = jnp.where(fits.any(), heights[first], 0)
     box_width = jnp.where(fits.any(), widths[first], 0)
-    top, left = _random_corner(place_key, height - box_height, width - box_width)
+    top, left = _random_corner(corner_key, height - box_height, width - box_width)
     return top, left, box_height, box_width
 
 
 def box_around_random_pixel(
     key: jax.Array, height: int, width: int, box_height: jax.Array | int, box_width: jax.Array | int
 ) -> Box:
-    """A box of the given size about a pixel chosen uniformly, so that it may reach outside."""
+    """Return a box of the given size centred on a uniformly random pixel; it may reach outside."""
     row_key, column_key = jax.random.split(key)
     row = jax.random.randint(row_key, (), 0, height, jnp.int32)
     column = jax.random.randint(column_key, (), 0, width, jnp.int32)
@@ -68,7 +68,7 @@ def box_around_random_pixel(
 
 
 def box_mask(box: Box, height: int, width: int) -> jax.Array:
-    """bool ``[H, W, 1]``: True inside the box."""
+    """Return the mask of a box, bool ``[H, W, 1]``: True inside."""
     top, left, box_height, box_width = box
     rows, columns = jnp.arange(height), jnp.arange(width)
     in_rows = (top <= rows) & (rows < top + box_height)
@@ -79,8 +79,8 @@ def box_mask(box: Box, height: int, width: int) -> jax.Array:
 def _random_sides(
     key: jax.Array, area: int, scale: Range, ratio: Range
 ) -> tuple[jax.Array, jax.Array]:
-    """Whole sides ``(a, b)`` of random boxes, ``[TRIES]`` each: a * b in ``scale`` of ``area``,
-    a / b in ``ratio``."""
+    """Return integer sides ``(a, b)`` of random boxes, ``[TRIES]`` each: ``a * b`` is in ``scale``
+    of ``area``, and ``a / b`` is in ``ratio``."""
     area_key, ratio_key = jax.random.split(key)
     shape, dtype = (TRIES,), jnp.float32
     areas = area * jax.random.uniform(area_key, shape, dtype, *scale)
@@ -94,7 +94,7 @@ def _random_corner(
     key: jax.Array, most_top: jax.Array, most_left: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     top_key, left_key = jax.random.split(key)
-    # A box that did not fit gives a negative bound here, and is not used.
+    # A box that does not fit gives a negative bound here, and the result is not used.
     top = jax.random.randint(top_key, (), 0, jnp.maximum(most_top, 0) + 1, jnp.int32)
     left = jax.random.randint(left_key, (), 0, jnp.maximum(most_left, 0) + 1, jnp.int32)
     return top, left

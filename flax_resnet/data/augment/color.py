@@ -1,9 +1,9 @@
-"""Colours of a uint8 image ``[H, W, C]``, C 1 or 3 (R, G, B), as PIL and torchvision change them.
+"""Colour operations on a uint8 image ``[H, W, C]``, C 1 or 3 (RGB), as in PIL and torchvision.
 
-All but :func:`adjust_hue` follow PIL to the level: integers, or float32 rounded down where PIL
-rounds down, so that a result may differ by one level where a product falls on a whole number.
-An operation that looks at one value at a time is a table ``[256, C]`` uint8, see
-:func:`apply_table`; policies choose among tables, which costs less than choosing among images.
+All but ``adjust_hue`` follow PIL's arithmetic: integers, or float32 rounded down where PIL rounds
+down, so that a result differs by at most one level, where a product is close to a whole number.
+An operation on single values is a lookup table ``[256, C]`` uint8, see ``apply_table``; policies
+choose among tables, which costs less than choosing among images.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jax import lax
 
 Factor = jax.Array | float
 
-# --- tables ------------------------------------------------------------------
+# --- lookup tables -----------------------------------------------------------
 
 
 def apply_table(image: jax.Array, table: jax.Array) -> jax.Array:
@@ -24,45 +24,53 @@ def apply_table(image: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def histogram(image: jax.Array) -> jax.Array:
-    """How often each value occurs in each channel, int32 ``[256, C]``."""
+    """Return the histogram of each channel, int32 ``[256, C]``."""
     channels = image.shape[-1]
-    place = image.reshape(-1, channels).astype(jnp.int32) * channels + jnp.arange(channels)
+    index = image.reshape(-1, channels).astype(jnp.int32) * channels + jnp.arange(channels)
     counts = jnp.zeros(256 * channels, jnp.int32)
-    return counts.at[place].add(1, mode="promise_in_bounds").reshape(256, channels)
+    return counts.at[index].add(1, mode="promise_in_bounds").reshape(256, channels)
 
 
 def brightness_table(factor: Factor) -> jax.Array:
-    """``[256, 1]``: each value times ``factor``."""
+    """Return the table ``[256, 1]`` that multiplies each value by ``factor``."""
     return blend(jnp.zeros((), jnp.float32), _levels(), factor)
 
 
 def contrast_table(image: jax.Array, factor: Factor) -> jax.Array:
-    """``[256, 1]``: the distance from the image's mean grey times ``factor``."""
+    """Return the table ``[256, 1]`` that scales the distance from the mean grey by ``factor``."""
     return blend(mean_grey(image), _levels(), factor)
 
 
 def posterize_table(bits: jax.Array | int) -> jax.Array:
-    """``[256, 1]``: the highest ``bits`` of the eight stay."""
+    """Return the table ``[256, 1]`` that keeps the highest ``bits`` of the eight bits."""
     shift = 8 - jnp.asarray(bits, jnp.int32)
     return ((_levels() >> shift) << shift).astype(jnp.uint8)
 
 
 def solarize_table(threshold: Factor) -> jax.Array:
-    """``[256, 1]``: values from ``threshold`` on are inverted."""
+    """Return the table ``[256, 1]`` that inverts values of at least ``threshold``."""
     levels = _levels()
     return jnp.where(levels < threshold, levels, 255 - levels).astype(jnp.uint8)
 
 
 def autocontrast_table(counts: jax.Array) -> jax.Array:
-    """``[256, C]`` from the histogram: each channel's darkest value becomes 0, its lightest 255."""
+    """Return the table ``[256, C]`` that maps a channel's darkest value to 0, its lightest to 255.
+
+    Args:
+        counts: The image's ``histogram``.
+    """
     low, high = jnp.argmax(counts > 0, axis=0), 255 - jnp.argmax(counts[::-1] > 0, axis=0)
-    reach, levels = high - low, _levels()
-    stretched = jnp.clip(255 * (levels - low) // jnp.maximum(reach, 1), 0, 255)
-    return jnp.where(reach > 0, stretched, levels).astype(jnp.uint8)
+    extent, levels = high - low, _levels()
+    stretched = jnp.clip(255 * (levels - low) // jnp.maximum(extent, 1), 0, 255)
+    return jnp.where(extent > 0, stretched, levels).astype(jnp.uint8)
 
 
 def equalize_table(counts: jax.Array) -> jax.Array:
-    """``[256, C]`` from the histogram: each channel's values become evenly frequent."""
+    """Return the table ``[256, C]`` that equalizes the histogram of each channel.
+
+    Args:
+        counts: The image's ``histogram``.
+    """
     highest = 255 - jnp.argmax(counts[::-1] > 0, axis=0)
     total = counts.sum(axis=0, dtype=jnp.int32)
     step = (total - jnp.take_along_axis(counts, highest[None], axis=0)[0]) // 255
@@ -71,37 +79,17 @@ def equalize_table(counts: jax.Array) -> jax.Array:
     return jnp.where(step > 0, spread, _levels()).astype(jnp.uint8)
 
 
-def autocontrast(image: jax.Array) -> jax.Array:
-    """Stretch each channel to the whole range 0 to 255."""
-    return apply_table(image, autocontrast_table(histogram(image)))
-
-
-def equalize(image: jax.Array) -> jax.Array:
-    """Equalise each channel's histogram."""
-    return apply_table(image, equalize_table(histogram(image)))
-
-
-def posterize(image: jax.Array, bits: jax.Array | int) -> jax.Array:
-    """Keep the highest ``bits``, 0 to 8, of each value."""
-    return apply_table(image, posterize_table(bits))
-
-
-def solarize(image: jax.Array, threshold: Factor) -> jax.Array:
-    """Invert the values from ``threshold`` on."""
-    return apply_table(image, solarize_table(threshold))
-
-
-# --- blends: factor 1 keeps the image, 0 gives the other, above 1 leads away from it -------------
+# --- blends: factor 1 gives the image, 0 the other image, more than 1 extrapolates away from it ---
 
 
 def blend(other: jax.Array, image: jax.Array, factor: Factor) -> jax.Array:
-    """``other + factor * (image - other)`` from 0 to 255, rounded down, as uint8."""
+    """Return ``other + factor * (image - other)``, clipped to 0..255, rounded down, as uint8."""
     other, image = other.astype(jnp.float32), image.astype(jnp.float32)
     return jnp.clip(other + factor * (image - other), 0, 255).astype(jnp.uint8)
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """The ITU-R 601 luma, ``[H, W, 1]`` uint8, in PIL's 16-bit arithmetic."""
+    """Return the ITU-R 601 luma, uint8 ``[H, W, 1]``, in PIL's 16-bit arithmetic."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = (image[..., c].astype(jnp.int32) for c in range(3))
@@ -110,19 +98,9 @@ def grey(image: jax.Array) -> jax.Array:
 
 
 def mean_grey(image: jax.Array) -> jax.Array:
-    """The image's mean grey, int32 ``[]``, rounded to the nearest level."""
+    """Return the mean of the grey image, int32 ``[]``, rounded to the nearest level."""
     pixels = image.shape[0] * image.shape[1]
     return (2 * grey(image).sum(dtype=jnp.int32) + pixels) // (2 * pixels)
-
-
-def adjust_brightness(image: jax.Array, factor: Factor) -> jax.Array:
-    """Blend with black."""
-    return blend(jnp.zeros((), jnp.float32), image, factor)
-
-
-def adjust_contrast(image: jax.Array, factor: Factor) -> jax.Array:
-    """Blend with the image's mean grey."""
-    return blend(mean_grey(image), image, factor)
 
 
 def adjust_saturation(image: jax.Array, factor: Factor) -> jax.Array:
@@ -131,12 +109,11 @@ def adjust_saturation(image: jax.Array, factor: Factor) -> jax.Array:
 
 
 def adjust_sharpness(image: jax.Array, factor: Factor) -> jax.Array:
-    """Blend with the image smoothed by 3 x 3 weights: the centre 5, the others 1. The outermost
-    pixels stay as they are."""
+    """Blend with the image smoothed by 3 x 3 weights (centre 5, others 1); edge pixels stay."""
     height, width, channels = image.shape
     if height < 3 or width < 3:
         return image
-    # Rows of width * channels numbers: neighbours lie `channels` apart, and loops run straight on.
+    # Rows of width * channels numbers: neighbours are ``channels`` apart, and loops are contiguous.
     rows = image.reshape(height, width * channels).astype(jnp.int32)
     columns = rows[:-2] + rows[1:-1] + rows[2:]
     inner = rows[1:-1, channels:-channels]
@@ -150,8 +127,11 @@ def adjust_sharpness(image: jax.Array, factor: Factor) -> jax.Array:
 
 
 def adjust_hue(image: jax.Array, shift: Factor) -> jax.Array:
-    """Turn the hue by ``shift`` of the whole circle, as torchvision does to tensors: through HSV in
-    floating point (PIL rounds hue and saturation to 256 levels). Grey images stay."""
+    """Rotate the hue by the fraction ``shift`` of the circle, as torchvision does with tensors.
+
+    The computation goes through HSV in floating point (PIL rounds hue and saturation to 256
+    levels). Grey images do not change.
+    """
     if image.shape[-1] == 1:
         return image
     red, green, blue = (image[..., c].astype(jnp.float32) for c in range(3))
@@ -178,7 +158,7 @@ def adjust_hue(image: jax.Array, shift: Factor) -> jax.Array:
 
 
 def random_grey(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """The grey image in all channels with ``probability``, else the image."""
+    """Return the grey image in all channels with ``probability``, else the image."""
     return jnp.where(jax.random.bernoulli(key, probability), grey(image), image)
 
 
@@ -190,10 +170,10 @@ def color_jitter(
     saturation: float,
     hue: float,
 ) -> jax.Array:
-    """torchvision's ColorJitter: the four changes in random order.
+    """Apply torchvision's ColorJitter: four changes in random order.
 
-    The factors are uniform from max(0, 1 - amount) to 1 + amount, the hue's shift from -``hue`` to
-    ``hue``. Each change rounds to whole levels.
+    The factors are uniform from max(0, 1 - amount) to 1 + amount, and the shift of the hue is
+    uniform from ``-hue`` to ``hue``. Each change rounds to whole levels.
     """
     order_key, factor_key, hue_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, 4)  # brightness, contrast, saturation, hue
@@ -202,24 +182,24 @@ def color_jitter(
     least = jnp.maximum(1 - amounts, 0)
     factors = least + drawn * (1 + amounts - least)
     shift = jax.random.uniform(hue_key, (), jnp.float32, -hue, hue)
-    hue_turn = jnp.argmax(order == 3)
+    hue_position = jnp.argmax(order == 3)
 
-    def blends(image: jax.Array, turns: range, are_due: jax.Array) -> jax.Array:
-        for turn in turns:
-            which = order[turn]
+    def blends(image: jax.Array, positions: range, enabled: jax.Array) -> jax.Array:
+        for position in positions:
+            which = order[position]
             other = jnp.where(which == 2, grey(image).astype(jnp.int32), mean_grey(image))
             other = jnp.where(which == 0, 0, other)
-            due = are_due[turn] & (which < 3)
-            image = blend(other, image, jnp.where(due, factors[jnp.minimum(which, 2)], 1))
+            active = enabled[position] & (which < 3)
+            image = blend(other, image, jnp.where(active, factors[jnp.minimum(which, 2)], 1))
         return image
 
-    # The hue costs most. Every image has it once, and the blends before and after that; a blend
-    # not due has factor 1, which changes nothing.
+    # The hue is the most expensive change, so it is computed once, between the blends before and
+    # the blends after it; an inactive blend has factor 1, which changes nothing.
     if not hue:
         return blends(image, range(4), jnp.ones(4, bool))
-    image = blends(image, range(3), jnp.arange(4) < hue_turn)
+    image = blends(image, range(3), jnp.arange(4) < hue_position)
     image = adjust_hue(image, shift)
-    return blends(image, range(1, 4), jnp.arange(4) > hue_turn)
+    return blends(image, range(1, 4), jnp.arange(4) > hue_position)
 
 
 def _levels() -> jax.Array:

@@ -1,7 +1,7 @@
-"""Crops, mirroring and one affine warp of an image ``[H, W, C]``.
+"""Padded crop, mirroring and affine warp of an image ``[H, W, C]``.
 
-Coordinates are PIL's: x to the right, y down, a pixel's centre at its index plus one half, the
-image's edges at 0 and at its width or height.
+Coordinates follow PIL: x points right and y down, the centre of a pixel is at its index plus one
+half, and the edges of the image are at 0 and at its width or height.
 """
 
 from typing import Literal
@@ -16,21 +16,21 @@ Level = int | tuple[int, ...]
 
 
 def pad_crop(key: jax.Array, image: jax.Array, padding: int, fill_value: Level = 0) -> jax.Array:
-    """A window of the image's size out of the image with ``padding`` pixels more on each side, of
-    ``fill_value`` (of each channel, or one for all)."""
+    """Pad each side with ``padding`` pixels of ``fill_value`` (one level, or one per channel) and
+    crop at random to the original size."""
     height, width, channels = image.shape
     shape = (height + 2 * padding, width + 2 * padding, channels)
     canvas = jnp.broadcast_to(jnp.asarray(fill_value, image.dtype), shape)
     padded = lax.dynamic_update_slice(canvas, image, (padding, padding, 0))
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-    # As rows of numbers, which a CPU copies in one piece, and not pixel by pixel.
+    # Sliced as rows of numbers, which a CPU copies at once, and not pixel by pixel.
     rows = padded.reshape(shape[0], shape[1] * channels)
     window = lax.dynamic_slice(rows, (top, left * channels), (height, width * channels))
     return window.reshape(image.shape)
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """The image, mirrored left to right with probability 1/2."""
+    """Mirror the image left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
@@ -43,12 +43,13 @@ def random_affine(
     shear: float = 0.0,
     zoom: float = 0.0,
 ) -> jax.Array:
-    """A random matrix for :func:`warp`, of Keras's ImageDataGenerator.
+    """Return a random matrix for ``warp``, distributed as in Keras's ImageDataGenerator.
 
-    Each amount is uniform: ``rotation`` and ``shear`` in degrees to both sides, ``shift`` in shares
-    of the (height, width) to both sides, and for each direction a factor from 1 - ``zoom`` to
-    1 + ``zoom`` that, as in Keras, is the size of what is looked at: above 1 the content shrinks.
-    All is about the centre; a pixel is looked up after zoom, shear, shift and rotation, in turn.
+    Every amount is uniform: ``rotation`` and ``shear`` in degrees in both directions, ``shift`` in
+    fractions of (height, width) in both directions, and for each axis a zoom factor from
+    ``1 - zoom`` to ``1 + zoom``. As in Keras, a factor above 1 enlarges the visible region, so the
+    content shrinks. The transforms are about the centre: the coordinates of a pixel are zoomed,
+    sheared, shifted and rotated, in this order.
     """
     drawn = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
     turn, slant = jnp.deg2rad(rotation * drawn[0]), jnp.deg2rad(shear * drawn[1])
@@ -63,9 +64,9 @@ def random_affine(
 
 
 def about_centre(matrix: jax.Array, height: int, width: int) -> jax.Array:
-    """The matrix ``[2, 3]`` that does about the image's centre what ``matrix`` does about 0."""
+    """Return the matrix ``[2, 3]`` that applies ``matrix`` about the centre instead of about 0."""
     centre = jnp.array([width / 2, height / 2], jnp.float32)
-    # Written out: a matrix product may be computed at lower precision on an accelerator.
+    # Written out, because an accelerator may compute a matrix product at lower precision.
     offset = matrix[:, 2] + centre - matrix[:, 0] * centre[0] - matrix[:, 1] * centre[1]
     return jnp.concatenate([matrix[:, :2], offset[:, None]], axis=1)
 
@@ -77,14 +78,16 @@ def warp(
     fill_value: Level = 0,
     interpolation: Interpolation = "bilinear",
 ) -> jax.Array:
-    """The uint8 image whose pixel at (x, y) is the one at ``matrix @ (x, y, 1)`` of ``image``.
+    """Warp a uint8 image: pixel (x, y) of the result is pixel ``matrix @ (x, y, 1)`` of ``image``.
 
     Args:
-      matrix: float32 ``[2, 3]``, from places in the result to places in ``image``.
-      fill: what lies outside ``image``: ``fill_value``; its nearest pixel; or its mirror image
-        (``d c b a | a b c d | d c b a``), as often as needed.
-      interpolation: bilinear rounds to the nearest level (PIL rounds down). Within half a pixel
-        of the edge, and with "constant", the edge's pixels go on, as in PIL.
+        image: ``[H, W, C]``.
+        matrix: float32 ``[2, 3]``, from coordinates of the result to coordinates of ``image``.
+        fill: Pixels outside ``image``: "constant" (``fill_value``), "nearest" (the nearest pixel)
+            or "reflect" (the image mirrored repeatedly, ``d c b a | a b c d | d c b a``).
+        fill_value: Level of the pixels outside, one or one per channel.
+        interpolation: "bilinear" rounds to the nearest level (PIL rounds down). Within half a pixel
+            of the edge the pixels of the edge are repeated, also with "constant", as in PIL.
     """
     height, width, channels = image.shape
     x = jnp.arange(width, dtype=jnp.float32) + 0.5
@@ -94,8 +97,8 @@ def warp(
     pixels = image.reshape(height * width, channels)
 
     def look_up(row: jax.Array, column: jax.Array) -> jax.Array:
-        place = _inside(row, height, fill) * width + _inside(column, width, fill)
-        return pixels.at[place].get(mode="promise_in_bounds")
+        index = _inside(row, height, fill) * width + _inside(column, width, fill)
+        return pixels.at[index].get(mode="promise_in_bounds")
 
     if interpolation == "nearest":
         result = look_up(_floor(from_y), _floor(from_x))
@@ -108,8 +111,8 @@ def warp(
         above, below = a + right * (b - a), c + right * (d - c)
         result = jnp.floor(above + down * (below - above) + 0.5).astype(image.dtype)
     if fill == "constant":
-        known = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-        result = jnp.where(known[:, None], result, jnp.asarray(fill_value, image.dtype))
+        inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+        result = jnp.where(inside[:, None], result, jnp.asarray(fill_value, image.dtype))
     return result.reshape(image.shape)
 
 
@@ -118,6 +121,7 @@ def _floor(value: jax.Array) -> jax.Array:
 
 
 def _inside(index: jax.Array, size: int, fill: FillMode) -> jax.Array:
+    """Map an index outside of 0 to ``size - 1`` to the index of the pixel that replaces it."""
     if fill == "reflect":
         index = index % (2 * size)
         return jnp.minimum(index, 2 * size - 1 - index)

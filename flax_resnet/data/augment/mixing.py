@@ -1,11 +1,10 @@
-"""Mixup and CutMix: pairs of examples of the *global* batch mixed with their targets.
+"""mixup and CutMix: mix pairs of examples of the *global* batch, and their targets.
 
-Example i is mixed with example i - 1 of the global batch, the first with the last: the order is
-random already, and neighbours cost the least communication. Under ``jit`` the batch is one array,
-however its devices hold it, and nothing more is needed. Inside ``shard_map`` or ``pmap`` give
-``axis_name``: each device then passes its last example on to the next. The share of the mixture and
-the box come from the key, so give all devices the same one; then any number of devices gives the
-same numbers.
+Example i is mixed with example i - 1 of the global batch, and the first with the last: the order is
+random already, and neighbours need the least communication. Under ``jit`` the batch is one array,
+however the devices hold it. Inside ``shard_map`` or ``pmap`` pass ``axis_name``: each device then
+sends its last example to the next device. The mixing weight and the box are drawn from the key, so
+pass the same key on all devices; the result then does not depend on the number of devices.
 """
 
 from dataclasses import dataclass
@@ -27,15 +26,22 @@ def mixup(
     alpha: float = 0.2,
     axis_name: str | None = None,
 ) -> Mixed:
-    """mixup (Zhang et al. 2018): ``share * example + (1 - share) * neighbour``, with one share from
-    Beta(alpha, alpha) for the batch.
+    """Apply mixup (Zhang et al. 2018): ``weight * example + (1 - weight) * neighbour``.
+
+    The weight is drawn from Beta(alpha, alpha), once for the batch.
 
     Args:
-      images: ``[N, H, W, C]``, best after normalisation; integers are rounded.
-      targets: ``[N, K]`` float: one-hot or smoothed labels.
+        key: Random key, the same on all devices.
+        images: ``[N, H, W, C]``, preferably normalised; integers are rounded.
+        targets: One-hot or smoothed labels, float ``[N, K]``.
+        alpha: Parameter of the Beta distribution.
+        axis_name: Name of the mapped device axis inside ``shard_map`` or ``pmap``.
+
+    Returns:
+        Mixed images and targets.
     """
-    share = _beta(key, alpha)
-    return _mix(images, targets, share, share, axis_name)
+    weight = _beta(key, alpha)
+    return _mix(images, targets, weight, weight, axis_name)
 
 
 def cutmix(
@@ -45,24 +51,23 @@ def cutmix(
     alpha: float = 1.0,
     axis_name: str | None = None,
 ) -> Mixed:
-    """CutMix (Yun et al. 2019): a box of the neighbour in the example's place, and targets in
-    proportion to the areas.
+    """Apply CutMix (Yun et al. 2019): a box of the neighbour replaces that box of the example.
 
-    The box has the image's shape, 1 - Beta(alpha, alpha) of its area, and a uniformly random
-    centre; what lies outside the image is lost, so that the neighbour's share may be smaller. One
-    box for the batch. Arguments as of :func:`mixup`.
+    The targets are mixed in proportion to the areas. The box has the aspect ratio of the image,
+    ``1 - Beta(alpha, alpha)`` of its area and a uniformly random centre, and is clipped to the
+    image. There is one box for the batch. The arguments are those of ``mixup``.
     """
-    keep = _cutmix_keep(key, alpha, *images.shape[1:3])
-    return _mix(images, targets, keep, keep.mean(dtype=jnp.float32), axis_name)
+    mask = _cutmix_mask(key, alpha, *images.shape[1:3])
+    return _mix(images, targets, mask, mask.mean(dtype=jnp.float32), axis_name)
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """mixup, CutMix, or one of the two for each batch.
+    """mixup, CutMix, or one of the two chosen at random for each batch.
 
     Attributes:
-      mixup_alpha, cutmix_alpha: of the Beta distributions; 0 for none of that kind.
-      cutmix_probability: of CutMix, where there are both.
+        mixup_alpha, cutmix_alpha: Parameters of the Beta distributions; 0 turns one off.
+        cutmix_probability: Probability of CutMix if both are on.
     """
 
     mixup_alpha: float = 0.0
@@ -79,14 +84,14 @@ class Mixing:
     def __call__(
         self, key: jax.Array, images: jax.Array, targets: jax.Array, axis_name: str | None = None
     ) -> Mixed:
-        """Mix a batch, see :func:`mixup` and :func:`cutmix`."""
+        """Mix a batch, see ``mixup`` and ``cutmix``."""
         if self.mixup_alpha and self.cutmix_alpha:
             choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
             cut = jax.random.bernoulli(choice_key, self.cutmix_probability)
-            share = _beta(mixup_key, self.mixup_alpha)
-            keep = _cutmix_keep(cutmix_key, self.cutmix_alpha, *images.shape[1:3])
-            target_share = jnp.where(cut, keep.mean(dtype=jnp.float32), share)
-            return _mix(images, targets, jnp.where(cut, keep, share), target_share, axis_name)
+            weight = _beta(mixup_key, self.mixup_alpha)
+            mask = _cutmix_mask(cutmix_key, self.cutmix_alpha, *images.shape[1:3])
+            target_weight = jnp.where(cut, mask.mean(dtype=jnp.float32), weight)
+            return _mix(images, targets, jnp.where(cut, mask, weight), target_weight, axis_name)
         if self.mixup_alpha:
             return mixup(key, images, targets, self.mixup_alpha, axis_name)
         if self.cutmix_alpha:
@@ -98,11 +103,12 @@ def _beta(key: jax.Array, alpha: float) -> jax.Array:
     return jax.random.beta(key, alpha, alpha, dtype=jnp.float32)
 
 
-def _cutmix_keep(key: jax.Array, alpha: float, height: int, width: int) -> jax.Array:
-    """float32 ``[H, W, 1]``: 1 where the example stays, 0 where its neighbour is seen."""
-    share_key, box_key = jax.random.split(key)
-    side = jnp.sqrt(1 - _beta(share_key, alpha))
-    # Even sides, as of the authors' program, which goes half a side each way from the centre.
+def _cutmix_mask(key: jax.Array, alpha: float, height: int, width: int) -> jax.Array:
+    """Return float32 ``[H, W, 1]``: 1 at pixels of the example, 0 at pixels of its neighbour."""
+    area_key, box_key = jax.random.split(key)
+    side = jnp.sqrt(1 - _beta(area_key, alpha))
+    # The sides are even, as in the authors' code, which takes half a side on each side of the
+    # centre.
     sides = [2 * (side * length / 2).astype(jnp.int32) for length in (height, width)]
     box = box_around_random_pixel(box_key, height, width, *sides)
     return 1 - box_mask(box, height, width).astype(jnp.float32)
@@ -111,21 +117,23 @@ def _cutmix_keep(key: jax.Array, alpha: float, height: int, width: int) -> jax.A
 def _mix(
     images: jax.Array,
     targets: jax.Array,
-    keep: jax.Array,
-    target_share: jax.Array,
+    weight: jax.Array,
+    target_weight: jax.Array,
     axis_name: str | None,
 ) -> Mixed:
-    wide = jnp.promote_types(images.dtype, jnp.float32)
-    mixed = keep * images.astype(wide) + (1 - keep) * _previous(images, axis_name).astype(wide)
+    """Mix each example with the previous one; the weights are those of the example itself."""
+    dtype = jnp.promote_types(images.dtype, jnp.float32)
+    previous = _previous(images, axis_name).astype(dtype)
+    mixed = weight * images.astype(dtype) + (1 - weight) * previous
     if jnp.issubdtype(images.dtype, jnp.integer):
         mixed = jnp.round(mixed)
-    share = target_share.astype(targets.dtype)
-    new_targets = share * targets + (1 - share) * _previous(targets, axis_name)
+    target_weight = target_weight.astype(targets.dtype)
+    new_targets = target_weight * targets + (1 - target_weight) * _previous(targets, axis_name)
     return mixed.astype(images.dtype), new_targets
 
 
 def _previous(batch: jax.Array, axis_name: str | None) -> jax.Array:
-    """The example before each, in the order of the global batch."""
+    """Return the previous example of each example, in the order of the global batch."""
     if axis_name is None:
         return jnp.roll(batch, 1, axis=0)
     devices = lax.axis_size(axis_name)

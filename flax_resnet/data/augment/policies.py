@@ -1,8 +1,9 @@
-"""RandAugment and TrivialAugment: random operations of random or given strength, image by image.
+"""RandAugment and TrivialAugment: random operations of fixed or random strength for one image.
 
-Under ``vmap`` a ``lax.switch`` would compute all fourteen operations of every image. Here each of
-them is a special case of three passes: one affine warp, one table of values, one blend with the
-grey and one with the smoothed image; what is not drawn is the identity, exactly.
+Under ``vmap`` a ``lax.switch`` would compute all fourteen operations for every image. Here every
+operation is a special case of four steps: an affine warp, a lookup table, a blend with the grey
+image and a blend with the smoothed image. The steps that an operation does not need are exact
+identities.
 """
 
 from dataclasses import dataclass
@@ -23,24 +24,26 @@ class Operation:
     """One operation of the policies.
 
     Attributes:
-      rand, wide: its strength at bins 0 and 30 of RandAugment and of TrivialAugmentWide, linear
-        between.
-      signed: the strength gets a random sign.
+        name: Name of the operation.
+        rand, trivial: Strength at bins 0 and 30 of RandAugment and of TrivialAugmentWide; it is
+            linear between them.
+        signed: The strength gets a random sign.
     """
 
     name: str
     rand: tuple[float, float] = (0.0, 0.0)
-    wide: tuple[float, float] = (0.0, 0.0)
+    trivial: tuple[float, float] = (0.0, 0.0)
     signed: bool = False
 
 
-# As torchvision 0.28 has them, after Cubuk et al. 2019 and Müller & Hutter 2021. Shears are slopes,
-# rotation degrees counter-clockwise; brightness to sharpness add to a blend's factor 1.
+# The operations of torchvision 0.28, after Cubuk et al. 2019 and Müller & Hutter 2021. Shears are
+# slopes, and rotations are degrees counter-clockwise. The strengths of brightness, contrast, color
+# and sharpness are added to the factor 1 of a blend.
 OPERATIONS = (
     Operation("identity"),
     Operation("shear_x", (0, 0.3), (0, 0.99), True),
     Operation("shear_y", (0, 0.3), (0, 0.99), True),
-    # RandAugment: shares of the image's side, 150 pixels of 331. TrivialAugment: pixels.
+    # RandAugment: fractions of the image's side, 150 pixels of 331. TrivialAugment: pixels.
     Operation("translate_x", (0, 150 / 331), (0, 32), True),
     Operation("translate_y", (0, 150 / 331), (0, 32), True),
     Operation("rotate", (0, 30), (0, 135), True),
@@ -56,9 +59,11 @@ OPERATIONS = (
 NAMES = tuple(operation.name for operation in OPERATIONS)
 
 
-def strengths(policy: Literal["rand", "wide"], height: int, width: int) -> np.ndarray:
-    """Strength of every operation and bin without sign, float32 ``[14, 31]``, translations in
-    pixels of an image of that size."""
+def strengths(policy: Literal["rand", "trivial"], height: int, width: int) -> np.ndarray:
+    """Return the strength of every operation and bin without sign, float32 ``[14, 31]``.
+
+    Translations are in pixels of an image of the given size.
+    """
     ends = np.array([getattr(operation, policy) for operation in OPERATIONS])
     table = np.linspace(ends[:, 0], ends[:, 1], BINS, axis=1)
     if policy == "rand":
@@ -78,9 +83,10 @@ def rand_augment(
     fill_value: Level = 0,
     interpolation: Interpolation = "bilinear",
 ) -> jax.Array:
-    """RandAugment (Cubuk et al. 2019) of a uint8 image ``[H, W, C]``, C 1 or 3.
+    """Apply RandAugment (Cubuk et al. 2019) to a uint8 image ``[H, W, C]``, C 1 or 3.
 
-    ``number`` operations in a row, each drawn anew, of strength ``magnitude``, 0 to 30.
+    ``number`` operations are drawn independently and applied one after the other with the strength
+    of ``magnitude``, 0 to 30.
     """
     table = jnp.asarray(strengths("rand", *image.shape[:2]))
     for operation_key in jax.random.split(key, number):
@@ -97,11 +103,11 @@ def trivial_augment(
     fill_value: Level = 0,
     interpolation: Interpolation = "bilinear",
 ) -> jax.Array:
-    """TrivialAugmentWide (Müller & Hutter 2021) of a uint8 image ``[H, W, C]``, C 1 or 3.
+    """Apply TrivialAugmentWide (Müller & Hutter 2021) to a uint8 image ``[H, W, C]``, C 1 or 3.
 
-    One operation of one strength, all equally likely.
+    One operation and one strength are drawn uniformly.
     """
-    table = jnp.asarray(strengths("wide", *image.shape[:2]))
+    table = jnp.asarray(strengths("trivial", *image.shape[:2]))
     operation_key, bin_key = jax.random.split(key)
     index, sign = _draw(operation_key)
     strength = table[index, jax.random.randint(bin_key, (), 0, BINS, jnp.int32)]
@@ -115,7 +121,7 @@ def apply_operation(
     fill_value: Level = 0,
     interpolation: Interpolation = "bilinear",
 ) -> jax.Array:
-    """Operation ``OPERATIONS[index]`` of a signed strength; both may be traced."""
+    """Apply ``OPERATIONS[index]`` with a signed strength; index and strength may be traced."""
     matrix = _matrix(index, strength, *image.shape[:2])
     image = warp(image, matrix, "constant", fill_value, interpolation)
     image = color.apply_table(image, _table(image, index, strength))
@@ -128,7 +134,7 @@ def apply_operation(
 
 
 def _draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """An operation's index and the sign of its strength."""
+    """Draw the index of an operation and the sign of its strength."""
     index_key, sign_key = jax.random.split(key)
     index = jax.random.randint(index_key, (), 0, len(OPERATIONS), jnp.int32)
     signed = jnp.array([operation.signed for operation in OPERATIONS])
@@ -137,7 +143,7 @@ def _draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _matrix(index: jax.Array, strength: jax.Array, height: int, width: int) -> jax.Array:
-    """Where the warp looks each pixel up; the identity for operations that move nothing."""
+    """Return the matrix of the warp; it is the identity for operations that move no pixel."""
     zero, one = jnp.zeros_like(strength), jnp.ones_like(strength)
     angle = jnp.deg2rad(strength)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -154,7 +160,7 @@ def _matrix(index: jax.Array, strength: jax.Array, height: int, width: int) -> j
 
 
 def _table(image: jax.Array, index: jax.Array, strength: jax.Array) -> jax.Array:
-    """What becomes of each value, ``[256, C]``; the identity for operations of another kind."""
+    """Return the lookup table ``[256, C]``; it is the identity for operations without a table."""
     counts = color.histogram(image)
     tables = {
         "identity": jnp.arange(256, dtype=jnp.uint8)[:, None],
@@ -170,9 +176,9 @@ def _table(image: jax.Array, index: jax.Array, strength: jax.Array) -> jax.Array
     return _choose(index, tables, "identity")
 
 
-def _choose(index: jax.Array, cases: dict[str, jax.Array], other: str) -> jax.Array:
-    """The case that bears the name of operation ``index``, else ``other``."""
-    result = cases[other]
+def _choose(index: jax.Array, cases: dict[str, jax.Array], default: str) -> jax.Array:
+    """Return the case with the name of operation ``index``, or the case ``default``."""
+    result = cases[default]
     for name, value in cases.items():
         result = jnp.where(index == NAMES.index(name), value, result)
     return result

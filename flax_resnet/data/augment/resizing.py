@@ -1,8 +1,9 @@
-"""Antialiased bilinear resizing of uint8 images as PIL does it, on the device.
+"""Antialiased bilinear resizing of uint8 images on the device, as in PIL.
 
-Each new pixel is the mean of the old ones under a triangle whose half width is one old pixel, or
-one new pixel where that is wider. Like PIL, columns come first and whole levels are kept between
-the two passes, so that results differ from PIL's by a level at most, and seldom.
+Each new pixel is the mean of the old pixels under a triangle whose half width is one old pixel or
+one new pixel, whichever is larger. As in PIL, the columns are resized first, and the result is
+rounded to whole levels before the rows, so that results rarely differ from PIL's, and then by one
+level.
 """
 
 import jax
@@ -15,20 +16,22 @@ from .boxes import Box
 
 
 def resize_center_crop(images: jax.Array, resize: int, crop: int) -> jax.Array:
-    """The usual preparation for evaluation, for images that lie on the device as they are stored.
+    """Resize the shorter side of stored images on the device, and crop their centre.
 
-    The shorter side becomes ``resize``, the longer one in proportion (rounded down), and the
-    middle ``crop`` x ``crop`` remains, as of torchvision's Resize and CenterCrop. Only what the
-    crop shows is computed.
+    The shorter side becomes ``resize`` and the longer one is scaled in proportion (rounded down);
+    then the central ``crop`` x ``crop`` pixels are cropped, as by torchvision's Resize and
+    CenterCrop. Only the pixels of the crop are computed.
 
     Args:
-      images: ``[N, H, W, C]`` uint8.
+        images: uint8 ``[N, H, W, C]``.
+        resize: Length of the shorter side after resizing.
+        crop: Height and width of the result.
 
     Returns:
-      ``[N, crop, crop, C]`` uint8.
+        uint8 ``[N, crop, crop, C]``.
 
     Raises:
-      UserError: ``crop`` is larger than ``resize``.
+        UserError: ``crop`` is larger than ``resize``, or less than 1.
     """
     if not 0 < crop <= resize:
         raise UserError(
@@ -38,7 +41,7 @@ def resize_center_crop(images: jax.Array, resize: int, crop: int) -> jax.Array:
     height, width = images.shape[1:3]
     shorter = min(height, width)
     to_rows, to_columns = (_cropped_weights(old, shorter, resize, crop) for old in (height, width))
-    # The crop of a long image looks at its middle only.
+    # Only the rows and columns with a weight are needed.
     rows, columns = (np.flatnonzero(weights.any(axis=0)) for weights in (to_rows, to_columns))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     return _resample(
@@ -49,7 +52,7 @@ def resize_center_crop(images: jax.Array, resize: int, crop: int) -> jax.Array:
 
 
 def resized_crop(image: jax.Array, box: Box, size: int) -> jax.Array:
-    """The part of a uint8 image ``[H, W, C]`` inside ``box``, resized to ``[size, size, C]``.
+    """Resize the box of a uint8 image ``[H, W, C]`` to ``[size, size, C]``.
 
     The box may be traced. Pixels outside it have no influence.
     """
@@ -61,9 +64,9 @@ def resized_crop(image: jax.Array, box: Box, size: int) -> jax.Array:
 
 
 def _cropped_weights(old: int, shorter: int, resize: int, crop: int) -> np.ndarray:
-    """Weights ``[crop, old]`` of one axis, float64."""
+    """Return the weights of one axis for the centre crop, float64 ``[crop, old]``."""
     new = resize * old // shorter
-    start = round((new - crop) / 2)  # half to even, as torchvision's
+    start = round((new - crop) / 2)  # rounds half to even, as torchvision does
     support = max(old / new, 1.0)
     centre = (np.arange(start, start + crop) + 0.5) * (old / new)
     distance = np.abs(np.arange(old) + 0.5 - centre[:, None]) / support
@@ -72,11 +75,11 @@ def _cropped_weights(old: int, shorter: int, resize: int, crop: int) -> np.ndarr
 
 
 def _box_weights(old: int, start: jax.Array, length: jax.Array, new: int) -> jax.Array:
-    """Weights ``[new, old]`` of one axis for the part of ``length`` from ``start``, float32."""
+    """Return one axis's weights for ``length`` pixels from ``start``, float32 ``[new, old]``."""
     ratio = length.astype(jnp.float32) / new
     support = jnp.maximum(ratio, 1)
     pixel = jnp.arange(old)
-    # Measured from the box's edge, so that the numbers are small and exact wherever the box lies.
+    # Measured from the edge of the box, so that the numbers are small and exact for every box.
     centre = (jnp.arange(new, dtype=jnp.float32) + 0.5) * ratio
     distance = (pixel - start).astype(jnp.float32) + 0.5 - centre[:, None]
     inside = (start <= pixel) & (pixel < start + length)
@@ -85,8 +88,8 @@ def _box_weights(old: int, start: jax.Array, length: jax.Array, new: int) -> jax
 
 
 def _resample(images: jax.Array, to_rows: jax.Array, to_columns: jax.Array) -> jax.Array:
-    """``[N, H, W, C]`` uint8 by weights ``[new, H]`` and ``[new, W]``."""
-    exact = lax.Precision.HIGHEST  # an accelerator's own choice would be off by levels
+    """Resample uint8 ``[N, H, W, C]`` with the weights ``[new, H]`` and ``[new, W]``."""
+    exact = lax.Precision.HIGHEST  # with the default precision an accelerator would be levels off
     pixels = images.astype(jnp.float32)
     pixels = jnp.einsum("nhwc,ow->nhoc", pixels, to_columns, precision=exact)
     pixels = jnp.floor(pixels + 0.5)

@@ -1,4 +1,4 @@
-"""Random crops as Szegedy et al. 2015 choose them, each a pure function of its draws."""
+"""Boxes of random crops (Szegedy et al. 2015), as pure functions of uniform random numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-DRAWS = 22
-"""Draws for torchvision's ten tries: two for the place, two for each try."""
+UNIFORMS_PER_CROP = 22
+"""Random numbers for one crop: two for the position and two for each of torchvision's ten tries."""
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """A rectangle inside an image, in pixels."""
 
     top: float
     left: float
@@ -24,67 +24,70 @@ class Box(NamedTuple):
 def crop_box(
     height: int,
     width: int,
-    draws: npt.ArrayLike,
+    crop_uniforms: npt.ArrayLike,
     *,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """Choose a part of an image, as Szegedy et al. 2015 ("Going deeper with convolutions").
+    """Choose a random crop as Szegedy et al. 2015 do ("Going deeper with convolutions").
 
-    The area is uniform in `scale`, the aspect ratio log-uniform in `ratio`, the place uniform. A
-    try whose box does not fit gives way to the next; after the last, the box is the largest in
-    the middle whose aspect ratio is within `ratio`. All as in torchvision.
+    The area is uniform in ``scale``, the aspect ratio is log-uniform in ``ratio``, and the position
+    is uniform. The first try whose box fits into the image is taken. If no try fits, the box is
+    the largest centered one whose aspect ratio is within ``ratio``. torchvision does the same.
 
     Args:
-        height, width: of the image, in pixels.
-        draws: float [k] in [0, 1), k even and at least 4: top and left, then area and aspect
-            ratio of each try. `DRAWS` gives torchvision's ten tries.
-        scale: least and largest share of the image's area.
-        ratio: least and largest width / height.
+        height, width: Size of the image in pixels.
+        crop_uniforms: Random numbers in [0, 1), float ``[k]``, k even and at least 4: top and left,
+            then area and aspect ratio of each try. ``UNIFORMS_PER_CROP`` of them give torchvision's
+            ten tries.
+        scale: Smallest and largest fraction of the image's area.
+        ratio: Smallest and largest width / height.
 
     Raises:
-        ValueError: other draws.
+        ValueError: The shape or the range of ``crop_uniforms`` is wrong.
     """
-    return box_of(height, width, checked_draws(draws), scale, ratio)
+    return box_of(height, width, checked_uniforms(crop_uniforms), scale, ratio)
 
 
 def box_of(
     height: int,
     width: int,
-    draws: list[float],
+    crop_uniforms: list[float],
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box:
-    """Choose as `crop_box` does, by draws that have been checked."""
-    down, across = draws[:2]
+    """Choose a box like ``crop_box``, from numbers that ``checked_uniforms`` has returned."""
+    vertical, horizontal = crop_uniforms[:2]
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for at in range(2, len(draws), 2):  # the first try fits as a rule
-        area = height * width * (scale[0] + draws[at] * (scale[1] - scale[0]))
-        aspect = math.exp(low + draws[at + 1] * (high - low))
-        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < wide <= width and 0 < tall <= height:
-            top = int(down * (height - tall + 1))
-            left = int(across * (width - wide + 1))
-            return Box(top, left, tall, wide)
-    tall, wide = height, width
+    for at in range(2, len(crop_uniforms), 2):  # usually the first try fits
+        area = height * width * (scale[0] + crop_uniforms[at] * (scale[1] - scale[0]))
+        aspect = math.exp(low + crop_uniforms[at + 1] * (high - low))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(vertical * (height - box_height + 1))
+            left = int(horizontal * (width - box_width + 1))
+            return Box(top, left, box_height, box_width)
+    box_height, box_width = height, width
     if width / height < ratio[0]:
-        tall = round(width / ratio[0])
+        box_height = round(width / ratio[0])
     elif width / height > ratio[1]:
-        wide = round(height * ratio[1])
-    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+        box_width = round(height * ratio[1])
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def checked_draws(draws: npt.ArrayLike) -> list[float]:
-    """Return draws as `crop_box` takes them.
+def checked_uniforms(crop_uniforms: npt.ArrayLike) -> list[float]:
+    """Return the random numbers of one crop as a list.
 
     Raises:
-        ValueError: other draws.
+        ValueError: They have a shape or a range that ``crop_box`` does not take.
     """
-    array = np.asarray(draws, np.float64)
+    array = np.asarray(crop_uniforms, np.float64)
     if array.ndim != 1 or len(array) < 4 or len(array) % 2:
-        raise ValueError(f"draws of shape {list(array.shape)}: an even number, at least 4")
-    values: list[float] = array.tolist()  # of so few, Python is done before NumPy has begun
-    # The sum tells of a NaN, which the least and the largest may pass over.
+        raise ValueError(
+            f"crop_uniforms has shape {list(array.shape)}: give an even number of at least 4"
+        )
+    values: list[float] = array.tolist()  # plain Python is faster than NumPy for so few numbers
+    # The sum detects a NaN, which min and max may pass over.
     if not (min(values) >= 0 and max(values) < 1 and sum(values) >= 0):
-        raise ValueError("draws must be at least 0 and less than 1")
+        raise ValueError("crop_uniforms must be at least 0 and less than 1")
     return values

@@ -1,4 +1,4 @@
-"""Image files opened and checked with Pillow: which formats, which limits, which complaints."""
+"""Image files opened and checked with Pillow: accepted formats, size limits, error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Content = bytes | str | os.PathLike[str]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000
 
-# What undoes each EXIF orientation but 1, the upright one.
+# The transposition that turns an image of each EXIF orientation upright; 1 is upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,11 +31,11 @@ UPRIGHT = {
 
 
 class BadImage(UserError):
-    """A file that is no image we can decode.
+    """Error: a file cannot be decoded as an image.
 
     Attributes:
-        name: the file's path, or a description where there were only bytes.
-        reason: what is wrong with it, as the end of a sentence that begins with the name.
+        name: Path of the file, or a description if only its bytes are known.
+        reason: What is wrong with it, as the end of a sentence that begins with the name.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -46,11 +46,11 @@ class BadImage(UserError):
 
 @contextmanager
 def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image, not yet decoded.
+    """Open an image without decoding it.
 
     Raises:
-        BadImage: not an image, one with more pixels than `max_pixels`, or anything that Pillow
-            raises while the image is open.
+        BadImage: It is not an image or has more pixels than ``max_pixels``, or Pillow raises any
+            error while the image is open.
     """
     name, data = named(content)
     with opened_bytes(name, data, max_pixels) as image:
@@ -59,7 +59,7 @@ def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
 
 @contextmanager
 def opened_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image whose bytes have been read, as `opened`."""
+    """Open an image like ``opened``, from bytes that have been read."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -75,8 +75,8 @@ def opened_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Imag
         reason = f"has more pixels than the {max_pixels:,} that are allowed: make it smaller"
         raise BadImage(name, reason) from error
     except UnidentifiedImageError as error:
-        raise BadImage(name, _what_else(data)) from error
-    # Any: on damaged files Pillow also lets through what its parsers stumble over
+        raise BadImage(name, _describe_other_file(data)) from error
+    # Any exception: on damaged files Pillow also raises what its parsers run into
     # (struct.error, KeyError, SyntaxError and more).
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
@@ -84,10 +84,10 @@ def opened_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Imag
 
 
 def named(content: Content) -> tuple[str, bytes]:
-    """Return what to call an image, and its bytes.
+    """Return the name of an image for messages, and its bytes.
 
     Raises:
-        BadImage: it cannot be read.
+        BadImage: The file cannot be read.
     """
     if isinstance(content, bytes):
         return f"an image of {len(content)} bytes", content
@@ -96,10 +96,10 @@ def named(content: Content) -> tuple[str, bytes]:
 
 
 def read_bytes(path: str) -> bytes:
-    """Return the file's content.
+    """Return the content of a file.
 
     Raises:
-        BadImage: it cannot be read.
+        BadImage: The file cannot be read.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -109,21 +109,21 @@ def read_bytes(path: str) -> bytes:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return how the stored image is turned, 1 to 8 as EXIF counts; 1 is upright."""
-    if image.format == "TIFF":  # turned by Pillow already
+    """Return the EXIF orientation of a stored image, 1 to 8; 1 is upright."""
+    if image.format == "TIFF":  # Pillow has already turned it
         return 1
     try:
         stored = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data; the pixels may be whole
+    except Exception:  # the EXIF data are damaged; the pixels may be intact
         return 1
     return stored if stored in UPRIGHT else 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to mode RGB.
+    """Convert an image to mode RGB.
 
     Raises:
-        ValueError: pixels of 32 bits, whose range nobody knows.
+        ValueError: The pixels have 32 bits, so that their range is not known.
     """
     if image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.uint32)
@@ -131,19 +131,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits: save it with 8 or 16")
     if image.mode == "P":
-        # Straight to RGB, Pillow warns of a transparency that it then drops.
+        # In a direct conversion to RGB, Pillow warns of a transparency that it drops.
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _what_else(data: bytes) -> str:
+def _describe_other_file(data: bytes) -> str:
+    """Return the reason why these bytes are no image, as specific as their beginning allows."""
     if not data:
         return "is empty"
     if data.startswith(b"\xff\xd8\xff"):
         return "begins as a JPEG but its header is damaged or cut off"
     if data[4:8] == b"ftyp":
         return "is a HEIC, AVIF or video file, not JPEG, PNG, WebP, BMP, GIF or TIFF"
-    # Stripped: a byte order mark, and a character cut in two at the end.
+    # Strip a byte order mark, and a character that the cut has broken.
     text = data[:40].decode(errors="replace").lstrip("\ufeff").rstrip("\ufffd")
     if text and "\ufffd" not in text and all(c.isprintable() or c.isspace() for c in text):
         return f"is text and not an image: it begins with {' '.join(text.split())!r}"

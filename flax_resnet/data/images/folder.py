@@ -1,4 +1,4 @@
-"""Images in folders: `root/class/...`, or `root/train/class/...` and other splits beside it."""
+"""Image folders: ``root/class/...``, or ``root/train/class/...`` next to other splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flax_resnet.data.images.records import (
     assemble,
     check_ratios,
     counted,
-    some,
+    first_few,
 )
 from flax_resnet.errors import UserError
 
@@ -32,21 +32,22 @@ def find_images(
     ratios: Ratios = RATIOS,
     classes: Sequence[str] | None = None,
 ) -> ImageRecords:
-    """Find the image files of a folder, or of a CSV or JSONL list (`listing.read_listing`).
+    """Find the image files of a folder, or of a CSV or JSONL list (``listing.read_listing``).
 
-    A folder holds a folder for each class; or `train` and beside it `val` (or `valid`,
-    `validation`) or `test` or both, which do. The images of a class may lie in folders within
-    its own, and are told by `ENDINGS`. Hidden files and folders are passed over. Classes are
-    numbered in the order of their names, images sorted by path. Links are followed, save where
-    they lead back to a folder on the way.
+    A folder has one folder for each class; or it has ``train`` and also ``val`` (or ``valid``,
+    ``validation``) or ``test`` or both, and these have the class folders. The images of a class may
+    lie in subfolders; they are recognized by ``ENDINGS``. Hidden files and folders are skipped.
+    Classes are numbered in the order of their names, and images are sorted by path. Symbolic
+    links are followed unless they lead back to one of their own parent folders.
 
     Args:
-        ratios: how images without a split are split, see `records.assemble`.
-        classes: the names of the classes in their order; by default the folders of train.
+        source: The folder or the list.
+        ratios: Proportions in which images without a split are divided, see ``records.assemble``.
+        classes: Class names in their order; by default the folders of train.
 
     Raises:
-        UserError: nothing there, not laid out so, a folder that cannot be read, a class that
-            train (or `classes`) lacks, only one class, or ratios that are none.
+        UserError: The source does not exist, has another layout or cannot be read, has only one
+            class, has a class that train (or ``classes``) lacks, or the ratios are not valid.
     """
     path = os.path.expanduser(os.fspath(source))
     check_ratios(ratios)
@@ -62,32 +63,32 @@ def find_images(
 
 def _read_folder(root: str, ratios: Ratios, classes: Sequence[str] | None) -> ImageRecords:
     folders, notes = _split_folders(root)
-    parts = {split: _read_part(folder) for split, folder in folders.items()}
-    notes += [note for part in parts.values() for note in part.notes]
-    # Without splits, the one part stands for all.
-    train = parts["train"] if "train" in parts else parts[None]
+    splits = {split: _read_class_folders(folder) for split, folder in folders.items()}
+    notes += [note for found in splits.values() for note in found.notes]
+    # Without splits there is a single entry, with the key None.
+    train = splits["train"] if "train" in splits else splits[None]
     known = sorted(train.images) if classes is None else list(classes)
-    for split, part in parts.items():
-        if strange := sorted(set(part.images) - set(known)):
-            whose = f"of train ({folders['train']})" if classes is None else "asked for"
+    for split, found in splits.items():
+        if unknown := sorted(set(found.images) - set(known)):
+            expected = f"of train ({folders['train']})" if classes is None else "expected"
             raise UserError(
-                f"{folders[split]} has {counted(len(strange), 'class', 'classes')} that "
-                f"{'is' if len(strange) == 1 else 'are'} not among those {whose}: "
-                f"{some(strange)}; rename or remove these folders"
+                f"{folders[split]} has {counted(len(unknown), 'class', 'classes')} that "
+                f"{'is' if len(unknown) == 1 else 'are'} not among those {expected}: "
+                f"{first_few(unknown)}; rename or remove these folders"
             )
     labels = {name: label for label, name in enumerate(known)}
     entries = [
         Entry(path, labels[name], split)
-        for split, part in parts.items()
-        for name in sorted(part.images)
-        for path in part.images[name]
+        for split, found in splits.items()
+        for name in sorted(found.images)
+        for path in found.images[name]
     ]
     return assemble(root, entries, known, ratios, notes)
 
 
 def _split_folders(root: str) -> tuple[dict[str | None, str], list[str]]:
-    """Return the folder of each split, or of None where there are no splits; and notes."""
-    names, _, _ = _listed(root)
+    """Return the folder of each split, with the key None if there are no splits; and notes."""
+    names, _, _ = _list_folder(root)
     splits = [name for name in names if name.lower() in SPLIT_NAMES]
     others = [name for name in names if name not in splits]
     found: dict[str | None, str] = {}
@@ -100,39 +101,42 @@ def _split_folders(root: str) -> tuple[dict[str | None, str], list[str]]:
             )
         found[split] = os.path.join(root, name)
     if not splits or (others and not ("train" in found and len(found) > 1)):
-        return {None: root}, []  # A class may be called "train" or "test".
+        return {None: root}, []  # a class may have the name "train" or "test"
     if "train" not in found:
         raise UserError(f"{root} has {' and '.join(splits)} but no train: name its folder train")
     with_images = [name for name in others if _has_images(os.path.join(root, name))]
     if with_images:
         raise UserError(
-            f"{root} has {', '.join(splits)} and beside them other folders with images "
-            f"({some(with_images)}): move these into a split or away"
+            f"{root} has {', '.join(splits)} and also other folders with images "
+            f"({first_few(with_images)}): move these into a split or away"
         )
-    notes = [f"{root}: folders without images beside the splits are ignored ({some(others)})"]
+    notes = [f"{root}: folders without images next to the splits are ignored ({first_few(others)})"]
     if len(found) == 1:
         found = {None: found["train"]}
     return found, notes if others else []
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The images in the class folders of one folder, sorted, by class; none is empty."""
+class _ClassFolders:
+    """The sorted image paths of each class folder, without empty ones; and notes."""
 
     images: Mapping[str, list[str]]
     notes: list[str]
 
 
-def _read_part(folder: str) -> _Part:
-    """Raise a UserError where there are no class folders with images."""
-    names, beside, dead = _listed(folder)
-    lone = [name for name in beside if _is_image(name)]
+def _read_class_folders(folder: str) -> _ClassFolders:
+    """Find the images in the class folders of one folder.
+
+    Raises:
+        UserError: There are no class folders with images.
+    """
+    names, files_outside, unusable = _list_folder(folder)
     if not names:
-        if lone:
+        if any(map(_is_image, files_outside)):
             raise UserError(f"{folder} has images but no class folders: {_LAYOUT}")
         raise UserError(f"{folder} has no images: {_LAYOUT}, such as {folder}/cat/1.jpg")
-    above = frozenset({_identity(folder)})
-    found = {name: list(_below(os.path.join(folder, name), above)) for name in names}
+    parents = frozenset({_identity(folder)})
+    found = {name: list(_walk(os.path.join(folder, name), parents)) for name in names}
     images = {
         name: sorted(path for kind, path in files if kind == "image")
         for name, files in found.items()
@@ -140,83 +144,88 @@ def _read_part(folder: str) -> _Part:
     empty = [name for name, paths in images.items() if not paths]
     if len(empty) == len(names):
         raise UserError(
-            f"{folder}: no images in its folders ({some(names)}): {_LAYOUT}; known endings are "
-            f"{' '.join(ENDINGS)}"
+            f"{folder}: no images in its folders ({first_few(names)}): {_LAYOUT}; known endings "
+            f"are {' '.join(ENDINGS)}"
         )
-    odd: dict[str, list[str]] = {"lone": beside, "empty": empty, "dead": dead}
+    ignored: dict[str, list[str]] = {
+        "outside": files_outside,
+        "empty": empty,
+        "unusable": unusable,
+    }
     for files in found.values():
         for kind, path in files:
-            odd.setdefault(kind, []).append(os.path.relpath(path, folder))
+            ignored.setdefault(kind, []).append(os.path.relpath(path, folder))
     notes = [
-        f"{folder}: {sentence} ({some(odd[kind])})"
+        f"{folder}: {sentence} ({first_few(ignored[kind])})"
         for kind, sentence in (
-            ("lone", "files beside the class folders are ignored"),
+            ("outside", "files next to the class folders are ignored"),
             ("empty", "folders without images are left out"),
             ("other", "files without an image's ending are ignored"),
-            ("loop", "links that lead round in a circle are not followed"),
-            ("dead", "links that lead nowhere, and pipes and the like, are ignored"),
+            ("loop", "links to one of their own parent folders are not followed"),
+            ("unusable", "broken links, pipes and other special files are ignored"),
         )
-        if odd.get(kind)
+        if ignored.get(kind)
     ]
-    return _Part({name: paths for name, paths in images.items() if paths}, notes)
+    return _ClassFolders({name: paths for name, paths in images.items() if paths}, notes)
 
 
 def _has_images(folder: str) -> bool:
-    return any(kind == "image" for kind, _ in _below(folder, frozenset()))
+    return any(kind == "image" for kind, _ in _walk(folder, frozenset()))
 
 
-_Kind = Literal["image", "other", "loop", "dead"]
+_Kind = Literal["image", "other", "loop", "unusable"]
 
 
-def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[_Kind, str]]:
-    """Yield what there is in a folder and in those within it, but hidden things.
+def _walk(folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[tuple[_Kind, str]]:
+    """Yield the kind and the path of everything below a folder that is not hidden.
 
     Args:
-        above: the identities of the folders on the way to this one.
+        folder: The folder to walk.
+        parents: Identities of the folders through which it was reached.
     """
     identity = _identity(folder)
-    if identity in above:
+    if identity in parents:
         yield "loop", folder
         return
-    names, files, dead = _listed(folder)
+    names, files, unusable = _list_folder(folder)
     for name in files:
         yield "image" if _is_image(name) else "other", os.path.join(folder, name)
-    for name in dead:
-        yield "dead", os.path.join(folder, name)
+    for name in unusable:
+        yield "unusable", os.path.join(folder, name)
     for name in names:
-        yield from _below(os.path.join(folder, name), above | {identity})
+        yield from _walk(os.path.join(folder, name), parents | {identity})
 
 
-def _listed(folder: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of the folders, the files and what is neither in a folder, sorted.
+def _list_folder(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the sorted names of the folders, of the files, and of everything else in a folder.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: The folder cannot be read.
     """
-    folders, files, dead = [], [], []
+    folders, files, unusable = [], [], []
     try:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            # __MACOSX is what macOS leaves in archives.
+            # macOS leaves __MACOSX in archives.
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if entry.is_symlink() and not os.path.exists(entry.path):
-                dead.append(entry.name)
+                unusable.append(entry.name)
             elif entry.is_dir():
                 folders.append(entry.name)
             elif entry.is_file():
                 files.append(entry.name)
-            else:  # Reading a pipe would wait for ever.
-                dead.append(entry.name)
+            else:  # reading a pipe could wait forever
+                unusable.append(entry.name)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be read ({error.strerror or error}): give yourself the right to, "
-            "or move it away"
+            f"{folder} cannot be read ({error.strerror or error}): give yourself the permission "
+            "to read it, or move it away"
         ) from error
-    return folders, files, dead
+    return folders, files, unusable
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    """Return what tells a folder from any other, by whatever path it is reached."""
+    """Return device and inode, which identify a folder whatever path leads to it."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 

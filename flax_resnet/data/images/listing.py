@@ -1,4 +1,4 @@
-"""Lists of images: CSV or JSONL with a path, a label and perhaps a split on each line."""
+"""Lists of images: CSV or JSONL files with a path, a label and optionally a split per line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax_resnet.data.images.records import SPLIT_NAMES, Entry, some
+from flax_resnet.data.images.records import SPLIT_NAMES, Entry, first_few
 from flax_resnet.errors import UserError
 
 _COLUMNS = ("path", "label", "split")
-_WHOLE = re.compile(r"-?\d{1,9}")
+_WHOLE_NUMBER = re.compile(r"-?\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,22 @@ def read_listing(
 ) -> tuple[list[Entry], tuple[str, ...], list[str]]:
     """Read a list of images.
 
-    A CSV file begins with a line of column names, `path,label` or `path,label,split` in any
+    A CSV file begins with a line of column names, ``path,label`` or ``path,label,split`` in any
     order, separated by commas, semicolons or tabs; other columns are ignored. Each line of a
     JSONL file is an object with these keys. Paths are relative to the list's folder. A split is
-    one of `SPLIT_NAMES`, on every line or on none.
+    one of ``SPLIT_NAMES``, on every line or on none.
 
     Args:
-        classes: the names of the classes in order. Labels are then such names, or numbers from
-            0. Without, the labels are the names, sorted: as numbers where all are numbers.
+        path: Path of the list.
+        classes: Class names in order; a label is then a class name or a number from 0. Without
+            them, the sorted labels are the class names, sorted as numbers if all are numbers.
 
     Returns:
-        The entries in the list's order, the classes, and notes for the user.
+        The entries in the list's order, the class names, and notes for the user.
 
     Raises:
-        UserError: the list cannot be read or understood, is empty, or names files that do not
-            exist, one file twice with different labels or splits, or labels out of range.
+        UserError: The list cannot be read or parsed or is empty, names files that do not exist,
+            names a file twice with different labels or splits, or has a label out of range.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -90,7 +91,7 @@ def _csv_rows(path: str, text: str) -> Iterator[_Row]:
             values = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
             yield _Row(reader.line_num, *(values.get(name, "") for name in _COLUMNS))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); mend it") from error
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); correct it") from error
 
 
 def _jsonl_rows(path: str, text: str) -> Iterator[_Row]:
@@ -100,109 +101,109 @@ def _jsonl_rows(path: str, text: str) -> Iterator[_Row]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); mend it") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error}); correct it") from error
         if not isinstance(value, dict) or "path" not in value or "label" not in value:
             raise UserError(
                 f'{path}, line {number}: not of the form {{"path": "a.jpg", "label": "cat"}}, '
-                'perhaps with "split"; mend it'
+                'optionally with "split"; correct it'
             )
         yield _Row(number, *(_text(path, number, name, value.get(name)) for name in _COLUMNS))
 
 
 def _text(path: str, number: int, name: str, value: Any) -> str:
-    """Return a string or whole number as text; null is the empty text."""
+    """Return a string or whole number as text; null becomes the empty string."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UserError(
-            f"{path}, line {number}: {name} is {str(value)[:40]}; it must be a text, or for a "
-            "label a whole number"
+            f"{path}, line {number}: {name} is {str(value)[:40]}; it must be a string, or, for a "
+            "label, a whole number"
         )
     return str(value).strip()
 
 
 def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
-    """Return the split of every row by our names, or None for all."""
+    """Return the split of every row, as one of ``SPLITS``, or None for all rows."""
     splits: list[str | None] = []
     for row in rows:
         if row.split and row.split.lower() not in SPLIT_NAMES:
             raise UserError(
-                f"{path}, line {row.line}: the split {row.split!r} is none of "
-                f"{', '.join(SPLIT_NAMES)}; mend it, or exchange the columns if they are mixed up"
+                f"{path}, line {row.line}: the split {row.split!r} is not one of "
+                f"{', '.join(SPLIT_NAMES)}; correct it, or swap the columns if they are mixed up"
             )
         splits.append(SPLIT_NAMES[row.split.lower()] if row.split else None)
     if None in splits and any(splits):
         line = rows[splits.index(None)].line
-        raise UserError(f"{path}, line {line}: no split, but other lines have one; add it")
+        raise UserError(f"{path}, line {line}: it has no split, but other lines have one; add it")
     if any(splits) and "train" not in splits:
         raise UserError(f"{path} has no line with the split train: add some")
     return splits
 
 
 def _files(path: str, rows: Sequence[_Row]) -> list[str]:
-    """Return the paths of the files, all of which exist."""
+    """Return the paths of the files, after checking that all of them exist."""
     folder = os.path.dirname(path)
     files = [os.path.join(folder, row.path) for row in rows]
     absent = [row for row, file in zip(rows, files, strict=True) if not os.path.isfile(file)]
     if not absent:
         return files
     if all(os.path.isfile(os.path.join(folder, row.label)) for row in absent):
-        raise UserError(f"{path} has files in the column label: exchange the columns' names")
+        raise UserError(f"{path} has files in the column label: swap the column names")
     raise UserError(
         f"{path} names {len(absent):,} of {len(rows):,} files that do not exist, the first in line "
-        f"{absent[0].line} ({some([row.path for row in absent])}): paths count from the folder of "
-        "the list; mend them or remove the lines"
+        f"{absent[0].line} ({first_few([row.path for row in absent])}): paths are relative to the "
+        "folder of the list; correct them or remove the lines"
     )
 
 
 def _labels(
     path: str, rows: Sequence[_Row], classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return the classes, the label of every row, and notes."""
+    """Return the class names, the label of every row, and notes."""
     found = {row.label for row in rows}
-    numbers = all(_WHOLE.fullmatch(label) for label in found)
+    numbers = all(_WHOLE_NUMBER.fullmatch(label) for label in found)
     if len(found) > 1 and all(label.lower() in SPLIT_NAMES for label in found):
         raise UserError(
-            f"{path} has splits in the column label ({some(sorted(found))}): exchange the "
-            "columns' names"
+            f"{path} has splits in the column label ({first_few(sorted(found))}): swap the "
+            "column names"
         )
     if classes is not None:
-        places = {name: label for label, name in enumerate(classes)}
+        label_of = {name: label for label, name in enumerate(classes)}
         if numbers:
-            places = {str(label): label for label in range(len(classes))} | places
+            label_of = {str(label): label for label in range(len(classes))} | label_of
         for row in rows:
-            if row.label not in places:
+            if row.label not in label_of:
                 raise UserError(
                     f"{path}, line {row.line}: the label {row.label!r} is out of range; it must be "
-                    f"one of {some(list(classes), 5)} or a number from 0 to {len(classes) - 1}"
+                    f"one of {first_few(list(classes), 5)} or a number from 0 to {len(classes) - 1}"
                 )
-        return tuple(classes), [places[row.label] for row in rows], []
+        return tuple(classes), [label_of[row.label] for row in rows], []
     if not numbers:
-        named = {name: label for label, name in enumerate(sorted(found))}
-        return tuple(named), [named[row.label] for row in rows], []
+        label_of = {name: label for label, name in enumerate(sorted(found))}
+        return tuple(label_of), [label_of[row.label] for row in rows], []
     values = sorted({int(label) for label in found})
     if values[0] < 0:
         line = next(row.line for row in rows if int(row.label) < 0)
         raise UserError(
             f"{path}, line {line}: the label {values[0]} is out of range; labels count from 0, "
-            "and images without one have no place here"
+            "and images without a label cannot be used"
         )
-    place = {value: label for label, value in enumerate(values)}
+    index_of = {value: label for label, value in enumerate(values)}
     notes = []
     if values != list(range(len(values))):
         notes = [
-            f"{path}: the labels are not 0 to {len(values) - 1}; they are numbered so in order "
-            f"and stay the names of the classes ({some([str(value) for value in values])})"
+            f"{path}: the labels are not 0 to {len(values) - 1}; they are renumbered in order, and "
+            f"remain the class names ({first_few([str(value) for value in values])})"
         ]
-    labels = [place[int(row.label)] for row in rows]
+    labels = [index_of[int(row.label)] for row in rows]
     return tuple(str(value) for value in values), labels, notes
 
 
 def _without_repeats(path: str, rows: Sequence[_Row], entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries, each file once.
+    """Return the entries with each file once.
 
     Raises:
-        UserError: one file has two labels or splits.
+        UserError: A file has two labels or splits.
     """
     first: dict[str, tuple[int, Entry]] = {}
     for row, entry in zip(rows, entries, strict=True):

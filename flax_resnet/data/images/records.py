@@ -1,4 +1,4 @@
-"""Which image files a data set has, with which labels, in which split."""
+"""The files of an image data set with their labels, and their division into splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flax_resnet.data.images.decoding import read_bytes
 from flax_resnet.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-# What folders and lists may call the splits, in any case.
+# The names that splits may have in folders and lists, in upper or lower case, and ours.
 SPLIT_NAMES = {
     "train": "train",
     "val": "validation",
@@ -25,7 +25,7 @@ SPLIT_NAMES = {
     "test": "test",
 }
 Ratios = tuple[float, float, float]
-"""Shares of train, validation and test, such as (8, 1, 1); only their proportions count."""
+"""Proportions of train, validation and test, such as ``(8, 1, 1)``."""
 RATIOS: Ratios = (8, 1, 1)
 
 _T = TypeVar("_T")
@@ -33,10 +33,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Paths of image files and their labels int32 [N].
+    """The image files of one split, as paths and labels.
+
+    Attributes:
+        paths: One path for each image.
+        labels: int32 ``[N]``.
 
     Raises:
-        ValueError: the two do not belong together by number or type.
+        ValueError: The number or type of the labels does not fit the paths.
     """
 
     paths: tuple[str, ...]
@@ -54,24 +58,26 @@ class Records:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """(): a label is one number."""
+        """``()``, because a label is one number."""
         return ()
 
     def read(self, index: int) -> tuple[str, np.int32]:
         """Return the path of a file and its label."""
         return self.paths[index], self.labels[index]
 
-    def place(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
         """Return the path of a file."""
         return self.paths[index]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageRecords:
-    """A data set of image files; `classes[label]` is the name of a label.
+    """The three splits of a data set of image files.
 
     Attributes:
-        notes: what a user should know about what was found, each a sentence.
+        classes: Class names; ``classes[label]`` is the name of a label.
+        train, validation, test: The files of each split.
+        notes: Sentences for the user about what was found.
     """
 
     classes: tuple[str, ...]
@@ -82,13 +88,13 @@ class ImageRecords:
 
     @property
     def splits(self) -> dict[str, Records]:
-        """The three splits, by the names of `SPLITS`."""
+        """The three splits by name, in the order of ``SPLITS``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file; its split is one of `SPLITS`, or None where nobody chose one."""
+    """One image file; ``split`` is one of ``SPLITS``, or None if none was given."""
 
     path: str
     label: int
@@ -102,21 +108,26 @@ def assemble(
     ratios: Ratios,
     notes: Iterable[str] = (),
 ) -> ImageRecords:
-    """Put every entry into its split, keeping their order.
+    """Put every entry into its split, in the given order.
 
-    Entries without a split get one by their content (`split_of_content`). Where the entries
-    have splits but no validation, it is taken out of train in the same way, at
-    train : validation of the ratios. A test split is never made where there are splits.
+    Entries without a split get one by their content (``split_of_content``). If the entries have
+    splits but no validation, validation is taken out of train in the same way, in the proportion
+    train : validation of the ratios. If the entries have splits, no test split is made.
 
     Args:
-        source: what the entries are of, for messages.
+        source: The folder or list that the entries come from, for messages.
+        entries: The image files.
+        classes: Class names in the order of the labels.
+        ratios: Proportions of the splits.
+        notes: Sentences for the user, to which more are added.
 
     Raises:
-        UserError: no entry, one class, ratios that are none, or a file that cannot be read.
+        UserError: There is no entry or only one class, the ratios are not valid, or a file cannot
+            be read.
     """
     check_ratios(ratios)
     if not entries:
-        raise UserError(f"{source} has no images: put some there, or name another place")
+        raise UserError(f"{source} has no images: put some there, or give another folder or list")
     if len(classes) == 1:
         raise UserError(
             f"{source} has one class only, {classes[0]!r}: a classifier needs images of two or more"
@@ -130,58 +141,62 @@ def assemble(
         others = [entry for entry in entries if entry.split != "train"]
         entries = _with_splits(train, (ratios[0], ratios[1], 0)) + others
         notes.append(f"{source} has no validation images: some of train are used, by their content")
-    parts = {}
+    records = {}
     for split in SPLITS:
         chosen = [entry for entry in entries if entry.split == split]
         labels = np.array([entry.label for entry in chosen], np.int32)
-        parts[split] = Records(tuple(entry.path for entry in chosen), labels)
-        notes += _lacking(source, split, labels, classes)
-    return ImageRecords(tuple(classes), **parts, notes=tuple(notes))
+        records[split] = Records(tuple(entry.path for entry in chosen), labels)
+        notes += _missing_classes(source, split, labels, classes)
+    return ImageRecords(tuple(classes), **records, notes=tuple(notes))
 
 
 def split_of_content(content: bytes | memoryview, ratios: Ratios = RATIOS) -> str:
-    """Return the split that these bytes belong to, whatever other files there are.
+    """Return the split of a file, which depends on its content alone.
 
-    Their BLAKE2b hash, as a number in [0, 1), falls into the share of one split. So a split
-    stays as it is when files are added or renamed, equal files are never on two sides, and every
-    class is split in these proportions up to chance.
+    The BLAKE2b hash of the content, as a number in [0, 1), falls into the interval of one split.
+    So a split does not change when files are added or renamed, equal files are in the same split,
+    and every class is divided in these proportions up to chance.
     """
     digest = hashlib.blake2b(content, digest_size=8).digest()
-    place = (int.from_bytes(digest, "big") >> 11) / 2**53  # as exact as a float is
+    fraction = (int.from_bytes(digest, "big") >> 11) / 2**53  # all 53 bits of a float
     edges = [sum(ratios[: n + 1]) / sum(ratios) for n in range(len(ratios))]
-    return next(split for split, edge in zip(SPLITS, edges, strict=True) if place < edge)
+    return next(split for split, edge in zip(SPLITS, edges, strict=True) if fraction < edge)
 
 
 def check_ratios(ratios: Ratios) -> None:
-    """Raise a UserError unless the ratios are three, finite and not negative, train's above 0."""
-    good = len(ratios) == 3 and all(math.isfinite(share) and share >= 0 for share in ratios)
-    if not good or ratios[0] == 0:
-        shares = ":".join(f"{share:g}" for share in ratios)
+    """Check the proportions of train, validation and test.
+
+    Raises:
+        UserError: They are not three finite numbers of at least 0, with train above 0.
+    """
+    valid = len(ratios) == 3 and all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios)
+    if not valid or ratios[0] == 0:
+        given = ":".join(f"{ratio:g}" for ratio in ratios)
         raise UserError(
-            f"the split {shares} is none: give the shares of train, validation and test, such as "
-            "8:1:1, none negative and train more than 0"
+            f"the split {given} is not valid: give the proportions of train, validation and test, "
+            "such as 8:1:1, none negative and train more than 0"
         )
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are, for use in a message."""
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names and the number of the others, for a message."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """Return the number with its noun."""
+    """Return a number with its noun in singular or plural."""
     return f"{number:,} {one if number == 1 else many}"
 
 
-def in_threads(call: Callable[[str], _T], paths: Sequence[str]) -> list[_T]:
-    """Return `call` of every path, in order: reading waits for the disk, not for the processor."""
+def map_in_threads(call: Callable[[str], _T], paths: Sequence[str]) -> list[_T]:
+    """Return ``call(path)`` of every path in order, computed by threads that read in parallel."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(call, paths))
 
 
 def _with_splits(entries: Sequence[Entry], ratios: Ratios) -> list[Entry]:
-    splits = in_threads(
+    splits = map_in_threads(
         lambda path: split_of_content(read_bytes(path), ratios), [entry.path for entry in entries]
     )
     return [
@@ -189,13 +204,13 @@ def _with_splits(entries: Sequence[Entry], ratios: Ratios) -> list[Entry]:
     ]
 
 
-def _lacking(
+def _missing_classes(
     source: str, split: str, labels: npt.NDArray[np.int32], classes: Sequence[str]
 ) -> list[str]:
-    """Return a sentence where some classes have no image in a split that has images of others."""
+    """Return a sentence if some classes have no image in a split that has other images."""
     counts = np.bincount(labels, minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if not absent or not len(labels):
         return []
     noun = "class has" if len(absent) == 1 else "classes have"
-    return [f"{source}: {len(absent)} {noun} no image in {split} ({some(absent)})"]
+    return [f"{source}: {len(absent)} {noun} no image in {split} ({first_few(absent)})"]

@@ -1,8 +1,8 @@
-"""The files of a folder or of a tar archive, read where they are.
+"""The files of a folder or of a tar archive, read without unpacking.
 
-Nothing is unpacked under the name it has in an archive, so no member can end up in a place of its
-own choosing. Members that ask for one are refused all the same: such an archive is not the
-published one, and somebody made it so.
+No member of an archive is written under its own name, so it cannot overwrite a file elsewhere.
+Members whose names try to are refused nevertheless: such an archive is not the published one, and
+somebody changed it on purpose.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from flax_resnet.errors import UserError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
-# Photos do not compress, and CIFAR's pixels hardly: an archive that grows more is none of ours.
-_MOST_GROWTH = 4
+# Photos do not compress and CIFAR's pixels hardly do: an archive that expands more is not one of
+# the published ones.
+_MAX_EXPANSION = 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the bytes of a file are: `size` bytes of `path` from `offset` on; all if None."""
+class FileSpan:
+    """The bytes of a file: ``size`` bytes of ``path`` from ``offset`` on, or all if None."""
 
     path: Path
     offset: int = 0
@@ -36,79 +37,81 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Tree:
+class FileTree:
     """The regular files below a folder or in an archive.
 
     Attributes:
-        source: the folder or archive, for messages.
-        places: relative name, with slashes -> where the file is.
+        source: The folder or archive, for messages.
+        files: Bytes of each file by its relative name, with slashes.
     """
 
     source: Path
-    places: Mapping[str, Place]
+    files: Mapping[str, FileSpan]
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
 
         Raises:
-            KeyError: no file of this name.
-            UserError: it cannot be read, or the archive ends before it does.
+            KeyError: There is no file of this name.
+            UserError: The file cannot be read, or the archive ends before the file does.
         """
-        place = self.places[name]
-        with reading(self.source), open(place.path, "rb") as file:
-            file.seek(place.offset)
-            content = file.read(-1 if place.size is None else place.size)
-        if place.size not in (None, len(content)):
-            raise UserError(_cut_short(self.source))
+        span = self.files[name]
+        with reading(self.source), open(span.path, "rb") as file:
+            file.seek(span.offset)
+            content = file.read(-1 if span.size is None else span.size)
+        if span.size not in (None, len(content)):
+            raise UserError(_truncated(self.source))
         return content
 
     def root_of(self, marker: str, expected: str) -> str:
-        """Return what stands before `marker` in the name of the file that ends so: "" or "a/b/".
+        """Return the folder that has the file ``marker``, as ``""`` or ``"a/b/"``.
 
         Args:
-            expected: what the source should be, for the message.
+            marker: Name of a file, with or without folders.
+            expected: What the source should be, for the message.
 
         Raises:
-            UserError: no file, or several in different folders, has this ending.
+            UserError: No folder or several folders have the file.
         """
         roots = [
             name.removesuffix(marker)
-            for name in self.places
+            for name in self.files
             if name == marker or name.endswith("/" + marker)
         ]
         if len(roots) != 1:
-            found = f"has {marker} in {len(roots)} places" if roots else f"has no {marker}"
+            found = f"has {marker} in {len(roots)} folders" if roots else f"has no {marker}"
             raise UserError(f"{self.source} {found}: give {expected}")
         return roots[0]
 
 
-def open_tree(source: Path, scratch: Path) -> Tree:
-    """Find the files of a folder, a tar or a tar.gz, told by content and not by name.
+def open_tree(source: Path, scratch: Path) -> FileTree:
+    """Find the files of a folder, a tar or a tar.gz, which the content shows and not the name.
 
     Args:
-        scratch: a folder; a tar.gz is uncompressed into it, and must be there while it is read.
+        source: The folder or archive.
+        scratch: Folder into which a tar.gz is uncompressed; it must exist while the files are read.
 
     Raises:
-        UserError: unreadable, damaged or cut short, no tar, or a member that is a link or a
-            device, or has an absolute path or one with `..`.
-        OSError: `scratch` cannot be written.
+        UserError: The source is unreadable, damaged, truncated or not a tar, or a member is a link
+            or a device, or has an absolute path or one with ``..``.
+        OSError: ``scratch`` cannot be written.
     """
     if source.is_dir():
-        return Tree(source, folder_places(source))
+        return FileTree(source, folder_files(source))
     with reading(source), open(source, "rb") as file:
         compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     if not compressed:
-        return Tree(source, tar_places(source, source))
+        return FileTree(source, tar_files(source, source))
     uncompressed = scratch / "uncompressed.tar"
     _uncompress(source, uncompressed)
-    return Tree(source, tar_places(uncompressed, source))
+    return FileTree(source, tar_files(uncompressed, source))
 
 
-def folder_places(folder: Path) -> dict[str, Place]:
-    """Find all files below a folder, sorted by name, but for what macOS adds.
+def folder_files(folder: Path) -> dict[str, FileSpan]:
+    """Find all files below a folder, sorted by name, without those that macOS adds.
 
     Raises:
-        UserError: a folder that cannot be read.
+        UserError: A folder cannot be read.
     """
     found = {}
     with reading(folder):
@@ -116,19 +119,20 @@ def folder_places(folder: Path) -> dict[str, Place]:
             folders.sort()
             for name in sorted(files):
                 path = Path(parent, name)
-                found[path.relative_to(folder).as_posix()] = Place(path)
-    return _without_macos_notes(found)
+                found[path.relative_to(folder).as_posix()] = FileSpan(path)
+    return _without_macos_files(found)
 
 
-def tar_places(path: Path, source: Path, within: Place | None = None) -> dict[str, Place]:
+def tar_files(path: Path, source: Path, within: FileSpan | None = None) -> dict[str, FileSpan]:
     """Find the regular files of an uncompressed tar, in its order, without reading them.
 
     Args:
-        source: the archive by the name that the user knows, for messages.
-        within: the part of `path` that is the tar, where it is itself a member of one.
+        path: The file that holds the tar.
+        source: The archive that the user gave, for messages.
+        within: The bytes of ``path`` that are the tar, if it is a member of another tar.
 
     Raises:
-        UserError: as `open_tree`.
+        UserError: As for ``open_tree``.
     """
     found = {}
     with reading(source), open(path, "rb") as file:
@@ -139,30 +143,30 @@ def tar_places(path: Path, source: Path, within: Place | None = None) -> dict[st
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    _refuse_to_lead_out(member, source)
+                    _check_member(member, source)
                     start = member.offset_data
                     if member.isreg():
                         name = posixpath.normpath(member.name)
-                        found[name] = Place(path, member.offset_data, member.size)
+                        found[name] = FileSpan(path, member.offset_data, member.size)
                         start += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         except (tarfile.TarError, ValueError) as error:  # ValueError: some damaged headers
             raise UserError(
                 f"{source} is no tar archive, or a damaged one ({error}): give a whole copy"
             ) from error
-        # tarfile takes damage after the first member, and the end of the file, for the archive's
-        # end. A whole archive says so itself, with a block of zeros.
+        # tarfile takes damage after the first member, and the end of the file, for the end of the
+        # archive. A complete archive ends with a block of zeros.
         file.seek(start)
         if start + tarfile.BLOCKSIZE > end or any(file.read(tarfile.BLOCKSIZE)):
-            raise UserError(_cut_short(source))
-    return _without_macos_notes(found)
+            raise UserError(_truncated(source))
+    return _without_macos_files(found)
 
 
 @contextlib.contextmanager
 def reading(source: Path) -> Iterator[None]:
-    """Turn the OSErrors of reading `source` into the sentence that the user gets.
+    """Turn an OSError from reading ``source`` into a message for the user.
 
     Raises:
-        UserError: in place of OSError.
+        UserError: An OSError was raised inside the block.
     """
     try:
         yield
@@ -172,16 +176,17 @@ def reading(source: Path) -> Iterator[None]:
         ) from error
 
 
-def _without_macos_notes(places: dict[str, Place]) -> dict[str, Place]:
-    """Leave out what macOS puts beside the files it packs or copies: `._1.jpg` is no image."""
+def _without_macos_files(files: dict[str, FileSpan]) -> dict[str, FileSpan]:
+    """Leave out files that macOS adds when it packs or copies: ``._1.jpg`` is no image."""
     return {
-        name: place
-        for name, place in places.items()
+        name: span
+        for name, span in files.items()
         if not posixpath.basename(name).startswith("._") and "__MACOSX" not in name.split("/")
     }
 
 
-def _refuse_to_lead_out(member: tarfile.TarInfo, source: Path) -> None:
+def _check_member(member: tarfile.TarInfo, source: Path) -> None:
+    """Raise a UserError if a member is not a plain file or folder inside the archive."""
     if member.name.startswith("/"):
         problem = "has an absolute path"
     elif ".." in member.name.split("/"):
@@ -199,14 +204,14 @@ def _refuse_to_lead_out(member: tarfile.TarInfo, source: Path) -> None:
 
 
 def _uncompress(source: Path, target: Path) -> None:
-    """Write what `source`, a gzip file, holds to `target`."""
-    left = max(MAX_BYTES, _MOST_GROWTH * source.stat().st_size)
+    """Uncompress a gzip file into ``target``."""
+    left = max(MAX_BYTES, _MAX_EXPANSION * source.stat().st_size)
     with gzip.open(source) as stream, open(target, "wb") as out:
         while True:
             try:
                 chunk = stream.read(_CHUNK_BYTES)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise UserError(_cut_short(source, f" ({error})")) from error
+                raise UserError(_truncated(source, f" ({error})")) from error
             left -= len(chunk)
             if left < 0:
                 raise UserError(
@@ -218,7 +223,7 @@ def _uncompress(source: Path, target: Path) -> None:
             out.write(chunk)
 
 
-def _cut_short(source: Path, detail: str = "") -> str:
+def _truncated(source: Path, detail: str = "") -> str:
     return f"{source} is damaged or cut short{detail}: give a whole copy"
 
 

@@ -1,4 +1,4 @@
-"""What was found in a data set's original files, ready to be written as TFDS examples."""
+"""The contents of a data set's original files, as TFDS examples ready to be written."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flax_resnet.data.tfds.archives import Tree
+from flax_resnet.data.tfds.archives import FileTree
 from flax_resnet.errors import UserError
 
 Example = dict[str, Any]
-"""The value of each feature, in a form that `tfds.features.FeaturesDict` encodes."""
+"""The value of each feature, in a form that ``tfds.features.FeaturesDict`` encodes."""
 
-_PHOTOS_PER_PART = 1000  # about 100 MB, as TFDS advises
-# One of ImageNet's files named .JPEG is a PNG.
+_PHOTOS_PER_SHARD = 1000  # about 100 MB, as TFDS advises
+# One of ImageNet's .JPEG files is a PNG.
 _PHOTO_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 @dataclass(frozen=True)
-class Part:
-    """The examples of one file of a prepared set.
+class ShardContents:
+    """The examples of one shard, which is one file of a prepared set.
 
     Attributes:
-        split: the split that it is a part of.
-        key: what it holds, in words of any kind; unlike that of any other part.
-        examples: makes them, again at each call.
+        split: Split of the shard.
+        key: Text that identifies the contents; every shard has another key.
+        examples: Function that returns the examples; it can be called again.
     """
 
     split: str
@@ -34,44 +34,49 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """All of a data set.
+class DatasetContents:
+    """The contents of a whole data set.
 
     Attributes:
-        features: `tfds.features.FeaturesDict`.
-        label: the feature that models are to predict: a ClassLabel or a Sequence of them.
-        parts: in the order of the images, split by split.
-        images: how many there are in all, or None where counting takes long.
-        notes: sentences for the user about what was found.
+        features: ``tfds.features.FeaturesDict``.
+        label: Name of the feature that models predict: a ClassLabel or a Sequence of them.
+        shards: All shards in the order of the images, split by split.
+        images: Total number of images, or None if counting would take long.
+        notes: Sentences for the user about what was found.
     """
 
     features: Any
     label: str
-    parts: tuple[Part, ...]
+    shards: tuple[ShardContents, ...]
     images: int | None
     notes: tuple[str, ...] = ()
 
 
-def photo_parts(
-    split: str, tree: Tree, names: Sequence[str], example: Callable[[str, bytes], Example]
-) -> list[Part]:
-    """Divide photos among parts.
+def photo_shards(
+    split: str, tree: FileTree, names: Sequence[str], example: Callable[[str, bytes], Example]
+) -> list[ShardContents]:
+    """Divide the photos of a split into shards.
 
     Args:
-        names: files of `tree`, in the order of the split.
-        example: from the name of a file and its content to the example.
+        split: Name of the split.
+        tree: The original files.
+        names: Names of the photos in ``tree``, in the order of the split.
+        example: Function from the name and the content of a file to its example.
     """
-    cuts = [names[i : i + _PHOTOS_PER_PART] for i in range(0, len(names), _PHOTOS_PER_PART)]
-    return [Part(split, "\n".join(cut), partial(photos, tree, cut, example)) for cut in cuts]
+    groups = [names[i : i + _PHOTOS_PER_SHARD] for i in range(0, len(names), _PHOTOS_PER_SHARD)]
+    return [
+        ShardContents(split, "\n".join(group), partial(photo_examples, tree, group, example))
+        for group in groups
+    ]
 
 
-def photos(
-    tree: Tree, names: Iterable[str], example: Callable[[str, bytes], Example]
+def photo_examples(
+    tree: FileTree, names: Iterable[str], example: Callable[[str, bytes], Example]
 ) -> Iterator[Example]:
-    """Yield the examples of photos; the arguments are those of `photo_parts`.
+    """Yield the examples of photos; the arguments are those of ``photo_shards``.
 
     Raises:
-        UserError: a file cannot be read, or does not begin as a JPEG does.
+        UserError: A file cannot be read, or does not begin like a JPEG file.
     """
     for name in names:
         content = tree.read(name)

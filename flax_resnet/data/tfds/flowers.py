@@ -6,35 +6,35 @@ import posixpath
 from pathlib import Path
 
 from flax_resnet.data.tfds.archives import open_tree
-from flax_resnet.data.tfds.contents import Contents, Example, photo_parts
+from flax_resnet.data.tfds.contents import DatasetContents, Example, photo_shards
 from flax_resnet.errors import UserError
 
-# In TFDS's order: the archive's, as it happens.
+# In the order of TFDS, which is the order of the archive.
 CLASSES = ("dandelion", "daisy", "tulips", "sunflowers", "roses")
-# Copies of these photos go round in folders with names in the singular.
+# Some copies of these photos have folder names in the singular.
 _FOLDERS = {name: name for name in CLASSES} | {name.removesuffix("s"): name for name in CLASSES}
 WANTED = f"flower_photos.tgz or a folder with the folders {', '.join(sorted(CLASSES))}"
 _ENDINGS = (".jpg", ".jpeg")
 
 
-def read_flowers(source: Path, scratch: Path) -> Contents:
-    """Read `flower_photos.tgz`, or a folder with a folder of JPEG images for each class.
+def read_flowers(source: Path, scratch: Path) -> DatasetContents:
+    """Read ``flower_photos.tgz``, or a folder with a folder of JPEG images for each class.
 
-    The images come in order of class folder and file name.
+    The images are sorted by class folder and file name.
 
     Raises:
-        UserError: it is not what it should be.
+        UserError: The source has other contents.
     """
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
     tree = open_tree(source, scratch)
-    names = sorted(name for name in tree.places if name.lower().endswith(_ENDINGS))
+    names = sorted(name for name in tree.files if name.lower().endswith(_ENDINGS))
     if not names:
         raise UserError(f"{source} has no JPEG images in folders: give {WANTED}")
     parents = {posixpath.split(posixpath.dirname(name)) for name in names}
-    strange = sorted(folder for _, folder in parents if folder.lower() not in _FOLDERS)
-    if strange:
-        folder = strange[0] or "."
+    others = sorted(folder for _, folder in parents if folder.lower() not in _FOLDERS)
+    if others:
+        folder = others[0] or "."
         raise UserError(f"{source} has images in the folder {folder!r}: give {WANTED}")
     labels = {_label(name) for name in names}
     if len(parents) > len(labels):
@@ -44,8 +44,8 @@ def read_flowers(source: Path, scratch: Path) -> Contents:
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=CLASSES)}
     )
-    parts = tuple(photo_parts("train", tree, names, _example))
-    return Contents(features, "label", parts, len(names))
+    shards = tuple(photo_shards("train", tree, names, _example))
+    return DatasetContents(features, "label", shards, len(names))
 
 
 def _label(name: str) -> int:

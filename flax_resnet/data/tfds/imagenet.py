@@ -1,7 +1,7 @@
 """ImageNet (ILSVRC 2012) as TFDS examples, from the official archives or extracted folders.
 
-The image files are kept as they are, where TFDS rewrites 23 of the 1,281,167: 22 are CMYK JPEGs
-and one is a PNG, so a reader must convert what it decodes to RGB.
+The image files are stored unchanged. TFDS rewrites 23 of the 1,281,167 (22 CMYK JPEGs and one PNG),
+so a reader of ours must convert decoded images to RGB.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from functools import partial
 from pathlib import Path
 
 from flax_resnet.data.tfds.archives import (
-    Place,
-    Tree,
-    folder_places,
+    FileSpan,
+    FileTree,
+    folder_files,
     open_tree,
     reading,
-    tar_places,
+    tar_files,
 )
-from flax_resnet.data.tfds.contents import Contents, Example, Part, photo_parts, photos
+from flax_resnet.data.tfds.contents import (
+    DatasetContents,
+    Example,
+    ShardContents,
+    photo_examples,
+    photo_shards,
+)
 from flax_resnet.errors import UserError
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
@@ -33,15 +39,16 @@ _ENDINGS = (".jpeg", ".jpg")
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 
-def read_imagenet(source: Path, scratch: Path) -> Contents:
-    """Read what there is of the training and the validation images.
+def read_imagenet(source: Path, scratch: Path) -> DatasetContents:
+    """Read the training images, the validation images, or both.
 
-    Training: ILSVRC2012_img_train.tar, a tar of a tar for each synset, or `train/<synset>/*.JPEG`;
-    in order of synset. Validation: ILSVRC2012_img_val.tar, `val/*.JPEG` or `val/<synset>/*.JPEG`;
-    in order of file name. Where no folder says the synset, it is the one in TFDS's list.
+    Training images are in ILSVRC2012_img_train.tar (one tar for each synset) or in
+    ``train/<synset>/*.JPEG``, and are sorted by synset. Validation images are in
+    ILSVRC2012_img_val.tar, ``val/*.JPEG`` or ``val/<synset>/*.JPEG``, and are sorted by file name;
+    without a synset folder, TFDS's list gives their synset.
 
     Raises:
-        UserError: the source is not what it should be.
+        UserError: The source has other contents.
     """
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
@@ -53,8 +60,8 @@ def read_imagenet(source: Path, scratch: Path) -> Contents:
     # Line n is the synset of validation image n.
     truth = [synsets[synset] for synset in (lists / "validation_labels.txt").read_text().split()]
     splits = {
-        "train": _train_parts(source, synsets),
-        "validation": _validation_parts(source, scratch, synsets, truth),
+        "train": _train_shards(source, synsets),
+        "validation": _validation_shards(source, scratch, synsets, truth),
     }
     if not any(splits.values()):
         raise UserError(f"{source} has neither archives nor folders of ImageNet: give {WANTED}")
@@ -63,71 +70,71 @@ def read_imagenet(source: Path, scratch: Path) -> Contents:
         "label": classes,
         "file_name": tfds.features.Text(),
     }
-    return Contents(
+    return DatasetContents(
         tfds.features.FeaturesDict(features),
         "label",
-        tuple(part for parts in splits.values() for part in parts),
+        tuple(shard for shards in splits.values() for shard in shards),
         None,
         tuple(
             f"{source} has no {split} images, so the set gets no such split"
-            for split, parts in splits.items()
-            if not parts
+            for split, shards in splits.items()
+            if not shards
         ),
     )
 
 
-def _train_parts(source: Path, synsets: Mapping[str, int]) -> list[Part]:
-    """Make a part of each synset; what is in it is looked up when it is written."""
+def _train_shards(source: Path, synsets: Mapping[str, int]) -> list[ShardContents]:
+    """Return one shard for each synset; its images are listed when it is written."""
     archive, folder = source / TRAIN_ARCHIVE, source / "train"
-    found: dict[str, tuple[str, Callable[[], Tree]]] = {}
+    found: dict[str, tuple[str, Callable[[], FileTree]]] = {}
     if archive.exists():
-        for member, place in tar_places(archive, archive).items():
+        for member, span in tar_files(archive, archive).items():
             synset = member.removesuffix(".tar")
-            found[synset] = f"{place.size} bytes", partial(_class_archive, archive, place)
+            found[synset] = f"{span.size} bytes", partial(_class_archive, archive, span)
     elif folder.is_dir():
         with reading(folder):
             for child in filter(Path.is_dir, folder.iterdir()):
-                # Counted, so that a folder that has grown is not taken for the same.
+                # The key has the number of files, so that a folder that has grown is written again.
                 files = f"{sum(1 for _ in child.iterdir())} files"
                 found[child.name] = files, partial(_class_folder, child)
-    if strange := sorted(set(found) - set(synsets)):
+    if unknown := sorted(set(found) - set(synsets)):
         raise UserError(
-            f"{archive if archive.exists() else folder} has {strange[0]}, which is none of "
+            f"{archive if archive.exists() else folder} has {unknown[0]}, which is not one of "
             f"ImageNet's 1,000 synsets: give {WANTED}"
         )
     return [
-        Part("train", f"{synset}: {size}", partial(_class_photos, tree, synsets[synset]))
+        ShardContents("train", f"{synset}: {size}", partial(_class_photos, tree, synsets[synset]))
         for synset, (size, tree) in sorted(found.items())
     ]
 
 
-def _class_archive(archive: Path, place: Place) -> Tree:
-    return Tree(archive, tar_places(archive, archive, within=place))
+def _class_archive(archive: Path, span: FileSpan) -> FileTree:
+    return FileTree(archive, tar_files(archive, archive, within=span))
 
 
-def _class_folder(folder: Path) -> Tree:
-    return Tree(folder, folder_places(folder))
+def _class_folder(folder: Path) -> FileTree:
+    return FileTree(folder, folder_files(folder))
 
 
-def _class_photos(tree: Callable[[], Tree], label: int) -> Iterator[Example]:
+def _class_photos(tree: Callable[[], FileTree], label: int) -> Iterator[Example]:
     found = tree()
-    return photos(found, _photo_names(found), partial(_example, lambda name: label))
+    return photo_examples(found, _photo_names(found), partial(_example, lambda name: label))
 
 
-def _validation_parts(
+def _validation_shards(
     source: Path, scratch: Path, synsets: Mapping[str, int], truth: Sequence[int]
-) -> list[Part]:
+) -> list[ShardContents]:
     archive, folder = source / VALIDATION_ARCHIVE, source / "val"
     if not (archive.exists() or folder.is_dir()):
         return []
     tree = open_tree(archive if archive.exists() else folder, scratch)
     names = sorted(_photo_names(tree), key=posixpath.basename)
     labels = {name: _validation_label(tree, name, synsets, truth) for name in names}
-    return photo_parts("validation", tree, names, partial(_example, labels.__getitem__))
+    return photo_shards("validation", tree, names, partial(_example, labels.__getitem__))
 
 
 def _validation_label(
-    tree: Tree, name: str, synsets: Mapping[str, int], truth: Sequence[int]
+    tree: FileTree, name: str, synsets: Mapping[str, int], truth: Sequence[int]
 ) -> int:
     folder, file = posixpath.split(name)
     if (synset := posixpath.basename(folder)) in synsets:
@@ -141,8 +148,8 @@ def _validation_label(
     return truth[int(match[1]) - 1]
 
 
-def _photo_names(tree: Tree) -> Iterable[str]:
-    return [name for name in tree.places if name.lower().endswith(_ENDINGS)]
+def _photo_names(tree: FileTree) -> Iterable[str]:
+    return [name for name in tree.files if name.lower().endswith(_ENDINGS)]
 
 
 def _example(label_of: Callable[[str], int], name: str, content: bytes) -> Example:

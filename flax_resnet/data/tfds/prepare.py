@@ -1,4 +1,4 @@
-"""`flax-resnet prepare`: from a data set's original files to the folder that TFDS reads."""
+"""``flax-resnet prepare``: turns the original files of a data set into a folder that TFDS reads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_resnet.data import formats
-from flax_resnet.data.datasets import CLOTHING_CLASSES, DIGIT_CLASSES
-from flax_resnet.data.published import CATALOGUE, PUBLISHED
+from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
-from flax_resnet.data.tfds.archives import folder_places, reading
-from flax_resnet.data.tfds.contents import Contents
-from flax_resnet.data.tfds.folder import is_readable, tfds_root
+from flax_resnet.data.tfds.archives import folder_files, reading
+from flax_resnet.data.tfds.contents import DatasetContents
+from flax_resnet.data.tfds.folders import is_readable, tfds_root
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 
-_PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
+_PLAIN_SECONDS = 10.0  # between lines of progress if there is no terminal
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class _Recipe:
     """How a set is prepared.
 
     Attributes:
-        read: from the original files, and an empty folder for what has to be unpacked, to what
-            is in them. A single original file is read as such, several as their folder.
-        originals: the key of the original files in PUBLISHED; in it only if they are public.
-        wanted: what they are, to follow "give".
+        read: Function from the original files, and an empty folder for unpacking, to the contents.
+            A single original file is passed as its path, several as the path of their folder.
+        originals: Name of the original files, and their key in PUBLISHED if they are public.
+        wanted: Description of the original files, to follow "give" in a message.
     """
 
-    read: Callable[[Path, Path], Contents]
+    read: Callable[[Path, Path], DatasetContents]
     originals: str
     wanted: str
 
@@ -58,44 +57,45 @@ def prepare(
 ) -> Path:
     """Prepare a data set for TFDS, without TensorFlow, unless it is prepared already.
 
-    The original files are looked for in `<data_dir>/downloads/<name>/`, `<data_dir>/downloads/`
-    and `<data_dir>/<name>/`, and downloaded into the first if they are not there. Images keep the
-    order of the originals, and photos their bytes. The set appears when it is whole; until then
-    it is in `<data_dir>/<name>/incomplete.<version>/`, and after an interruption the next call
-    goes on there. Of calls at the same time one does the work, and the others wait for it.
+    The original files are looked for in ``<data_dir>/downloads/<name>/``, ``<data_dir>/downloads/``
+    and ``<data_dir>/<name>/``, and are downloaded into the first folder if they are absent. Images
+    keep the order of the originals, and photos keep their bytes. The set gets its name when it is
+    complete; until then it is in ``<data_dir>/<name>/incomplete.<version>/``, where the next call
+    resumes after an interruption. If several processes prepare the same set, one of them does the
+    work and the others wait for it.
 
     Args:
-        name: one of `preparable_names()`.
-        source: the original file, its folder, or the folder extracted from it. It need not be
-            what was published, but what it holds is then printed.
-        data_dir: TFDS's folder of data sets; by default `~/tensorflow_datasets`.
-        console: for progress and notes; by default standard error.
+        name: One of ``preparable_names()``.
+        source: The original file, its folder, or the folder extracted from it. If its contents
+            differ from the published ones, a note describes them.
+        data_dir: TFDS's folder of data sets; by default ``~/tensorflow_datasets``.
+        console: Console for progress and notes; by default standard error.
 
     Returns:
-        The folder `<data_dir>/<name>/<version>`.
+        The folder ``<data_dir>/<name>/<version>``.
 
     Raises:
-        UserError: an unknown name; files that are absent and not to be had, damaged, hostile or
-            of another set; a folder that cannot be written, or a full disk.
+        UserError: The name is unknown; files are absent and cannot be downloaded, or are damaged,
+            hostile or those of another set; or a folder cannot be written, or the disk is full.
     """
     if name not in _RECIPES:
         raise UserError(f"cannot prepare {name!r}: choose one of {', '.join(_RECIPES)}")
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
     root = tfds_root(data_dir)
-    folder = root / name / CATALOGUE[name].version
-    if not _is_there(folder):
+    folder = root / name / TFDS_CATALOG[name].version
+    if not _is_prepared(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(folder.parent / ".prepare.lock", name, console):
-                # Another process may have been faster.
-                if not _is_there(folder):
+            with _locked(folder.parent / ".prepare.lock", name, console):
+                # Another process may have prepared the set in the meantime.
+                if not _is_prepared(folder):
                     _prepare(name, None if source is None else Path(source), root, folder, console)
                     return folder
         except OSError as error:
             raise UserError(
                 f"{error.filename or folder.parent} cannot be written "
-                f"({error.strerror or error}): make room or choose another folder with "
-                "--data.dir, and run the command again, which goes on where it stopped"
+                f"({error.strerror or error}): free some space or choose another folder with "
+                "--data.dir, and run the command again, which resumes where it stopped"
             ) from error
     again = "" if source is None else f"; to prepare it from {source}, delete that folder first"
     console.print(f"{name} is prepared already, in {folder}{again}", markup=False)
@@ -103,15 +103,15 @@ def prepare(
 
 
 def preparable_names() -> list[str]:
-    """Return the names that `prepare` accepts."""
+    """Return the names that ``prepare`` accepts."""
     return list(_RECIPES)
 
 
-def _is_there(folder: Path) -> bool:
-    """Whether the set is prepared.
+def _is_prepared(folder: Path) -> bool:
+    """Return whether the set is prepared.
 
     Raises:
-        UserError: something else is in its place.
+        UserError: The folder exists and holds something else.
     """
     if folder.exists() and not is_readable(folder):
         raise UserError(
@@ -122,8 +122,8 @@ def _is_there(folder: Path) -> bool:
 
 
 @contextmanager
-def _alone(lock: Path, name: str, console: Console) -> Iterator[None]:
-    """Keep out other processes that prepare the same set; a killed one does not keep out."""
+def _locked(lock: Path, name: str, console: Console) -> Iterator[None]:
+    """Exclude other processes that prepare the same set; a killed process frees the lock."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)
@@ -137,48 +137,51 @@ def _alone(lock: Path, name: str, console: Console) -> Iterator[None]:
 
 
 def _prepare(name: str, source: Path | None, root: Path, folder: Path, console: Console) -> None:
-    from flax_resnet.data.tfds.writer import write_folder  # it imports TFDS, which takes a second
+    from flax_resnet.data.tfds.writer import write_folder  # imports TFDS, which takes a second
 
-    recipe, published = _RECIPES[name], CATALOGUE[name].images
-    path = _found(name, recipe, root) if source is None else _given(recipe, source.expanduser())
-    strangers = _strangers(name, recipe, path)
+    recipe, published = _RECIPES[name], TFDS_CATALOG[name].images
+    path = _find(name, recipe, root) if source is None else _given(recipe, source.expanduser())
+    modified = _modified_files(name, recipe, path)
     incomplete = folder.with_name(f"incomplete.{folder.name}")
-    with _emptied(folder.with_name(".unpacked")) as scratch:
+    with _empty_folder(folder.with_name(".unpacked")) as scratch:
         contents = recipe.read(path, scratch)
         total = contents.images or sum(published.values())
-        with _images_shown(name, total, console) as shown:
-            images = write_folder(incomplete, name, folder.name, contents, _stamp(path), shown)
+        with _progress(name, total, console) as advance:
+            images = write_folder(incomplete, name, folder.name, contents, _stamp(path), advance)
     os.replace(incomplete, folder)
     console.print(f"{name} is prepared in {folder}: {_counts(images)} images", markup=False)
     notes = list(contents.notes)
-    if strangers:
-        notes.append(f"by checksum not what was published: {', '.join(map(str, strangers))}")
+    if modified:
+        notes.append(f"by checksum not the published files: {', '.join(map(str, modified))}")
     if published and images != published:
-        notes.append(f"published were {_counts(published)} images; {path} holds {_counts(images)}")
+        notes.append(
+            f"the published set has {_counts(published)} images; {path} has {_counts(images)}"
+        )
     for note in notes:
         console.print(f"note: {note}", markup=False)
 
 
-def _found(name: str, recipe: _Recipe, root: Path) -> Path:
+def _find(name: str, recipe: _Recipe, root: Path) -> Path:
     """Find the original files, or download them."""
     if not recipe.files:
         raise UserError(
             f"{name} cannot be downloaded without an account with its publisher: "
             f"give {recipe.wanted} with --from"
         )
-    home = root / "downloads" / recipe.originals
-    # Several sets publish several files of the same names, so those count in their own folder.
+    own_folder = root / "downloads" / recipe.originals
+    # Sets of several files have equal file names, so only their own folder is searched for them.
     common = [root / "downloads"] if len(recipe.files) == 1 else []
-    for folder in [home, *common, root / recipe.originals]:
+    for folder in [own_folder, *common, root / recipe.originals]:
         if all((folder / file.name).exists() for file in recipe.files):
             return _path(recipe, folder)
     for file in recipe.files:
-        if not (home / file.name).exists():
-            fetch(file, home / file.name, f"give {recipe.wanted} with --from")
-    return _path(recipe, home)
+        if not (own_folder / file.name).exists():
+            fetch(file, own_folder / file.name, f"give {recipe.wanted} with --from")
+    return _path(recipe, own_folder)
 
 
 def _given(recipe: _Recipe, source: Path) -> Path:
+    """Return the path to read, for a source that the user gave."""
     if not os.path.exists(source):
         raise UserError(f"{source} does not exist: give {recipe.wanted} with --from")
     published = [source / file.name for file in recipe.files]
@@ -191,18 +194,18 @@ def _path(recipe: _Recipe, folder: Path) -> Path:
     return folder / recipe.files[0].name if len(recipe.files) == 1 else folder
 
 
-def _strangers(name: str, recipe: _Recipe, path: Path) -> list[Path]:
-    """Return those files that are not the published ones; what was extracted is not compared.
+def _modified_files(name: str, recipe: _Recipe, path: Path) -> list[Path]:
+    """Return the files that differ from the published ones; extracted files are not compared.
 
     Raises:
-        UserError: one of them is a published file of another set.
+        UserError: One of them is a published file of another set.
     """
-    strangers = []
+    modified = []
     for file in recipe.files:
         original = path / file.name if path.is_dir() else path
         if not original.is_file() or _is(original, file):
             continue
-        strangers.append(original)
+        modified.append(original)
         for other, files in PUBLISHED.items():
             for theirs in files:
                 if _is(original, theirs):
@@ -210,19 +213,19 @@ def _strangers(name: str, recipe: _Recipe, path: Path) -> list[Path]:
                         f"{original} is {theirs.name} of {other}, not of {name}: "
                         f"give {recipe.wanted} with --from"
                     )
-    return strangers
+    return modified
 
 
 def _is(path: Path, file: PublishedFile) -> bool:
-    # The size first: it spares the reading of the whole for its checksum.
+    # The size is compared first, because the checksum needs the whole file to be read.
     return path.stat().st_size == file.size and is_published(path, file)
 
 
 def _stamp(path: Path) -> str:
-    """Identify original files well enough to go on with what was made of them."""
+    """Return a hash of the names, sizes and times of the original files."""
     digest = hashlib.sha256(os.fsencode(path.resolve()))
     with reading(path):
-        files = [place.path for place in folder_places(path).values()] if path.is_dir() else [path]
+        files = [span.path for span in folder_files(path).values()] if path.is_dir() else [path]
         for file in files:
             state = file.stat()
             digest.update(os.fsencode(file) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
@@ -230,8 +233,8 @@ def _stamp(path: Path) -> str:
 
 
 @contextmanager
-def _emptied(folder: Path) -> Iterator[Path]:
-    """Make an empty folder, which does not stay."""
+def _empty_folder(folder: Path) -> Iterator[Path]:
+    """Make an empty folder and delete it at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -241,8 +244,11 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _images_shown(name: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
-    """Show how many images are written: a bar on a terminal, plain lines elsewhere."""
+def _progress(name: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
+    """Show the number of written images; yield the function to call after each image.
+
+    A terminal shows a progress bar, and other output shows a line from time to time.
+    """
     terminal = console.is_terminal
     bar = Progress(
         TextColumn("{task.description}"),
@@ -257,7 +263,7 @@ def _images_shown(name: str, total: int, console: Console) -> Iterator[Callable[
         task = bar.add_task(f"{name}: images", total=total or None)
         done, printed = 0, time.monotonic()
 
-        def shown() -> None:
+        def advance() -> None:
             nonlocal done, printed
             done += 1
             if terminal:
@@ -267,15 +273,15 @@ def _images_shown(name: str, total: int, console: Console) -> Iterator[Callable[
                 of = f" of {total:,}" if total else ""
                 console.print(f"{name}: {done:,}{of} images written", markup=False)
 
-        yield shown
+        yield advance
 
 
 def _counts(images: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {split}" for split, count in images.items())
 
 
-def _small(originals: str, read: Callable[..., Contents], *arguments: Any) -> _Recipe:
-    """Recipe of a set that is prepared under the name of its originals, told to `read` first."""
+def _small(originals: str, read: Callable[..., DatasetContents], *arguments: Any) -> _Recipe:
+    """Return the recipe of CIFAR or MNIST; ``read`` takes its name and ``arguments`` first."""
     files = PUBLISHED[originals]
     wanted = (
         f"{files[0].name} or the folder extracted from it"
@@ -288,8 +294,8 @@ def _small(originals: str, read: Callable[..., Contents], *arguments: Any) -> _R
 _RECIPES = {
     "cifar10": _small("cifar10", cifar_mnist.read_cifar, formats.CIFAR10),
     "cifar100": _small("cifar100", cifar_mnist.read_cifar, formats.CIFAR100),
-    "mnist": _small("mnist", cifar_mnist.read_mnist, DIGIT_CLASSES),
-    "fashion_mnist": _small("fashion_mnist", cifar_mnist.read_mnist, CLOTHING_CLASSES),
+    "mnist": _small("mnist", cifar_mnist.read_mnist, formats.DIGIT_CLASSES),
+    "fashion_mnist": _small("fashion_mnist", cifar_mnist.read_mnist, formats.FASHION_MNIST_CLASSES),
     "tf_flowers": _Recipe(flowers.read_flowers, "tf_flowers", flowers.WANTED),
     "voc2012": _Recipe(voc.read_voc2012, "voc2012", voc.WANTED),
     "voc2012_single_label": _Recipe(voc.read_voc2012_single_label, "voc2012", voc.WANTED),

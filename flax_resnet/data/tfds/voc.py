@@ -1,8 +1,8 @@
 """PASCAL VOC 2012 for classification as TFDS examples.
 
-`ImageSets/Main/<class>_<split>.txt` says of every image whether it shows the class: 1 (yes), -1
-(no) or 0 (only objects marked difficult, which the challenge leaves out of its count). The test
-set has no such files and is not read. Everingham et al., "The PASCAL VOC 2012 Development Kit".
+``ImageSets/Main/<class>_<split>.txt`` marks for every image whether it shows the class: 1 (yes), -1
+(no) or 0 (only objects marked difficult, which the challenge does not count). The test set has no
+such files and is not read. Everingham et al., "The PASCAL VOC 2012 Development Kit".
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.tfds.archives import Tree, open_tree
-from flax_resnet.data.tfds.contents import Contents, Example, photo_parts
+from flax_resnet.data.tfds.archives import FileTree, open_tree
+from flax_resnet.data.tfds.contents import DatasetContents, Example, photo_shards
 from flax_resnet.errors import UserError
 
 CLASSES = (
@@ -31,20 +31,25 @@ _PHOTOS = "JPEGImages/"
 
 @dataclass(frozen=True)
 class _Marks:
-    """`marks[i, k]` is what is said of image `ids[i]` and class k: int8 [N, 20] of -1, 0, 1."""
+    """The marks of a split's images.
+
+    Attributes:
+        ids: Names of the images without ending, ``[N]``.
+        marks: int8 ``[N, 20]``: 1, 0 or -1 for each image and class.
+    """
 
     ids: tuple[str, ...]
     marks: npt.NDArray[np.int8]
 
 
-def read_voc2012(source: Path, scratch: Path) -> Contents:
-    """Read the multi-label form: all images, each with any number of the 20 classes.
+def read_voc2012(source: Path, scratch: Path) -> DatasetContents:
+    """Read the multi-label set: all images, each with any number of the 20 classes.
 
-    The features are TFDS's: `labels_no_difficult` has the classes marked 1, which models are to
-    predict; `labels` has those marked 0 as well.
+    The features are those of TFDS: ``labels_no_difficult`` has the classes marked 1, which models
+    predict; ``labels`` also has those marked 0.
 
     Raises:
-        UserError: the source is not what it should be.
+        UserError: The source has other contents.
     """
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
@@ -56,28 +61,28 @@ def read_voc2012(source: Path, scratch: Path) -> Contents:
         "labels": tfds.features.Sequence(classes),
         "labels_no_difficult": tfds.features.Sequence(classes),
     }
-    parts = [
-        part
-        for split, said in splits.items()
-        for part in photo_parts(
-            split, tree, _photo_names(root, said.ids), partial(_multi_label, _rows(said))
+    shards = [
+        shard
+        for split, marks in splits.items()
+        for shard in photo_shards(
+            split, tree, _photo_names(root, marks.ids), partial(_multi_label, _rows(marks))
         )
     ]
-    return Contents(
+    return DatasetContents(
         tfds.features.FeaturesDict(features),
         "labels_no_difficult",
-        tuple(parts),
-        sum(len(said.ids) for said in splits.values()),
+        tuple(shards),
+        sum(len(marks.ids) for marks in splits.values()),
     )
 
 
-def read_voc2012_single_label(source: Path, scratch: Path) -> Contents:
-    """Read the single-label form: the images with exactly one class marked 1, labelled with it.
+def read_voc2012_single_label(source: Path, scratch: Path) -> DatasetContents:
+    """Read the single-label set: the images with exactly one class marked 1, with it as the label.
 
-    Classes marked 0 do not count, so a labelled image may show difficult objects of others.
+    Classes marked 0 do not count, so an image may also show difficult objects of other classes.
 
     Raises:
-        UserError: the source is not what it should be, or no image of a split is left.
+        UserError: The source has other contents, or no image of a split is left.
     """
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
@@ -87,31 +92,31 @@ def read_voc2012_single_label(source: Path, scratch: Path) -> Contents:
         "image/filename": tfds.features.Text(),
         "label": tfds.features.ClassLabel(names=CLASSES),
     }
-    parts, notes, images = [], [], 0
-    for split, said in splits.items():
-        single = np.flatnonzero((said.marks == _PRESENT).sum(axis=1) == 1)
+    shards, notes, images = [], [], 0
+    for split, marks in splits.items():
+        single = np.flatnonzero((marks.marks == _PRESENT).sum(axis=1) == 1)
         if not len(single):
             raise UserError(f"{source} has no image of one class in {split}: give {WANTED}")
-        left = _Marks(tuple(said.ids[i] for i in single), said.marks[single])
-        names = _photo_names(root, left.ids)
-        parts += photo_parts(split, tree, names, partial(_single_label, _rows(left)))
+        kept = _Marks(tuple(marks.ids[i] for i in single), marks.marks[single])
+        names = _photo_names(root, kept.ids)
+        shards += photo_shards(split, tree, names, partial(_single_label, _rows(kept)))
         images += len(single)
         notes.append(
-            f"{len(single):,} of the {len(said.ids):,} {split} images have exactly one class "
+            f"{len(single):,} of the {len(marks.ids):,} {split} images have exactly one class "
             "marked as present, and are kept"
         )
-    return Contents(
-        tfds.features.FeaturesDict(features), "label", tuple(parts), images, tuple(notes)
+    return DatasetContents(
+        tfds.features.FeaturesDict(features), "label", tuple(shards), images, tuple(notes)
     )
 
 
-def _read(source: Path, scratch: Path) -> tuple[Tree, str, dict[str, _Marks]]:
+def _read(source: Path, scratch: Path) -> tuple[FileTree, str, dict[str, _Marks]]:
     tree = open_tree(source, scratch)
     root = _root(tree)
-    splits = {split: _marks(tree, root, suffix) for split, suffix in _SPLITS.items()}
-    for said in splits.values():
-        names = _photo_names(root, said.ids)
-        absent = [name for name in names if name not in tree.places]
+    splits = {split: _read_marks(tree, root, suffix) for split, suffix in _SPLITS.items()}
+    for marks in splits.values():
+        names = _photo_names(root, marks.ids)
+        absent = [name for name in names if name not in tree.files]
         if absent:
             raise UserError(
                 f"{source} lacks {len(absent):,} of its {len(names):,} listed images, such as "
@@ -120,22 +125,22 @@ def _read(source: Path, scratch: Path) -> tuple[Tree, str, dict[str, _Marks]]:
     return tree, root, splits
 
 
-def _root(tree: Tree) -> str:
-    """Return the folder VOC2012 with its slash; it may have VOC2007 beside it."""
+def _root(tree: FileTree) -> str:
+    """Return the folder VOC2012 with its slash; the source may also have VOC2007."""
     marker = f"ImageSets/Main/{CLASSES[0]}_train.txt"
     return (
         "VOCdevkit/VOC2012/"
-        if f"VOCdevkit/VOC2012/{marker}" in tree.places
+        if f"VOCdevkit/VOC2012/{marker}" in tree.files
         else tree.root_of(marker, WANTED)
     )
 
 
-def _marks(tree: Tree, root: str, suffix: str) -> _Marks:
+def _read_marks(tree: FileTree, root: str, suffix: str) -> _Marks:
     columns = []
     ids: tuple[str, ...] | None = None
     for name in CLASSES:
         file = f"{root}ImageSets/Main/{name}_{suffix}.txt"
-        if file not in tree.places:
+        if file not in tree.files:
             raise UserError(f"{tree.source} has no {file}: give {WANTED}")
         rows = [line.split() for line in tree.read(file).decode("utf-8", "replace").splitlines()]
         rows = [row for row in rows if row]
@@ -160,9 +165,9 @@ def _photo_names(root: str, ids: tuple[str, ...]) -> list[str]:
     return [f"{root}{_PHOTOS}{image}.jpg" for image in ids]
 
 
-def _rows(said: _Marks) -> dict[str, npt.NDArray[np.int8]]:
-    """Name of the image file -> int8 [20], what is said of it."""
-    return {f"{image}.jpg": row for image, row in zip(said.ids, said.marks, strict=True)}
+def _rows(marks: _Marks) -> dict[str, npt.NDArray[np.int8]]:
+    """Return the marks of each image, int8 ``[20]``, by the name of its file."""
+    return {f"{image}.jpg": row for image, row in zip(marks.ids, marks.marks, strict=True)}
 
 
 def _multi_label(rows: dict[str, npt.NDArray[np.int8]], name: str, content: bytes) -> Example:

@@ -1,7 +1,7 @@
-"""The folder in which TFDS keeps a prepared data set, written without TensorFlow.
+"""The writer of a prepared data set's folder, without TensorFlow.
 
-This is TFDS's documented way for data that other programs write ("external_tfrecord"), with
-ArrayRecord files: its features encode the examples, and it writes the descriptions itself.
+It follows TFDS's documentation for data that other programs write ("external_tfrecord"), with
+ArrayRecord files: TFDS's features encode the examples, and TFDS writes the descriptions.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 from array_record.python import array_record_module  # type: ignore[import-untyped]
 
-from flax_resnet.data.tfds.contents import Contents, Part
-from flax_resnet.data.tfds.folder import FORMAT, labels_file
+from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
+from flax_resnet.data.tfds.folders import FORMAT, labels_file
 from flax_resnet.errors import UserError
 
-NOTES = "unfinished"
-"""A folder inside the unfinished one, for what is of no use once it is finished."""
+RESUME_FOLDER = "unfinished"
+"""Subfolder of an unfinished set with the records that a resumed call needs."""
 
 _STAMP = "stamp.txt"
-# Each record in a group of its own, as TFDS does it: so that one can be read without others.
+# Each record in its own group, as TFDS does it, so that one record can be read without others.
 _OPTIONS = "group_size:1"
-# What NumPy raises for a note that is not there, or was not written to its end.
-_NO_NOTE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+# What NumPy raises for a file that is absent or was not written completely.
+_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
-class _Written:
-    """What is noted of a finished file.
+class _WrittenShard:
+    """The labels and the size of a finished shard.
 
     Attributes:
-        labels: integers [n], or uint8 [n, classes] of 0 and 1.
-        size: of its examples together, in bytes.
+        labels: Integers ``[n]``, or uint8 ``[n, classes]`` of 0 and 1.
+        size: Size of all its examples, in bytes.
     """
 
     labels: npt.NDArray[np.integer]
@@ -50,56 +50,63 @@ class _Written:
 
 
 def write_folder(
-    folder: Path, name: str, version: str, contents: Contents, stamp: str, shown: Callable[[], None]
+    folder: Path,
+    name: str,
+    version: str,
+    contents: DatasetContents,
+    stamp: str,
+    advance: Callable[[], None],
 ) -> dict[str, int]:
-    """Write a data set, going on with what an earlier call has left of it.
+    """Write a data set, and resume what an earlier call has left unfinished.
 
-    A file is renamed to its own name and noted when it is whole. None is kept from a call with
-    another `stamp`, or with parts that hold something else.
+    A shard gets its file name when it is complete, and its labels are then recorded for a resumed
+    call. Shards of a call with another ``stamp`` or other contents are deleted.
 
     Args:
-        folder: where the set is made; no other process may write to it.
-        stamp: identifies the original files.
-        shown: is called once for each image that is in.
+        folder: Folder of the set; no other process may write to it.
+        name, version: Name and version of the set.
+        contents: Contents of the original files.
+        stamp: Identifies the original files.
+        advance: Function that is called once for each image written.
 
     Returns:
-        Split -> number of images.
+        Number of images of each split.
 
     Raises:
-        UserError: a part has no images; and what making its examples raises.
-        OSError: the folder cannot be written.
+        UserError: A shard has no images, or its examples cannot be made.
+        OSError: The folder cannot be written.
     """
-    files = _file_names(name, contents.parts)
-    _start(folder, "\n\n".join([stamp, *files, *(part.key for part in contents.parts)]))
-    written: dict[str, list[_Written]] = {}
-    for file, part in zip(files, contents.parts, strict=True):
-        done = _noted(folder, file)
+    files = _file_names(name, contents.shards)
+    _start(folder, "\n\n".join([stamp, *files, *(shard.key for shard in contents.shards)]))
+    written: dict[str, list[_WrittenShard]] = {}
+    for file, shard in zip(files, contents.shards, strict=True):
+        done = _finished(folder, file)
         if done is None:
-            done = _write_part(folder, file, part, contents, shown)
+            done = _write_shard(folder, file, shard, contents, advance)
         else:
             for _ in done.labels:
-                shown()
-        written.setdefault(part.split, []).append(done)
-    for split, done_parts in written.items():
-        # Not TFDS's. It saves readers from reading every image of a set for its labels.
-        labels = np.concatenate([done.labels for done in done_parts])
+                advance()
+        written.setdefault(shard.split, []).append(done)
+    for split, shards in written.items():
+        # This file is not TFDS's. Readers need not read every image of the set for its labels.
+        labels = np.concatenate([done.labels for done in shards])
         np.save(labels_file(folder, split, contents.label), labels)
     _describe(folder, name, version, contents, written)
-    shutil.rmtree(folder / NOTES)
-    return {split: sum(len(done.labels) for done in parts) for split, parts in written.items()}
+    shutil.rmtree(folder / RESUME_FOLDER)
+    return {split: sum(len(done.labels) for done in shards) for split, shards in written.items()}
 
 
-def _file_names(name: str, parts: Sequence[Part]) -> list[str]:
-    totals = Counter(part.split for part in parts)
+def _file_names(name: str, shards: Sequence[ShardContents]) -> list[str]:
+    totals = Counter(shard.split for shard in shards)
     seen: Counter[str] = Counter()
     files = []
-    for part in parts:
-        template = _template(Path(), name, part.split)
+    for shard in shards:
+        template = _template(Path(), name, shard.split)
         path = template.sharded_filepath(
-            shard_index=seen[part.split], num_shards=totals[part.split]
+            shard_index=seen[shard.split], num_shards=totals[shard.split]
         )
         files.append(path.name)
-        seen[part.split] += 1
+        seen[shard.split] += 1
     return files
 
 
@@ -110,65 +117,69 @@ def _template(folder: Path, name: str, split: str) -> Any:
 
 
 def _start(folder: Path, identity: str) -> None:
-    """Empty the folder, except of finished files of the same identity and their notes."""
-    notes = folder / NOTES
-    notes.mkdir(parents=True, exist_ok=True)
+    """Delete everything in the folder but finished shards of the same identity."""
+    records = folder / RESUME_FOLDER
+    records.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-    stamp = notes / _STAMP
+    stamp = records / _STAMP
     if not stamp.exists() or stamp.read_text() != digest:
-        for note in notes.glob("*.npz"):
-            note.unlink()
+        for record in records.glob("*.npz"):
+            record.unlink()
         stamp.write_text(digest)
     for path in folder.iterdir():
-        if path != notes and _noted(folder, path.name) is None:
+        if path != records and _finished(folder, path.name) is None:
             path.unlink()
 
 
-def _noted(folder: Path, file: str) -> _Written | None:
-    """Return what is noted of a file, or None if it is not finished."""
+def _finished(folder: Path, file: str) -> _WrittenShard | None:
+    """Return labels and size of a finished shard, or None if it is not finished."""
     try:
-        with np.load(folder / NOTES / f"{file}.npz", allow_pickle=False) as note:
-            done = _Written(note["labels"], int(note["size"]))
-    except _NO_NOTE:
+        with np.load(folder / RESUME_FOLDER / f"{file}.npz", allow_pickle=False) as record:
+            done = _WrittenShard(record["labels"], int(record["size"]))
+    except _UNREADABLE:
         return None
     return done if (folder / file).exists() else None
 
 
-def _write_part(
-    folder: Path, file: str, part: Part, contents: Contents, shown: Callable[[], None]
-) -> _Written:
-    label_row = _label_row(contents)
+def _write_shard(
+    folder: Path,
+    file: str,
+    shard: ShardContents,
+    contents: DatasetContents,
+    advance: Callable[[], None],
+) -> _WrittenShard:
+    label_row = _label_encoder(contents)
     unfinished = folder / f"{file}.part"
     labels, size = [], 0
     with _storing():
         writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), _OPTIONS)
     try:
-        for example in part.examples():
+        for example in shard.examples():
             record = contents.features.serialize_example(example)
             with _storing():
                 writer.write(record)
             labels.append(label_row(example[contents.label]))
             size += len(record)
-            shown()
+            advance()
     finally:
         with _storing():
             writer.close()
     if not labels:
-        raise UserError(f"{part.key} ({part.split}) has no images: give a whole copy")
-    # A note that survives a loss of power must not be of a file that did not.
-    with open(unfinished, "rb") as whole:
-        os.fsync(whole.fileno())
+        raise UserError(f"{shard.key} ({shard.split}) has no images: give a whole copy")
+    # After a power failure there must be no record of a shard that was not stored.
+    with open(unfinished, "rb") as stored:
+        os.fsync(stored.fileno())
     os.replace(unfinished, folder / file)
-    done = _Written(np.array(labels), size)
-    note = folder / NOTES / f"{file}.npz"
-    with open(note.with_suffix(".part"), "wb") as out:
+    done = _WrittenShard(np.array(labels), size)
+    resume_file = folder / RESUME_FOLDER / f"{file}.npz"
+    with open(resume_file.with_suffix(".part"), "wb") as out:
         np.savez(out, labels=done.labels, size=done.size)
-    os.replace(note.with_suffix(".part"), note)
+    os.replace(resume_file.with_suffix(".part"), resume_file)
     return done
 
 
-def _label_row(contents: Contents) -> Callable[[Any], npt.ArrayLike]:
-    """Return the function from an example's label to what is noted of it."""
+def _label_encoder(contents: DatasetContents) -> Callable[[Any], npt.ArrayLike]:
+    """Return the function from an example's label to its row in ``_WrittenShard.labels``."""
     feature = contents.features[contents.label]
     if isinstance(feature, tfds.features.ClassLabel):
         return np.int32
@@ -186,24 +197,25 @@ def _describe(
     folder: Path,
     name: str,
     version: str,
-    contents: Contents,
-    written: Mapping[str, Sequence[_Written]],
+    contents: DatasetContents,
+    written: Mapping[str, Sequence[_WrittenShard]],
 ) -> None:
+    """Write the descriptions of the set, which TFDS reads."""
     splits = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[len(done.labels) for done in parts],
-            num_bytes=sum(done.size for done in parts),
+            shard_lengths=[len(done.labels) for done in shards],
+            num_bytes=sum(done.size for done in shards),
             filename_template=_template(folder, name, split),
         )
-        for split, parts in written.items()
+        for split, shards in written.items()
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=contents.features,
         split_infos=splits,
         version=version,
-        # It would read an example with TensorFlow.
+        # The check would read an example with TensorFlow.
         check_data=False,
         description=f"{name}, written by flax_resnet in the order of the original files.",
         supervised_keys=("image", contents.label),
@@ -213,10 +225,10 @@ def _describe(
 
 @contextlib.contextmanager
 def _storing() -> Iterator[None]:
-    """Turn ArrayRecord's errors, which all are RuntimeErrors, into those of a failed write.
+    """Turn the RuntimeErrors of ArrayRecord into OSErrors, as a failed write raises them.
 
     Raises:
-        OSError: in place of RuntimeError.
+        OSError: A RuntimeError was raised inside the block.
     """
     try:
         yield

@@ -17,8 +17,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ...config import scaled_learning_rate
-from ...data import Framing, Source, Split
-from ...data.pipeline import CROP_DRAWS, Batch
+from ...data import UNIFORMS_PER_CROP, Batch, Framing, Source, Split
 from ...models import fold_batch_norm, stage_of
 from ..forward_pass import forward, static_batch_size
 from ..optim import create_schedule
@@ -40,7 +39,7 @@ class Features:
     Attributes:
         labels: Those of the split, without the images that cannot be read.
         bad: Path and reason of the files that cannot be read.
-        streams: True if there are several views of an image, one of which ``draws`` choose.
+        streams: True if there are several views of an image, one of which ``crop_uniforms`` choose.
         framing: That of the images.
     """
 
@@ -65,13 +64,14 @@ class Features:
         return self._shape
 
     def gather(
-        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
-        """``{"image": float [B, *image_shape], "label"}``; without draws, of the first view."""
+        """``{"image": float [B, *image_shape], "label"}``; without ``crop_uniforms``, of the first
+        view."""
         index = np.asarray(indices, np.int64)
         images = self._views[0][index]
-        if draws is not None:
-            chosen = (draws[:, 0] * len(self._views)).astype(np.int64)
+        if crop_uniforms is not None:
+            chosen = (crop_uniforms[:, 0] * len(self._views)).astype(np.int64)
             for number, view in enumerate(self._views[1:], 1):
                 images[chosen == number] = view[index[chosen == number]]
         return {"image": images, "label": self.labels[index]}
@@ -210,11 +210,12 @@ class _Extractor:
         jitted = None if augment is None else jax.jit(augment)
 
         def read(source: Source, indices: np.ndarray, hashes: Sequence[str]) -> Batch:
-            draws = None
+            crop_uniforms = None
             if source.streams and config.augment.random_resized_crop:
                 seeds = [[config.seed, number, int(one, 16)] for one in hashes]
-                draws = np.stack([np.random.default_rng(s).random(CROP_DRAWS) for s in seeds])
-            batch = source.gather(indices, draws)
+                generators = [np.random.default_rng(seed) for seed in seeds]
+                crop_uniforms = np.stack([g.random(UNIFORMS_PER_CROP) for g in generators])
+            batch = source.gather(indices, crop_uniforms)
             if jitted is not None:
                 index = np.array([int(one[:7], 16) for one in hashes], np.int32)
                 batch["image"] = np.asarray(jitted(key, batch["image"], index))
@@ -313,7 +314,7 @@ class _Subset:
         return len(self._indices)
 
     def gather(
-        self, indices: np.ndarray, draws: np.ndarray | None = None, size: int | None = None
+        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
     ) -> Batch:
         """See ``data.Source``."""
         hashes = [self.hashes[index] for index in indices]

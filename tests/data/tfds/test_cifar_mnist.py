@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data.published import PUBLISHED
-from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds import prepare
 from flax_resnet.download import PublishedFile
 
 ARCHIVES = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
@@ -19,7 +19,7 @@ FOLDERS = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request, cifar10, cifar100):
-    """The name of a set and its made files."""
+    """The name of a set and its synthetic files."""
     return request.param, {"cifar10": cifar10, "cifar100": cifar100}[request.param]
 
 
@@ -34,7 +34,7 @@ def test_cifar_is_bit_equal(form, cifar, archive, place, read_back, tmp_path):
     if form == "archive":
         source = tmp_path / ARCHIVES[name]
         source.write_bytes(archive(files, folder))
-    elif form == "no name":  # told by content
+    elif form == "no name":  # recognized by content
         source = tmp_path / "download"
         source.write_bytes(gzip.decompress(archive(files, folder)))
     else:
@@ -43,9 +43,9 @@ def test_cifar_is_bit_equal(form, cifar, archive, place, read_back, tmp_path):
     prepare(name, source, tmp_path)
     label_bytes = 1 if name == "cifar10" else 2
     for split in ("train", "test"):
-        parts = [files[file] for file in sorted(files)
+        contents = [files[file] for file in sorted(files)
                  if file.endswith(".bin") and ("test" in file) == (split == "test")]  # fmt: skip
-        records = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, label_bytes + 3072)
+        records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, label_bytes + 3072)
         images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         examples = read_back(name, tmp_path, split)
         np.testing.assert_array_equal([pixels(example) for example in examples], images)
@@ -68,13 +68,13 @@ def test_idx_sets_are_bit_equal(
         place(tmp_path / "files", {file.removesuffix(".gz"): content
                                    for file, content in idx_contents.items()})  # fmt: skip
     prepare(name, tmp_path / "files", tmp_path)
-    for split, part in (("train", "train"), ("test", "t10k")):
+    for split, prefix in (("train", "train"), ("test", "t10k")):
         examples = read_back(name, tmp_path, split)
-        stored = np.frombuffer(idx_contents[f"{part}-images-idx3-ubyte.gz"][16:], np.uint8)
+        stored = np.frombuffer(idx_contents[f"{prefix}-images-idx3-ubyte.gz"][16:], np.uint8)
         np.testing.assert_array_equal(
             [pixels(example) for example in examples], stored.reshape(-1, 28, 28)
         )
-        labels = idx_contents[f"{part}-labels-idx1-ubyte.gz"][8:]
+        labels = idx_contents[f"{prefix}-labels-idx1-ubyte.gz"][8:]
         assert [int(example["label"]) for example in examples] == list(labels)
 
 
@@ -87,7 +87,7 @@ def test_classes_are_the_published_names(idx_contents, place_idx, tmp_path):
     assert names[:3] == ["T-shirt/top", "Trouser", "Pullover"] and names[9] == "Ankle boot"
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 
 def changed_cifar(files, archive, folder, damage):
@@ -190,7 +190,7 @@ def test_a_file_of_the_set_in_place_of_its_folder(idx_contents, place_idx, refus
 def test_the_published_files_of_another_set_are_refused(
     idx_contents, place_idx, refused, tmp_path, monkeypatch
 ):
-    """Fashion-MNIST has files of MNIST's names, sizes of images and numbers of classes."""
+    """Fashion-MNIST and MNIST have equal file names, image sizes and numbers of classes."""
     place_idx(tmp_path / "files", idx_contents)
     files = sorted((tmp_path / "files").iterdir())
     published = []
@@ -202,15 +202,15 @@ def test_the_published_files_of_another_set_are_refused(
     assert "of fashion_mnist, not of mnist: give the folder of its 4 files" in message
 
 
-def test_a_partial_copy_is_prepared_and_the_difference_said(
+def test_a_partial_copy_is_prepared_and_the_difference_is_noted(
     cifar10_archive, read_back, tmp_path, console
 ):
-    """The checksum of what is given need not be the published one; the user is told."""
+    """The given file may have another checksum than the published one; a note reports it."""
     path = tmp_path / "mine.tar.gz"
     path.write_bytes(cifar10_archive)
     prepare("cifar10", path, tmp_path, console)
     assert len(read_back("cifar10", tmp_path, "train")) == 200
     text = console.text()
-    assert f"note: by checksum not what was published: {path}" in text
-    assert "note: published were 50,000 train, 10,000 test images" in text
-    assert "holds 200 train, 40 test" in text
+    assert f"note: by checksum not the published files: {path}" in text
+    assert "note: the published set has 50,000 train, 10,000 test images" in text
+    assert "has 200 train, 40 test" in text

@@ -1,7 +1,7 @@
-"""One image file to pixels: decoded whole, or the crop that training or evaluation asks for.
+"""Decoding of one image file to pixels: the whole image, a random crop, or a center crop.
 
-Pillow reads the header and does the work, but for the usual JPEGs, which `jpeg` does faster. Both
-let go of the interpreter's lock while they decode and resize, so threads run side by side.
+Pillow reads the header and decodes; ``jpeg`` is a faster path for ordinary JPEG files. Both release
+the interpreter lock while they decode and resize, so that several threads run in parallel.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from flax_resnet.data.images import jpeg
-from flax_resnet.data.images.crops import DRAWS, Box, box_of, checked_draws, crop_box
+from flax_resnet.data.images.crops import Box, box_of, checked_uniforms
 from flax_resnet.data.images.decoding import (
-    FORMATS,
     MAX_PIXELS,
     UPRIGHT,
-    BadImage,
     Content,
     named,
     opened,
@@ -30,33 +28,15 @@ from flax_resnet.data.images.decoding import (
     to_rgb,
 )
 
-__all__ = [
-    "DRAWS",
-    "FORMATS",
-    "MAX_PIXELS",
-    "BadImage",
-    "Box",
-    "Content",
-    "ImageHeader",
-    "Interpolation",
-    "Pixels",
-    "crop_box",
-    "random_resized_crop",
-    "read_header",
-    "read_image",
-    "resize_center_crop",
-    "thumbnail",
-]
-
 Pixels = npt.NDArray[np.uint8]
 Interpolation = Literal["bilinear", "bicubic"]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where what is cropped from it stays this many
-# times the target. 1 is fastest, and in training the difference to full decoding (1 to 4 of 255
-# on average where there is detail in every pixel, less in soft photos) drowns in the
-# augmentation. The numbers of an evaluation are compared with other people's: at 3 the
-# difference is less than 1, and mostly less than a half.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the cropped region then still has this many
+# times the target's size. 1 is fastest: in training the difference to full decoding (1 to 4 of
+# 255 on average if every pixel has detail, less in soft photos) is small next to the
+# augmentation. Results of an evaluation are compared with other implementations: at 3 the
+# difference is less than 1, and usually less than a half.
 _TRAINING_MARGIN = 1
 _EVALUATION_MARGIN = 3
 _SIDEWAYS = (5, 6, 7, 8)
@@ -64,10 +44,11 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the beginning of an image file says; height and width in pixels, when upright.
+    """Format and size of an image file, from its header.
 
     Attributes:
-        format: one of `FORMATS`.
+        format: One of ``FORMATS``.
+        height, width: Size of the upright image, in pixels.
     """
 
     format: str
@@ -76,52 +57,55 @@ class ImageHeader:
 
 
 _Choice = tuple[Box, Box, tuple[int, int]]
-"""A box, what a filter may see around it, and (height, width) of the result; all upright."""
+"""For the upright image: the box to resize, the box that the filter may read around it, and
+``(height, width)`` of the result."""
 
 _Plan = tuple[int, tuple[int, int, int, int], tuple[float, float, float, float]]
-"""1 / the scale to decode at, and left, top, right and bottom there: of what is seen, and of what
-is resized, counted from the corner of the former."""
+"""1 / the scale to decode at, then left, top, right and bottom at this scale: of the region that is
+read, and of the region that is resized, measured from the corner of the former."""
 
 
 def read_header(content: Content, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Return format and size without decoding.
+    """Read the format and the size of an image without decoding it.
 
     Raises:
-        BadImage: as for `read_image`, as far as the header tells.
+        BadImage: As for ``read_image``, as far as the header shows it.
     """
     with opened(content, max_pixels) as image:
         height, width = _upright_size(image)
-        # MPO is a JPEG with further pictures behind the first, as some phones write them.
+        # MPO is a JPEG file with more pictures after the first, as some phones write it.
         name = "JPEG" if image.format in (None, "MPO") else str(image.format)
         return ImageHeader(name, height, width)
 
 
 def read_image(content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a JPEG, PNG, WebP, BMP, GIF (the first frame) or TIFF to uint8 [H, W, 3].
+    """Decode a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF file to uint8 ``[H, W, 3]``.
 
-    Colours are those of Pillow's `convert("RGB")`, and so of torchvision and timm: grey is
-    repeated, palettes are looked up, transparency is dropped (the colour below it shows), CMYK
-    is converted without a profile. Unlike there, 16 bits of grey are scaled to 8 and not
-    clipped, and the EXIF orientation is applied.
+    Colors are those of Pillow's ``convert("RGB")``, which torchvision and timm use too: gray is
+    repeated, palettes are looked up, transparency is dropped (the color below it shows), CMYK is
+    converted without a profile. Two things differ: 16-bit gray is scaled to 8 bits instead of
+    being clipped, and the EXIF orientation is applied.
 
     Args:
-        max_pixels: most pixels a file may have by its header. Pillow itself refuses twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, 179 million.
+        content: The bytes of the file, or its path.
+        max_pixels: Largest number of pixels that the header may give. Pillow itself refuses twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million.
 
     Raises:
-        BadImage: not such a file, damaged, cut off, too many pixels, or not to be read.
+        BadImage: The file cannot be read, has another format, is damaged or truncated, or has too
+            many pixels.
     """
 
-    def all_of_it(height: int, width: int) -> _Choice:
+    def whole_image(height: int, width: int) -> _Choice:
         whole = Box(0, 0, height, width)
         return whole, whole, (height, width)
 
-    return _pixels(content, max_pixels, all_of_it)
+    return _pixels(content, max_pixels, whole_image)
 
 
 def random_resized_crop(
     content: Content,
-    draws: npt.ArrayLike,
+    crop_uniforms: npt.ArrayLike,
     size: int,
     *,
     scale: tuple[float, float] = (0.08, 1.0),
@@ -129,21 +113,25 @@ def random_resized_crop(
     interpolation: Interpolation = "bilinear",
     max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
-    """Crop a random part and resize it, antialiased, to uint8 [size, size, 3].
+    """Decode a random crop and resize it, antialiased, to uint8 ``[size, size, 3]``.
 
     Args:
-        draws: see `crop_box`.
-        scale, ratio: see `crop_box`.
+        content: The bytes of the file, or its path.
+        crop_uniforms: Random numbers that determine the crop, see ``crop_box``.
+        size: Height and width of the result.
+        scale, ratio: Limits of the crop, see ``crop_box``.
+        interpolation: Filter of the resizing.
+        max_pixels: As for ``read_image``.
 
     Raises:
-        BadImage: as for `read_image`.
-        ValueError: draws that `crop_box` does not take.
+        BadImage: As for ``read_image``.
+        ValueError: ``crop_box`` does not take these ``crop_uniforms``.
     """
-    checked = checked_draws(draws)
+    checked = checked_uniforms(crop_uniforms)
 
     def crop(height: int, width: int) -> _Choice:
         box = box_of(height, width, checked, scale, ratio)
-        # Resizing sees nothing outside the box: torchvision crops first.
+        # The filter reads nothing outside the box, because torchvision crops first.
         return box, box, (size, size)
 
     return _pixels(content, max_pixels, crop, interpolation, _TRAINING_MARGIN)
@@ -157,50 +145,56 @@ def resize_center_crop(
     interpolation: Interpolation = "bilinear",
     max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
-    """Resize the shorter side, antialiased, and crop the middle: uint8 [crop, crop, 3].
+    """Resize the shorter side, antialiased, and crop the center: uint8 ``[crop, crop, 3]``.
 
-    Sizes and places are rounded as torchvision rounds them.
+    Sizes and positions are rounded as torchvision rounds them.
 
     Args:
-        resize: the shorter side after resizing, in pixels, at least `crop`.
+        content: The bytes of the file, or its path.
+        resize: Length of the shorter side after resizing, in pixels, at least ``crop``.
+        crop: Height and width of the result.
+        interpolation: Filter of the resizing.
+        max_pixels: As for ``read_image``.
 
     Raises:
-        BadImage: as for `read_image`.
-        ValueError: `resize` is less than `crop`, or `crop` less than 1.
+        BadImage: As for ``read_image``.
+        ValueError: ``resize`` is less than ``crop``, or ``crop`` is less than 1.
     """
     if not 1 <= crop <= resize:
-        raise ValueError(f"resize to {resize} and crop of {crop}: 1 <= crop <= resize")
+        raise ValueError(
+            f"resize={resize} and crop={crop}: crop must be at least 1 and at most resize"
+        )
 
-    def middle(height: int, width: int) -> _Choice:
+    def center(height: int, width: int) -> _Choice:
         shorter = min(height, width)
-        tall, wide = int(resize * height / shorter), int(resize * width / shorter)
-        top, left = round((tall - crop) / 2), round((wide - crop) / 2)
-        # Only the crop is computed, from its part of the image and the pixels around
-        # that part which the filter reaches.
-        down, across = height / tall, width / wide
+        new_height, new_width = int(resize * height / shorter), int(resize * width / shorter)
+        top, left = round((new_height - crop) / 2), round((new_width - crop) / 2)
+        # Only the crop is computed, from its region of the image and the pixels around that
+        # region which the filter reaches.
+        down, across = height / new_height, width / new_width
         box = Box(top * down, left * across, crop * down, crop * across)
         whole = Box(0, 0, height, width)
         return box, whole, (crop, crop)
 
-    return _pixels(content, max_pixels, middle, interpolation)
+    return _pixels(content, max_pixels, center, interpolation)
 
 
 def thumbnail(content: Content, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Squeeze the whole image to uint8 [*size, 3], whatever its proportions.
+    """Squeeze the whole image to uint8 ``[*size, 3]``, regardless of its proportions.
 
     Raises:
-        BadImage: as for `read_image`.
+        BadImage: As for ``read_image``.
     """
 
-    def all_of_it(height: int, width: int) -> _Choice:
+    def whole_image(height: int, width: int) -> _Choice:
         whole = Box(0, 0, height, width)
         return whole, whole, size
 
-    return _pixels(content, max_pixels, all_of_it)
+    return _pixels(content, max_pixels, whole_image)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return (height, width)."""
+    """Return ``(height, width)`` of the image when it is upright."""
     width, height = image.size
     return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
 
@@ -212,9 +206,9 @@ def _pixels(
     interpolation: Interpolation = "bilinear",
     margin: int = _EVALUATION_MARGIN,
 ) -> Pixels:
-    """Return uint8 [*size, 3] of what is chosen of an image, given its height and width."""
+    """Return uint8 ``[*size, 3]`` of the region that ``choose(height, width)`` returns."""
     name, data = named(content)
-    # The usual JPEG needs nothing of Pillow, whose opening takes a tenth of the time.
+    # An ordinary JPEG does not need Pillow, whose opening would take a tenth of the time.
     stored = jpeg.plain_size(data)
     if stored is not None and math.prod(stored) <= min(max_pixels, MAX_PIXELS):
         box, visible, size = choose(*stored)
@@ -228,7 +222,7 @@ def _pixels(
 
 
 def _as_stored(box: Box, upright: tuple[int, int], turned: int) -> Box:
-    """Return where a box of the upright image lies in the stored one."""
+    """Return the box of the stored image that shows a box of the upright one."""
     height, width = upright
     left = width - box.left - box.width if turned in (2, 3, 6, 7) else box.left
     top = height - box.top - box.height if turned in (3, 4, 7, 8) else box.top
@@ -238,15 +232,17 @@ def _as_stored(box: Box, upright: tuple[int, int], turned: int) -> Box:
 
 
 def _planned(box: Box, visible: Box, size: tuple[int, int], margin: int | None) -> _Plan:
-    """Return how to decode and cut an image so that `box` can be resized to `size`; without a
-    margin it is decoded in its own size."""
+    """Return how to decode and crop an image so that ``box`` can be resized to ``size``.
+
+    Without a margin the image is decoded in its own size.
+    """
     fit = 0 if margin is None else min(box.height / size[0], box.width / size[1]) / margin
     shrink = 1 if fit < 2 else 2 if fit < 4 else 4 if fit < 8 else 8
-    # The scale is 1 / shrink exactly, though the last pixel may reach over the edge.
+    # The scale is exactly 1 / shrink, although the last pixel may extend beyond the edge.
     left, top = math.floor(visible.left / shrink), math.floor(visible.top / shrink)
     right = math.ceil((visible.left + visible.width) / shrink)
     bottom = math.ceil((visible.top + visible.height) / shrink)
-    # min: rounding must not carry the box over the edge, which is refused.
+    # min: rounding must not move the box beyond the edge, which the resizers refuse.
     inner = (
         box.left / shrink - left,
         box.top / shrink - top,
@@ -264,7 +260,8 @@ def _from_jpeg(
     interpolation: Interpolation,
     margin: int,
 ) -> Pixels | None:
-    """Return a part of a JPEG, uint8 [*size, 3], as it is stored; None: only Pillow may read it."""
+    """Return a resized region of a stored JPEG, uint8 ``[*size, 3]``, or None if ``jpeg`` cannot
+    read the file and Pillow must."""
     shrink, (left, top, right, bottom), inner = plan
     quick = margin == _TRAINING_MARGIN
     whole = jpeg.decode(data, stored, shrink, rows=bottom, quick=quick)
@@ -282,10 +279,10 @@ def _resampled(
     interpolation: Interpolation,
     margin: int,
 ) -> Pixels:
-    """Resize `box` to uint8 [*size, 3]; the filter may reach beyond it into `visible`.
+    """Resize ``box`` to uint8 ``[*size, 3]``; the filter may read beyond it, inside ``visible``.
 
-    Both boxes are of the upright image; `visible` has whole numbers. `data` is the file, unless
-    `jpeg` could not read it.
+    Both boxes refer to the upright image, and ``visible`` has whole numbers. ``data`` is the file,
+    or None if ``jpeg`` could not read it.
     """
     turned, upright = orientation(image), _upright_size(image)
     box, visible = _as_stored(box, upright, turned), _as_stored(visible, upright, turned)

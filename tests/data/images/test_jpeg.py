@@ -1,4 +1,4 @@
-"""The quick way through a JPEG: the pixels are Pillow's, and what is unusual is left to Pillow."""
+"""The fast path for JPEG files: pixels equal Pillow's, and unusual files are left to Pillow."""
 
 import io
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flax_resnet.data.images import jpeg
-from flax_resnet.data.images.reading import (
-    DRAWS,
+from flax_resnet.data.images import (
+    UNIFORMS_PER_CROP,
     crop_box,
+    jpeg,
     random_resized_crop,
     read_image,
     resize_center_crop,
@@ -19,7 +19,7 @@ from flax_resnet.data.images.reading import (
 
 
 def photo(height, width, channels=3):
-    """Soft blobs and some noise."""
+    """Return smooth blobs with some noise."""
     rng = np.random.default_rng(height * width)
     small = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
     soft = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
@@ -36,7 +36,7 @@ def encoded(pixels, **options):
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_decoded_pixels_are_pillows(shrink, subsampling, channels):
+def test_decoded_pixels_equal_pillows(shrink, subsampling, channels):
     height, width = 61, 83
     content = encoded(photo(height, width, channels), subsampling=subsampling, quality=90)
     size = -(-height // shrink), -(-width // shrink)
@@ -51,9 +51,9 @@ def test_decoded_pixels_are_pillows(shrink, subsampling, channels):
 @pytest.mark.parametrize("shrink", [1, 2])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_no_more_is_decoded_than_the_rows_asked_for(shrink, options, channels):
+def test_only_the_requested_rows_are_decoded(shrink, options, channels):
     size = (93, 83)
-    # Restart markers, as cameras write them, stand in what is left out too.
+    # The rows that are left out also have restart markers, as cameras write them.
     content = encoded(photo(*size, channels), quality=95, restart_marker_blocks=3, **options)
     whole = jpeg.decode(content, size, shrink).copy()
     lowest = []
@@ -65,7 +65,7 @@ def test_no_more_is_decoded_than_the_rows_asked_for(shrink, options, channels):
     assert (lowest[0] < len(whole)) == ("progressive" not in options)
 
 
-def test_quick_decoding_is_two_levels_away_at_most_on_average():
+def test_fast_decoding_differs_by_at_most_two_levels_on_average():
     pixels = photo(150, 200)
     content = encoded(pixels, quality=90)
     exact = jpeg.decode(content, (150, 200)).astype(int)
@@ -74,25 +74,25 @@ def test_quick_decoding_is_two_levels_away_at_most_on_average():
 
 
 @pytest.mark.parametrize("subsampling", [0, 2])
-def test_training_crops_are_exact_decodings_to_two_levels_on_average(subsampling):
-    """The quick transform rounds down, by about a level; resizing rounds by a quarter of one."""
+def test_training_crops_differ_from_exact_ones_by_two_levels_on_average(subsampling):
+    """The fast transform rounds down by about one level, and resizing by a quarter of a level."""
     height, width, size = 375, 500, 224
     content = encoded(photo(height, width), quality=90, subsampling=subsampling)
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     rng = np.random.default_rng(0)
     for _ in range(8):
-        draws = rng.random(DRAWS)
-        found = random_resized_crop(content, draws, size).astype(int)
-        top, left, tall, wide = crop_box(height, width, draws)
+        uniforms = rng.random(UNIFORMS_PER_CROP)
+        found = random_resized_crop(content, uniforms, size).astype(int)
+        top, left, box_height, box_width = crop_box(height, width, uniforms)
 
-        def exact(across, place=(left, top, left + wide, top + tall)):
-            part = whole.crop((place[0] + across, place[1], place[2] + across, place[3]))
-            return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR), int)
+        def exact(across, box=(left, top, left + box_width, top + box_height)):
+            region = whole.crop((box[0] + across, box[1], box[2] + across, box[3]))
+            return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR), int)
 
         apart = found - exact(0)
         assert np.abs(apart).mean() < 2
-        assert np.abs(apart.mean((0, 1))).max() < 1.5  # of each colour: no tint
-        assert np.abs(found - exact(1))[:, :-4].mean() > 3  # of a pixel's shift
+        assert np.abs(apart.mean((0, 1))).max() < 1.5  # the mean of each colour channel: no tint
+        assert np.abs(found - exact(1))[:, :-4].mean() > 3  # fraction of a pixel's shift
 
 
 @settings(deadline=None, max_examples=60, database=None)
@@ -102,7 +102,7 @@ def test_training_crops_are_exact_decodings_to_two_levels_on_average(subsampling
     edges=st.lists(st.floats(0, 1), min_size=4, max_size=4),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_resizing_a_part_is_pillows_to_rounding(shape, size, edges, interpolation):
+def test_resizing_a_box_equals_pillow_up_to_rounding(shape, size, edges, interpolation):
     pixels = photo(*shape)
     (left, right), (top, bottom) = sorted(edges[:2]), sorted(edges[2:])
     box = (
@@ -115,23 +115,25 @@ def test_resizing_a_part_is_pillows_to_rounding(shape, size, edges, interpolatio
     expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], method, box=box), np.int16)
     found = jpeg.resize(pixels, box, size, interpolation)
     assert found.shape == (*size, 3) and found.dtype == np.uint8
-    # Where a cubic overshoots, a few pixels are rounded otherwise between the two axes.
+    # Where a cubic overshoots, a few pixels are rounded differently between the two axes.
     assert np.abs(found - expected).max() <= {"bilinear": 1, "bicubic": 8}[interpolation]
 
 
-def test_a_part_of_a_larger_array_is_resized_alone():
+def test_a_view_of_a_larger_array_is_resized_alone():
     pixels = photo(40, 50)
-    part = pixels[5:25, 10:40]
-    expected = np.asarray(Image.fromarray(part).resize((7, 9), Image.Resampling.BILINEAR), np.int16)
-    assert np.abs(jpeg.resize(part, (0, 0, 30, 20), (9, 7)) - expected).max() <= 1
+    region = pixels[5:25, 10:40]
+    expected = np.asarray(
+        Image.fromarray(region).resize((7, 9), Image.Resampling.BILINEAR), np.int16
+    )
+    assert np.abs(jpeg.resize(region, (0, 0, 30, 20), (9, 7)) - expected).max() <= 1
 
 
-def test_what_is_unusual_is_left_to_pillow():
+def test_unusual_files_are_left_to_pillow():
     content = encoded(photo(40, 50))
     assert jpeg.decode(content[: len(content) // 2], (40, 50)) is None
     assert jpeg.decode(content[: len(content) // 2], (40, 50), rows=1) is None
     assert jpeg.decode(b"<html>", (1, 1)) is None
-    # Bytes after the end, which Pillow reads over.
+    # Bytes after the end, which Pillow ignores.
     assert read_image(content + b"more").shape == (40, 50, 3)
     rng = np.random.default_rng(0)
     cmyk = Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8), "CMYK")
@@ -142,7 +144,7 @@ def test_what_is_unusual_is_left_to_pillow():
     np.testing.assert_array_equal(read_image(buffer.getvalue()), expected)
 
 
-def test_photos_go_the_quick_way(monkeypatch):
+def test_photos_take_the_fast_path(monkeypatch):
     content = encoded(photo(75, 100))
     crops = [
         lambda: random_resized_crop(content, np.full(22, 0.5), 32),

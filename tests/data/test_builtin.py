@@ -1,4 +1,4 @@
-"""Data sets: names, splits, and where their files are found."""
+"""Data sets by name: splits, and the folders of their files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from flax_resnet import download
-from flax_resnet.data import datasets
-from flax_resnet.data.datasets import Dataset, Split, dataset_names, load_dataset
+from flax_resnet.data import Dataset, Split, builtin, dataset_names, load_dataset
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.download import PublishedFile
 from flax_resnet.errors import UserError
 
-# What the fixtures of conftest.py are.
+# Types of the fixtures in conftest.py.
 Files = dict[str, bytes]
 PlaceCifar = Callable[..., Path]
 PlaceIdx = Callable[[Path, Files], None]
@@ -58,14 +57,14 @@ def test_digits_is_the_bundled_set() -> None:
 
 
 @pytest.mark.parametrize("validation", [0.1, 0.25])
-def test_validation_is_carved_from_train_in_proportion(validation: float) -> None:
+def test_validation_is_held_out_of_train_in_proportion(validation: float) -> None:
     whole = load_dataset("digits", validation=0)
     data = load_dataset("digits", validation=validation)
     assert len(data.validation) == round(validation * 1437)
     np.testing.assert_array_equal(data.test.images, whole.test.images)
     assert sorted(rows(data.train) + rows(data.validation)) == sorted(rows(whole.train))
-    share = np.bincount(data.validation.labels) / np.bincount(whole.train.labels)
-    np.testing.assert_allclose(share, validation, atol=0.01)
+    fraction = np.bincount(data.validation.labels) / np.bincount(whole.train.labels)
+    np.testing.assert_allclose(fraction, validation, atol=0.01)
 
 
 def test_split_does_not_follow_the_training_seed() -> None:
@@ -91,7 +90,7 @@ def test_impossible_validation(validation: float) -> None:
         load_dataset("digits", validation=validation)
 
 
-def test_gather_takes_the_asked_images_in_order() -> None:
+def test_gather_takes_the_requested_images_in_order() -> None:
     images = np.arange(2 * 3 * 2 * 2, dtype=np.uint8).reshape(-1, 2, 2, 1)
     split = Split(images, np.arange(6, dtype=np.int32))
     batch = split.gather(np.array([4, 0, 4]))
@@ -113,14 +112,14 @@ def test_gather_takes_the_asked_images_in_order() -> None:
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.int64)),
     ],
 )
-def test_split_refuses_what_does_not_belong_together(
+def test_split_refuses_arrays_that_do_not_fit_together(
     images: np.ndarray, labels: np.ndarray
 ) -> None:
     with pytest.raises(ValueError, match=r"images|labels"):
         Split(images, labels)
 
 
-# --- where files are found ---------------------------------------------------
+# --- Folders of the files ---------------------------------------------------
 
 
 def test_own_folder_comes_before_the_shared_one(tmp_path: Path, place_cifar10: PlaceCifar) -> None:
@@ -130,7 +129,7 @@ def test_own_folder_comes_before_the_shared_one(tmp_path: Path, place_cifar10: P
     assert len(load_dataset("cifar10", tmp_path).test) == 40
 
 
-def test_default_place(
+def test_default_folder(
     tmp_path: Path, place_cifar10: PlaceCifar, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:
     base = tmp_path / "home" / "tensorflow_datasets" / "downloads"
@@ -141,7 +140,7 @@ def test_default_place(
     assert len(load_dataset("mnist").test) == 20
 
 
-def test_default_place_does_not_mix_up_the_idx_sets(
+def test_default_folder_does_not_mix_up_the_idx_sets(
     tmp_path: Path, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:
     place_idx(tmp_path / "home" / "tensorflow_datasets" / "downloads", idx_contents)
@@ -149,7 +148,7 @@ def test_default_place_does_not_mix_up_the_idx_sets(
         load_dataset("fashion_mnist", download=False)
 
 
-def test_half_a_set_is_not_filled_up_from_another_folder(
+def test_an_incomplete_set_is_not_completed_from_another_folder(
     tmp_path: Path, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:
     place_idx(tmp_path, idx_contents)
@@ -176,17 +175,17 @@ def test_absent_with_download_off(tmp_path: Path, name: str) -> None:
 def test_only_absent_files_are_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:
-    asked = []
+    requested = []
 
     def serve(file: PublishedFile, target: Path, otherwise: str) -> None:
-        asked.append(file.url)
+        requested.append(file.url)
         place_idx(target.parent, {target.name: idx_contents[target.name]})
 
-    monkeypatch.setattr(datasets, "fetch", serve)
+    monkeypatch.setattr(builtin, "fetch", serve)
     place_idx(tmp_path / "mnist", {TRAIN_IMAGES: idx_contents[TRAIN_IMAGES]})
-    for _ in range(2):  # the second time nothing is absent
+    for _ in range(2):  # the second time no file is absent
         assert len(load_dataset("mnist", tmp_path).test) == 20
-        assert asked == [file.url for file in PUBLISHED["mnist"] if file.name != TRAIN_IMAGES]
+        assert requested == [file.url for file in PUBLISHED["mnist"] if file.name != TRAIN_IMAGES]
 
 
 def test_failed_download_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +193,7 @@ def test_failed_download_reaches_the_user(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no network")
 
     monkeypatch.setattr(download, "_open", broken)
-    monkeypatch.setattr(datasets, "fetch", download.fetch)
+    monkeypatch.setattr(builtin, "fetch", download.fetch)
     with pytest.raises(UserError, match="no network") as caught:
         load_dataset("cifar10", tmp_path)
     assert str(tmp_path / "cifar10") in str(caught.value)

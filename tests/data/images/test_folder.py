@@ -1,4 +1,4 @@
-"""Folders of images: which layouts are understood, what is passed over, and what is refused."""
+"""Image folders: accepted layouts, ignored files, and refused folders."""
 
 import os
 import shutil
@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.images.folder import find_images
-from flax_resnet.data.images.records import ImageRecords, Records, split_of_content
+from flax_resnet.data.images import ImageRecords, Records, find_images, split_of_content
 from flax_resnet.errors import UserError
 
 
 def write(root: Path, *names: str) -> Path:
-    """Write files whose content is their name: finding images does not decode them."""
+    """Write files whose content is their name, because finding images does not decode them."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
@@ -23,17 +22,22 @@ def write(root: Path, *names: str) -> Path:
 
 
 def found(records: Records, root: Path) -> list[tuple[str, int]]:
-    """(path below the root, label) of every image of a split."""
+    """Return (path relative to the root, label) of every image of a split."""
     paths = [Path(path).relative_to(root).as_posix() for path in records.paths]
     return list(zip(paths, records.labels.tolist(), strict=True))
 
 
 def all_of(images: ImageRecords, root: Path) -> list[tuple[str, int]]:
-    return sorted(pair for part in images.splits.values() for pair in found(part, root))
+    return sorted(pair for split in images.splits.values() for pair in found(split, root))
 
 
-def told(root: Path, **options) -> str:
-    """The sentence that a folder is refused with."""
+def splits_of_paths(images: ImageRecords) -> dict[str, str]:
+    """Return the split of every path."""
+    return {path: split for split, records in images.splits.items() for path in records.paths}
+
+
+def message_of(root: Path, **options) -> str:
+    """Return the message with which a folder is refused."""
     with pytest.raises(UserError) as caught:
         find_images(root, **options)
     assert "\n" not in str(caught.value)
@@ -68,7 +72,9 @@ def test_validation_is_taken_out_of_train_where_only_test_has_a_folder(tmp_path)
     write(tmp_path, *(f"train/{c}/{n}.jpg" for c in "ab" for n in range(40)), "test/a/0.jpg")
     images = find_images(tmp_path, ratios=(3, 1, 0))
     assert len(images.train) + len(images.validation) == 80
-    assert 8 <= len(images.validation) <= 34  # 20 expected; six deviations to each side
+    assert (
+        8 <= len(images.validation) <= 34
+    )  # 20 expected; six standard deviations in both directions
     assert len(images.test) == 1
     assert any("no validation images" in note for note in images.notes)
 
@@ -92,7 +98,7 @@ def test_the_order_of_the_classes_can_be_given(tmp_path):
     assert any("1 class has no image in train (c)" in note for note in images.notes)
 
 
-# --- The split by content ----------------------------------------------------
+# --- Splits by content ----------------------------------------------------
 
 
 @settings(deadline=None, max_examples=30, database=None)
@@ -110,12 +116,16 @@ def test_added_files_do_not_move_old_ones(contents, data):
 def test_a_folder_that_grows_keeps_its_splits(tmp_path):
     write(tmp_path, *(f"{c}/{n}.jpg" for c in "ab" for n in range(50)))
     before = {
-        path: split for split, part in find_images(tmp_path).splits.items() for path in part.paths
+        path: split
+        for split, records in find_images(tmp_path).splits.items()
+        for path in records.paths
     }
     write(tmp_path, *(f"{c}/new{n}.jpg" for c in "abc" for n in range(50)))
     (tmp_path / "a" / "7.jpg").rename(tmp_path / "a" / "renamed.jpg")
     after = {
-        path: split for split, part in find_images(tmp_path).splits.items() for path in part.paths
+        path: split
+        for split, records in find_images(tmp_path).splits.items()
+        for path in records.paths
     }
     moved = str(tmp_path / "a" / "7.jpg")
     assert after[str(tmp_path / "a" / "renamed.jpg")] == before.pop(moved)
@@ -126,26 +136,28 @@ def test_each_class_is_split_in_the_ratios(tmp_path):
     write(tmp_path, *(f"{c}/{n}.jpg" for c in "ab" for n in range(400)))
     images = find_images(tmp_path, ratios=(8, 1, 1))
     for label in range(2):
-        counts = [np.count_nonzero(part.labels == label) for part in images.splits.values()]
+        counts = [np.count_nonzero(split.labels == label) for split in images.splits.values()]
         # Binomial: six standard deviations of 400 draws.
         assert np.abs(np.array(counts) - (320, 40, 40)).max() <= 6 * np.sqrt(400 * 0.8 * 0.2)
         assert sum(counts) == 400
 
 
-def test_equal_files_are_never_on_two_sides(tmp_path):
+def test_equal_files_are_in_the_same_split(tmp_path):
     for number in range(40):
         write(tmp_path, f"a/{number}.jpg", f"b/{number}.jpg")
         shutil.copy(tmp_path / f"a/{number}.jpg", tmp_path / f"a/copy of {number}.jpg")
     images = find_images(tmp_path)
-    place = {path: split for split, part in images.splits.items() for path in part.paths}
+    split_of = {path: split for split, records in images.splits.items() for path in records.paths}
     for number in range(40):
-        assert place[f"{tmp_path}/a/{number}.jpg"] == place[f"{tmp_path}/a/copy of {number}.jpg"]
+        assert (
+            split_of[f"{tmp_path}/a/{number}.jpg"] == split_of[f"{tmp_path}/a/copy of {number}.jpg"]
+        )
 
 
-# --- What is passed over, and said -------------------------------------------
+# --- Ignored files and their notes -------------------------------------------
 
 
-def noted(root: Path, sentence: str, *names: str) -> None:
+def assert_noted(root: Path, sentence: str, *names: str) -> None:
     images = find_images(root, ratios=(1, 0, 0))
     (note,) = [note for note in images.notes if sentence in note]
     assert str(root) in note and all(name in note for name in names), note
@@ -161,20 +173,20 @@ def two(tmp_path):
 def test_an_empty_class_folder_is_left_out_and_named(two):
     (two / "empty").mkdir()
     write(two, "papers/read.txt")
-    noted(two, "folders without images are left out", "empty", "papers")
+    assert_noted(two, "folders without images are left out", "empty", "papers")
 
 
-def test_a_lone_file_beside_the_class_folders_is_named(two):
+def test_a_file_next_to_the_class_folders_is_named(two):
     write(two, "lone.jpg", "notes.txt")
-    noted(two, "files beside the class folders are ignored", "lone.jpg", "notes.txt")
+    assert_noted(two, "files next to the class folders are ignored", "lone.jpg", "notes.txt")
 
 
 def test_files_of_other_endings_are_named(two):
     write(two, "a/labels.csv", "b/film.mp4")
-    noted(two, "files without an image's ending are ignored", "a/labels.csv", "b/film.mp4")
+    assert_noted(two, "files without an image's ending are ignored", "a/labels.csv", "b/film.mp4")
 
 
-def test_hidden_files_and_what_macos_leaves_are_not_mentioned(two):
+def test_hidden_files_and_files_of_macos_are_not_mentioned(two):
     write(two, ".DS_Store", "a/._1.jpg", "__MACOSX/a/1.jpg", ".cache/a/1.jpg")
     images = find_images(two, ratios=(1, 0, 0))
     assert images.notes == ()
@@ -183,7 +195,7 @@ def test_hidden_files_and_what_macos_leaves_are_not_mentioned(two):
 
 @pytest.mark.parametrize("target", [".", "..", "../../two/a", "../b/round"])
 def test_links_in_a_circle_end(two, target):
-    """To the folder itself, the root, itself by another way, and through another class."""
+    """Links to its own folder, to the root, to itself by another path, and through a class."""
     (two / "a" / "round").symlink_to(target)
     (two / "b" / "round").symlink_to("../a/round")
     images = find_images(two, ratios=(1, 0, 0))
@@ -199,14 +211,14 @@ def test_links_to_folders_elsewhere_are_followed(two, tmp_path):
     assert [name for name, label in all_of(images, two) if label == 2] == ["c/3.jpg", "c/in/4.jpg"]
 
 
-def test_links_that_lead_nowhere_are_named(two):
+def test_broken_links_are_named(two):
     (two / "a" / "gone.jpg").symlink_to("nowhere.jpg")
-    noted(two, "links that lead nowhere, and pipes and the like, are ignored", "a/gone.jpg")
+    assert_noted(two, "broken links, pipes and other special files are ignored", "a/gone.jpg")
 
 
 def test_a_pipe_named_like_an_image_is_not_waited_for(two):
     os.mkfifo(two / "a" / "pipe.jpg")
-    noted(two, "links that lead nowhere, and pipes and the like, are ignored", "a/pipe.jpg")
+    assert_noted(two, "broken links, pipes and other special files are ignored", "a/pipe.jpg")
 
 
 def test_a_class_that_validation_lacks_is_named(tmp_path):
@@ -215,13 +227,13 @@ def test_a_class_that_validation_lacks_is_named(tmp_path):
     assert "1 class has no image in validation (b)" in note
 
 
-def test_folders_without_images_beside_the_splits_are_named(tmp_path):
+def test_folders_without_images_next_to_the_splits_are_named(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "docs/x.txt")
     (note,) = find_images(tmp_path).notes
-    assert "beside the splits are ignored (docs)" in note
+    assert "next to the splits are ignored (docs)" in note
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -238,36 +250,36 @@ def test_folders_without_images_beside_the_splits_are_named(tmp_path):
         (("train/a/1.jpg", "train/b/1.jpg", "val/x.txt"), "val has no images"),
     ],
 )
-def test_what_is_not_laid_out_so_is_refused(tmp_path, names, sentence):
-    message = told(write(tmp_path, *names))
+def test_other_layouts_are_refused(tmp_path, names, sentence):
+    message = message_of(write(tmp_path, *names))
     assert sentence in message and str(tmp_path) in message
 
 
 def test_classes_that_differ_between_splits_are_named_with_both_folders(tmp_path):
-    message = told(write(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/Cat/1.jpg"))
-    assert all(part in message for part in (str(tmp_path / "val"), str(tmp_path / "train"), "Cat"))
+    message = message_of(write(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/Cat/1.jpg"))
+    assert all(text in message for text in (str(tmp_path / "val"), str(tmp_path / "train"), "Cat"))
     assert "rename or remove" in message
 
 
-def test_a_class_that_was_not_asked_for_is_refused(two):
-    assert "not among those asked for: b" in told(two, classes=("a", "c"))
+def test_a_class_that_is_not_expected_is_refused(two):
+    assert "not among those expected: b" in message_of(two, classes=("a", "c"))
 
 
 @pytest.mark.parametrize("ratios", [(0, 1, 1), (8, -1, 1), (8, 1), (float("nan"), 1, 1)])
-def test_ratios_that_are_none_are_refused(two, ratios):
-    assert "give the shares of train, validation and test" in told(two, ratios=ratios)
+def test_invalid_ratios_are_refused(two, ratios):
+    assert "give the proportions of train, validation and test" in message_of(two, ratios=ratios)
 
 
-def test_what_is_neither_a_folder_nor_a_list(tmp_path):
+def test_a_source_that_is_neither_a_folder_nor_a_list(tmp_path):
     write(tmp_path, "photo.jpg")
-    assert "neither a folder nor a .csv or .jsonl list" in told(tmp_path / "photo.jpg")
-    assert "does not exist" in told(tmp_path / "absent")
+    assert "neither a folder nor a .csv or .jsonl list" in message_of(tmp_path / "photo.jpg")
+    assert "does not exist" in message_of(tmp_path / "absent")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_named(two):
     (two / "a").chmod(0)
     try:
-        assert str(two / "a") in told(two) and "cannot be read" in told(two)
+        assert str(two / "a") in message_of(two) and "cannot be read" in message_of(two)
     finally:
         (two / "a").chmod(0o700)

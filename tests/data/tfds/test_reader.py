@@ -1,4 +1,4 @@
-"""Prepared TFDS sets read back: values, choices of features, and every kind of damage."""
+"""Reading of prepared TFDS sets: values, choice of features, and every kind of damage."""
 
 import io
 import json
@@ -10,9 +10,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data import load_dataset
-from flax_resnet.data.tfds.prepare import prepare
-from flax_resnet.data.tfds.prepared import open_prepared
-from flax_resnet.data.tfds.prepared_sets import open_parts
+from flax_resnet.data.tfds import load_prepared, open_prepared, prepare
 from flax_resnet.errors import UserError
 
 
@@ -27,12 +25,12 @@ def good(tmp_path_factory, idx_contents, place_idx):
 
 @pytest.fixture
 def copy(good, tmp_path):
-    """A copy of it to damage: the folder of data sets, and the set's own."""
+    """A copy to damage: the folder of data sets, and the folder of the set."""
     shutil.copytree(good / "mnist", tmp_path / "mnist")
     return tmp_path, tmp_path / "mnist" / "3.0.1"
 
 
-def told(call):
+def message_of(call):
     with pytest.raises(UserError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -41,11 +39,11 @@ def told(call):
 
 def read_all(data_dir, name="mnist"):
     opened = open_prepared(name, data_dir)
-    return {split: part.gather(range(len(part))) for split, part in opened.splits.items()}
+    return {split: images.gather(range(len(images))) for split, images in opened.splits.items()}
 
 
 def png(height, width):
-    """A PNG of this size, which takes a few bytes a row."""
+    """Return a PNG of this size with a few bytes per row."""
     buffer = io.BytesIO()
     Image.new("1", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -58,24 +56,24 @@ def test_images_and_labels_are_the_originals(good, idx_contents):
     opened = open_prepared("mnist", good)
     assert (opened.name, opened.classes) == ("mnist", tuple("0123456789"))
     assert opened.folder == good / "mnist" / "3.0.1"
-    for split, part, count in (("train", "train", 100), ("test", "t10k", 20)):
+    for split, prefix, count in (("train", "train", 100), ("test", "t10k", 20)):
         source = opened.splits[split]
         assert (len(source), source.image_shape, source.num_classes) == (count, (28, 28, 1), 10)
-        pixels = np.frombuffer(idx_contents[f"{part}-images-idx3-ubyte.gz"][16:], np.uint8)
-        labels = np.frombuffer(idx_contents[f"{part}-labels-idx1-ubyte.gz"][8:], np.uint8)
+        pixels = np.frombuffer(idx_contents[f"{prefix}-images-idx3-ubyte.gz"][16:], np.uint8)
+        labels = np.frombuffer(idx_contents[f"{prefix}-labels-idx1-ubyte.gz"][8:], np.uint8)
         order = np.random.default_rng(0).permutation(count)
         batch = source.gather(order)
         np.testing.assert_array_equal(batch["image"], pixels.reshape(count, 28, 28, 1)[order])
         np.testing.assert_array_equal(batch["label"], labels[order])
         assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
-        assert source.content(3) == source.contents([0, 3])[1]
-        assert source.content(3).startswith(b"\x89PNG")
+        assert source.contents([3])[0] == source.contents([0, 3])[1]
+        assert source.contents([3])[0].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("index", [-1, 100, 10**9])
 def test_an_index_outside_is_an_index_error(good, index):
     train = open_prepared("mnist", good).splits["train"]
-    for call in (train.content, lambda n: train.gather([0, n]), lambda n: train.contents([n])):
+    for call in (train.read, lambda n: train.gather([0, n]), lambda n: train.contents([n])):
         with pytest.raises(IndexError):
             call(index)
 
@@ -87,8 +85,8 @@ def test_a_split_can_be_pickled(good):
 
 
 @pytest.mark.parametrize("note", [None, b"", b"\x93NUMPY", b"PK\3\4", "shorter"])
-def test_without_our_note_the_labels_come_from_the_records(copy, note):
-    """As in sets that TFDS itself prepared."""
+def test_without_stored_labels_the_labels_come_from_the_records(copy, note):
+    """Sets that TFDS itself prepared have no copy of the labels."""
     path = copy[1] / "train.label.npy"
     expected = np.load(path)
     if note is None:
@@ -109,33 +107,35 @@ def test_the_newest_version_that_can_be_read_is_taken(copy):
     assert open_prepared("mnist:3.0.1", data_dir).folder == folder
 
 
-def test_the_features_can_be_named(good):
+def test_the_features_can_be_chosen(good):
     opened = open_prepared("mnist", good, image="image", label="label")
     assert len(opened.splits["test"]) == 20
-    wrong = told(lambda: open_prepared("mnist", good, label="image"))
+    wrong = message_of(lambda: open_prepared("mnist", good, label="image"))
     assert "the label of the set in" in wrong and "it must be one of label" in wrong
-    assert "cannot be pixels: it must be one of image" in told(
+    assert "cannot be pixels: it must be one of image" in message_of(
         lambda: open_prepared("mnist", good, image="pixels")
     )
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 
-def test_a_set_that_is_not_there(tmp_path):
-    message = told(lambda: open_prepared("mnist", tmp_path))
+def test_a_set_that_is_not_prepared(tmp_path):
+    message = message_of(lambda: open_prepared("mnist", tmp_path))
     assert f"not prepared in {tmp_path}: run `flax-resnet prepare mnist --data.dir" in message
-    message = told(lambda: open_prepared("oxford_flowers102:2.1.1", tmp_path))
+    message = message_of(lambda: open_prepared("oxford_flowers102:2.1.1", tmp_path))
     assert "where TensorFlow is installed, run `python -c" in message
-    assert "--from FOLDER" in told(lambda: open_prepared("imagenet2012", tmp_path))
+    assert "--from FOLDER" in message_of(lambda: open_prepared("imagenet2012", tmp_path))
     for name in ("../mnist", "a b", ""):
-        assert "is no name of a data set" in told(lambda name=name: open_prepared(name, tmp_path))
+        assert "is not the name of a data set" in message_of(
+            lambda name=name: open_prepared(name, tmp_path)
+        )
 
 
 def test_a_set_in_tensorflows_format(copy):
     info = copy[1] / "dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-    message = told(lambda: open_prepared("mnist", copy[0]))
+    message = message_of(lambda: open_prepared("mnist", copy[0]))
     assert "has the format tfrecord, which only TensorFlow reads: move it away" in message
 
 
@@ -144,17 +144,17 @@ def records(folder, split="train"):
     return path
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9, 0.999])
-def test_records_cut_short(copy, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 0.9, 0.999])
+def test_truncated_records(copy, fraction):
     path = records(copy[1])
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    message = told(lambda: read_all(copy[0]))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    message = message_of(lambda: read_all(copy[0]))
     assert f"the data set in {copy[1]} is damaged (" in message
     assert message.endswith("delete it and prepare it again")
 
 
 def test_records_with_changed_bytes_never_give_other_values(good, copy):
-    """What is not refused lies where nothing is read from."""
+    """Damage that is not refused is in bytes that no reader uses."""
     path = records(copy[1])
     content = path.read_bytes()
     expected = read_all(good)["train"]
@@ -172,22 +172,22 @@ def test_records_with_changed_bytes_never_give_other_values(good, copy):
     assert len(outcomes) > 15 and all(outcomes)
 
 
-def test_records_that_are_gone(copy):
+def test_absent_records(copy):
     path = records(copy[1], "test")
     path.unlink()
-    assert f"is damaged ({path.name} is not there)" in told(lambda: read_all(copy[0]))
+    assert f"is damaged ({path.name} is not there)" in message_of(lambda: read_all(copy[0]))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"fileFormat": "array_record"}', b"\xff"])
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 def test_damaged_descriptions(copy, name, content):
     (copy[1] / name).write_bytes(content)
-    message = told(lambda: read_all(copy[0]))
+    message = message_of(lambda: read_all(copy[0]))
     assert "is damaged (" in message or "not prepared in" in message or "no features" in message
 
 
 def rewritten(folder, **changed):
-    """Write the training records anew, with these fields in place of the first example's; a
+    """Rewrite the training records with these fields instead of the first example's; a
     field of None is left out."""
     from array_record.python import array_record_module
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -211,7 +211,7 @@ def rewritten(folder, **changed):
     writer.close()
 
 
-@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from records"])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "from records"])
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
@@ -222,53 +222,53 @@ def rewritten(folder, **changed):
         ({"image": png(20_000, 10_000)}, "exceeds limit of 178956970 pixels"),
     ],
 )
-def test_examples_without_a_good_image(copy, changed, sentence, noted):
+def test_examples_without_a_good_image(copy, changed, sentence, stored):
     rewritten(copy[1], **changed)
-    if not noted:
+    if not stored:
         (copy[1] / "train.label.npy").unlink()
-    message = told(lambda: read_all(copy[0]))
+    message = message_of(lambda: read_all(copy[0]))
     assert sentence in message and f"the data set in {copy[1]} is damaged (" in message
 
 
-def test_an_example_read_by_itself(copy):
+def test_a_single_example(copy):
     expected = open_prepared("mnist", copy[0]).splits["train"].labels[1]
     rewritten(copy[1], image=None)
     train = open_prepared("mnist", copy[0]).splits["train"]
-    assert "an example has no image" in told(lambda: train.read(0))
-    assert train.read(1) == (train.content(1), expected)
+    assert "an example has no image" in message_of(lambda: train.read(0))
+    assert train.read(1) == (train.contents([1])[0], expected)
 
 
 @pytest.mark.parametrize(
     ("label", "sentence"),
     [
         (None, "an example has no label"),
-        (10, "a label of 10, where there are 10 classes"),
-        (-2, "a label of -2"),
-        (2**40, f"a label of {2**40}"),
+        (10, "a label is 10, but there are 10 classes"),
+        (-2, "a label is -2"),
+        (2**40, f"a label is {2**40}"),
     ],
 )
 def test_labels_out_of_range(copy, label, sentence):
     rewritten(copy[1], label=label)
     (copy[1] / "train.label.npy").unlink()
-    message = told(lambda: open_prepared("mnist", copy[0]).splits["train"].labels)
+    message = message_of(lambda: open_prepared("mnist", copy[0]).splits["train"].labels)
     assert sentence in message and f"the data set in {copy[1]} is damaged (" in message
 
 
-def test_noted_labels_out_of_range(copy):
+def test_stored_labels_out_of_range(copy):
     path = copy[1] / "train.label.npy"
     labels = np.load(path)
     labels[7] = 10
     np.save(path, labels)
-    message = told(lambda: open_prepared("mnist", copy[0]).splits["train"].labels)
-    assert "a label of 10, where there are 10 classes" in message
+    message = message_of(lambda: open_prepared("mnist", copy[0]).splits["train"].labels)
+    assert "a label is 10, but there are 10 classes" in message
 
 
 def test_a_set_without_labels_is_not_trained_on(copy):
-    """TFDS writes -1 where there is none, as in the test split of ImageNet."""
+    """TFDS writes -1 for a missing label, as in the test split of ImageNet."""
     rewritten(copy[1], label=-1)
     (copy[1] / "train.label.npy").unlink()
     assert open_prepared("mnist", copy[0]).splits["train"].labels[0] == -1
-    message = told(lambda: open_parts(open_prepared("mnist", copy[0]), streamed=None))
+    message = message_of(lambda: load_prepared(open_prepared("mnist", copy[0]), stream=None))
     assert "the images of train in" in message and "have no labels (-1)" in message
-    message = told(lambda: load_dataset("mnist", copy[0], validation=0, download=False))
+    message = message_of(lambda: load_dataset("mnist", copy[0], validation=0, download=False))
     assert "has images without a label in train" in message

@@ -1,4 +1,4 @@
-"""A look at a folder before training: what is counted, what is found, and how it is shown."""
+"""The check of an image folder: counts, findings, and the report on them."""
 
 import io
 import os
@@ -15,15 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from flax_resnet.cli import main
-from flax_resnet.data.audit.check import FolderReport, check_folder
-from flax_resnet.data.audit.contact_sheet import contact_sheet
-from flax_resnet.data.audit.tables import render
-from flax_resnet.data.images.folder import find_images
+from flax_resnet.data.audit import FolderReport, check_folder, contact_sheet, render
+from flax_resnet.data.images import find_images
 from flax_resnet.errors import UserError
 
 
 def photo(seed: int, height: int = 40, width: int = 60) -> Image.Image:
-    """A picture with as much in it as a photo has when it is squeezed to a few pixels."""
+    """A picture that has as much detail as a photo when it is squeezed to a few pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -48,7 +46,7 @@ def below(root: Path, paths) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One of everything: 24 photos, and each thing that is wrong with folders."""
+    """A folder with 24 photos and one example of every finding."""
     root = tmp_path_factory.mktemp("photos")
     for number in range(12):
         save(root, f"train/cat/{number}.jpg", photo(number))
@@ -64,7 +62,9 @@ def folder(tmp_path_factory):
     save(root, "val/cat/again.png", bright)
     (train / "cat/text.jpg").write_bytes(b"not found")
     (train / "cat/half.jpg").write_bytes((train / "cat/5.jpg").read_bytes()[:-300])
-    gone = photo(500, 50, 70).quantize(16)  # what photo sites answer for a photo that is gone
+    gone = photo(500, 50, 70).quantize(
+        16
+    )  # the picture that photo sites return for a deleted photo
     save(root, "train/cat/gone.gif", gone)
     (train / "dog/gone.jpg").write_bytes((train / "cat/gone.gif").read_bytes())
     save(root, "train/dog/tiny.png", photo(400, 31, 50))
@@ -90,7 +90,7 @@ def test_unreadable_files_are_named_with_the_reason(folder, report):
     assert "truncated" in report.unreadable[str(folder / "train/cat/half.jpg")]
 
 
-def test_an_image_not_found_gif_among_photos_is_told_by_its_ending_and_its_copies(folder, report):
+def test_an_image_not_found_gif_is_found_by_its_ending_and_its_copies(folder, report):
     assert report.wrong_endings == {str(folder / "train/dog/gone.jpg"): "GIF"}
     (group,) = [group for group in report.duplicates if len(group.paths) == 2
                 and "gone" in group.paths[0]]  # fmt: skip
@@ -121,12 +121,12 @@ def test_extreme_sizes_are_named(folder, report):
     assert below(folder, report.huge) == ["train/dog/huge.jpg"]
 
 
-def test_the_most_pixels_can_be_set(folder):
+def test_the_limit_of_pixels_can_be_set(folder):
     bad = check_folder(folder, max_pixels=7000).unreadable
     assert "7100×7100 pixels, more than the 7,000" in bad[str(folder / "train/dog/huge.jpg")]
 
 
-def test_what_is_shown(report):
+def test_the_rendered_report(report):
     text = shown(report)
     lines = [line.strip() for line in text.splitlines()]
     rows = {
@@ -151,7 +151,7 @@ def test_what_is_shown(report):
         assert line in lines, text
 
 
-def test_most_bounds_what_is_named_and_says_how_many_more(report):
+def test_most_limits_the_listed_files_and_counts_the_others(report):
     text = shown(report, most=1)
     assert "and 1 more" in text and "half.jpg" in text and "text.jpg" not in text
 
@@ -166,7 +166,7 @@ def test_nothing_wrong_and_an_imbalance(tmp_path):
     assert "1 class has no image in validation (b)" in text
 
 
-def test_where_no_image_can_be_read(tmp_path):
+def test_no_image_can_be_read(tmp_path):
     for name in ("a/1.jpg", "b/[red]2.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -174,7 +174,7 @@ def test_where_no_image_can_be_read(tmp_path):
     assert "no image can be read" in text and "b/[red]2.jpg is empty" in text
 
 
-def test_long_names_stay_whole_on_their_line(tmp_path):
+def test_long_names_are_not_wrapped(tmp_path):
     name = f"a/{'x' * 150}.jpg"
     save(tmp_path, name, photo(1))
     save(tmp_path, "b/2.jpg", photo(2))
@@ -183,7 +183,7 @@ def test_long_names_stay_whole_on_their_line(tmp_path):
 
 
 def test_names_that_are_not_utf8_can_be_shown(tmp_path, monkeypatch):
-    """As of archives from other systems."""
+    """Such names come from archives of other systems."""
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     try:
         os.mkdir(odd)
@@ -202,7 +202,7 @@ def test_names_that_are_not_utf8_can_be_shown(tmp_path, monkeypatch):
 
 
 def png_header(width, height):
-    """The beginning of a PNG of this size."""
+    """Return the beginning of a PNG of this size."""
     facts = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", facts), (b"IDAT", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -225,15 +225,15 @@ def test_bombs_are_named_and_pillow_does_not_warn_of_them(tmp_path, capfd):
     assert "b/huge.png has more pixels than the 100,000,000 that are allowed" in shown.out
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path, capfd):
+def test_a_path_without_a_folder_is_refused(tmp_path, capfd):
     assert main(["check", str(tmp_path / "gone")]) == 1
     assert "does not exist: name a folder of images" in capfd.readouterr().err
 
 
-# --- The picture -------------------------------------------------------------
+# --- The contact sheet -------------------------------------------------------------
 
 
-def test_a_row_for_each_class_and_a_cross_for_what_is_bad(tmp_path):
+def test_a_row_for_each_class_and_a_cross_for_a_bad_file(tmp_path):
     for number, colour in enumerate(["red", "lime", "blue"]):
         for name in "ab":
             save(tmp_path, f"train/{number}/{name}.png", Image.new("RGB", (30, 20), colour))

@@ -1,4 +1,4 @@
-"""One file to pixels: every format and mode, damage, crops; expected values are Pillow's on the
+"""Decoding of one file: formats and modes, damage, crops. Expected values are Pillow's on the
 whole image, torchvision's boxes, or plain NumPy."""
 
 import io
@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flax_resnet.data.images.reading import (
-    DRAWS,
+from flax_resnet.data.images import (
     FORMATS,
+    UNIFORMS_PER_CROP,
     BadImage,
     crop_box,
     random_resized_crop,
@@ -34,8 +34,8 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def soft_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A made picture uint8 [height, width, 3] with more power in low frequencies, as photos have,
-    and as much detail in its pixels as one of a phone."""
+    """Return a synthetic photo, uint8 ``[height, width, 3]``: more power in low frequencies, and as
+    much detail in single pixels as a photo of a phone."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) + 1 / width
     channels = [
@@ -68,7 +68,7 @@ def photo() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
-def test_formats_without_loss_come_back_exactly(kind: str, photo: np.ndarray) -> None:
+def test_lossless_formats_are_decoded_exactly(kind: str, photo: np.ndarray) -> None:
     content = encoded(photo, kind)
     np.testing.assert_array_equal(read_image(content), photo)
     header = read_header(content)
@@ -80,14 +80,14 @@ def test_jpeg(progressive: bool, photo: np.ndarray) -> None:
     content = encoded(photo, "JPEG", quality=95, subsampling=0, progressive=progressive)
     expected = np.asarray(Image.open(io.BytesIO(content)))
     np.testing.assert_array_equal(read_image(content), expected)
-    assert difference(expected, photo) < 8  # of compression, and of nothing else
+    assert difference(expected, photo) < 8  # only the compression changes values
 
 
 def test_path_and_bytes_are_the_same(tmp_path: Path, photo: np.ndarray) -> None:
     path = tmp_path / "ä b.png"
     path.write_bytes(encoded(photo, "PNG"))
-    for place in (path, str(path)):
-        np.testing.assert_array_equal(read_image(place), photo)
+    for file in (path, str(path)):
+        np.testing.assert_array_equal(read_image(file), photo)
 
 
 def test_result_can_be_written_to(photo: np.ndarray) -> None:
@@ -136,7 +136,7 @@ def test_palette_with_transparency_gives_no_warning() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_is_not_inverted(kind: str) -> None:
-    """Pillow writes JPEG as Adobe does, with inverted values and a marker that says so."""
+    """Pillow writes CMYK JPEG files like Adobe, with inverted values and a marker for it."""
     blocks = np.zeros((16, 48, 3), np.uint8)
     blocks[:, :16], blocks[:, 16:32], blocks[:, 32:] = (255, 0, 0), (255, 255, 255), (0, 0, 128)
     content = encoded(
@@ -196,7 +196,7 @@ def test_first_frame(kind: str) -> None:
 
 
 def _turned(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored form of an image that EXIF's orientation brings upright."""
+    """Return the stored image that the EXIF orientation turns upright."""
     mirrored = upright[:, ::-1] if orientation in (2, 4, 5, 7) else upright
     quarters = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}[orientation]
     return np.ascontiguousarray(np.rot90(mirrored, quarters))
@@ -226,9 +226,9 @@ def test_crops_of_a_turned_image_are_those_of_the_upright_one(
     upright = soft_photo(height, width)
     stored = encoded(_turned(upright, orientation), "PNG", exif=_exif(orientation))
     plain = encoded(upright, "PNG")
-    draws = np.random.default_rng(orientation).random(DRAWS)
+    uniforms = np.random.default_rng(orientation).random(UNIFORMS_PER_CROP)
     pairs = [
-        (random_resized_crop(content, draws, 24), resize_center_crop(content, 28, 24))
+        (random_resized_crop(content, uniforms, 24), resize_center_crop(content, 28, 24))
         for content in (stored, plain)
     ]
     for one, other in zip(*pairs, strict=True):
@@ -237,7 +237,7 @@ def test_crops_of_a_turned_image_are_those_of_the_upright_one(
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_scaled_decoding_of_a_turned_jpeg_does_not_shift(orientation: int) -> None:
-    """Of odd size, where the last pixel of the scaled image reaches over the edge."""
+    """The size is odd, so that the last pixel of the scaled image extends beyond the edge."""
     upright = soft_photo(401, 533)
     content = encoded(
         _turned(upright, orientation), "JPEG", quality=95, subsampling=0, exif=_exif(orientation)
@@ -245,11 +245,11 @@ def test_scaled_decoding_of_a_turned_jpeg_does_not_shift(orientation: int) -> No
     whole = Image.fromarray(upright)
     expected = np.array(whole.resize((32, 24), _FILTERS["bilinear"]))
     assert difference(thumbnail(content, (24, 32)), expected) < 1
-    draws = [0.5, 0.5, 0.9999999, 0.5]
-    box = crop_box(401, 533, draws)
+    uniforms = [0.5, 0.5, 0.9999999, 0.5]
+    box = crop_box(401, 533, uniforms)
     area = (box.left, box.top, box.left + box.width, box.top + box.height)
     expected = np.array(whole.crop(area).resize((48, 48), _FILTERS["bilinear"]))
-    assert difference(random_resized_crop(content, draws, 48), expected) < 2
+    assert difference(random_resized_crop(content, uniforms, 48), expected) < 2
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -280,7 +280,7 @@ def test_damaged_exif_does_not_spoil_the_image(photo: np.ndarray) -> None:
     [
         read_image,
         read_header,
-        lambda path: random_resized_crop(path, np.zeros(DRAWS), 8),
+        lambda path: random_resized_crop(path, np.zeros(UNIFORMS_PER_CROP), 8),
         lambda path: resize_center_crop(path, 8, 8),
         lambda path: thumbnail(path, (8, 8)),
     ],
@@ -325,7 +325,7 @@ def test_cut_off_jpeg_is_found_when_decoded_to_a_smaller_size() -> None:
 
 
 def test_too_many_pixels_are_refused_before_decoding() -> None:
-    """The file ends after its header: only the header can have been read."""
+    """The file ends after its header, so that only the header can have been read."""
     content = _png(struct.pack(">IIBBBBB", 10_001, 10_000, 1, 0, 0, 0, 0), b"")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -341,7 +341,7 @@ def test_limit_of_pixels_can_be_set(photo: np.ndarray) -> None:
         read_image,
         read_header,
         lambda image, **limit: resize_center_crop(image, 8, 8, **limit),
-        lambda image, **limit: random_resized_crop(image, np.zeros(DRAWS), 8, **limit),
+        lambda image, **limit: random_resized_crop(image, np.zeros(UNIFORMS_PER_CROP), 8, **limit),
         lambda image, **limit: thumbnail(image, (8, 8), **limit),
     ):
         read(content, max_pixels=HEIGHT * WIDTH)
@@ -363,7 +363,7 @@ _BEGINNINGS = [
 @settings(deadline=None, max_examples=150)
 @given(beginning=st.sampled_from(_BEGINNINGS), rest=st.binary(max_size=300))
 @pytest.mark.filterwarnings("ignore")
-def test_wild_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes) -> None:
+def test_random_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes) -> None:
     for read in (read_image, read_header):
         try:
             result = read(beginning + rest)
@@ -379,9 +379,9 @@ def test_wild_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes) -
 def test_changed_bytes_raise_nothing_but_bad_image(data: st.DataObject, kind: str) -> None:
     content = bytearray(encoded(soft_photo(20, 24), kind))
     for _ in range(data.draw(st.integers(1, 5))):
-        # Headers are at the beginning, and a TIFF's at the end.
-        place = data.draw(st.integers(-len(content) // 2, min(60, len(content) - 1)))
-        content[place] = data.draw(st.integers(0, 255))
+        # Headers are at the beginning; the header of a TIFF is at the end.
+        position = data.draw(st.integers(-len(content) // 2, min(60, len(content) - 1)))
+        content[position] = data.draw(st.integers(0, 255))
     try:
         image = resize_center_crop(bytes(content), 16, 16, max_pixels=10**6)
         assert image.shape == (16, 16, 3) and image.dtype == np.uint8
@@ -392,8 +392,8 @@ def test_changed_bytes_raise_nothing_but_bad_image(data: st.DataObject, kind: st
 # --- The random crop ---------------------------------------------------------
 
 
-def test_boxes_are_those_of_torchvision() -> None:
-    """From torchvision 0.29's RandomResizedCrop.get_params, made to take these draws."""
+def test_boxes_equal_torchvisions() -> None:
+    """torchvision 0.29's RandomResizedCrop.get_params, changed to take these random numbers."""
     third = (3 / 4, 4 / 3)
     expected = [
         ((375, 500), (0.08, 1), third, (26, 159, 343, 303)),
@@ -408,7 +408,7 @@ def test_boxes_are_those_of_torchvision() -> None:
     ]
     rng = np.random.default_rng(5)
     for (height, width), scale, ratio, numbers in expected:
-        box = crop_box(height, width, rng.random(DRAWS), scale=scale, ratio=ratio)
+        box = crop_box(height, width, rng.random(UNIFORMS_PER_CROP), scale=scale, ratio=ratio)
         assert (box.top, box.left, box.height, box.width) == numbers
 
 
@@ -416,19 +416,23 @@ def test_boxes_are_those_of_torchvision() -> None:
 @given(
     height=st.integers(1, 3000),
     width=st.integers(1, 3000),
-    draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=DRAWS, max_size=DRAWS),
+    uniforms=st.lists(
+        st.floats(0, 1, exclude_max=True), min_size=UNIFORMS_PER_CROP, max_size=UNIFORMS_PER_CROP
+    ),
 )
-def test_box_is_within_the_image(height: int, width: int, draws: list[float]) -> None:
-    box = crop_box(height, width, draws)
+def test_box_is_within_the_image(height: int, width: int, uniforms: list[float]) -> None:
+    box = crop_box(height, width, uniforms)
     numbers = (box.top, box.left, box.height, box.width)
     assert all(number == int(number) for number in numbers)
     assert box.top >= 0 and box.top + box.height <= height and box.height >= 1
     assert box.left >= 0 and box.left + box.width <= width and box.width >= 1
 
 
-def test_boxes_have_the_asked_areas_ratios_and_places() -> None:
+def test_boxes_have_the_requested_areas_ratios_and_positions() -> None:
     rng = np.random.default_rng(0)
-    boxes = [crop_box(1000, 1000, rng.random(DRAWS), scale=(0.1, 0.5)) for _ in range(2000)]
+    boxes = [
+        crop_box(1000, 1000, rng.random(UNIFORMS_PER_CROP), scale=(0.1, 0.5)) for _ in range(2000)
+    ]
     areas = np.array([box.height * box.width for box in boxes]) / 1e6
     ratios = np.log([box.width / box.height for box in boxes])
     assert 0.099 < areas.min() < 0.11 and 0.49 < areas.max() < 0.501
@@ -440,49 +444,49 @@ def test_boxes_have_the_asked_areas_ratios_and_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "draws", [[], [0.5] * 3, [0.5] * 5, [[0.5] * 4], [0, 0, 0, 1], [0, 0, -0.1, 0], [np.nan] * 4]
+    "uniforms", [[], [0.5] * 3, [0.5] * 5, [[0.5] * 4], [0, 0, 0, 1], [0, 0, -0.1, 0], [np.nan] * 4]
 )
-def test_strange_draws_are_refused(draws: list, photo: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="draws"):
-        crop_box(10, 10, draws)
-    with pytest.raises(ValueError, match="draws"):
-        random_resized_crop(encoded(photo, "PNG"), draws, 8)
+def test_invalid_crop_uniforms_are_refused(uniforms: list, photo: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uniforms"):
+        crop_box(10, 10, uniforms)
+    with pytest.raises(ValueError, match="uniforms"):
+        random_resized_crop(encoded(photo, "PNG"), uniforms, 8)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_random_crop_is_pillows_crop_and_resize(interpolation: str) -> None:
+def test_random_crop_equals_pillows_crop_and_resize(interpolation: str) -> None:
     pixels = soft_photo(90, 120)
     content = encoded(pixels, "PNG")
     for seed in range(8):
-        draws = np.random.default_rng(seed).random(DRAWS)
-        box = crop_box(90, 120, draws)
+        uniforms = np.random.default_rng(seed).random(UNIFORMS_PER_CROP)
+        box = crop_box(90, 120, uniforms)
         area = (box.left, box.top, box.left + box.width, box.top + box.height)
         expected = Image.fromarray(pixels).crop(area).resize((32, 32), _FILTERS[interpolation])
-        image = random_resized_crop(content, draws, 32, interpolation=interpolation)
+        image = random_resized_crop(content, uniforms, 32, interpolation=interpolation)
         np.testing.assert_array_equal(image, expected)
 
 
 def test_scale_and_ratio_reach_the_crop() -> None:
     pixels = soft_photo(64, 64)
     image = random_resized_crop(
-        encoded(pixels, "PNG"), np.zeros(DRAWS), 64, scale=(1, 1), ratio=(1, 1)
+        encoded(pixels, "PNG"), np.zeros(UNIFORMS_PER_CROP), 64, scale=(1, 1), ratio=(1, 1)
     )
     np.testing.assert_array_equal(image, pixels)
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_of_their_size() -> None:
-    """What comes out differs a little from full decoding, and so was not decoded in full."""
+    """The result differs a little from full decoding, which shows that the file was scaled."""
     pixels = soft_photo(900, 1200)
     content = encoded(pixels, "JPEG", quality=92)
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     rng = np.random.default_rng(0)
     differences = []
     for _ in range(6):
-        draws = rng.random(DRAWS)
-        box = crop_box(900, 1200, draws, scale=(0.5, 1))
+        uniforms = rng.random(UNIFORMS_PER_CROP)
+        box = crop_box(900, 1200, uniforms, scale=(0.5, 1))
         area = (box.left, box.top, box.left + box.width, box.top + box.height)
         expected = np.array(whole.crop(area).resize((96, 96), _FILTERS["bilinear"]))
-        image = random_resized_crop(content, draws, 96, scale=(0.5, 1))
+        image = random_resized_crop(content, uniforms, 96, scale=(0.5, 1))
         differences.append(difference(image, expected))
     assert min(differences) > 0 and max(differences) < 3
 
@@ -491,7 +495,7 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size() -> None:
 
 
 def _pillow_center(image: Image.Image, resize: int, crop: int, interpolation: str) -> np.ndarray:
-    """As torchvision's Resize and CenterCrop."""
+    """Apply torchvision's Resize and CenterCrop."""
     width, height = image.size
     shorter = min(width, height)
     size = (int(resize * width / shorter), int(resize * height / shorter))
@@ -508,7 +512,7 @@ def _pillow_center(image: Image.Image, resize: int, crop: int, interpolation: st
     more=st.integers(0, 9),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_center_crop_is_pillows(
+def test_center_crop_equals_pillows(
     height: int, width: int, crop: int, more: int, interpolation: str
 ) -> None:
     image = Image.fromarray(soft_photo(150, 150)).crop((0, 0, width, height))
@@ -517,7 +521,7 @@ def test_center_crop_is_pillows(
         encoded(image, "PNG"), crop + more, crop, interpolation=interpolation
     )
     # Pillow rounds, and cuts off below 0 and above 255, after each axis, and begins with the one
-    # that is less work: of the whole image and of a part that may be another. Bilinear weights
+    # that is less work: for the whole image and for a part of it these may differ. Bilinear weights
     # are not negative and sum to 1, so either order is within 1 of the unrounded value.
     assert difference(found, expected) <= 1
     if interpolation == "bilinear":
@@ -526,7 +530,7 @@ def test_center_crop_is_pillows(
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (900, 1200), (1201, 803)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_center_crop_of_made_jpegs(height: int, width: int, interpolation: str) -> None:
+def test_center_crop_of_synthetic_jpegs(height: int, width: int, interpolation: str) -> None:
     content = encoded(soft_photo(height, width), "JPEG", quality=92)
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     found = resize_center_crop(content, 110, 96, interpolation=interpolation)
@@ -545,7 +549,7 @@ def test_center_crop_of_real_photos(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(("resize", "crop"), [(10, 11), (10, 0), (0, 0)])
-def test_center_crop_refuses_strange_sizes(resize: int, crop: int, photo: np.ndarray) -> None:
+def test_center_crop_refuses_invalid_sizes(resize: int, crop: int, photo: np.ndarray) -> None:
     with pytest.raises(ValueError, match="crop"):
         resize_center_crop(encoded(photo, "PNG"), resize, crop)
 

@@ -1,7 +1,7 @@
-"""Where TFDS keeps its prepared data sets, and which of them can be read without TensorFlow.
+"""The folders of prepared TFDS sets, and which of them can be read without TensorFlow.
 
-It keeps one in `<data_dir>/<name>[/<config>]/<version>/`, with its description in JSON. Nothing
-here imports TFDS, which takes a second.
+TFDS stores a set in ``<data_dir>/<name>[/<config>]/<version>/``, with a description in JSON. This
+module does not import TFDS, which would take a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from flax_resnet.data.published import CATALOGUE, PUBLISHED
+from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 
 DEFAULT_FOLDER = "~/tensorflow_datasets"
 FORMAT = "array_record"
@@ -21,34 +21,36 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of all prepared sets; for None, TFDS's own."""
+    """Return the folder of all prepared sets; None gives TFDS's default."""
     return Path(DEFAULT_FOLDER if data_dir is None else data_dir).expanduser()
 
 
 def labels_file(folder: Path, split: str, label: str) -> Path:
-    """Return where `flax-resnet prepare` keeps the labels of a split once more, by themselves."""
+    """Return the path at which ``flax-resnet prepare`` stores a copy of a split's labels."""
     return folder / f"{split}.{label}.npy"
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Find the newest version of a prepared set that can be read; the arguments are as for
-    `prepared.open_prepared`.
+    """Find the newest version of a prepared set that can be read.
+
+    Args:
+        name, data_dir: As for ``open_prepared``.
 
     Returns:
-        Its folder, `<data_dir>/<name>/<version>`, or None.
+        Its folder, ``<data_dir>/<name>/<version>``, or None.
     """
     return next((path for path in _versions(name, tfds_root(data_dir)) if is_readable(path)), None)
 
 
 def is_readable(folder: Path) -> bool:
-    """Whether a folder is a prepared set in the format ArrayRecord, by its description."""
+    """Return whether a folder is a prepared set in ArrayRecord format, by its description."""
     return FORMAT in _formats(folder)
 
 
 def advice(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-    """Say what to do about a set that is not there to be read."""
+    """Return the message about a set that cannot be read: the reason, and what to do."""
     if not _NAME.fullmatch(name):
-        return f"{name!r} is no name of a data set: give one as TFDS has it, such as cifar10"
+        return f"{name!r} is not the name of a data set: give a name of TFDS, such as cifar10"
     root = tfds_root(data_dir)
     other = [path for path in _versions(name, root) if _formats(path)]
     problem = (
@@ -57,7 +59,7 @@ def advice(name: str, data_dir: str | os.PathLike[str] | None) -> str:
         if other
         else f"the data set {name} is not prepared in {root}"
     )
-    if name in CATALOGUE:
+    if name in TFDS_CATALOG:
         options = "" if name in PUBLISHED or name.startswith("voc") else " --from FOLDER"
         options += "" if data_dir is None else f" --data.dir {root}"
         moved = "move it away and " if other else ""
@@ -70,13 +72,13 @@ def advice(name: str, data_dir: str | os.PathLike[str] | None) -> str:
 
 
 def _versions(name: str, root: Path) -> list[Path]:
-    """Return the folders of a set's versions, the newest first."""
+    """Return the folders of a set's versions, newest first."""
     match = _NAME.fullmatch(name)
     if match is None:
         return []
-    home = root / match["set"] / (match["config"] or "")
+    versions = root / match["set"] / (match["config"] or "")
     try:
-        found = [path for path in home.iterdir() if _VERSION.fullmatch(path.name)]
+        found = [path for path in versions.iterdir() if _VERSION.fullmatch(path.name)]
     except OSError:
         return []
     if match["version"]:
@@ -85,7 +87,7 @@ def _versions(name: str, root: Path) -> list[Path]:
 
 
 def _formats(folder: Path) -> list[str]:
-    """Return the formats that a prepared set is there in; none if it is no prepared set."""
+    """Return the file formats of a prepared set; an empty list if the folder is no prepared set."""
     try:
         info = json.loads((folder / "dataset_info.json").read_bytes())
         formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]

@@ -1,4 +1,4 @@
-"""Lists of images, as CSV and JSONL: what is understood, and what is refused with its line."""
+"""Lists of images as CSV and JSONL: accepted lists, and refused ones with the line number."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.images.folder import find_images
+from flax_resnet.data.images import find_images
 from flax_resnet.errors import UserError
 
 FILES = ("a.jpg", "b.jpg", "in/c.jpg")
@@ -15,7 +15,7 @@ FILES = ("a.jpg", "b.jpg", "in/c.jpg")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder with the files of FILES, whose content is their name."""
+    """A folder with the files of FILES; the content of each is its name."""
     root = tmp_path_factory.mktemp("images")
     (root / "in").mkdir()
     for name in FILES:
@@ -24,18 +24,18 @@ def images(tmp_path_factory):
 
 
 def read(path: Path, text: str | bytes, **options):
-    """``{file: (class, split)}`` of a list with this text, and the classes and notes."""
+    """Return ``{file: (class, split)}`` of a list with this text, the classes and the notes."""
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     found = find_images(path, **({"ratios": (1, 0, 0)} | options))
     entries = {
         Path(file).relative_to(path.parent).as_posix(): (found.classes[label], split)
-        for split, part in found.splits.items()
-        for file, label in zip(part.paths, part.labels, strict=True)
+        for split, records in found.splits.items()
+        for file, label in zip(records.paths, records.labels, strict=True)
     }
     return entries, found.classes, found.notes
 
 
-def told(path: Path, text: str | bytes, **options) -> str:
+def message_of(path: Path, text: str | bytes, **options) -> str:
     with pytest.raises(UserError) as caught:
         read(path, text, **options)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
@@ -103,7 +103,7 @@ def test_given_classes_are_named_or_numbered(images, labels):
     assert (entries["a.jpg"][0], entries["b.jpg"][0]) == ("z", "x")
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,11 @@ def test_given_classes_are_named_or_numbered(images, labels):
         ("path,label\na.jpg,train\nb.jpg,test\n", "has splits in the column label"),
         ("path,label\na.jpg,0\nb.jpg,-1\n", "line 3: the label -1 is out of range"),
         ("path,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n", "lines 2 and 3: a.jpg is listed with"),
-        ("path,label,split\na.jpg,x,train\nb.jpg,y,exam\n", "line 3: the split 'exam' is none of"),
-        ("path,label,split\na.jpg,x,train\nb.jpg,y,\n", "line 3: no split, but other lines"),
+        (
+            "path,label,split\na.jpg,x,train\nb.jpg,y,exam\n",
+            "line 3: the split 'exam' is not one of",
+        ),
+        ("path,label,split\na.jpg,x,train\nb.jpg,y,\n", "line 3: it has no split, but other"),
         ("path,label,split\na.jpg,x,val\nb.jpg,y,test\n", "no line with the split train"),
         ("path,label\na.jpg,cat\nb.jpg,cat\n", "one class only, 'cat'"),
         (b"path,label\na.jpg,caf\xe9\n", "is not text in UTF-8"),
@@ -131,7 +134,7 @@ def test_given_classes_are_named_or_numbered(images, labels):
     ],
 )
 def test_a_csv_is_refused_with_its_line(images, text, sentence):
-    assert sentence in told(images / "list.csv", text)
+    assert sentence in message_of(images / "list.csv", text)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +153,11 @@ def test_a_csv_is_refused_with_its_line(images, text, sentence):
     ],
 )
 def test_a_jsonl_is_refused_with_its_line(images, text, sentence):
-    assert sentence in told(images / "list.jsonl", text)
+    assert sentence in message_of(images / "list.jsonl", text)
 
 
 def test_labels_out_of_range_of_the_given_classes(images):
-    message = told(images / "list.csv", "path,label\na.jpg,0\nb.jpg,2\n", classes=("x", "y"))
+    message = message_of(images / "list.csv", "path,label\na.jpg,0\nb.jpg,2\n", classes=("x", "y"))
     assert "line 3: the label '2' is out of range" in message and "0 to 1" in message
 
 
@@ -167,8 +170,8 @@ cells = st.sampled_from([*FILES, "cat", "dog", "0", "7", "-1", "train", "", '"',
     ending=st.sampled_from(["csv", "jsonl"]),
     raw=st.none() | st.binary(max_size=60),
 )
-def test_wild_lists_raise_nothing_but_user_errors(images, rows, ending, raw):
-    """Each row is a line of the list, and the message can be printed."""
+def test_random_lists_raise_nothing_but_user_errors(images, rows, ending, raw):
+    """Every line number is one of the list, and the message can be printed."""
     if ending == "csv":
         text = "path,label,split\n" + "\n".join(",".join(row) for row in rows)
     else:
@@ -176,6 +179,6 @@ def test_wild_lists_raise_nothing_but_user_errors(images, rows, ending, raw):
         text = jsonl(*(dict(zip(keys, row, strict=False)) for row in rows))
     content = text.encode("utf-8", "replace") if raw is None else raw
     try:
-        read(images / f"wild.{ending}", content)
+        read(images / f"random.{ending}", content)
     except UserError as error:
         str(error).encode()

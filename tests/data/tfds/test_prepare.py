@@ -1,4 +1,4 @@
-"""`prepare` writes folders that TFDS reads, and never needs TensorFlow."""
+"""``prepare`` writes folders that TFDS reads, and never needs TensorFlow."""
 
 import hashlib
 import json
@@ -15,9 +15,7 @@ from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.data import load_dataset
 from flax_resnet.data.published import PUBLISHED
-from flax_resnet.data.tfds.folder import find_prepared
-from flax_resnet.data.tfds.prepare import preparable_names, prepare
-from flax_resnet.data.tfds.prepared import open_prepared
+from flax_resnet.data.tfds import find_prepared, open_prepared, preparable_names, prepare
 from flax_resnet.download import PublishedFile
 
 READ = """
@@ -34,7 +32,7 @@ print(json.dumps({"counts": {s: len(d) for s, d in sets.items()}, "names": names
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, place_cifar10):
-    """CIFAR-10 with 40 made records a file, prepared by the command."""
+    """CIFAR-10 with 40 synthetic records per file, prepared by the command."""
     folder = tmp_path_factory.mktemp("tfds")
     archive = place_cifar10(tmp_path_factory.mktemp("original"))
     assert main(["prepare", "cifar10", "--from", str(archive), "--data.dir", str(folder)]) == 0
@@ -54,7 +52,7 @@ def test_tfds_reads_it_without_tensorflow(prepared, cifar10):
     assert read["tensorflow"] is False
 
 
-def test_a_prepared_set_is_loaded_where_the_originals_are_absent(prepared, place_cifar10):
+def test_a_prepared_set_is_loaded_if_the_originals_are_absent(prepared, place_cifar10):
     folder, archive = prepared
     settings = {"validation": 0.0, "download": False}
     ours = load_dataset("cifar10", folder, **settings)
@@ -73,7 +71,7 @@ def test_preparing_again_does_nothing(prepared):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*record*")}
 
 
-def test_what_is_not_the_set_is_refused(tmp_path):
+def test_files_of_another_set_are_refused(tmp_path):
     wrong = tmp_path / "cifar-10-binary.tar.gz"
     wrong.write_bytes(b"<html>404</html>")
     with pytest.raises(UserError, match=r"cifar-10-binary\.tar\.gz"):
@@ -91,7 +89,7 @@ def test_the_sets_that_can_be_prepared():
 
 
 def assert_whole(data_dir):
-    """The prepared set has all of the made archive's records, with their labels."""
+    """The prepared set has all records of the synthetic archive, with their labels."""
     splits = open_prepared("cifar10", data_dir).splits
     for split, count in (("train", 200), ("test", 40)):
         batch = splits[split].gather(range(count))
@@ -103,7 +101,7 @@ COMMAND = "from flax_resnet.cli import main; import sys; sys.exit(main(sys.argv[
 
 
 def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
-    """Both are held up by the lock until both are there; then one works and one finds it done."""
+    """The lock stops both processes until both have started; then only one does the work."""
     archive = place_cifar10(tmp_path)
     (tmp_path / "cifar10").mkdir()
     arguments = ["prepare", "cifar10", "--from", str(archive), "--data.dir", str(tmp_path)]
@@ -121,18 +119,18 @@ def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
         for process in processes:
             lines = iter(process.stderr.readline, "")
             assert "another process is preparing cifar10: waiting for it\n" in lines
-    told = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     folder = tmp_path / "cifar10" / "3.0.2"
-    assert [out for out, _ in told] == [f"{folder}\n"] * 2
-    done = sorted("prepared already" in err for _, err in told)
+    assert [out for out, _ in outputs] == [f"{folder}\n"] * 2
+    done = sorted("prepared already" in err for _, err in outputs)
     assert done == [False, True]
     assert_whole(tmp_path)
     left = {path.name for path in folder.parent.iterdir()}
     assert left <= {"3.0.2", ".prepare.lock"}
 
 
-def test_what_a_killed_process_left_does_not_keep_out(tmp_path, place_cifar10):
+def test_a_killed_process_does_not_keep_the_lock(tmp_path, place_cifar10):
     archive = place_cifar10(tmp_path)
     home = tmp_path / "cifar10"
     (home / ".unpacked").mkdir(parents=True)
@@ -144,10 +142,10 @@ def test_what_a_killed_process_left_does_not_keep_out(tmp_path, place_cifar10):
     assert_whole(tmp_path)
 
 
-# --- Where it cannot be written --------------------------------------------------
+# --- Folders that cannot be written --------------------------------------------------
 
 
-def test_something_else_in_its_place_is_not_touched(tmp_path, place_cifar10):
+def test_another_folder_with_its_name_is_not_touched(tmp_path, place_cifar10):
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
     (tmp_path / "cifar10" / "3.0.2" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is no data set in the format ArrayRecord: move it away"):
@@ -161,10 +159,10 @@ def test_a_folder_that_cannot_be_made(tmp_path, place_cifar10):
         prepare("cifar10", place_cifar10(tmp_path), tmp_path / "file")
 
 
-def test_a_full_disk_loses_nothing_and_other_originals_begin_anew(
+def test_a_full_disk_loses_nothing_and_other_originals_start_again(
     tmp_path, place_cifar10, cifar10, archive
 ):
-    """The disk's place is taken by the largest file that the process may write."""
+    """A limit on the file size of the process stands for a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
@@ -173,11 +171,11 @@ def test_a_full_disk_loses_nothing_and_other_originals_begin_anew(
     for name, content in cifar10.items():
         (folder / name).write_bytes(content)
     try:
-        with pytest.raises(UserError, match="make room or choose another folder") as caught:
+        with pytest.raises(UserError, match="free some space or choose another folder") as caught:
             prepare("cifar10", folder, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "\n" not in str(caught.value) and "goes on where it stopped" in str(caught.value)
+    assert "\n" not in str(caught.value) and "resumes where it stopped" in str(caught.value)
     assert find_prepared("cifar10", tmp_path) is None
     other = place_cifar10(
         tmp_path, archive(cifar10 | {"test_batch.bin": cifar10["data_batch_1.bin"]})
@@ -188,15 +186,15 @@ def test_a_full_disk_loses_nothing_and_other_originals_begin_anew(
     np.testing.assert_array_equal(test["image"], train["image"])
 
 
-# --- Downloaded ------------------------------------------------------------------
+# --- Downloads ------------------------------------------------------------------
 
 
 class Archive(BaseHTTPRequestHandler):
-    """Serves ``server.body``; the first answer breaks off half-way where ``server.drops``."""
+    """Serves ``server.body``; with ``server.drops`` the first response breaks off half-way."""
 
     def do_GET(self):
-        body, asked = self.server.body, self.headers["Range"]
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        body, requested = self.server.body, self.headers["Range"]
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
         self.server.starts.append(start)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body) - start))
@@ -212,7 +210,7 @@ class Archive(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, cifar10_archive):
-    """A server of the made archive, which is taken for the published one."""
+    """A server of the synthetic archive, which replaces the published one."""
     monkeypatch.setenv("no_proxy", "*")
     with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as httpd:
         httpd.body, httpd.drops, httpd.starts = cifar10_archive, False, []
@@ -253,7 +251,7 @@ def test_a_download_of_wrong_bytes_is_refused(server, tmp_path):
     assert find_prepared("cifar10", tmp_path) is None
 
 
-def test_what_was_downloaded_before_is_not_fetched_again(server, tmp_path, place_cifar10):
+def test_downloaded_files_are_not_fetched_again(server, tmp_path, place_cifar10):
     (tmp_path / "downloads").mkdir()
     place_cifar10(tmp_path / "downloads")
     prepare("cifar10", None, tmp_path)

@@ -1,7 +1,7 @@
-"""Data sets that TFDS, or `flax-resnet prepare`, has prepared, read without TensorFlow.
+"""The reader of data sets that TFDS or ``flax-resnet prepare`` has prepared, without TensorFlow.
 
-Images of one size can be read decoded (`PreparedSplit.gather`); all can be read as the bytes of
-their JPEG or PNG files (`PreparedSplit.content`).
+Images of one size can be decoded in batches (``PreparedSplit.gather``); images of any size can be
+read as the bytes of their JPEG or PNG files (``PreparedSplit.contents``).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.tfds.folder import FORMAT, advice, find_prepared, labels_file
+from flax_resnet.data.tfds.folders import FORMAT, advice, find_prepared, labels_file
 from flax_resnet.errors import UserError
 
-# Records read in one go: enough to keep the reader's threads busy, few enough for the memory.
+# Records read at once: enough to keep the threads of the reader busy, few enough for the memory.
 _CHUNK = 1024
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSplit:
-    """The images of a split and their labels, in the order of the prepared files.
+    """The images and labels of one split, in the order of the prepared files.
 
-    Several threads may read at a time, and it can be pickled.
+    Several threads may read at once, and a split can be pickled.
 
     Attributes:
-        folder: of the prepared set.
-        name: as in "train".
-        image, label: names of the features that are the image and its label.
-        num_classes: number of values of a label.
-        multi_label: whether an image has any number of labels.
-        image_shape: (height, width, channels) of all images, or None where they differ.
-        records: array_record's source of the examples, each a serialized `tf.train.Example`.
+        folder: Folder of the prepared set.
+        name: Name of the split, such as "train".
+        image, label: Names of the features that are the image and its label.
+        num_classes: Number of values of a label.
+        multi_label: Whether an image has any number of labels.
+        image_shape: ``(height, width, channels)`` of all images, or None if they differ.
+        records: array_record's source of the examples, each a serialized ``tf.train.Example``.
     """
 
     folder: Path
@@ -55,14 +55,14 @@ class PreparedSplit:
 
     @cached_property
     def labels(self) -> npt.NDArray[Any]:
-        """int32 [N], -1 for none; where `multi_label`, float32 [N, num_classes] of 0 and 1.
+        """int32 ``[N]``, -1 for no label; or float32 ``[N, num_classes]`` of 0 and 1.
 
-        A set that TFDS itself prepared is read through for them, images and all, the first time.
+        The first access to the labels of a set that TFDS itself prepared reads all its examples.
 
         Raises:
-            UserError: a file is damaged, or a label is out of range.
+            UserError: A file is damaged, or a label is out of range.
         """
-        labels = self._noted_labels()
+        labels = self._stored_labels()
         if labels is None:
             starts = range(0, len(self), _CHUNK)
             chunks = (range(start, min(start + _CHUNK, len(self))) for start in starts)
@@ -71,38 +71,30 @@ class PreparedSplit:
             self._check_range(labels)
         return labels.astype(np.float32 if self.multi_label else np.int32)
 
-    def content(self, index: int) -> bytes:
-        """Return an image as the bytes of its JPEG or PNG file.
-
-        Raises:
-            IndexError: an index outside the split, as negative ones are.
-            UserError: a file is damaged.
-        """
-        return self.contents([index])[0]
-
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Of one label: (), or (num_classes,) where `multi_label`."""
+        """Shape of one label: ``()``, or ``(num_classes,)`` if ``multi_label``."""
         return (self.num_classes,) if self.multi_label else ()
 
     def read(self, index: int) -> tuple[bytes, npt.ArrayLike]:
-        """Return an image as `content` does, and its label: a number, or uint8 [num_classes].
+        """Return the bytes of an image's file, and its label: a number, or uint8 ``[num_classes]``.
 
         Raises:
-            IndexError, UserError: as `content`.
+            IndexError: The index is negative or otherwise outside the split.
+            UserError: A file is damaged.
         """
         (example,) = self._examples([int(index)])
         return self._image(example), self._label(example)
 
-    def place(self, index: int) -> str:
-        """Return where an image is, for messages."""
+    def name_of(self, index: int) -> str:
+        """Return a description of where an image is, for messages."""
         return f"{self.name} image {index} of {self.folder}"
 
     def contents(self, indices: Iterable[int]) -> list[bytes]:
-        """Return images as `content` does; a batch at a time is several times as fast.
+        """Return the bytes of several images' files, several times as fast as one by one.
 
         Raises:
-            IndexError, UserError: as `content`.
+            IndexError, UserError: As for ``read``.
         """
         examples = self._examples([int(index) for index in indices])
         return [self._image(example) for example in examples]
@@ -111,14 +103,15 @@ class PreparedSplit:
         """Read and decode a batch of images of one size.
 
         Args:
-            indices: integers [B], each a position in the split.
+            indices: Indices into the split, integers ``[B]``.
 
         Returns:
-            "image": uint8 [B, H, W, C], "label": as `labels`, [B] or [B, num_classes].
+            ``"image"`` uint8 ``[B, H, W, C]``, and ``"label"`` with the type of ``labels``, ``[B]``
+            or ``[B, num_classes]``.
 
         Raises:
-            IndexError: an index outside the split.
-            UserError: the set's images differ in size, or a file is damaged.
+            IndexError: An index is outside the split.
+            UserError: The images of the set differ in size, or a file is damaged.
         """
         if self.image_shape is None:
             raise UserError(
@@ -140,7 +133,7 @@ class PreparedSplit:
         if wrong:
             raise IndexError(f"image {wrong[0]} of {len(self)} in {self.name}")
         try:
-            # A batch goes through a pool of threads, which costs more than one record.
+            # A batch uses a pool of threads, which costs more than reading a single record.
             records = (
                 [self.records[indices[0]]]
                 if len(indices) == 1
@@ -170,16 +163,17 @@ class PreparedSplit:
 
     def _check_range(self, labels: npt.ArrayLike, least: int = -1) -> None:
         values = np.asarray(labels)
-        strange = values[(values < least) | (values >= self.num_classes)]
-        if len(strange):
-            problem = f"a label of {strange[0]}, where there are {self.num_classes} classes"
+        invalid = values[(values < least) | (values >= self.num_classes)]
+        if len(invalid):
+            problem = f"a label is {invalid[0]}, but there are {self.num_classes} classes"
             raise UserError(_damaged(self.folder, problem))
 
-    def _noted_labels(self) -> npt.NDArray[Any] | None:
+    def _stored_labels(self) -> npt.NDArray[Any] | None:
+        """Return the copy of the labels that our writer stored, or None."""
         try:
             labels = np.load(labels_file(self.folder, self.name, self.label), allow_pickle=False)
             shape, kind = labels.shape, labels.dtype.kind
-        except Exception:  # of any kind where the note is damaged; the records have the labels too
+        except Exception:  # any exception if the copy is damaged; the records have the labels too
             return None
         wanted = (len(self), self.num_classes) if self.multi_label else (len(self),)
         return labels if shape == wanted and kind in "iu" else None
@@ -189,22 +183,24 @@ class PreparedSplit:
 
         try:
             with Image.open(io.BytesIO(content)) as image:
-                # Before it is decoded: a damaged header must not fill the memory.
+                # Checked before decoding, because a damaged header must not fill the memory.
                 if image.size == (shape[1], shape[0]):
                     return np.asarray(image.convert(_MODES[shape[2]])).reshape(shape)
                 problem = f"an image of {image.size[1]}×{image.size[0]} pixels"
-        except Exception as error:  # on damaged files Pillow lets through what its parsers raise
+        except Exception as error:  # on damaged files Pillow raises anything that its parsers raise
             raise UserError(_damaged(self.folder, error)) from error
         raise UserError(_damaged(self.folder, problem))
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A prepared data set; `classes[label]` is the name of a label.
+    """A prepared data set.
 
     Attributes:
-        folder: where it is, with the version.
-        splits: by name; as in TFDS, "train", "validation" and "test" where there are such.
+        name: Name of the set.
+        folder: Folder of this version of the set.
+        classes: Class names; ``classes[label]`` is the name of a label.
+        splits: The splits by TFDS's names, such as "train", "validation" and "test".
     """
 
     name: str
@@ -223,15 +219,15 @@ def open_prepared(
     """Open a prepared data set, without the network and without TensorFlow.
 
     Args:
-        name: as TFDS takes it: `name[/config][:version]`.
-        data_dir: TFDS's folder of data sets; by default `~/tensorflow_datasets`.
-        image, label: the features to read. By default those that the set names for supervised
-            learning, or else the one Image, and the ClassLabel or Sequence of ClassLabel that is
-            the only one or has the name `label` or `labels`.
+        name: TFDS's name of the set, ``name[/config][:version]``.
+        data_dir: TFDS's folder of data sets; by default ``~/tensorflow_datasets``.
+        image, label: The features to read. By default those that the set declares for supervised
+            learning; otherwise the only Image, and the ClassLabel or Sequence of ClassLabel that
+            is the only one or has the name ``label`` or ``labels``.
 
     Raises:
-        UserError: not prepared, or in a format that only TensorFlow reads; damaged; or the image
-            or label cannot be told.
+        UserError: The set is not prepared, has a format that only TensorFlow reads, or is damaged,
+            or its image or label feature cannot be determined.
     """
     folder = find_prepared(name, data_dir)
     if folder is None:
@@ -244,7 +240,7 @@ def open_prepared(
     try:
         info = tfds.builder_from_directory(folder, file_format=FORMAT).info
         instructions = {split: info.splits[split].file_instructions for split in info.splits}
-    except Exception as error:  # of any kind: TFDS does not say what damage raises
+    except Exception as error:  # any exception: TFDS does not document what damage raises
         raise UserError(_damaged(folder, error)) from error
     files = [file.filename for files in instructions.values() for file in files]
     if absent := [file for file in files if not os.path.exists(file)]:
@@ -268,7 +264,7 @@ def open_prepared(
             class_label.num_classes,
             feature is not class_label,
             _one_shape(info.features[image]),
-            # Without threads of its own for each of what may be a thousand files.
+            # Without extra threads for every file, because there may be a thousand files.
             ArrayRecordDataSource(files, reader_options={"max_parallelism": "0"}),
         )
         for split, files in instructions.items()
@@ -277,6 +273,7 @@ def open_prepared(
 
 
 def _is_label(feature: Any) -> bool:
+    """Return whether a feature is a ClassLabel or a Sequence of them, with known classes."""
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
     if isinstance(feature, tfds.features.Sequence):
@@ -285,7 +282,7 @@ def _is_label(feature: Any) -> bool:
 
 
 def _one_shape(feature: Any) -> tuple[int, int, int] | None:
-    """(height, width, channels) of an Image that always has the same and is of uint8."""
+    """Return ``(height, width, channels)`` of a uint8 Image of fixed shape, else None."""
     if None in feature.shape or feature.np_dtype != np.uint8 or feature.shape[2] not in _MODES:
         return None
     height, width, channels = feature.shape
@@ -295,23 +292,34 @@ def _one_shape(feature: Any) -> tuple[int, int, int] | None:
 def _choice(
     folder: Path,
     what: str,
-    wanted: str | None,
-    fitting: Mapping[str, bool],
+    given: str | None,
+    is_candidate: Mapping[str, bool],
     preferred: Sequence[Any],
 ) -> str:
-    """Return the name of the feature that is the image or the label."""
-    fit = [feature for feature, fits in fitting.items() if fits]
-    if wanted is None and len(fit) == 1:
-        return fit[0]
-    for feature in [wanted] if wanted is not None else preferred:
-        if feature in fit:
+    """Return the name of the feature that is the image or the label.
+
+    Raises:
+        UserError: No feature fits, or several do and none is given or preferred.
+    """
+    candidates = [feature for feature, fits in is_candidate.items() if fits]
+    if given is None and len(candidates) == 1:
+        return candidates[0]
+    for feature in [given] if given is not None else preferred:
+        if feature in candidates:
             return feature
+    listed = ", ".join(candidates)
+    if not candidates:
+        raise UserError(
+            f"the set in {folder} has no feature that can be the {what}, only "
+            f"{', '.join(is_candidate)}: it is not for classification of images"
+        )
+    if given is not None:
+        raise UserError(
+            f"the {what} of the set in {folder} cannot be {given}: it must be one of {listed}"
+        )
     raise UserError(
-        f"the {what} of the set in {folder} cannot be {wanted}: it must be one of {', '.join(fit)}"
-        if wanted is not None and fit
-        else f"the set in {folder} has {len(fit)} features that can be the {what} "
-        f"({', '.join(fit) or 'of ' + ', '.join(fitting)}): "
-        + (f"choose one by {what}=" if fit else "it is not for classification of images")
+        f"the set in {folder} has {len(candidates)} features that can be the {what} ({listed}): "
+        f"choose one by {what}="
     )
 
 

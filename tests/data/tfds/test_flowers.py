@@ -1,17 +1,16 @@
-"""The flower photos prepared from the archive, or from folders of them."""
+"""The flower photos, prepared from the archive or from folders."""
 
 import gzip
 
 import pytest
 
+from flax_resnet.data.tfds import open_prepared, prepare
 from flax_resnet.data.tfds.flowers import CLASSES
-from flax_resnet.data.tfds.prepare import prepare
-from flax_resnet.data.tfds.prepared import open_prepared
 
 
 @pytest.fixture(scope="module")
 def files(jpeg):
-    """Three photos of each class, and the licence that is in the archive."""
+    """Three photos of each class, and the licence file of the archive."""
     files = {
         f"flower_photos/{name}/{3 * label + n}.jpg": jpeg(3 * label + n)
         for label, name in enumerate(sorted(CLASSES))
@@ -41,9 +40,9 @@ def test_photos_keep_their_bytes_and_labels(form, files, tar, place, read_back, 
     assert opened.splits["train"].labels.tolist() == expected
 
 
-def test_what_macos_puts_beside_the_photos_is_passed_over(files, tar, read_back, tmp_path):
-    beside = {"flower_photos/daisy/._0.jpg": b"\0\5\x16\7", "__MACOSX/daisy/._0.jpg": b"\0\5\x16\7"}
-    (tmp_path / "flower_photos.tgz").write_bytes(tar(files | beside, compress=True))
+def test_files_that_macos_adds_to_the_photos_are_ignored(files, tar, read_back, tmp_path):
+    macos = {"flower_photos/daisy/._0.jpg": b"\0\5\x16\7", "__MACOSX/daisy/._0.jpg": b"\0\5\x16\7"}
+    (tmp_path / "flower_photos.tgz").write_bytes(tar(files | macos, compress=True))
     prepare("tf_flowers", tmp_path / "flower_photos.tgz", tmp_path)
     assert len(read_back("tf_flowers", tmp_path, "train")) == 15
 
@@ -79,7 +78,7 @@ def test_damaged_archives_are_refused(changed, sentence, files, tar, refused, tm
         (lambda content: b"", "is no tar archive"),
     ],
 )
-def test_what_is_no_whole_archive_is_refused(damage, sentence, files, tar, refused, tmp_path):
+def test_incomplete_archives_are_refused(damage, sentence, files, tar, refused, tmp_path):
     path = tmp_path / "flower_photos.tgz"
     path.write_bytes(damage(tar(files, compress=True)))
     assert sentence in refused("tf_flowers", path, tmp_path)

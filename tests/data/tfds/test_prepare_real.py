@@ -1,6 +1,6 @@
-"""The real CIFAR-10 and MNIST prepared, and every pixel and label read back by TFDS.
+"""The real CIFAR-10 and MNIST, prepared; TFDS reads back every pixel and label.
 
-The originals are read here with nothing but the standard library and NumPy.
+The originals are read here with the standard library and NumPy only.
 """
 
 import gzip
@@ -10,11 +10,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from flax_resnet.data.tfds.prepare import prepare
+from flax_resnet.data.tfds import prepare
 
 
 def assert_read_back(name, data_dir, split, images, labels):
-    """``images`` [N, H, W, C] and ``labels`` [N] are all that ``tfds.data_source`` has."""
+    """``tfds.data_source`` has exactly ``images`` ``[N, H, W, C]`` and ``labels`` ``[N]``."""
     import tensorflow_datasets as tfds
 
     source = tfds.data_source(name, data_dir=data_dir, split=split)
@@ -46,8 +46,8 @@ def test_all_of_cifar10(real_data, tmp_path, console):
             if member.isfile()
         }
     batches = {"train": [f"data_batch_{n}.bin" for n in range(1, 6)], "test": ["test_batch.bin"]}
-    for split, parts in batches.items():
-        records = np.frombuffer(b"".join(files[part] for part in parts), np.uint8)
+    for split, names in batches.items():
+        records = np.frombuffer(b"".join(files[name] for name in names), np.uint8)
         records = records.reshape(-1, 3073)
         images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         assert_read_back("cifar10", tmp_path, split, images, records[:, 0])
@@ -55,16 +55,16 @@ def test_all_of_cifar10(real_data, tmp_path, console):
     # The copy's test batch is shortened to 1,000 records, so it is not the published file.
     text = console.text()
     assert "cifar10 is prepared" in text and "50,000 train, 1,000 test images" in text
-    assert f"by checksum not what was published: {archive}" in text
+    assert f"by checksum not the published files: {archive}" in text
 
 
 @pytest.mark.slow
 def test_all_of_mnist(real_data, tmp_path):
     folder = real_data("mnist") / "mnist"
     prepare("mnist", folder, tmp_path)
-    for split, part in (("train", "train"), ("test", "t10k")):
-        pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())[16:]
-        labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())[8:]
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        pixels = gzip.decompress((folder / f"{prefix}-images-idx3-ubyte.gz").read_bytes())[16:]
+        labels = gzip.decompress((folder / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
         images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1)
         assert_read_back("mnist", tmp_path, split, images, np.frombuffer(labels, np.uint8))
     assert names_of("mnist", tmp_path) == list("0123456789")

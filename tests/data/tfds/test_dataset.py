@@ -1,4 +1,4 @@
-"""Any prepared TFDS set through the one door: streamed or in memory, with splits of some kind."""
+"""Prepared TFDS sets as data sets: decoded batch by batch or in memory, with their splits."""
 
 import io
 
@@ -10,9 +10,9 @@ from PIL import Image
 from flax_resnet import UserError
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.images.reading import BadImage, random_resized_crop, resize_center_crop
-from flax_resnet.data.pipeline import CROP_DRAWS, eval_batches
-from flax_resnet.data.tfds.contents import Contents, Part
+from flax_resnet.data.images import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.pipeline import UNIFORMS_PER_CROP, eval_batches
+from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
 from flax_resnet.data.tfds.writer import write_folder
 
 CLASSES = ("cat", "dog", "owl")
@@ -36,7 +36,7 @@ def png(pixels):
 
 
 def write(root, name, splits, label=None, image=None, encode=jpeg):
-    """Write a set whose splits have so many images; ``label`` makes an image's label."""
+    """Write a set whose splits have these numbers of images; ``label`` makes the label feature."""
     single = tfds.features.ClassLabel(names=CLASSES)
     features = tfds.features.FeaturesDict(
         {"image": image or tfds.features.Image(), "label": label(single) if label else single}
@@ -48,12 +48,13 @@ def write(root, name, splits, label=None, image=None, encode=jpeg):
             known = -1 if split == "hidden" or number in UNKNOWN else number % 3
             yield {"image": encode(number), "label": marked if label else known}
 
-    parts = tuple(
-        Part(split, split, lambda split=split, count=count: examples(split, count))
+    shards = tuple(
+        ShardContents(split, split, lambda split=split, count=count: examples(split, count))
         for split, count in splits.items()
     )
     folder = root / name / "1.0.0"
-    write_folder(folder, name, "1.0.0", Contents(features, "label", parts, None), "", lambda: None)
+    contents = DatasetContents(features, "label", shards, None)
+    write_folder(folder, name, "1.0.0", contents, "", lambda: None)
     return folder
 
 
@@ -79,11 +80,11 @@ def test_photos_stream_as_files_do(root):
     dataset = opened(root[0], "all_three")
     assert (dataset.name, dataset.classes) == ("all_three", CLASSES)
     assert dataset.train.streams and dataset.image_shape == (SIZE, SIZE, 3)
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [7, 5, 6]
-    draws = np.random.default_rng(1).random((3, CROP_DRAWS))
-    batch = dataset.train.gather(np.array([2, 0, 6]), draws)
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [7, 5, 6]
+    uniforms = np.random.default_rng(1).random((3, UNIFORMS_PER_CROP))
+    batch = dataset.train.gather(np.array([2, 0, 6]), uniforms)
     expected = [
-        random_resized_crop(jpeg(n), row, SIZE) for n, row in zip((2, 0, 6), draws, strict=True)
+        random_resized_crop(jpeg(n), row, SIZE) for n, row in zip((2, 0, 6), uniforms, strict=True)
     ]
     np.testing.assert_array_equal(batch["image"], expected)
     assert batch["label"].tolist() == [2, 0, 0] and batch["label"].dtype == np.int32
@@ -93,32 +94,32 @@ def test_photos_stream_as_files_do(root):
 
 def test_a_photo_that_cannot_be_decoded_is_left_out_and_named(root):
     dataset = opened(root[0], "all_three")
-    draws = np.zeros((2, CROP_DRAWS))
-    assert dataset.train.gather([BROKEN, 0], draws)["label"].tolist() == [5 % 3, 0]
-    (place,) = dataset.bad
-    assert f"train image {BROKEN} of" in place and "all_three" in place
+    uniforms = np.zeros((2, UNIFORMS_PER_CROP))
+    assert dataset.train.gather([BROKEN, 0], uniforms)["label"].tolist() == [5 % 3, 0]
+    (name,) = dataset.bad
+    assert f"train image {BROKEN} of" in name and "all_three" in name
     seen = [b["label"][b["mask"]] for b in eval_batches(dataset.validation, batch_size=4)]
     assert np.concatenate(seen).tolist() == [0, 1, 2, 0]  # the fifth is broken
     strict = opened(root[0], "all_three", on_bad_image="error")
     with pytest.raises(BadImage, match=f"train image {BROKEN} of"):
-        strict.train.gather([BROKEN], draws[:1])
+        strict.train.gather([BROKEN], uniforms[:1])
 
 
-def test_train_alone_is_divided_by_the_shares_and_always_the_same(root):
+def test_train_alone_is_divided_by_the_ratios_and_always_equally(root):
     one, other = (opened(root[0], "photos", splits=(2, 1, 1)) for _ in range(2))
     pieces = []
     for split, count in {"train": 20, "validation": 10, "test": 10}.items():
-        parts = [getattr(dataset, split)._photos.indices for dataset in (one, other)]
-        np.testing.assert_array_equal(*parts)
-        assert len(parts[0]) == count
-        np.testing.assert_array_equal(getattr(one, split).labels, parts[0] % 3)
-        pieces.append(parts[0])
+        indices = [getattr(dataset, split)._files.indices for dataset in (one, other)]
+        np.testing.assert_array_equal(*indices)
+        assert len(indices[0]) == count
+        np.testing.assert_array_equal(getattr(one, split).labels, indices[0] % 3)
+        pieces.append(indices[0])
     assert sorted(np.concatenate(pieces).tolist()) == list(range(40))
 
 
-def test_validation_is_held_out_where_there_is_a_test_split(root):
+def test_validation_is_held_out_if_there_is_a_test_split(root):
     dataset = opened(root[0], "halves", validation=0.25)
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [15, 5, 7]
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [15, 5, 7]
 
 
 def test_small_images_of_one_size_are_held_in_memory(root):
@@ -130,8 +131,8 @@ def test_small_images_of_one_size_are_held_in_memory(root):
     assert sorted(image.tobytes() for image in together) == sorted(i.tobytes() for i in root[1])
 
 
-def test_more_than_memory_should_hold_is_streamed(root, monkeypatch):
-    monkeypatch.setattr("flax_resnet.data.tfds.prepared_sets.RESIDENT_BYTES", 39 * 90 - 1)
+def test_sets_too_large_for_memory_are_streamed(root, monkeypatch):
+    monkeypatch.setattr("flax_resnet.data.tfds.dataset.MAX_BYTES_IN_MEMORY", 39 * 90 - 1)
     dataset = opened(root[0], "small", image_size=5, resize=5)
     assert dataset.train.streams and dataset.image_shape == (5, 5, 3)
 
@@ -165,12 +166,12 @@ def test_labels_that_are_not_published_are_left_out(odd, monkeypatch):
 
     monkeypatch.setattr(opening, "open_prepared", renamed)
     dataset = opened(odd, "secret", splits=(1, 1, 1))
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [2, 2, 2]
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [2, 2, 2]
     assert "no labels" in dataset.notes[0]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_lone_missing_label_is_said(odd, streamed):
+def test_a_single_missing_label_is_reported(odd, streamed):
     image = tfds.features.Image(shape=None if streamed else (6, 5, 3), encoding_format="png")
     pixels = png(np.zeros((6, 5, 3), np.uint8))
     write(odd, f"gap{streamed}", {"train": 44, "test": 3}, image=image, encode=lambda _: pixels)
@@ -178,12 +179,12 @@ def test_a_lone_missing_label_is_said(odd, streamed):
         opened(odd, f"gap{streamed}", validation=0).train.gather(np.arange(44))
 
 
-def test_what_cannot_be_trained_on_is_said(odd):
+def test_sets_that_cannot_be_trained_on_are_reported(odd):
     write(odd, "only_test", {"test": 3})
     with pytest.raises(UserError, match="no split train, only test"):
         opened(odd, "only_test")
     write(odd, "few", {"train": 1, "test": 2})
-    with pytest.raises(UserError, match="leaves no images to train on"):
+    with pytest.raises(UserError, match="has no images left to train on"):
         opened(odd, "few", validation=0.9)
     with pytest.raises(UserError, match=r"oxford_pets is not prepared in .*TensorFlow"):
         opened(odd, "oxford_pets")
@@ -198,4 +199,6 @@ def test_a_damaged_file_is_named(odd):
     content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
     record.write_bytes(content)
     with pytest.raises(UserError, match=r"hurt.* is damaged .*prepare it again"):
-        opened(odd, "hurt", validation=0).train.gather(np.arange(9), np.zeros((9, CROP_DRAWS)))
+        opened(odd, "hurt", validation=0).train.gather(
+            np.arange(9), np.zeros((9, UNIFORMS_PER_CROP))
+        )

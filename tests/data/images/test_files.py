@@ -10,27 +10,31 @@ from PIL import Image
 
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.images.files import ImageFiles
-from flax_resnet.data.images.reading import BadImage, random_resized_crop, resize_center_crop
-from flax_resnet.data.images.records import Records
+from flax_resnet.data.images import (
+    BadImage,
+    ImageFiles,
+    Records,
+    random_resized_crop,
+    resize_center_crop,
+)
 from flax_resnet.data.pipeline import (
-    CROP_DRAWS,
+    UNIFORMS_PER_CROP,
     Shard,
     batch_indices,
-    crop_draws,
+    crop_uniforms,
     eval_batches,
     train_batches,
 )
 from flax_resnet.errors import UserError
 
 SIZE = 6
-BAD = {3: "text", 4: "cut off", 9: "empty"}  # after the last comes the first
+BAD = {3: "text", 4: "cut off", 9: "empty"}  # the first file follows the last
 COUNT = 10
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Ten files with as many labels; those of BAD cannot be decoded."""
+    """Ten files with ten labels; those of BAD cannot be decoded."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number in range(COUNT):
@@ -56,7 +60,7 @@ def good(records: Records) -> Records:
 
 
 @pytest.mark.parametrize(("resize", "used"), [(None, 7), (6, 6), (11, 11)])
-def test_without_draws_the_middle_is_cropped(records, resize, used):
+def test_without_crop_uniforms_the_center_is_cropped(records, resize, used):
     """256/224 of 6 is 7, rounded."""
     source = files(good(records), resize=resize, on_bad_image="error")
     batch = source.gather(np.array([2, 0, 2]))
@@ -69,27 +73,27 @@ def test_without_draws_the_middle_is_cropped(records, resize, used):
     assert source.image_shape == (SIZE, SIZE, 3) and len(source) == COUNT - len(BAD)
 
 
-def test_draws_decide_the_crops(records):
+def test_crop_uniforms_determine_the_crops(records):
     options = {"scale": (0.2, 0.5), "ratio": (1.0, 1.5), "interpolation": "bicubic"}
-    draws = np.random.default_rng(1).random((4, CROP_DRAWS))
-    batch = files(good(records), **options).gather([0, 1, 2, 1], draws)
+    uniforms = np.random.default_rng(1).random((4, UNIFORMS_PER_CROP))
+    batch = files(good(records), **options).gather([0, 1, 2, 1], uniforms)
     expected = [
         random_resized_crop(good(records).paths[n], row, SIZE, **options)
-        for n, row in zip((0, 1, 2, 1), draws, strict=True)
+        for n, row in zip((0, 1, 2, 1), uniforms, strict=True)
     ]
     np.testing.assert_array_equal(batch["image"], np.stack(expected))
 
 
 @pytest.mark.parametrize("workers", [None, 1, 5])
 def test_the_number_of_threads_changes_nothing(records, workers):
-    draws = np.random.default_rng(2).random((20, CROP_DRAWS))
+    uniforms = np.random.default_rng(2).random((20, UNIFORMS_PER_CROP))
     index = np.arange(20) % COUNT
     one, other = files(records, workers=1), files(records, workers=workers)
-    assert_same([one.gather(index, draws)], [other.gather(index, draws)])
+    assert_same([one.gather(index, uniforms)], [other.gather(index, uniforms)])
     assert one.bad == other.bad
 
 
-def test_an_empty_batch_and_positions_outside(records):
+def test_an_empty_batch_and_indices_outside(records):
     source = files(good(records))
     assert source.gather([])["image"].shape == (0, SIZE, SIZE, 3)
     with pytest.raises(IndexError):
@@ -98,12 +102,12 @@ def test_an_empty_batch_and_positions_outside(records):
     assert len(files(Records((), np.zeros(0, np.int32)))) == 0
 
 
-def test_a_crop_larger_than_what_it_is_cropped_from(records):
+def test_a_crop_larger_than_the_resized_image(records):
     with pytest.raises(UserError, match=r"images of 6 pixels cannot be cropped from .* 5"):
         files(records, resize=5)
 
 
-def test_closed_it_gathers_no_more(records):
+def test_no_batch_is_gathered_after_close(records):
     with files(good(records)) as source:
         source.gather([0])
     with pytest.raises(RuntimeError):
@@ -111,13 +115,13 @@ def test_closed_it_gathers_no_more(records):
 
 
 def test_files_of_all_formats_and_modes_make_one_batch(tmp_path):
-    """Of one colour each, which comes out, up to what a JPEG loses and CMYK mixes."""
+    """Each file has one colour, which is decoded up to the losses of JPEG and CMYK."""
     colour = Image.new("RGB", (20, 12), (200, 100, 50))
     grey = Image.new("L", (12, 20), 120)
     deep = Image.fromarray(np.full((9, 9), 120 * 257, np.uint16))
     turned = Image.Exif()
     turned[0x0112] = 6
-    made = {
+    images = {
         "a.jpg": (colour, {}),
         "b.PNG": (colour.convert("RGBA"), {}),
         "c.webp": (colour, {"lossless": True}),
@@ -130,13 +134,13 @@ def test_files_of_all_formats_and_modes_make_one_batch(tmp_path):
         "j.png": (deep, {}),
         "k.png": (grey.convert("LA"), {}),
     }
-    for name, (image, options) in made.items():
+    for name, (image, options) in images.items():
         image.save(tmp_path / name, **options)
-    labels = np.arange(len(made), dtype=np.int32)
-    source = files(Records(tuple(str(tmp_path / name) for name in made), labels))
+    labels = np.arange(len(images), dtype=np.int32)
+    source = files(Records(tuple(str(tmp_path / name) for name in images), labels))
     expected = np.array([(200, 100, 50)] * 8 + [(120, 120, 120)] * 3)
-    for draws in (None, np.random.default_rng(0).random((len(made), CROP_DRAWS))):
-        batch = source.gather(labels, draws)
+    for uniforms in (None, np.random.default_rng(0).random((len(images), UNIFORMS_PER_CROP))):
+        batch = source.gather(labels, uniforms)
         assert np.abs(batch["image"] - expected[:, None, None]).max() <= 4
     assert source.bad == {}
 
@@ -149,9 +153,9 @@ def test_files_of_all_formats_and_modes_make_one_batch(tmp_path):
 )
 def test_error_stops_at_the_file_with_its_name(records, number, reason):
     source = files(records, on_bad_image="error")
-    for draws in (None, np.zeros((2, CROP_DRAWS))):
+    for uniforms in (None, np.zeros((2, UNIFORMS_PER_CROP))):
         with pytest.raises(BadImage, match=reason) as caught:
-            source.gather([0, number], draws)
+            source.gather([0, number], uniforms)
         assert caught.value.name == records.paths[number]
     assert source.bad == {}
 
@@ -168,22 +172,22 @@ def test_in_evaluation_bad_files_are_masked_and_named(records):
     assert np.concatenate(seen).tolist() == [n for n in range(COUNT) if n not in BAD]
 
 
-def test_in_training_the_next_good_file_takes_the_place(records):
-    draws = np.random.default_rng(3).random((4, CROP_DRAWS))
-    batch = files(records).gather([3, 4, 9, 5], draws)
+def test_in_training_the_next_good_file_replaces_a_bad_one(records):
+    uniforms = np.random.default_rng(3).random((4, UNIFORMS_PER_CROP))
+    batch = files(records).gather([3, 4, 9, 5], uniforms)
     assert batch["label"].tolist() == [5, 5, 0, 5]
     expected = [
         random_resized_crop(records.paths[n], row, SIZE)
-        for n, row in zip((5, 5, 0, 5), draws, strict=True)
+        for n, row in zip((5, 5, 0, 5), uniforms, strict=True)
     ]
     np.testing.assert_array_equal(batch["image"], np.stack(expected))
     assert "mask" not in batch
 
 
-def test_where_no_file_can_be_read_training_stops(records):
+def test_training_stops_if_no_file_can_be_read(records):
     bad = Records(tuple(records.paths[n] for n in BAD), np.zeros(len(BAD), np.int32))
     with pytest.raises(UserError, match=r"none of the 3 images can be decoded .*; replace them"):
-        files(bad).gather([0], np.zeros((1, CROP_DRAWS)))
+        files(bad).gather([0], np.zeros((1, UNIFORMS_PER_CROP)))
 
 
 def test_an_image_of_too_many_pixels_is_skipped_with_its_size(records):
@@ -195,11 +199,11 @@ def test_an_image_of_too_many_pixels_is_skipped_with_its_size(records):
     assert all("more than the 300 that are allowed" in reason for reason in source.bad.values())
 
 
-# --- The order of batches, as seen from several processes and from later on ---
+# --- The order of batches, in several processes and after a resumption ---
 
 
 def run(records: Records, seed: int, batch_size: int, start: int, stop: int, **options):
-    """The batches of a new process."""
+    """Return the batches of a new process."""
     source = files(records)
     return list(
         train_batches(
@@ -208,8 +212,8 @@ def run(records: Records, seed: int, batch_size: int, start: int, stop: int, **o
     )  # fmt: skip
 
 
-def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def joined(by_process: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([batch[name] for batch in by_process]) for name in by_process[0]}
 
 
 def assert_same(first: list, second: list) -> None:
@@ -227,26 +231,26 @@ seeds = st.integers(0, 2**32 - 1)
 @streaming
 @given(
     seed=seeds,
-    share=st.integers(1, 4),
+    per_process=st.integers(1, 4),
     processes=st.integers(2, 3),
     start=st.integers(0, 40),
     crops=st.booleans(),
 )
-def test_processes_make_the_parts_of_one_batch(records, seed, share, processes, start, crops):
-    """Also where one of them meets a bad file in its part that the other never sees."""
+def test_processes_make_the_rows_of_one_batch(records, seed, per_process, processes, start, crops):
+    """This also holds if one process finds a bad file in its rows that the other never reads."""
     options = {"start": start, "stop": start + 2, "random_crops": crops}
-    size = share * processes
-    parts = [
+    size = per_process * processes
+    by_process = [
         run(records, seed, size, **options, shard=Shard(index, processes))
         for index in range(processes)
     ]
     whole = run(records, seed, size, **options)
-    assert_same([joined(list(batches)) for batches in zip(*parts, strict=True)], whole)
+    assert_same([joined(list(batches)) for batches in zip(*by_process, strict=True)], whole)
 
 
 @streaming
 @given(seed=seeds, batch_size=st.integers(1, 6), start=st.integers(1, 8), crops=st.booleans())
-def test_a_run_begun_later_goes_on_as_the_first(records, seed, batch_size, start, crops):
+def test_a_resumed_run_continues_like_the_first(records, seed, batch_size, start, crops):
     first = run(records, seed, batch_size, 0, start + 2, random_crops=crops)
     later = run(records, seed, batch_size, start, start + 2, random_crops=crops)
     assert_same(first[start:], later)
@@ -254,23 +258,23 @@ def test_a_run_begun_later_goes_on_as_the_first(records, seed, batch_size, start
 
 @streaming
 @given(seed=seeds, step=st.integers(0, 1000))
-def test_batches_are_the_files_of_the_order_cropped_by_the_steps_draws(records, seed, step):
+def test_batches_are_the_ordered_files_cropped_by_the_steps_uniforms(records, seed, step):
     (batch,) = run(records, seed, 4, step, step + 1)
     stand_in = {3: 5, 4: 5, 9: 0}
     chosen = [stand_in.get(n, n) for n in batch_indices(seed, step, 4, COUNT).tolist()]
     assert batch["label"].tolist() == chosen
-    draws = crop_draws(seed, step, 4)
+    uniforms = crop_uniforms(seed, step, 4)
     expected = [
         random_resized_crop(records.paths[n], row, SIZE)
-        for n, row in zip(chosen, draws, strict=True)
+        for n, row in zip(chosen, uniforms, strict=True)
     ]
     np.testing.assert_array_equal(batch["image"], np.stack(expected))
 
 
-# --- Through the one door ----------------------------------------------------
+# --- ``open_dataset`` ----------------------------------------------------
 
 
-def test_a_folder_with_bad_files_through_the_door(records, tmp_path):
+def test_open_dataset_of_a_folder_with_bad_files(records, tmp_path):
     for number in range(COUNT):
         target = tmp_path / "photos" / "train" / "ab"[number % 2] / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""ImageNet prepared from archives and folders laid out as the official ones are."""
+"""ImageNet, prepared from archives and folders with the official layout."""
 
 import signal
 import subprocess
@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from flax_resnet.data.tfds.prepare import prepare
-from flax_resnet.data.tfds.prepared import open_prepared
+from flax_resnet.data.tfds import open_prepared, prepare
 
 # Synsets of the first three classes, in every published list: tench, goldfish, great white shark.
 SYNSETS = ("n01440764", "n01443537", "n01484850")
@@ -23,7 +22,7 @@ def validation_name(number):
 
 @pytest.fixture(scope="module")
 def train(jpeg):
-    """Synset -> its photos."""
+    """The photos of each synset."""
     return {
         synset: {f"{synset}_{n}.JPEG": jpeg(10 * label + n) for n in range(2)}
         for label, synset in enumerate(SYNSETS)
@@ -46,7 +45,9 @@ def source(request, train, val, tar, place, tmp_path_factory):
         for synset, photos in train.items():
             place(folder / "train" / synset, photos)
         place(folder / "val", val)
-    if request.param == "folders of synsets":  # another truth than the list's, to see which counts
+    if (
+        request.param == "folders of synsets"
+    ):  # a label that differs from the list's, to see which one is used
         for n, name in enumerate(val):
             target = folder / "val" / SYNSETS[n % 3] / name
             target.parent.mkdir(exist_ok=True)
@@ -76,7 +77,7 @@ def test_the_prepared_set_is_opened_with_all_classes(source, tmp_path):
     assert opened.splits["train"].image_shape is None
 
 
-def test_one_split_alone_is_prepared_and_said(val, place, read_back, tmp_path, console):
+def test_one_split_alone_is_prepared_and_noted(val, place, read_back, tmp_path, console):
     place(tmp_path / "official" / "val", val)
     prepare("imagenet2012", tmp_path / "official", tmp_path, console)
     assert len(read_back("imagenet2012", tmp_path, "validation")) == 5
@@ -84,22 +85,22 @@ def test_one_split_alone_is_prepared_and_said(val, place, read_back, tmp_path, c
 
 
 def test_a_png_keeps_its_bytes(place, tmp_path):
-    """One of the published training files is a PNG that is named as a JPEG."""
+    """One of the published training files is a PNG with the ending of a JPEG."""
     png = b"\x89PNG\r\n\x1a\n and so on"
     place(tmp_path / "official" / "train" / SYNSETS[0], {"odd.JPEG": png})
     prepare("imagenet2012", tmp_path / "official", tmp_path)
     stored = open_prepared("imagenet2012", tmp_path).splits["train"]
-    assert stored.content(0) == png
+    assert stored.contents([0])[0] == png
 
 
-# --- What is refused ---------------------------------------------------------
+# --- Refused input ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({f"train/{SYNSETS[0]}/1.JPEG": b"<html>"}, "1.JPEG in"),
-        ({"train/cat/1.JPEG": b"\xff\xd8\xff"}, "has cat, which is none of ImageNet's 1,000"),
+        ({"train/cat/1.JPEG": b"\xff\xd8\xff"}, "has cat, which is not one of ImageNet's 1,000"),
         ({f"train/{SYNSETS[1]}/read.me": b""}, f"{SYNSETS[1]}: 1 files (train) has no images"),
         ({"val/1.JPEG": b"\xff\xd8\xff"}, "neither in the folder of a synset nor named"),
         ({f"val/{validation_name(0)}": b"\xff\xd8\xff"}, "neither in the folder of a synset"),
@@ -125,7 +126,7 @@ def test_a_file_in_place_of_the_folder_and_no_source(refused, tmp_path):
     [
         ({"../n01440764.tar": b""}, "leads out of the archive by '..'"),
         ({"/n01440764.tar": b""}, "has an absolute path"),
-        ({"cat.tar": b""}, "which is none of ImageNet's 1,000 synsets"),
+        ({"cat.tar": b""}, "which is not one of ImageNet's 1,000 synsets"),
         ({"n01440764.tar": b""}, "is damaged or cut short"),
         ({"n01440764.tar": b"no tar" * 200}, "is damaged or cut short"),
         ({"n01440764.tar": "half"}, "cut short"),
@@ -133,13 +134,13 @@ def test_a_file_in_place_of_the_folder_and_no_source(refused, tmp_path):
     ],
 )
 def test_damaged_archives_are_refused(members, sentence, train, tar, refused, tmp_path):
-    made = {
+    archives = {
         "half": tar(train[SYNSETS[0]])[:700],
         "hostile": tar({"../../1.JPEG": b"\xff\xd8\xff"}),
     }
     official = tmp_path / "official"
     official.mkdir()
-    members = {name: made.get(content, content) for name, content in members.items()}
+    members = {name: archives.get(content, content) for name, content in members.items()}
     (official / "ILSVRC2012_img_train.tar").write_bytes(tar(members))
     message = refused("imagenet2012", official, tmp_path)
     assert sentence in message and str(official / "ILSVRC2012_img_train.tar") in message
@@ -155,7 +156,7 @@ def test_an_archive_cut_short_is_refused(train, val, tar, refused, tmp_path):
 # --- Interrupted -------------------------------------------------------------
 
 
-# Stops for ever at the first photo of a class, so that the process can be killed there.
+# Waits forever at the first photo of a class, so that the process can be killed there.
 HELD = f"""
 import sys, time
 def hold(event, arguments):
@@ -165,7 +166,7 @@ sys.addaudithook(hold)
 """
 
 
-def test_killed_half_way_it_goes_on_where_it_was(train, place, read_back, tmp_path):
+def test_after_a_kill_it_resumes(train, place, read_back, tmp_path):
     official = tmp_path / "official"
     for synset in SYNSETS[:2]:
         place(official / "train" / synset, train[synset])
@@ -174,9 +175,9 @@ def test_killed_half_way_it_goes_on_where_it_was(train, place, read_back, tmp_pa
     command = ["prepare", "imagenet2012", "--from", str(official), "--data.dir", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-c", HELD + PREPARE, *command])
     incomplete = tmp_path / "imagenet2012" / "incomplete.5.1.0"
-    notes = incomplete / "unfinished"
+    resume_folder = incomplete / "unfinished"
     until = time.monotonic() + 120
-    while len(list(notes.glob("*.npz"))) < 2 or not list(incomplete.glob("*.part")):
+    while len(list(resume_folder.glob("*.npz"))) < 2 or not list(incomplete.glob("*.part")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Crops, mirroring and preprocessing against NumPy."""
+"""Crops, mirroring and preprocessing, compared with NumPy."""
 
 import functools
 
@@ -14,12 +14,12 @@ STD = (0.2470, 0.2435, 0.2616)
 
 
 def random_images(*shape: int) -> np.ndarray:
-    """Pixels from 1: no zero of theirs can pass for padding."""
+    """Pixels from 1 on, so that a zero is always padding."""
     return np.random.default_rng(0).integers(1, 256, shape, np.uint8)
 
 
 def candidates(image: np.ndarray, padding: int) -> np.ndarray:
-    """Every window of the zero-padded image and its mirror image: ``[2p+1, 2p+1, 2, H, W, C]``."""
+    """Return all crops of the padded image and its mirror, ``[2p+1, 2p+1, 2, H, W, C]``."""
     height, width, channels = image.shape
     padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), image.dtype)
     padded[padding : padding + height, padding : padding + width] = image
@@ -32,9 +32,9 @@ compiled = functools.cache(jax.jit)
 
 
 def augment(
-    augmentation: Augmentation, images: np.ndarray, place: np.ndarray, seed: int = 0
+    augmentation: Augmentation, images: np.ndarray, index: np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    return np.asarray(compiled(augmentation)(jax.random.key(seed), images, place))
+    return np.asarray(compiled(augmentation)(jax.random.key(seed), images, index))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_outputs_are_windows_and_all_of_them_occur(
         assert (seen[:, 1] == 0).all()
         seen = seen[:, :1]
     expected = count / seen.size
-    assert (abs(seen - expected) < 5.5 * np.sqrt(expected)).all(), seen  # all occur, equally often
+    assert (abs(seen - expected) < 5.5 * np.sqrt(expected)).all(), seen  # all occur equally often
 
 
 def test_crop_and_mirror_of_the_largest_usual_image() -> None:
@@ -86,7 +86,7 @@ def test_offsets_and_mirroring_are_independent() -> None:
     assert (abs(correlations) < 5 / np.sqrt(count)).all()
 
 
-def test_nothing_to_do_changes_nothing() -> None:
+def test_without_augmentations_nothing_changes() -> None:
     images = random_images(5, 4, 4, 3)
     np.testing.assert_array_equal(augment(Augmentation(), images, np.arange(5)), images)
 
@@ -94,19 +94,19 @@ def test_nothing_to_do_changes_nothing() -> None:
 def test_image_does_not_depend_on_the_rest_of_the_batch() -> None:
     augmentation = Augmentation(2, True)
     images = random_images(8, 6, 6, 3)
-    place = np.arange(8)
-    whole = augment(augmentation, images, place)
-    halves = [augment(augmentation, images[part], place[part]) for part in (place < 4, place >= 4)]
+    index = np.arange(8)
+    whole = augment(augmentation, images, index)
+    halves = [augment(augmentation, images[part], index[part]) for part in (index < 4, index >= 4)]
     np.testing.assert_array_equal(whole, np.concatenate(halves))
-    # Nor on the order within the batch, nor on what the others are.
+    # It depends neither on the order within the batch nor on the other images.
     order = np.random.default_rng(1).permutation(8)
-    np.testing.assert_array_equal(augment(augmentation, images[order], place[order]), whole[order])
-    others = np.where(place[:, None, None, None] == 5, images, 0).astype(np.uint8)
-    moved = np.where(place == 5, place, place + 100)
+    np.testing.assert_array_equal(augment(augmentation, images[order], index[order]), whole[order])
+    others = np.where(index[:, None, None, None] == 5, images, 0).astype(np.uint8)
+    moved = np.where(index == 5, index, index + 100)
     np.testing.assert_array_equal(augment(augmentation, others, moved)[5], whole[5])
 
 
-def test_place_and_key_both_count() -> None:
+def test_index_and_key_both_matter() -> None:
     image = random_images(8, 8, 3)
     images = np.broadcast_to(image, (16, 8, 8, 3))
     augmentation = Augmentation(4, True)
@@ -125,15 +125,15 @@ def test_place_and_key_both_count() -> None:
 
 
 def enlarge_axis(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Linear interpolation between pixel centres (n + 0.5); the border pixel goes on outside."""
+    """Interpolate linearly between pixel centres (n + 0.5), and repeat the border outside."""
     old = pixels.shape[axis]
     position = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, old - 1)
     shape = [1] * pixels.ndim
     shape[axis] = size
-    share = (position - below).reshape(shape)
-    return pixels.take(below, axis) * (1 - share) + pixels.take(above, axis) * share
+    weight = (position - below).reshape(shape)
+    return pixels.take(below, axis) * (1 - weight) + pixels.take(above, axis) * weight
 
 
 def normalised(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -161,14 +161,14 @@ def test_enlargement_is_half_pixel_bilinear(shape: tuple[int, int], size: int) -
     np.testing.assert_allclose(output, normalised(enlarged, MEAN, STD), atol=2e-5)
 
 
-def test_own_size_changes_nothing() -> None:
+def test_the_original_size_changes_nothing() -> None:
     images = random_images(2, 8, 8, 3)
     output = Preprocessing(MEAN, STD, 8)(jnp.asarray(images))
     np.testing.assert_allclose(output, normalised(images, MEAN, STD), rtol=1e-6, atol=1e-6)
 
 
 def test_reduction_is_antialiased() -> None:
-    """Stripes finer than the new pixels become grey; plain sampling would keep a phase of them."""
+    """Stripes finer than the new pixels become grey; sampling without antialiasing would alias."""
     images = np.zeros((1, 32, 32, 1), np.uint8)
     images[:, :, ::2] = 254
     output = Preprocessing((0.0,), (1.0,), 8)(jnp.asarray(images))

@@ -1,4 +1,4 @@
-"""Images that look alike, checked against a comparison of all with all."""
+"""Near duplicates, checked against a comparison of all pairs."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ def bits_of(tile: np.ndarray) -> np.ndarray:
                      for row in range(8) for column in range(8)])  # fmt: skip
 
 
-def test_the_luma_is_that_of_bt_601():
+def test_the_luma_follows_bt_601():
     colours = np.zeros((*TILE, 3), np.uint8)
     colours[0, :3] = np.diag([255, 255, 255])
     luma = grey_tile(colours)
@@ -20,7 +20,7 @@ def test_the_luma_is_that_of_bt_601():
     assert luma.shape == TILE and not luma[1:].any()
 
 
-def test_hashes_differ_where_neighbours_compare_otherwise():
+def test_hashes_differ_where_neighbours_compare_differently():
     tiles = np.random.default_rng(0).uniform(0, 255, (30, *TILE)).astype(np.float32)
     hashes = difference_hashes(tiles)
     np.testing.assert_array_equal(difference_hashes(tiles * 0.5 + 20), hashes)
@@ -43,13 +43,13 @@ def all_pairs(tiles: np.ndarray) -> set[tuple[int, int, int]]:
 
 @settings(deadline=None, max_examples=40, database=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 25), copies=st.integers(0, 12))
-def test_pairs_are_those_of_a_comparison_of_all_with_all(seed, count, copies):
-    """Hashes are all different here: of one hash, each is compared with the first only."""
+def test_pairs_equal_a_comparison_of_all_pairs(seed, count, copies):
+    """All hashes differ here, because images of equal hash are compared only with the first."""
     rng = np.random.default_rng(seed)
     tiles = rng.integers(0, 256, (count, *TILE)).astype(np.float32)
     for _ in range(copies if count else 0):
         tile = tiles[rng.integers(count)].copy()
-        for _ in range(rng.integers(1, 5)):  # a pixel decides two bits
+        for _ in range(rng.integers(1, 5)):  # one pixel determines two bits
             tile[rng.integers(8), rng.integers(9)] += rng.choice([-90, 90])
         tiles = np.concatenate([tiles, tile[None]])
     tiles = tiles[np.sort(np.unique(difference_hashes(tiles), return_index=True)[1])]

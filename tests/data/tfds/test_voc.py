@@ -1,15 +1,14 @@
-"""PASCAL VOC 2012 prepared in both forms, from the archive and from what is extracted from it."""
+"""PASCAL VOC 2012, prepared in both forms, from the archive and from the extracted folder."""
 
 import numpy as np
 import pytest
 
-from flax_resnet.data.tfds.prepare import prepare
-from flax_resnet.data.tfds.prepared import open_prepared
+from flax_resnet.data.tfds import open_prepared, prepare
 from flax_resnet.data.tfds.voc import CLASSES
 
 ROOT = "VOCdevkit/VOC2012/"
-# What the lists say of image n and each class, by the class's number: 1, or 0 for difficult ones;
-# all else -1.
+# The marks of image n in the lists, by class number: 1, or 0 for difficult objects;
+# all others are -1.
 TRAIN = [{0: 1}, {14: 1, 6: 1, 19: 0}, {19: 1, 3: 0}, {7: 0}]
 VAL = [{2: 1}, {2: 1, 14: 1}]
 
@@ -20,11 +19,11 @@ def listed(marks, start):
 
 @pytest.fixture(scope="module")
 def files(jpeg):
-    """The files of the archive: six images, and another that no list names."""
+    """The files of the archive: six images, and one more that no list names."""
     files = {f"{ROOT}JPEGImages/2008_{n:06}.jpg": jpeg(n) for n in range(7)}
     for label, name in enumerate(CLASSES):
-        for split, said, start in (("train", TRAIN, 0), ("val", VAL, len(TRAIN))):
-            marks = [marks.get(label, -1) for marks in said]
+        for split, all_marks, start in (("train", TRAIN, 0), ("val", VAL, len(TRAIN))):
+            marks = [marks.get(label, -1) for marks in all_marks]
             files[f"{ROOT}ImageSets/Main/{name}_{split}.txt"] = listed(marks, start)
     files[f"{ROOT}ImageSets/Main/aeroplane_trainval.txt"] = b"2008_000000 1\n"
     files[f"{ROOT}Annotations/2008_000000.xml"] = b"<annotation/>"
@@ -42,18 +41,18 @@ def source(request, files, tar, place, tmp_path_factory):
     return folder / ("VOCdevkit/VOC2012" if request.param == "VOC2012" else "")
 
 
-def test_the_classes_are_vocs_in_order():
-    """As section 2 of the development kit lists them, in the order of the alphabet."""
+def test_the_classes_are_in_the_order_of_voc():
+    """Section 2 of the development kit lists them in alphabetical order."""
     assert len(CLASSES) == 20 and list(CLASSES) == sorted(CLASSES)
     assert {"aeroplane", "diningtable", "pottedplant", "tvmonitor"} <= set(CLASSES)
 
 
 def test_multi_label_form(source, files, read_back, tmp_path):
     prepare("voc2012", source, tmp_path)
-    for split, said, start in (("train", TRAIN, 0), ("validation", VAL, len(TRAIN))):
+    for split, all_marks, start in (("train", TRAIN, 0), ("validation", VAL, len(TRAIN))):
         examples = read_back("voc2012", tmp_path, split)
-        assert len(examples) == len(said)
-        for n, (example, marks) in enumerate(zip(examples, said, strict=True), start):
+        assert len(examples) == len(all_marks)
+        for n, (example, marks) in enumerate(zip(examples, all_marks, strict=True), start):
             assert example["image"] == files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"]
             assert example["image/filename"] == f"2008_{n:06}.jpg".encode()
             assert list(example["labels"]) == sorted(marks)
@@ -64,7 +63,7 @@ def test_multi_label_form(source, files, read_back, tmp_path):
 def test_single_label_form(source, files, read_back, tmp_path, console):
     prepare("voc2012_single_label", source, tmp_path, console)
     train = read_back("voc2012_single_label", tmp_path, "train")
-    # Of one class marked 1; those of several, and of difficult objects only, are left out.
+    # Images with one class marked 1; images with several, or only difficult objects, are left out.
     assert [int(example["label"]) for example in train] == [0, 19]
     for example, n in zip(train, (0, 2), strict=True):
         assert example["image"] == files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"]
@@ -83,17 +82,17 @@ def test_the_prepared_set_is_opened_with_its_labels(files, tar, tmp_path):
     assert train.contents([3, 0]) == [files[f"{ROOT}JPEGImages/2008_{n:06}.jpg"] for n in (3, 0)]
 
 
-def test_voc2007_beside_it_does_not_matter(files, tar, read_back, tmp_path):
+def test_voc2007_in_the_same_folder_does_not_matter(files, tar, read_back, tmp_path):
     other = {name.replace("VOC2012", "VOC2007"): b"x" for name in files}
     (tmp_path / "both.tar").write_bytes(tar(other | files))
     prepare("voc2012", tmp_path / "both.tar", tmp_path)
     assert len(read_back("voc2012", tmp_path, "train")) == len(TRAIN)
 
 
-def test_a_photo_that_changed_deep_in_the_folder_is_taken_anew(
+def test_a_changed_photo_deep_in_the_folder_is_read_again(
     files, jpeg, place, refused, read_back, tmp_path
 ):
-    """Not so what an attempt that failed in validation had written of train."""
+    """The train shards of an attempt that failed in validation are written again."""
     first, last = (f"{ROOT}JPEGImages/2008_{n:06}.jpg" for n in (0, len(TRAIN) + len(VAL) - 1))
     place(tmp_path / "kit", files | {last: b"GIF89a"})
     assert last in refused("voc2012", tmp_path / "kit", tmp_path)
@@ -129,15 +128,15 @@ def test_damaged_archives_are_refused(changed, sentence, name, files, tar, refus
     assert sentence in message and str(path) in message and "give " in message
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_an_archive_cut_short_is_refused(share, files, tar, refused, tmp_path):
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8])
+def test_an_archive_cut_short_is_refused(fraction, files, tar, refused, tmp_path):
     content = tar(files)
-    (tmp_path / "some.tar").write_bytes(content[: int(len(content) * share)])
+    (tmp_path / "some.tar").write_bytes(content[: int(len(content) * fraction)])
     message = refused("voc2012", tmp_path / "some.tar", tmp_path)
     assert "cut short" in message or "damaged" in message
 
 
-def test_where_no_image_has_one_class(files, tar, refused, tmp_path):
+def test_no_image_has_exactly_one_class(files, tar, refused, tmp_path):
     marks = {f"{LISTS}{name}_val.txt": listed([1, 1], len(TRAIN)) for name in CLASSES}
     (tmp_path / "some.tar").write_bytes(tar(files | marks))
     message = refused("voc2012_single_label", tmp_path / "some.tar", tmp_path)
