@@ -1,17 +1,18 @@
-"""Images a second that the data roads feed, beside other decoders, torchvision and grain.
+"""Images per second of our data pipelines, compared with other decoders, torchvision and grain.
 
-    pip install torch torchvision grain opencv-python-headless   # what is missing is left out
+    pip install torch torchvision grain opencv-python-headless   # missing packages are skipped
     python -m benchmarks.data
 
-Resident: batches of 512 out of 50,000 images of 32x32 in memory. The host gathers whole batches;
-they are cropped and mirrored on the device, which here is the CPU too.
+In memory: batches of 512 from 50,000 images of 32x32 in memory. The host gathers whole batches, and
+the device, here also the CPU, crops and mirrors them.
 
-Streaming: JPEGs of 500x375 with the spectrum of photos, random-resized-crops of 224x224. First each
-decoder alone, one thread, files in memory; then whole roads from files to batches of 64. A decoder
-"antialiases" if shrinking weighs all pixels, as Pillow and torchvision do and our tests demand.
+Image files: JPEGs of 500x375 with the spectrum of photos, random resized crops of 224x224. First
+each decoder alone with one thread and files in memory, then whole pipelines from files to batches
+of 64. A decoder "antialiases" if all pixels have a weight when an image is shrunk, as in Pillow and
+torchvision, and as our tests require.
 
-Each measurement is a fresh process; the order is mixed; figures are medians. Beside images a second
-stand images a second of processor time, which other programs on the machine disturb less.
+Each measurement runs in a new process, in random order, and the figures are medians. Next to images
+per second the tables show images per second of CPU time, which other programs disturb less.
 """
 
 import importlib
@@ -31,14 +32,14 @@ from pathlib import Path
 import numpy as np
 
 REPEATS = 9
-SECONDS = 2.0  # of each measurement, after a pass to warm up
+SECONDS = 2.0  # length of each measurement, after a warm-up pass
 COUNT, HEIGHT, WIDTH, SIZE, BATCH = 256, 375, 500, 224, 64
 CORES = len(os.sched_getaffinity(0))
 
 
 def make_photos(folder):
-    """Noise whose power falls as in photos, alike in the three channels, and a little of the
-    sensor's; about 85 KB each."""
+    """Write JPEG files of about 85 KB: noise with the power spectrum of photos, similar in the
+    three channels, and some sensor noise."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -59,11 +60,11 @@ def make_photos(folder):
 
 def processor_seconds():
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in usage)
+    return sum(entry.ru_utime + entry.ru_stime for entry in usage)
 
 
 def rates(batches, images):
-    """Images a second, and a second of processor time, of an endless iterator of batches."""
+    """Return images per second, and per second of CPU time, of an endless iterator of batches."""
     for _ in range(max(1, COUNT // images)):
         next(batches)
     done, start, cpu = 0, time.perf_counter(), processor_seconds()
@@ -77,12 +78,12 @@ def rates(batches, images):
 
 
 def one_by_one(folder, crop):
-    """``crop(content, box)`` of one file after the other, with the boxes of training."""
-    from flax_resnet.data.images.reading import DRAWS, crop_box
+    """Return the rates of ``crop(content, box)`` of one file after another, with training crops."""
+    from flax_resnet.data.images import UNIFORMS_PER_CROP, crop_box
 
     contents = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
     rng = np.random.default_rng(1)
-    boxes = [crop_box(HEIGHT, WIDTH, rng.random(DRAWS)) for _ in contents]
+    boxes = [crop_box(HEIGHT, WIDTH, rng.random(UNIFORMS_PER_CROP)) for _ in contents]
 
     def endless():
         while True:
@@ -93,7 +94,7 @@ def one_by_one(folder, crop):
 
 
 def shrink_of(box):
-    """The largest of 1, 2, 4, 8 that leaves at least SIZE pixels of the box."""
+    """Return the largest of 1, 2, 4, 8 that leaves at least SIZE pixels of the box."""
     return next(
         (n for n in (8, 4, 2) if n * SIZE <= min(box[2:])),
         1,
@@ -112,8 +113,8 @@ def pillow(folder):
         if shrink > 1:
             image.draft("RGB", (WIDTH // shrink, HEIGHT // shrink))
         top, left, height, width = (side / shrink for side in box)
-        part = (left, top, left + width, top + height)
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=part))
+        region = (left, top, left + width, top + height)
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=region))
 
     return one_by_one(folder, crop)
 
@@ -134,8 +135,8 @@ def opencv(folder, method="INTER_LINEAR"):
         flag = flags[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
         top, left, height, width = (side // shrink for side in box)
-        part = image[top : top + height, left : left + width]
-        return cv2.resize(part, (SIZE, SIZE), interpolation=getattr(cv2, method))
+        region = image[top : top + height, left : left + width]
+        return cv2.resize(region, (SIZE, SIZE), interpolation=getattr(cv2, method))
 
     return one_by_one(folder, crop)
 
@@ -158,13 +159,15 @@ def simplejpeg_opencv(folder):
 
 
 def ours_alone(folder):
-    from flax_resnet.data.images.reading import DRAWS, random_resized_crop
+    from flax_resnet.data.images import UNIFORMS_PER_CROP, random_resized_crop
 
     rng = np.random.default_rng(1)
-    draws = {}
+    uniforms = {}
 
     def crop(content, box):
-        return random_resized_crop(content, draws.setdefault(box, rng.random(DRAWS)), SIZE)
+        return random_resized_crop(
+            content, uniforms.setdefault(box, rng.random(UNIFORMS_PER_CROP)), SIZE
+        )
 
     return one_by_one(folder, crop)
 
@@ -190,11 +193,11 @@ def torchvision_loader(folder):
     transforms = importlib.import_module("torchvision.transforms.v2")
     steps = [transforms.RandomResizedCrop(SIZE, antialias=True), transforms.PILToTensor()]
     dataset = torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
-    # Over and over, so that no epoch's end is waited for.
+    # Sampling with replacement, so that no epoch ends.
     order = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**7)
     loader = torch.utils.data.DataLoader(dataset, BATCH, sampler=order, num_workers=2)
     found = rates(iter(loader), BATCH)
-    return found | {"per_cpu_second": None}  # of workers that have not ended it is not known
+    return found | {"per_cpu_second": None}  # unknown, because the workers have not ended
 
 
 def grain_threads(folder, decode):
@@ -210,22 +213,22 @@ def grain_threads(folder, decode):
 def grain_pillow(folder):
     from PIL import Image
 
-    from flax_resnet.data.images.reading import DRAWS, crop_box
+    from flax_resnet.data.images import UNIFORMS_PER_CROP, crop_box
 
     def decode(path, rng):
         image = Image.open(path).convert("RGB")
-        box = crop_box(image.height, image.width, rng.random(DRAWS))
-        part = (box.left, box.top, box.left + box.width, box.top + box.height)
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=part))
+        box = crop_box(image.height, image.width, rng.random(UNIFORMS_PER_CROP))
+        region = (box.left, box.top, box.left + box.width, box.top + box.height)
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=region))
 
     return grain_threads(folder, decode)
 
 
 def grain_with_our_decoder(folder):
-    from flax_resnet.data.images.reading import DRAWS, random_resized_crop
+    from flax_resnet.data.images import UNIFORMS_PER_CROP, random_resized_crop
 
     return grain_threads(
-        folder, lambda path, rng: random_resized_crop(path, rng.random(DRAWS), SIZE)
+        folder, lambda path, rng: random_resized_crop(path, rng.random(UNIFORMS_PER_CROP), SIZE)
     )
 
 
@@ -252,17 +255,17 @@ def gather_and_augment(folder):
     from flax_resnet.data import Augmentation
 
     augment = jax.jit(Augmentation(crop_padding=4, flip=True))
-    key, places = jax.random.key(0), jnp.arange(512)
+    key, indices = jax.random.key(0), jnp.arange(512)
 
     def augmented():
         for batch in small_batches():
-            yield jax.block_until_ready(augment(key, batch["image"], places))
+            yield jax.block_until_ready(augment(key, batch["image"], indices))
 
     return rates(augmented(), 512)
 
 
 JOBS = {
-    "resident": {
+    "in memory": {
         "gather on the host": (gather, ()),
         "gather, then augment on the device": (gather_and_augment, ()),
     },
@@ -284,8 +287,8 @@ JOBS = {
 
 def main():
     jobs = [
-        (part, name)
-        for part, entries in JOBS.items()
+        (group, name)
+        for group, entries in JOBS.items()
         for name, (_, needs) in entries.items()
         if all(map(importlib.util.find_spec, needs))
     ]
@@ -296,31 +299,31 @@ def main():
         make_photos(Path(scratch))
         sizes = [path.stat().st_size for path in Path(scratch).rglob("*.jpg")]
         print(f"{COUNT} JPEGs of {WIDTH}x{HEIGHT}, {statistics.mean(sizes) / 1000:.0f} KB each")
-        for part, name in runs:
-            command = [sys.executable, "-m", "benchmarks.data", part, name, scratch]
+        for group, name in runs:
+            command = [sys.executable, "-m", "benchmarks.data", group, name, scratch]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[part, name].append(json.loads(done.stdout.splitlines()[-1]))
+            found[group, name].append(json.loads(done.stdout.splitlines()[-1]))
     medians = {}
     for job, results in found.items():
         values = [[result[key] for result in results] for key in ("rate", "per_cpu_second")]
         medians[job] = [statistics.median(v) if v[0] is not None else None for v in values]
-    for part in JOBS:
-        print(f"\n{part:48}{'images/s':>12}{'a CPU second':>14}")
+    for group in JOBS:
+        print(f"\n{group:48}{'images/s':>12}{'per CPU second':>16}")
         for (_, name), (rate, per_cpu) in sorted(
-            ((job, value) for job, value in medians.items() if job[0] == part),
+            ((job, value) for job, value in medians.items() if job[0] == group),
             key=lambda item: item[1][0],
         ):
-            print(f"{name:48}{rate:12,.0f}{per_cpu or float('nan'):14,.0f}")
+            print(f"{name:48}{rate:12,.0f}{per_cpu or float('nan'):16,.0f}")
     alone = {job: value for job, value in medians.items() if job[0] == "one core"}
-    road = medians[f"all {CORES} cores", "flax_resnet"]
-    print("\nour road / (cores x the best decoder), in images/s and in images a CPU second:")
+    ours_rate, ours_per_cpu = medians[f"all {CORES} cores", "flax_resnet"]
+    print("\nour pipeline / (cores x best decoder), in images/s and images per CPU second:")
     for text, fits in (
-        ("of those that antialias", lambda name: "does not" not in name),
-        ("of all", lambda name: True),
+        ("antialiasing decoders", lambda name: "does not" not in name),
+        ("all decoders", lambda name: True),
     ):
         chosen = [value for (_, name), value in alone.items() if fits(name)]
-        by_rate = road[0] / (CORES * max(value[0] for value in chosen))
-        by_cpu = road[1] / max(value[1] for value in chosen)
+        by_rate = ours_rate / (CORES * max(value[0] for value in chosen))
+        by_cpu = ours_per_cpu / max(value[1] for value in chosen)
         print(f"  {text:24}{by_rate:6.2f}{by_cpu:8.2f}")
 
 
@@ -329,6 +332,6 @@ if __name__ == "__main__":
         measure, _ = JOBS[sys.argv[1]][sys.argv[2]]
         print(json.dumps(measure(Path(sys.argv[3]))))
         sys.stdout.flush()
-        os._exit(0)  # without waiting for workers that were told of no end
+        os._exit(0)  # does not wait for the endless workers
     else:
         main()
