@@ -78,7 +78,7 @@ def seconds_an_image(workdir, photos):
     """Return the seconds per image of a forward pass over files that is already compiled."""
     import flax_resnet as fr
 
-    run, paths = fr.load_run(workdir), sorted(map(str, photos.rglob("*.jpg")))
+    run, paths = fr.load(workdir), sorted(map(str, photos.rglob("*.jpg")))
     run.embed(paths)
     began = time.perf_counter()
     run.embed(paths)
@@ -153,9 +153,7 @@ def main():
     print(f"PyTorch: {min(each):.1f} s an epoch of {options.images} images", flush=True)
     kept, history = ours(photos, weights, folder, "once", size)
     head, each_image = history[-1]["time"], seconds_an_image(folder / "once", photos)
-    print(
-        f"Features once: {kept:.1f} s with {head:.1f} s of L-BFGS; {1 / each_image:.1f} images/s"
-    )
+    print(f"Features once: {kept:.1f} s with {head:.1f} s of L-BFGS; {1 / each_image:.1f} images/s")
     sgd = {"solver": "sgd", "epochs": epochs}
     again, history = ours(photos, weights, folder, "passes", size, views=0, **sgd)
     epoch = (history[-2]["time"] - history[0]["time"]) / max(epochs - 1, 1)

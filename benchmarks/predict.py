@@ -1,4 +1,4 @@
-"""Photos a second of prediction with resnet50, beside PyTorch, interleaved.
+"""Photos a second of prediction with resnet50 and with PyTorch, in turns.
 
     python -m benchmarks.predict PHOTOS [--count 256] [--repeats 3]
 
@@ -11,6 +11,7 @@ ratio is that of the medians.
 
 import argparse
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,24 +20,14 @@ from PIL import Image
 
 
 def ours(paths, state_dict):
-    import jax
-
     import flax_resnet as fr
-    from flax_resnet.config import ModelConfig
-    from flax_resnet.data import Framing, Preprocessing
-    from flax_resnet.inference import LoadedRun
-    from flax_resnet.weights import imagenet_classes
+    from flax_resnet.weights import write_weights
 
-    model = fr.create_model("resnet50")
-    preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    run = LoadedRun(
-        ModelConfig(name="resnet50"),
-        jax.block_until_ready(fr.from_torchvision(state_dict, model)),
-        imagenet_classes(),
-        preprocessing,
-        Framing.evaluating(224),
-    )
-    return lambda: run.predict(paths).probabilities.argmax(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "resnet50.safetensors"
+        write_weights(file, state_dict)
+        classifier = fr.load(file)
+    return lambda: classifier.predict(paths).probabilities.argmax(1)
 
 
 class Photos:
@@ -57,7 +48,7 @@ class Photos:
         return self._transform(Image.open(self._paths[index]).convert("RGB"))
 
 
-def torchs(paths, state_dict):
+def pytorch(paths, state_dict):
     import torch
     from torch.utils.data import DataLoader
 
@@ -100,7 +91,7 @@ def main():
     torch.manual_seed(0)
     model = torchvision.models.resnet50()
     state_dict = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    sides = {"flax_resnet": ours(paths, state_dict), "PyTorch": torchs(paths, state_dict)}
+    sides = {"flax_resnet": ours(paths, state_dict), "PyTorch": pytorch(paths, state_dict)}
     answers = {name: predict() for name, predict in sides.items()}  # compiles, fills the caches
     same = np.mean(answers["flax_resnet"] == answers["PyTorch"])
     rates = {name: [] for name in sides}

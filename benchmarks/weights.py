@@ -1,10 +1,10 @@
-"""Time and memory of bringing resnet50's weights in, beside PyTorch where it is installed.
+"""Time and memory of loading resnet50's weights, compared with PyTorch where it is installed.
 
     python -m benchmarks.weights
 
 Each measurement is a fresh process; the order is mixed. Memory is the growth of the peak resident
-set over what the process held once its library was up, as a multiple of the file's size; mapped
-pages of the file itself, which the system can drop, count.
+set over that of the process once its library was imported, as a multiple of the file's size;
+mapped pages of the file itself, which the system can drop, count.
 """
 
 import importlib.util
@@ -24,13 +24,13 @@ WORDS = {"ours": "flax_resnet", "torch": "torch.load + load_state_dict"}
 
 
 def resident(name):
-    """A line of the process's status in bytes: VmRSS, now, or VmHWM, its peak."""
+    """Return a line of the process's status in bytes: VmRSS (now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def seconds_and_memory(convert):
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     start = time.perf_counter()
     kept = convert()
@@ -45,7 +45,7 @@ def ours(path):
 
     import flax_resnet as fr
 
-    # JAX's own start, which every program pays once: the backend, and the code that traces.
+    # JAX's initialisation, which every program needs once: the backend, and tracing.
     jax.devices()
     small = fr.create_model("resnet20")
     jax.eval_shape(lambda: small.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
@@ -53,7 +53,7 @@ def ours(path):
     return seconds_and_memory(lambda: jax.block_until_ready(fr.load_weights(path, model)))
 
 
-def torchs(path):
+def pytorch(path):
     import torch
 
     from tests.weights.torchvision_import import torchvision
@@ -107,6 +107,6 @@ def main():
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        print(json.dumps({"ours": ours, "torch": torchs}[sys.argv[1]](sys.argv[2])))
+        print(json.dumps({"ours": ours, "torch": pytorch}[sys.argv[1]](sys.argv[2])))
     else:
         main()

@@ -11,10 +11,7 @@ from .config import check_config as check_config
 from .config import list_configs as list_configs
 from .config import load_config as load_config
 from .errors import UserError as UserError
-from .inference import embed as embed
-from .inference import evaluate as evaluate
-from .inference import load_run as load_run
-from .inference import predict as predict
+from .inference import load as load
 from .models import ResNet as ResNet
 from .models import create_model as create_model
 from .models import fold_batch_norm as fold_batch_norm

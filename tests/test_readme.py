@@ -11,7 +11,7 @@ from PIL import Image
 
 import flax_resnet
 from flax_resnet import cli, create_model, training
-from flax_resnet.weights import pretrained, write_weights
+from flax_resnet.weights import load, write_weights
 from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 
@@ -68,7 +68,7 @@ def test_first_five_minutes_with_your_photos_run_as_written(readme, tmp_path, mo
     model = create_model("resnet50")
     weights = tmp_path / "resnet50.safetensors"
     write_weights(weights, seeded_state_dict(torch_shapes(model)))
-    monkeypatch.setattr(pretrained, "fetch_published", lambda entry, cache: weights)
+    monkeypatch.setattr(load, "fetch_published", lambda entry, cache: weights)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     rng = np.random.default_rng(0)

@@ -57,7 +57,6 @@ def predict_command(
     found = _find(paths)
     run = _load(model, classes)
 
-    from ..inference import predict_batches
     from ..inference.write_predictions import write_predictions
     from ..report.photo_sheet import MAX_PHOTOS
 
@@ -67,8 +66,8 @@ def predict_command(
         task = bar.add_task("predict", total=len(found.paths))
 
         def batches() -> Iterator[Any]:
-            for batch in predict_batches(
-                run, found.paths, temperature=temperature, batch_size=batch_size, tta=tta
+            for batch in run.predict_batches(
+                found.paths, temperature=temperature, batch_size=batch_size, tta=tta
             ):
                 bar.advance(task, len(batch))
                 failed.update(batch.failed)
@@ -81,7 +80,7 @@ def predict_command(
         write_predictions(file, batches(), written, top_k=top_k, names=found.paths)
     if sheet and kept:
         _write_sheet(sheet, kept, len(found.paths))
-    _conclude(len(found.paths) + len(found.missing), failed, found.passed_over)
+    _conclude(len(found.paths) + len(found.missing), failed, found.skipped)
 
 
 @command
@@ -107,12 +106,11 @@ def embed_command(
     found = _find(paths)
     run = _load(model, classes)
 
-    from ..inference import embed, write_embeddings
+    from ..inference import write_embeddings
 
     with _bar() as bar:
         task = bar.add_task("embed", total=len(found.paths))
-        embeddings = embed(
-            run,
+        embeddings = run.embed(
             found.paths,
             batch_size=batch_size,
             progress=lambda count: bar.advance(task, count),
@@ -121,7 +119,7 @@ def embed_command(
     count, width = embeddings.features.shape
     print(f"{output}: {width} features of {count:,} images")
     failed = found.missing | dict(embeddings.failed)
-    _conclude(len(found.paths) + len(found.missing), failed, found.passed_over)
+    _conclude(len(found.paths) + len(found.missing), failed, found.skipped)
 
 
 @command
@@ -160,7 +158,7 @@ def evaluate_command(
     _check_positive(batch_size=batch_size)
     run = _load(model, classes)
     for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
-        if run.settings.get("loss") == "sigmoid" and value:
+        if run.info.settings.get("loss") == "sigmoid" and value:
             raise UserError(
                 f"--{option} is for images with one class each; the images of this run have any "
                 "number of classes: leave it out.",
@@ -169,7 +167,6 @@ def evaluate_command(
 
     from rich.console import Console
 
-    from ..inference import evaluate
     from ..inference.write_predictions import write_predictions
     from ..metrics import MultiLabelEvaluation
     from ..report.evaluation import write_evaluation
@@ -177,8 +174,7 @@ def evaluate_command(
 
     with _bar() as bar:
         task = bar.add_task("evaluate", total=None)
-        done = evaluate(
-            run,
+        done = run.evaluate(
             source,
             split=split,
             batch_size=batch_size,
@@ -243,13 +239,13 @@ def _load(model: str, classes: str | None) -> Any:
     """Load a model; compiled programs are kept on disk for the next time."""
     import jax
 
-    from ..inference import load_any, read_classes
+    from ..inference import load
 
     if jax.config.values["jax_compilation_cache_dir"] is None and Config().compile_cache:
         folder = Path(str(Config().compile_cache)).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return load_any(model, read_classes(classes) if classes else None)
+    return load(model, classes=classes)
 
 
 def _opened(path: str | None) -> AbstractContextManager[TextIO]:

@@ -19,7 +19,7 @@ def convert_command(
     """Convert weights between .pth, .safetensors, .npz and run folders.
 
     Args:
-        source: A weights file or a run's folder.
+        source: A run's folder, a weights file, or a published model such as resnet50.
         target: The file to write; a name without ending becomes a run's folder.
         model: The model's name; by default it is derived from the arrays.
         num_classes: Another number of classes: the classifier is initialised again.
@@ -28,7 +28,7 @@ def convert_command(
     from ..inference import convert_weights
 
     done = convert_weights(source, target, model=model, num_classes=num_classes, verify=verify)
-    name, classes = done.run.config.name, len(done.run.classes)
+    name, classes = done.classifier.info.config.name, len(done.classifier.classes)
     print(f"{target}: {name}, {classes} classes, {done.arrays} arrays")
     for other, difference in done.differences.items():
         print(

@@ -2,8 +2,6 @@
 
 from .check import check_config
 from .fields import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     RESUME_MAY_CHANGE,
     AugmentConfig,
     Config,
@@ -16,8 +14,6 @@ from .fields import (
 from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "RESUME_MAY_CHANGE",
     "AugmentConfig",
     "Config",

@@ -8,11 +8,6 @@ epoch is a pass over the training images; rates and probabilities are fractions 
 from dataclasses import dataclass, field
 from typing import Literal
 
-# The mean and standard deviation of each channel, of pixels from 0 to 1, that published weights for
-# ImageNet expect.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -163,9 +158,10 @@ class TransferConfig:
     """Training that starts from weights trained on other images."""
 
     weights: str = "none"
-    """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), timm/NAME, a weights file, or a
-    run's folder. The classifier is always new. The weights also set the normalisation, and the
-    image_size, resize and interpolation that data leaves open."""
+    """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), another model's as
+    resnet50/IMAGENET1K_V2, timm/NAME, a weights file, or a run's folder. The classifier is always
+    new. The weights also set the normalisation, and the image_size, resize and interpolation that
+    data leaves open."""
     mode: Literal["full", "partial", "head", "gradual"] = "full"
     """What is trained: the whole model, the stages from freeze_before on, the head, or first the
     head and after each unfreeze_epochs one more stage below it."""

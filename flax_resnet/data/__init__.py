@@ -5,13 +5,10 @@
 (``tfds``), augmentation on the device (``augment``), and checks of image folders (``audit``).
 """
 
-# First, because ``framing`` and ``images`` import each other.
-from .images import UNIFORMS_PER_CROP  # isort: skip
-
 from .augment import Augmentation, Mixing, Preprocessing
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset, Split
-from .framing import Framing
+from .images import UNIFORMS_PER_CROP
 from .opening import FOLDER, IMAGE_SIZE, open_dataset
 from .pipeline import (
     Batch,
@@ -31,7 +28,6 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Dataset",
-    "Framing",
     "Mixing",
     "Prefetch",
     "Preprocessing",

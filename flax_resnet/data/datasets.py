@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.framing import Framing
 from flax_resnet.data.pipeline import Source
+from flax_resnet.transform import EvalTransform
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +104,10 @@ class Dataset:
         return self.train.image_shape
 
     @property
-    def framing(self) -> Framing:
+    def transform(self) -> EvalTransform:
         """How a photo becomes one of these images, as evaluation sees them."""
-        return getattr(self.test, "framing", None) or Framing.like(self.image_shape)
+        stored = getattr(self.test, "transform", None)
+        return stored or EvalTransform.stored_like(self.image_shape)
 
     @property
     def bad(self) -> dict[str, str]:

@@ -1,30 +1,24 @@
-"""What is done with trained weights: a run read back, prediction, evaluation, conversion."""
+"""Uses of trained weights: ``load`` a classifier, predict, evaluate, embed, convert."""
 
+from .class_names import read_classes
+from .classifier import Classifier, load
 from .convert import Conversion, convert_weights
-from .embed import Embeddings, embed, write_embeddings
-from .evaluate import EvalResult, evaluate
+from .embed import Embeddings, write_embeddings
+from .evaluate import EvalResult
 from .find_files import FoundFiles, find_files
-from .loading import load_any, read_classes
-from .predict import Prediction, Predictions, predict, predict_batches
-from .run_folder import LoadedRun, load_run, save_run
+from .predict import Prediction, Predictions
 
 __all__ = [
+    "Classifier",
     "Conversion",
     "Embeddings",
     "EvalResult",
     "FoundFiles",
-    "LoadedRun",
     "Prediction",
     "Predictions",
     "convert_weights",
-    "embed",
-    "evaluate",
     "find_files",
-    "load_any",
-    "load_run",
-    "predict",
-    "predict_batches",
+    "load",
     "read_classes",
-    "save_run",
     "write_embeddings",
 ]

@@ -1,4 +1,4 @@
-"""Weights from one kind of file to another, or to and from a run's folder, and the proof."""
+"""Conversion of weights between files, runs and published sets, and its verification."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,29 +8,24 @@ import jax
 import numpy as np
 
 from ..models import default_image_shape
-from ..weights import (
-    load_weights,
-    save_weights,
-    to_torchvision,
-)
-from .loading import load_file
-from .run_folder import LoadedRun, load_run, save_run
+from ..weights import load_weights, to_torchvision
+from .classifier import Classifier, load
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted.
+    """Result of a conversion.
 
     Attributes:
-      run: the model and its weights.
-      arrays: how many were written.
-      differences: largest absolute difference of the logits of one random image against those
-        before the conversion, by what was compared with (``"written and read again"``,
-        ``"torchvision"``); empty without ``verify``.
-      largest_logit: the scale of ``differences``.
+        classifier: The model and its weights.
+        arrays: Number of arrays that were written.
+        differences: Largest absolute difference of the logits of one random image against those
+            before the conversion, by what was compared (``"written and read again"``,
+            ``"torchvision"``); empty without ``verify``.
+        largest_logit: The scale of ``differences``.
     """
 
-    run: LoadedRun
+    classifier: Classifier
     arrays: int
     differences: Mapping[str, float]
     largest_logit: float
@@ -47,60 +42,62 @@ def convert_weights(
     """Convert weights from ``source`` to ``target``.
 
     Args:
-      source: a file (``.pth``, ``.pt``, ``.th``, ``.bin``, ``.tar``, ``.safetensors``, ``.npz``)
-        or a run's folder.
-      target: a file (``.safetensors``, ``.npz``, ``.pth``), or a name without ending for a run's
-        folder, which must not be there yet.
-      model: name of the model; by default it is read off the arrays.
-      num_classes: another number of classes starts with a fresh classifier.
-      verify: read the target again and compare logits, also with torchvision's where that is
-        installed.
+        source: A run's folder, a file of weights or a published set, see ``load``.
+        target: A file (``.safetensors``, ``.npz``, ``.pth``), or a name without ending for a run's
+            folder, which must not exist yet.
+        model: Name of the model; by default it is inferred from the arrays.
+        num_classes: Another number of classes than the weights have creates a random classifier.
+        verify: Whether to read the target again and compare logits, also with torchvision's where
+            that is installed.
 
     Raises:
-      UserError: a file is missing, damaged or of another kind, or the weights are of another model.
+        UserError: A file is missing, damaged or of another kind, or the weights are of another
+            model.
     """
-    source, target = Path(source), Path(target)
-    run = load_run(source) if source.is_dir() else load_file(source, model, num_classes)
-    if target.suffix:
-        save_weights(target, run.variables, run.model)
-    else:
-        save_run(target, run)
-    differences, largest = _verify(run, target) if verify else ({}, 0.0)
-    return Conversion(run, len(jax.tree.leaves(run.variables)), differences, largest)
+    target = Path(target).expanduser()
+    classifier = load(source, model=model, num_classes=num_classes)
+    classifier.save(target)
+    differences, largest = _verify(classifier, target) if verify else ({}, 0.0)
+    return Conversion(classifier, len(jax.tree.leaves(classifier.variables)), differences, largest)
 
 
-def _verify(run: LoadedRun, target: Path) -> tuple[dict[str, float], float]:
-    model = run.model
-    again = load_run(target).variables if target.is_dir() else load_weights(target, model)
-    params = run.variables["params"]
+def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], float]:
+    model = classifier.model
+    again = load(target).variables if target.is_dir() else load_weights(target, model)
+    params = classifier.variables["params"]
     channels = params["conv1" if "conv1" in params else "conv1_0"]["kernel"].shape[2]
     height, width, _ = default_image_shape(model)
     image = np.random.default_rng(0).standard_normal((1, height, width, channels), np.float32)
     # The highest precision: the matrix units of GPUs and TPUs would round.
     with jax.default_matmul_precision("highest"):
-        before = np.asarray(model.apply(run.variables, image, train=False))
+        before = np.asarray(model.apply(classifier.variables, image, train=False))
         after = np.asarray(model.apply(again, image, train=False))
     differences = {"written and read again": float(np.abs(before - after).max())}
-    theirs = _torchvision_logits(run, image)
+    theirs = _torchvision_logits(classifier, image)
     if theirs is not None:
         differences["torchvision"] = float(np.abs(before - theirs).max())
     return differences, float(np.abs(before).max())
 
 
-def _torchvision_logits(run: LoadedRun, image: np.ndarray) -> np.ndarray | None:
-    """Logits of torchvision's model with the exported weights, or None where there is none."""
+def _torchvision_logits(classifier: Classifier, image: np.ndarray) -> np.ndarray | None:
+    """Return the logits of torchvision's model with these weights; None where it has none."""
     try:
         import torch
         from torchvision.models import get_model
     except (ImportError, RuntimeError):  # RuntimeError: built for another torch
         return None
     try:
-        twin = get_model(run.config.name, num_classes=len(run.classes)).eval()
+        reference = get_model(
+            classifier.info.config.name, num_classes=len(classifier.classes)
+        ).eval()
     except ValueError:  # no model of that name
         return None
-    exported = to_torchvision(run.variables, run.model)
-    if exported["conv1.weight"].shape != tuple(twin.conv1.weight.shape):
-        return None  # another stem, or other channels, than torchvision has
-    twin.load_state_dict({name: torch.from_numpy(array) for name, array in exported.items()})
+    exported = to_torchvision(classifier.variables, classifier.model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
+    if {name: array.shape for name, array in exported.items()} != shapes:
+        return None  # torchvision has this model with another stem or other shortcuts
+    if classifier.info.config.version == "v1":
+        return None  # the same arrays, but torchvision computes v1.5
+    reference.load_state_dict({name: torch.from_numpy(array) for name, array in exported.items()})
     with torch.no_grad():
-        return twin(torch.from_numpy(image.transpose(0, 3, 1, 2))).numpy()
+        return reference(torch.from_numpy(image.transpose(0, 3, 1, 2))).numpy()

@@ -1,14 +1,19 @@
-"""Features of images: the vector before the classifier, for search, clusters or other models."""
+"""Features of images: the input of the classifier layer, for search, clusters or other models."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
-from .outputs import BATCH_SIZE, Images, features_of, outputs
-from .run_folder import LoadedRun
+from .outputs import BATCH_SIZE, Images, features_program, forward_images
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -16,9 +21,9 @@ class Embeddings:
     """Features of the images that could be read.
 
     Attributes:
-      names: paths, or numbers from 0 of images in memory.
-      features: float32 ``[N, C]``.
-      failed: path -> why it could not be read.
+        names: Paths, or numbers from 0 of images in memory.
+        features: Float32 ``[N, C]``.
+        failed: Path -> reason of each file that could not be read.
     """
 
     names: tuple[str, ...]
@@ -27,37 +32,50 @@ class Embeddings:
 
 
 def embed(
-    run: LoadedRun,
+    classifier: Classifier,
     images: Images,
     *,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Embeddings:
-    """The pooled features of images, the input of the classifier; see :func:`predict`.
+    """Compute the pooled features of images, the input of the classifier layer.
 
-    ``progress`` is called with the number of images of each batch that is done.
+    Args:
+        classifier: The trained model.
+        images: As in ``predict``.
+        batch_size: As in ``predict``.
+        progress: Called after each batch with its number of images.
 
     Raises:
-      UserError: images in memory that are none.
+        UserError: Values in memory that are not images.
     """
-    parts = []
-    for part in outputs(features_of(run), images, run.framing, batch_size=batch_size):
-        parts.append(part)
-        progress(len(part.names))
+    batches = []
+    program = features_program(classifier)
+    for batch in forward_images(program, images, classifier.transform, batch_size):
+        batches.append(batch)
+        progress(len(batch.names))
     names = tuple(
-        name for part in parts for name, read in zip(part.names, part.read, strict=True) if read
+        name
+        for batch in batches
+        for name, read in zip(batch.names, batch.read, strict=True)
+        if read
     )
-    values = [part.values.astype(np.float32) for part in parts]
+    values = [batch.outputs.astype(np.float32) for batch in batches]
     features = np.concatenate(values) if values else np.zeros((0, 0), np.float32)
-    return Embeddings(names, features, {k: v for part in parts for k, v in part.failed.items()})
+    failed = {name: why for batch in batches for name, why in batch.failed.items()}
+    return Embeddings(names, features, failed)
 
 
 def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
-    """Write ``.npz`` (``files`` ``[N]``, ``features`` ``[N, C]``) or ``.parquet`` (columns ``file``
-    and ``features``, a list of C numbers).
+    """Write embeddings to a file.
+
+    Args:
+        path: ``.npz`` (``files`` ``[N]``, ``features`` ``[N, C]``) or ``.parquet`` (columns
+            ``file`` and ``features``, a list of C numbers).
+        embeddings: The features.
 
     Raises:
-      UserError: another ending, pyarrow is not installed, or the file cannot be written.
+        UserError: Another ending, pyarrow is not installed, or the file cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".npz", ".parquet"):

@@ -1,10 +1,11 @@
-"""A trained model beside the truth: accuracy, confusion, figures by class, calibration; or mean
-average precision."""
+"""Evaluation on labelled images: accuracy, confusion, calibration, or mean average precision."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,22 +19,26 @@ from ..metrics import (
     evaluate_logits,
     evaluate_multi_label,
 )
-from .outputs import BATCH_SIZE, Augmentation, logits_of, outputs_of_source
-from .predict import Predictions, probabilities_of
-from .run_folder import LoadedRun
+from ..training import BatchOutputs
+from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
+from .predict import Predictions, to_probabilities
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 SplitName = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What came of an evaluation.
+    """Figures of an evaluation, with the predictions and labels behind them.
 
     Attributes:
-      result: the figures; of a run trained with ``loss="sigmoid"``, :class:`MultiLabelEvaluation`.
-      predictions: by image; ``failed`` names what could not be read, which counts nowhere.
-      labels: the true classes, int ``[N]``, of all images of ``predictions``; or ``[N, K]`` of 0
-        and 1.
+        result: The figures; of a run trained with ``loss="sigmoid"``, ``MultiLabelEvaluation``.
+        predictions: Probabilities of every image; ``failed`` names those that could not be read,
+            which are left out of the figures.
+        labels: The true classes of all images of ``predictions``: int ``[N]``, or ``[N, K]`` of 0
+            and 1.
     """
 
     result: Evaluation | MultiLabelEvaluation
@@ -41,129 +46,150 @@ class EvalResult:
     labels: np.ndarray
 
 
+@dataclass(frozen=True)
+class _NamedSplit:
+    """Images of a split, and their paths or numbers."""
+
+    images: Source
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """All splits of a data set, and which of them to evaluate.
+
+    Attributes:
+        splits: The splits by name.
+        chosen: Name of the split to evaluate.
+        title: Name of the data set and the split, for reports.
+    """
+
+    splits: dict[str, _NamedSplit]
+    chosen: str
+    title: str
+
+
 def evaluate(
-    run: LoadedRun,
+    classifier: Classifier,
     source: str | Path | None = None,
     *,
     split: SplitName | None = None,
     batch_size: int = BATCH_SIZE,
-    tta: Augmentation | None = None,
+    tta: TestTimeAugmentation | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalResult:
-    """Evaluate a run on labelled images.
+    """Compare predictions with the true classes of labelled images.
+
+    The temperature is fitted on validation images if there are some that are not evaluated. A run
+    trained with ``loss="sigmoid"`` has none, and is evaluated on its own data only.
 
     Args:
-      run: see :func:`load_run`.
-      source: a folder with a folder for each class, or a ``.csv`` or ``.jsonl`` of path and label
-        (see data.find_images); None for the data that the run was trained on.
-      split: which images. By default the test split of the run's own data, or of a source that
-        has splits; all images of any other source.
-      batch_size, tta: see :func:`predict`.
-      progress: called with the images done and their number.
-
-    The temperature is fitted on validation images where there are some besides those evaluated.
-    A run trained with ``loss="sigmoid"`` has none, and is evaluated on its own data alone.
+        classifier: The trained model.
+        source: A folder with a folder for each class, or a ``.csv`` or ``.jsonl`` of path and
+            label; None for the data that the run was trained on.
+        split: Which images; by default the test split of the run's own data or of a source that
+            has splits, and all images of any other source.
+        batch_size: As in ``predict``.
+        tta: As in ``predict``.
+        progress: Called with the number of images done and of all.
 
     Raises:
-      UserError: no data, classes that the run does not know, or no image that can be read.
+        UserError: No data, classes that the model does not know, or no image that can be read.
     """
-    several = run.settings.get("loss") == "sigmoid"
-    if several and source is not None:
+    multi_label = classifier.info.settings.get("loss") == "sigmoid"
+    if multi_label and source is not None:
         raise UserError(
             f"This run was trained on images with any number of classes, and {source} would give "
-            "each image one: name no folder, and the run's own data are taken."
+            "each image one: name no folder, and the run's own data are used."
         )
-    parts, chosen, name = _parts(run, source, split)
-    own, paths = parts[chosen]
-    total = len(own)
-    function = logits_of(run, tta)
+    selection = _select(classifier, source, split)
+    tested = selection.splits[selection.chosen]
+    total = len(tested.images)
+    program = logits_program(classifier, tta)
 
-    def logits(part: Source, names: tuple[str, ...], told: bool) -> Any:
-        found, done = [], 0
-        for out in outputs_of_source(function, part, names, batch_size=batch_size):
-            found.append(out)
-            done += len(out.names)
-            if told:
-                progress(done, total)
-        return found
+    batches, done = [], 0
+    for batch in forward_source(program, tested.images, tested.names, batch_size):
+        batches.append(batch)
+        done += len(batch.names)
+        progress(done, total)
+    logits = _logits(batches)
+    if not len(logits):
+        raise UserError(f"{selection.title} has no image that can be read: name other images.")
+    read = np.concatenate([batch.read for batch in batches])
+    failed = {name: why for batch in batches for name, why in batch.failed.items()}
+    probabilities = np.full((total, len(classifier.classes)), np.nan, np.float32)
+    probabilities[read] = to_probabilities(classifier, logits)
+    predictions = Predictions(tested.names, classifier.classes, probabilities, failed)
+    labels = np.asarray(tested.images.labels)
 
-    found = logits(own, paths, True)
-    values = np.concatenate([part.values for part in found]) if found else np.zeros((0, 1))
-    if not len(values):
-        raise UserError(f"{name} has no image that can be read: name other images.")
-    read = np.concatenate([part.read for part in found])
-    failed = {path: why for part in found for path, why in part.failed.items()}
-    labels = np.asarray(own.labels)
-    validation = None
-    if not several and chosen == "test" and len(parts.get("validation", ((),))[0]):
-        others = logits(*parts["validation"], False)
-        held = np.concatenate([part.values for part in others])
-        if len(held):
-            validation = held, np.concatenate([part.labels for part in others])
-    probabilities = np.full((total, len(run.classes)), np.nan, np.float32)
-    probabilities[read] = probabilities_of(run, values)
-    predictions = Predictions(paths, run.classes, probabilities, failed)
-    if several:
-        ranked = evaluate_multi_label(name, values, labels[read], run.classes)
+    title, classes = selection.title, classifier.classes
+    if multi_label:
+        ranked = evaluate_multi_label(title, logits, labels[read], classes)
         return EvalResult(ranked, predictions, labels)
-    result = evaluate_logits(name, values, labels[read], run.classes, validation)
+    validation = None
+    held_out = selection.splits.get("validation")
+    if selection.chosen == "test" and held_out is not None and len(held_out.images):
+        others = list(forward_source(program, held_out.images, held_out.names, batch_size))
+        if len(_logits(others)):
+            validation = _logits(others), np.concatenate([batch.labels for batch in others])
+    result = evaluate_logits(title, logits, labels[read], classes, validation)
     return EvalResult(result, predictions, labels)
 
 
-_Part = tuple[Source, tuple[str, ...]]
+def _logits(batches: list[BatchOutputs]) -> np.ndarray:
+    return np.concatenate([batch.outputs for batch in batches]) if batches else np.zeros((0, 1))
 
 
-def _parts(
-    run: LoadedRun, source: str | Path | None, split: SplitName | None
-) -> tuple[dict[str, _Part], str, str]:
-    """The splits as sources with names for their images, which to evaluate, and its name."""
-    settings = run.settings
-    where = settings.get("data.dir")
-    own = source is None or (where is not None and _same(source, where))
+def _select(
+    classifier: Classifier, source: str | Path | None, split: SplitName | None
+) -> _Selection:
+    """Find the labelled images to evaluate on."""
+    settings = classifier.info.settings
+    data_dir = settings.get("data.dir")
+    own = source is None or (data_dir is not None and _same(source, data_dir))
     if source is None and not settings.get("data.name"):
         raise UserError(
             "There is no data to evaluate on: name a folder with a folder of images for each class."
         )
-    if own and (settings.get("data.name") != FOLDER or str(where).endswith(".npz")):
-        return _of_config(run, split)
-    root = str(where if source is None else source)
+    if own and (settings.get("data.name") != FOLDER or str(data_dir).endswith(".npz")):
+        return _select_of_config(settings, split)
+    root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
-    found = find_images(root, ratios=ratios, classes=run.classes)  # type: ignore[arg-type]
-    records: dict[str, Records] = dict(found.splits)
-    everything = _joined(list(records.values()))
-    records = {name: part for name, part in records.items() if len(part)}
+    found = find_images(root, ratios=ratios, classes=classifier.classes)  # type: ignore[arg-type]
+    records: dict[str, Records] = {name: part for name, part in found.splits.items() if len(part)}
     chosen = split or ("test" if own or _has_splits(root) else "all")
     if chosen == "test" and "test" not in records and split is None:
         chosen = "validation"
-    records["all"] = everything
+    records["all"] = _joined(list(found.splits.values()))
     if chosen not in records:
         raise UserError(f"{root} has no {chosen} images: choose --split {' or '.join(records)}.")
-    parts: dict[str, _Part] = {
-        name: (ImageFiles.framed(part, run.framing), part.paths) for name, part in records.items()
+    transform = classifier.transform
+    splits = {
+        name: _NamedSplit(ImageFiles.from_transform(part, transform), part.paths)
+        for name, part in records.items()
     }
-    return parts, chosen, f"{root} ({chosen})"
+    return _Selection(splits, chosen, f"{root} ({chosen})")
 
 
-def _of_config(run: LoadedRun, split: SplitName | None) -> tuple[dict[str, _Part], str, str]:
-    """The splits of a set that the run's settings name."""
+def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _Selection:
+    """Find the images of the data set that the run's settings name."""
     held: dict[str, Any] = {
         name.removeprefix("data."): tuple(value) if isinstance(value, list) else value
-        for name, value in run.settings.items()
+        for name, value in settings.items()
         if name.startswith("data.")
     }
-    known = {field.name for field in fields(DataConfig)}
-    data = DataConfig(**{name: value for name, value in held.items() if name in known})
+    data = DataConfig(**held)
     dataset = open_dataset(data, AugmentConfig())
     sources: dict[str, Source] = {name: getattr(dataset, name) for name in SPLITS}
     sources = {name: source for name, source in sources.items() if len(source)}
     chosen = split or ("test" if "test" in sources else "validation")
     if chosen not in sources:
         raise UserError(f"{data.name} has no {chosen}: choose --split {' or '.join(sources)}.")
-    parts: dict[str, _Part] = {
-        name: (source, tuple(f"{name}/{i}" for i in range(len(source))))
+    splits = {
+        name: _NamedSplit(source, tuple(f"{name}/{i}" for i in range(len(source))))
         for name, source in sources.items()
     }
-    return parts, chosen, f"{data.name} ({chosen})"
+    return _Selection(splits, chosen, f"{data.name} ({chosen})")
 
 
 def _same(one: str | Path, other: str | Path) -> bool:

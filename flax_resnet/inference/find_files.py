@@ -1,4 +1,4 @@
-"""The image files that words on a command line stand for: files, folders, patterns, a list."""
+"""Image files that the words of a command line name: files, folders, patterns, or a list."""
 
 import glob
 import os
@@ -14,40 +14,42 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Files to be read, and words that led to none.
+    """Files to read, and words that name none.
 
     Attributes:
-      paths: each file once, in the order of the words; a folder's sorted by path.
-      missing: word -> why there is nothing, as the end of a sentence.
-      passed_over: files in folders without an image's ending.
+        paths: Each file once, in the order of the words; those of a folder sorted by path.
+        missing: Word -> reason why it names no file, as the end of a sentence.
+        skipped: Number of files in folders without an image's ending.
     """
 
     paths: tuple[str, ...]
     missing: dict[str, str]
-    passed_over: int
+    skipped: int
 
 
 def find_files(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None = None) -> FoundFiles:
-    """Find what ``words`` name.
+    """Find the image files that ``words`` name.
 
-    A word is a file (of whatever name: its content decides), a folder (all files below it with
-    an image's ending; hidden ones are passed over), a pattern such as ``photos/**/*.jpg``, or
-    ``-``: a list of such words in ``stdin``, one a line or ended by NUL. A file that is reached
-    twice counts once.
+    A file that several words name counts once.
+
+    Args:
+        words: Files of any name; folders, of which all files with an image's ending are meant,
+            except hidden ones; patterns such as ``photos/**/*.jpg``; or ``-`` for ``stdin``.
+        stdin: A list of such words, one a line or each ended by NUL.
     """
-    found: dict[str, str] = {}  # by normal path, as first reached
+    found: dict[str, str] = {}  # by absolute path, as first named
     missing: dict[str, str] = {}
-    passed_over = 0
+    skipped = 0
     for word in _with_list(words, stdin):
         paths, why = _of_word(word)
         if isinstance(paths, _Folder):
-            passed_over += paths.others
+            skipped += paths.others
             paths = paths.images
         if why:
             missing[word] = why
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
-    return FoundFiles(tuple(found.values()), missing, passed_over)
+    return FoundFiles(tuple(found.values()), missing, skipped)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _with_list(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None) ->
 
 
 def _of_word(word: str) -> tuple["list[str] | _Folder", str]:
-    """The files of a word; and, where there are none, why."""
+    """Return the files of a word, or the reason why there are none."""
     if os.path.isdir(word):
         folder = _below(word)
         return folder, "" if folder.images else "holds no images"
@@ -84,7 +86,7 @@ def _of_word(word: str) -> tuple["list[str] | _Folder", str]:
 
 def _below(folder: str) -> _Folder:
     images, others = [], 0
-    seen: set[tuple[int, int]] = set()  # links may lead round in a circle
+    seen: set[tuple[int, int]] = set()  # links may form a cycle
     for where, names, files in os.walk(folder, followlinks=True):
         status = os.stat(where)
         if (status.st_dev, status.st_ino) in seen:

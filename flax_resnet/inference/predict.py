@@ -1,19 +1,30 @@
-"""Classes of images: what a trained model says they are, and how sure it is."""
+"""Classification of images: probabilities of every class, batch by batch."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
-from ..metrics import probabilities_of as probabilities_of_logits
-from .outputs import BATCH_SIZE, Augmentation, Images, logits_of, outputs
-from .run_folder import LoadedRun
+from ..metrics import probabilities_of
+from .outputs import BATCH_SIZE, Images, TestTimeAugmentation, forward_images, logits_program
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class and its probability."""
+    """One class and its probability.
+
+    Attributes:
+        label: Name of the class.
+        index: Index of the class among the logits.
+        probability: A number from 0 to 1.
+    """
 
     label: str
     index: int
@@ -22,13 +33,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of images.
+    """Probabilities of the classes of images.
 
     Attributes:
-      names: paths as they were given, or numbers from 0 of images in memory; every one.
-      classes: names, in the order of ``probabilities``.
-      probabilities: float32 ``[N, K]``; NaN in the rows of images that could not be read.
-      failed: path -> why it could not be read.
+        names: Paths as they were given, or numbers from 0 of images in memory; of all images.
+        classes: Names, in the order of ``probabilities``.
+        probabilities: Float32 ``[N, K]``; NaN in the rows of images that could not be read.
+        failed: Path -> reason of each file that could not be read.
     """
 
     names: tuple[str, ...]
@@ -41,12 +52,14 @@ class Predictions:
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """The likeliest class of each image; None where it could not be read."""
-        return tuple(guesses[0].label if guesses else None for guesses in self.top(1))
+        """The most probable class of each image; None where the image could not be read."""
+        return tuple(found[0].label if found else None for found in self.top(1))
 
     def top(self, k: int = 5) -> list[list[Prediction]]:
-        """The ``k`` likeliest classes of each image, likeliest first; empty where it could not
-        be read."""
+        """Return the ``k`` most probable classes of each image, the most probable first.
+
+        The list of an image that could not be read is empty.
+        """
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             []
@@ -56,62 +69,71 @@ class Predictions:
         ]
 
 
-def probabilities_of(run: LoadedRun, logits: np.ndarray) -> np.ndarray:
-    """``[N, K]``: of one class among all, or, where an image may have any number of them (a run
-    trained with ``loss="sigmoid"``), of each class by itself."""
-    return probabilities_of_logits(logits, run.settings.get("loss", "softmax"))
+def to_probabilities(classifier: Classifier, logits: np.ndarray) -> np.ndarray:
+    """Turn logits ``[N, K]`` into probabilities, as the loss of the training run implies."""
+    return probabilities_of(logits, classifier.info.settings.get("loss", "softmax"))
 
 
 def predict_batches(
-    run: LoadedRun,
+    classifier: Classifier,
     images: Images,
     *,
     batch_size: int = BATCH_SIZE,
-    tta: Augmentation | None = None,
+    tta: TestTimeAugmentation | None = None,
     temperature: float = 1.0,
 ) -> Iterator[Predictions]:
-    """:func:`predict` a batch at a time, for more images than fit in memory.
+    """Classify images one batch at a time, for more images than fit in memory.
+
+    The arguments are those of ``predict``.
+
+    Yields:
+        The predictions of each batch.
 
     Raises:
-      UserError: as :func:`predict`.
+        UserError: As in ``predict``.
     """
     if temperature <= 0 or batch_size < 1:
         raise UserError("The temperature and the batch size must be above 0.", exit_code=2)
-    function = logits_of(run, tta)
-    for part in outputs(function, images, run.framing, batch_size=batch_size):
-        probabilities = np.full((len(part.names), len(run.classes)), np.nan, np.float32)
-        probabilities[part.read] = probabilities_of(run, part.values / temperature)
-        yield Predictions(part.names, run.classes, probabilities, part.failed)
+    program = logits_program(classifier, tta)
+    classes = classifier.classes
+    for batch in forward_images(program, images, classifier.transform, batch_size):
+        probabilities = np.full((len(batch.names), len(classes)), np.nan, np.float32)
+        probabilities[batch.read] = to_probabilities(classifier, batch.outputs / temperature)
+        yield Predictions(batch.names, classes, probabilities, batch.failed)
 
 
 def predict(
-    run: LoadedRun,
+    classifier: Classifier,
     images: Images,
     *,
     batch_size: int = BATCH_SIZE,
-    tta: Augmentation | None = None,
+    tta: TestTimeAugmentation | None = None,
     temperature: float = 1.0,
 ) -> Predictions:
     """Classify images.
 
     Args:
-      run: see :func:`load_run`, :func:`load_any`.
-      images: paths, or uint8 arrays or PIL images in memory; of any size and mode: they are
-        resized, cropped and coloured as evaluation did it.
-      batch_size: rows of every batch; fewer for a few images.
-      tta: ``"flip"`` averages the logits of each image and its mirror image.
-      temperature: logits are divided by it, see :func:`evaluate`.
+        classifier: The trained model.
+        images: Paths, or uint8 arrays or PIL images in memory, of any size and mode; they are
+            transformed as in evaluation.
+        batch_size: Rows of every batch; a few images make a smaller one.
+        tta: Test-time augmentation: ``"flip"`` averages the logits of each image and its mirror
+            image.
+        temperature: The logits are divided by it, see ``evaluate``.
 
     Returns:
-      Every image's probabilities, in order. Files that cannot be read are in ``failed``.
+        The probabilities of every image, in order. ``failed`` names files that cannot be read.
 
     Raises:
-      UserError: images in memory that are none, or a model without a trained classifier.
+        UserError: Values in memory that are not images, or a model without a trained classifier.
     """
-    options = {"batch_size": batch_size, "tta": tta, "temperature": temperature}
-    parts = list(predict_batches(run, images, **options))  # type: ignore[arg-type]
-    failed = {name: why for part in parts for name, why in part.failed.items()}
-    names = tuple(name for part in parts for name in part.names)
-    empty = np.zeros((0, len(run.classes)), np.float32)
-    rows = np.concatenate([empty, *(part.probabilities for part in parts)])
-    return Predictions(names, run.classes, rows, failed)
+    batches = list(
+        predict_batches(classifier, images, batch_size=batch_size, tta=tta, temperature=temperature)
+    )
+    empty = np.zeros((0, len(classifier.classes)), np.float32)
+    return Predictions(
+        names=tuple(name for batch in batches for name in batch.names),
+        classes=classifier.classes,
+        probabilities=np.concatenate([empty, *(batch.probabilities for batch in batches)]),
+        failed={name: why for batch in batches for name, why in batch.failed.items()},
+    )

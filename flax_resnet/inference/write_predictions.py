@@ -1,4 +1,4 @@
-"""Predictions as lines of text: a table to read, CSV, JSON or JSON lines."""
+"""Predictions as text: a table, CSV, JSON or JSON lines."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from .predict import Prediction, Predictions
 Format = Literal["table", "csv", "json", "jsonl"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-_NAME_WIDTH, _LABEL_WIDTH = 60, 24  # of a table; longer names push their line to the right
+_NAME_WIDTH, _LABEL_WIDTH = 60, 24  # of a table's columns; longer names shift their line
 
 
 def write_predictions(
@@ -22,17 +22,17 @@ def write_predictions(
     names: Sequence[str] = (),
     truth: Iterable[str] | None = None,
 ) -> None:
-    """Write each image of each batch, in order, as it comes.
+    """Write the predictions of each batch as soon as they are computed, in order.
 
-    An image that could not be read has its reason in place of classes (CSV: in the column
+    An image that could not be read has the reason instead of classes (CSV: in the column
     ``error``; JSON: under ``"error"``).
 
     Args:
-      form: CSV has the columns ``file, label, probability, label_2, probability_2, ..., error``;
-        JSON an object for each image, ``{"file", "predictions": [{"label", "index",
-        "probability"}], "error"}``, in one list or one a line.
-      names: of all images to come, for the width of a table's columns.
-      truth: the true class of each image: one more column, ``true``.
+        form: CSV has the columns ``file, label, probability, label_2, probability_2, ..., error``;
+            JSON an object for each image, ``{"file", "predictions": [{"label", "index",
+            "probability"}], "error"}``, in one list or one a line.
+        names: Names of all images, for the width of a table's columns.
+        truth: True class of each image, for one more column, ``true``.
     """
     rows = _rows(batches, top_k, truth)
     if form == "csv":
@@ -43,7 +43,7 @@ def write_predictions(
         _write_json(file, rows, lines=form == "jsonl")
 
 
-_Row = tuple[str, list[Prediction], str | None, str | None]  # name, guesses, error, true class
+_Row = tuple[str, list[Prediction], str | None, str | None]  # name, predictions, error, true class
 
 
 def _rows(
@@ -51,8 +51,8 @@ def _rows(
 ) -> Iterator[_Row]:
     true = None if truth is None else iter(truth)
     for batch in batches:
-        for name, guesses in zip(batch.names, batch.top(top_k), strict=True):
-            yield name, guesses, batch.failed.get(name), None if true is None else next(true)
+        for name, found in zip(batch.names, batch.top(top_k), strict=True):
+            yield name, found, batch.failed.get(name), None if true is None else next(true)
 
 
 def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) -> None:
@@ -60,8 +60,12 @@ def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) 
     ranks = [""] + [f"_{rank}" for rank in range(2, top_k + 1)]
     columns = [f"{column}{rank}" for rank in ranks for column in ("label", "probability")]
     writer.writerow(["file", *(["true"] if has_truth else []), *columns, "error"])
-    for name, guesses, error, true in rows:
-        cells = [cell for guess in guesses for cell in (guess.label, f"{guess.probability:.6f}")]
+    for name, found, error, true in rows:
+        cells = [
+            cell
+            for prediction in found
+            for cell in (prediction.label, f"{prediction.probability:.6f}")
+        ]
         cells += [""] * (2 * top_k - len(cells))
         writer.writerow([name, *([true] if has_truth else []), *cells, error or ""])
 
@@ -69,23 +73,25 @@ def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) 
 def _write_json(file: TextIO, rows: Iterable[_Row], *, lines: bool) -> None:
     between = "\n" if lines else ",\n"
     file.write("" if lines else "[\n")
-    for number, (name, guesses, error, true) in enumerate(rows):
-        entry = {"file": name, "predictions": [_as_dict(guess) for guess in guesses]}
+    for number, (name, found, error, true) in enumerate(rows):
+        entry = {"file": name, "predictions": [_as_dict(prediction) for prediction in found]}
         entry |= {} if true is None else {"true": true}
         text = json.dumps(entry | {"error": error}, ensure_ascii=False)
         file.write((between if number else "") + text)
     file.write("\n" if lines else "\n]\n")
 
 
-def _as_dict(guess: Prediction) -> dict[str, str | int | float]:
-    probability = round(guess.probability, 6)
-    return {"label": guess.label, "index": guess.index, "probability": probability}
+def _as_dict(prediction: Prediction) -> dict[str, str | int | float]:
+    probability = round(prediction.probability, 6)
+    return {"label": prediction.label, "index": prediction.index, "probability": probability}
 
 
 def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> None:
     width = min(max(map(len, names), default=0), _NAME_WIDTH)
-    for name, guesses, error, _ in rows:
-        cells = [f"{guess.probability:6.1%} {_short(guess.label)}" for guess in guesses]
+    for name, found, error, _ in rows:
+        cells = [
+            f"{prediction.probability:6.1%} {_short(prediction.label)}" for prediction in found
+        ]
         file.write(f"{name:{width}}  {error or ''.join(cells)}".rstrip() + "\n")
         file.flush()
 

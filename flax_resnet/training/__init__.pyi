@@ -1,6 +1,4 @@
-from .build import build_model as build_model
 from .checkpoint import Checkpoints as Checkpoints
-from .checkpoint import write_variables as write_variables
 from .forward_pass import BatchOutputs as BatchOutputs
 from .forward_pass import forward as forward
 from .forward_pass import static_batch_size as static_batch_size
@@ -9,11 +7,8 @@ from .optim import create_optimizer as create_optimizer
 from .optim import create_schedule as create_schedule
 from .preview import augment_preview as augment_preview
 from .recording import TrainResult as TrainResult
-from .saved_variables import read_variables as read_variables
 from .state import TrainState as TrainState
 from .step import EvalStep as EvalStep
 from .step import TrainStep as TrainStep
 from .transfer.finetuning import finetune as finetune
 from .transfer.finetuning import finetune_config as finetune_config
-from .workdir import write_description as write_description
-from .workdir import write_json as write_json

@@ -1,15 +1,12 @@
-"""Builds the model, the augmentation and the preprocessing that the settings describe."""
+"""Builds the augmentation and the transform that the settings describe."""
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, ModelConfig
-from ..data import Augmentation, Dataset, Mixing, Preprocessing, Split
-from ..errors import UserError
-from ..models import ResNet, create_model
-from ..weights import PretrainedInfo
+from ..config import AugmentConfig
+from ..data import Augmentation, Dataset, Mixing, Split
+from ..transform import EvalTransform
 
 
 def build_augmentation(
@@ -26,46 +23,24 @@ def build_augmentation(
     return augment, mix if mix != Mixing() else None
 
 
-def build_model(config: ModelConfig, num_classes: int) -> ResNet:
-    """The Linen module that the settings describe.
-
-    Raises:
-        UserError: unknown name or option; the message holds the nearest ones.
-    """
-    switches = {
-        name: value for name, value in dataclasses.asdict(config).items() if value is not None
-    }
-    if hidden := switches.get("hidden"):
-        switches["hidden"] = tuple(hidden)  # read from JSON it is a list
-    name = switches.pop("name")
-    dtype = jnp.dtype(switches.pop("dtype"))
-    try:
-        return create_model(name, num_classes=num_classes, dtype=dtype, **switches)
-    except ValueError as error:
-        raise UserError(f"--model: {error}", exit_code=2) from error
-
-
-def build_preprocessing(
-    dataset: Dataset, image_size: int | None, info: PretrainedInfo | None = None
-) -> Preprocessing:
-    """From stored pixels to the model's input.
-
-    Images are normalised like those of the starting weights; without starting weights, by the
-    statistics of the training images, or of ImageNet where the images are streamed. Images in
-    memory are also resized on the device.
+def build_transform(
+    dataset: Dataset, image_size: int | None, start: EvalTransform | None = None
+) -> EvalTransform:
+    """Return the transform of a data set with the normalisation that the model trains with.
 
     Args:
-        dataset: The images.
+        dataset: Its images; those in memory are resized to ``image_size`` on the device.
         image_size: Height and width that the model sees; None for the stored size.
-        info: That of the starting weights, if there are any.
+        start: Transform of the starting weights, whose normalisation is kept. Without it, images
+            in memory are normalised by their own statistics, image files by ImageNet's.
     """
-    in_memory = isinstance(dataset.train, Split)
-    size = image_size if in_memory else None
-    if info is not None:
-        return Preprocessing(info.mean, info.std, size)
+    transform = dataset.transform
     if isinstance(dataset.train, Split):
-        return Preprocessing(*channel_statistics(dataset.train.images), size)
-    return Preprocessing(IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = channel_statistics(dataset.train.images)
+        transform = dataclasses.replace(transform, mean=mean, std=std, model_size=image_size)
+    if start is not None:
+        transform = dataclasses.replace(transform, mean=start.mean, std=start.std)
+    return transform
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,7 +1,5 @@
 """Checkpoints of a run: the latest always, and the best by validation."""
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
-from jax import lax
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ..errors import UserError
-from ..models import QUICK_COMPILATION
-from .saved_variables import CHECKSUM, METRIC, first_line
+from ..errors import UserError, first_line
+from ..weights.formats.checkpoint import CHECKSUM, METRIC, checksum
 
 EVAL_PENDING = "eval_pending"
 
@@ -106,35 +102,6 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the saves under way."""
         self._manager.close()
-
-
-def write_variables(folder: Path, variables: Mapping[str, Any]) -> None:
-    """Write variables as the checkpoint of step 0; see :func:`saved_variables.read_variables`."""
-    state = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        manager.save(0, args=ocp.args.StandardSave({"state": state}))
-
-
-@partial(jax.jit, compiler_options=QUICK_COMPILATION)
-def checksum(tree: Any) -> jax.Array:
-    """A number for each leaf that any changed bit changes, uint32 ``[leaves]``.
-
-    The sum of its words, each times an odd number of its place, modulo 2**32: the same however the
-    leaf is spread over devices. Orbax itself restores a damaged file without a word.
-    """
-    return jnp.stack([_leaf_checksum(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def _leaf_checksum(leaf: jax.Array) -> jax.Array:
-    if leaf.dtype == jnp.bool_:
-        leaf = leaf.astype(jnp.uint8)
-    word = jnp.dtype(f"uint{min(8 * leaf.dtype.itemsize, 32)}")
-    words = lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        place = place * size + lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
 
 
 def _verify(restored: dict[str, Any]) -> None:

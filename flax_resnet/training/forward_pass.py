@@ -1,6 +1,6 @@
-"""A forward pass over a whole source: static batches, decoding and computing side by side."""
+"""A forward pass over a whole source, in batches of one size that are decoded ahead."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,46 +16,63 @@ Function = Callable[[Any, jax.Array], Any]
 
 @dataclass(frozen=True)
 class BatchOutputs:
-    """What a function made of some images of a source.
+    """Outputs of a function for consecutive images of a source.
 
     Attributes:
-      indices: positions in the source of the ``n`` images that could be read, int64 ``[n]``.
-      labels: of these images, as the source has them.
-      outputs: the function's, NumPy arrays ``[n, ...]``; padding and bad images are cut away.
+        start: Index in the source of the first of the ``m`` images.
+        names: Names of the images.
+        read: False for images that could not be read, bool ``[m]``.
+        labels: Labels of the ``n`` images that could be read.
+        outputs: Pytree of NumPy arrays ``[n, ...]``, without padding.
+        failed: Name -> reason of the images that could not be read.
     """
 
-    indices: np.ndarray
+    start: int
+    names: tuple[str, ...]
+    read: np.ndarray
     labels: np.ndarray
     outputs: Any
+    failed: Mapping[str, str]
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Indices in the source of the images that could be read, int64 ``[n]``."""
+        return self.start + np.flatnonzero(self.read)
 
 
 def static_batch_size(count: int, largest: int) -> int:
-    """Rows of every batch for ``count`` images: the next power of two, at most ``largest``.
+    """Return the batch size for ``count`` images: the next power of two, at most ``largest``.
 
-    A folder is run at ``largest``; one photo does not wait for a batch of 32; and there are few
-    sizes, so that compiled programs are found in the cache.
+    One photo does not wait for a batch of 32, and there are so few sizes that compiled programs
+    are found in the cache.
     """
     return max(1, min(largest, 1 << max(count - 1, 0).bit_length()))
 
 
 def forward(
-    function: Function, variables: Any, source: Source, *, batch_size: int
+    function: Function,
+    variables: Any,
+    source: Source,
+    *,
+    batch_size: int,
+    names: Sequence[str] | None = None,
 ) -> Iterator[BatchOutputs]:
     """Run ``function(variables, images)`` over every image of ``source`` once, in order.
 
-    The next batches are decoded, and the next is computed, while the last is fetched. Files that
-    cannot be read are missing from the results and named in ``source.bad``. The images are split
-    over this process's devices where ``batch_size`` divides among them.
+    The next batches are decoded, and the next is computed, while the last is fetched. The images
+    are split over this process's devices where ``batch_size`` divides among them.
 
     Args:
-      function: jitted; ``images`` are the source's, uint8 ``[batch_size, H, W, C]``, and its
-        result is a pytree of arrays ``[batch_size, ...]``.
-      variables: the function's first argument, such as a model's variables; put on the devices.
-      source: see data.Source.
-      batch_size: rows of every batch; the last is filled up with zeros.
+        function: Jitted function of the variables and the source's images, uint8
+            ``[batch_size, H, W, C]``; it returns a pytree of arrays ``[batch_size, ...]``.
+        variables: First argument of the function; it is put on the devices.
+        source: Images, see ``data.Source``.
+        batch_size: Rows of every batch; the last is filled up with zeros.
+        names: Names of the images, by which ``source.bad`` has those that cannot be read; by
+            default their indices.
 
     Yields:
-      What came of each batch.
+        The outputs of each batch.
     """
     rows, whole = _shardings(batch_size)
     variables = jax.device_put(variables, whole)
@@ -65,16 +82,16 @@ def forward(
         for batch in batches:
             running = function(variables, batch["image"])
             if waiting is not None:
-                yield _trimmed(*waiting)
+                yield _trimmed(*waiting, source, names)
             waiting = batch, running
         if waiting is not None:
-            yield _trimmed(*waiting)
+            yield _trimmed(*waiting, source, names)
     finally:
         batches.close()
 
 
 def _shardings(batch_size: int) -> tuple[Any, Any]:
-    """Where rows go, and where what all devices need goes."""
+    """Return the placements of a batch and of arrays that every device needs."""
     if jax.process_count() == 1 and batch_size % jax.device_count() == 0:
         mesh = data_mesh()
         return NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())
@@ -92,14 +109,24 @@ def _padded(source: Source, batch_size: int) -> Iterator[Batch]:
             filled = np.zeros((batch_size, *images.shape[1:]), images.dtype)
             filled[: len(images)] = images
             images = filled
-        yield {"image": images, "label": batch["label"], "read": read, "index": indices}
+        yield {"image": images, "label": batch["label"], "read": read, "start": indices[0]}
 
 
 def _placed(batch: Batch, rows: Any) -> Batch:
     return batch | {"image": jax.device_put(batch["image"], rows)}
 
 
-def _trimmed(batch: Batch, running: Any) -> BatchOutputs:
-    kept = np.flatnonzero(batch["read"])
+def _trimmed(
+    batch: Batch, running: Any, source: Source, names: Sequence[str] | None
+) -> BatchOutputs:
+    start, read = int(batch["start"]), batch["read"]
+    end = start + len(read)
+    own = tuple(map(str, range(start, end)) if names is None else names[start:end])
+    kept = np.flatnonzero(read)
     outputs = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], running)
-    return BatchOutputs(batch["index"][kept], batch["label"][kept], outputs)
+    failed = {
+        name: source.bad.get(name, "cannot be read")
+        for name, fine in zip(own, read, strict=True)
+        if not fine
+    }
+    return BatchOutputs(start, own, read, batch["label"][kept], outputs, failed)

@@ -13,6 +13,7 @@ from rich.text import Text
 from ..config import Config, check_config
 from ..errors import UserError
 from ..report import Progress
+from ..weights import remove_run_weights, write_description
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -26,7 +27,7 @@ from .run import Run, resolve
 from .state import TrainState
 from .transfer.features import keep_features
 from .transfer.head import fit_head
-from .workdir import open_workdir, write_description
+from .workdir import open_workdir
 
 
 def train(config: Config, console: Console | None = None) -> TrainResult:
@@ -57,8 +58,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
         workdir = open_workdir(config, write=is_primary)
         if is_primary:
-            dataset = run.dataset
-            write_description(workdir, dataset.classes, run.preprocessing, dataset.framing)
+            write_description(workdir, run.dataset.classes, run.transform)
+            remove_run_weights(workdir)  # until the run is finished again
         state = run.init()
         if run.views:
             run = keep_features(run, state, console)

@@ -80,16 +80,16 @@ def _classes_table(data: Dataset) -> Table:
 
 
 def _print_transfer(run: Run, params: dict, console: Console) -> None:
-    prepared, framing = run.preprocessing, run.dataset.framing
-    source = "random values" if run.start is None else run.start.source
+    transform = run.transform
+    source = "random values" if run.start is None else run.start.info.path
     mode = run.config.transfer.mode
     console.print(Text(f"Starts from {source}, with a fresh head; mode {mode}."))
     console.print(_stages_table(run, params))
-    mean, std = (", ".join(f"{x:g}" for x in values) for values in (prepared.mean, prepared.std))
-    resized = f"shorter side to {framing.resize}, " if framing.resize else ""
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (transform.mean, transform.std))
+    resized = f"shorter side to {transform.resize}, " if transform.resize else ""
     console.print(
-        f"Preprocessing: {resized}middle {framing.height}×{framing.width} "
-        f"({framing.interpolation}), mean {mean}, std {std}."
+        f"Preprocessing: {resized}middle {transform.height}×{transform.width} "
+        f"({transform.interpolation}), mean {mean}, std {std}."
     )
 
 

@@ -17,6 +17,7 @@ from ..report import (
     results_table,
     write_page,
 )
+from ..weights import build_model, write_run_weights
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
@@ -153,6 +154,7 @@ class Recorder:
         }
         test = tested[best].scores
         evaluation = self._report(state, tested[best])
+        self._write_weights(state, best, last)
         self.append(
             {
                 "step": last,
@@ -177,6 +179,14 @@ class Recorder:
         if jax.process_index() == 0:
             self.console.print(Text(f"Open {write_page(self.workdir, evaluation)}."))
         return TrainResult(self.workdir, last, True, best, test)
+
+    def _write_weights(self, state: TrainState, step: int, last_step: int) -> None:
+        """Write model.safetensors: the weights with which ``state`` is evaluated."""
+        variables = self.run.partitioning.replicate(state.eval_variables)  # by all processes
+        if jax.process_index() == 0:
+            model = build_model(self.run.config.model, len(self.run.dataset.classes))
+            variables = jax.device_get(variables)
+            write_run_weights(self.workdir, variables, model, step=step, last_step=last_step)
 
     def _restore(self, step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         run = self.run

@@ -21,10 +21,12 @@ from ..data import (
     open_dataset,
     train_batches,
 )
-from ..data.images import Interpolation, first_few
+from ..data.images import first_few
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
-from .build import build_augmentation, build_model, build_preprocessing
+from ..transform import EvalTransform
+from ..weights import LoadedWeights, build_model
+from .build import build_augmentation, build_transform
 from .mesh import data_mesh, local_shard
 from .optim import create_optimizer, create_schedule
 from .partitioning import Partitioning, choose_partitioning
@@ -32,7 +34,6 @@ from .segments import Phase, Segment, phase_at, plan_phases, plan_segments, size
 from .state import TrainState
 from .step import TrainStep
 from .transfer.start import (
-    StartingWeights,
     choose_solver,
     choose_views,
     find_start,
@@ -52,7 +53,7 @@ class Run:
         dataset: Images and labels of the three splits.
         step: The train step, with all stages training at the usual image size; ``step_for`` gives
             that of a segment.
-        preprocessing: From stored pixels to the model's input.
+        transform: How evaluation turns an image file into the model's input.
         schedule: Learning rate by step; that of the head where stages differ.
         phases: Which stages train when.
         total_steps: Steps of all epochs.
@@ -66,12 +67,12 @@ class Run:
     config: Config
     dataset: Dataset
     step: TrainStep
-    preprocessing: Preprocessing
+    transform: EvalTransform
     schedule: optax.Schedule
     phases: tuple[Phase, ...]
     total_steps: int
     partitioning: Partitioning
-    start: StartingWeights | None
+    start: LoadedWeights | None
     views: int
     solver: str
 
@@ -163,7 +164,7 @@ class Run:
         augment = step.augment
         if isinstance(augment, Augmentation) and augment.random_resized_crop is not None:
             augment = dataclasses.replace(augment, random_resized_crop=image_size)
-        preprocess = dataclasses.replace(self.preprocessing, image_size=image_size)
+        preprocess = Preprocessing(self.transform.mean, self.transform.std, image_size)
         return dataclasses.replace(step, augment=augment, train_preprocess=preprocess)
 
     def init(self) -> TrainState:
@@ -213,8 +214,8 @@ def resolve(config: Config) -> Run:
     if partitioning.batch_norm_groups > 1:
         model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
     total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
-    preprocessing = build_preprocessing(
-        dataset, config.data.image_size, None if start is None else start.info
+    transform = build_transform(
+        dataset, config.data.image_size, None if start is None else start.info.transform
     )
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     views = choose_views(config.transfer, mixes=mix is not None)
@@ -227,7 +228,7 @@ def resolve(config: Config) -> Run:
             optax.identity(),  # each phase has an optimiser of its own, see step_for
             loss=config.loss,
             augment=augment,
-            preprocess=preprocessing,
+            preprocess=Preprocessing.from_transform(transform),
             mix=mix,
             label_smoothing=config.label_smoothing,
             ema_decay=config.ema_decay,
@@ -235,7 +236,7 @@ def resolve(config: Config) -> Run:
             evaluate_flipped=config.evaluate_flipped,
             gathered=partitioning.replicated if partitioning.shard_params else None,
         ),
-        preprocessing=preprocessing,
+        transform=transform,
         schedule=create_schedule(rates, total_steps, config.epochs),
         phases=plan_phases(config.transfer, stages, total_steps, config.epochs),
         total_steps=total_steps,
@@ -246,18 +247,19 @@ def resolve(config: Config) -> Run:
     )
 
 
-def _with_expected_images(data: DataConfig, start: StartingWeights | None) -> DataConfig:
+def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> DataConfig:
     """The data section, completed with the image size that the starting weights expect."""
     if start is None:
         return data
-    info = start.info
-    size = data.image_size or info.crop
-    known: Interpolation = "bicubic" if info.interpolation == "bicubic" else "bilinear"
+    expected = start.info.transform
+    size = data.image_size or expected.height
+    resize = expected.scaled(size).resize or size
     return dataclasses.replace(
         data,
         image_size=size,
-        resize=data.resize or round(size * info.resize / info.crop),
-        interpolation=data.interpolation or known,
+        # A plain file of weights does not say how its images were resized.
+        resize=data.resize or (None if start.info.kind == "file" else resize),
+        interpolation=data.interpolation or expected.interpolation,
     )
 
 

@@ -1,14 +1,11 @@
-"""A run's folder: its settings, classes and preprocessing as JSON files."""
+"""A run's folder and its settings."""
 
-import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..config import RESUME_MAY_CHANGE, Config, flatten
-from ..data import Framing, Preprocessing
 from ..errors import UserError
+from ..weights import write_json
 
 
 def open_workdir(config: Config, write: bool = True) -> Path:
@@ -46,22 +43,3 @@ def open_workdir(config: Config, write: bool = True) -> Path:
     except OSError as error:
         raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
     return workdir
-
-
-def write_description(
-    workdir: Path, classes: Sequence[str], preprocessing: Preprocessing, framing: Framing
-) -> None:
-    """Write what prediction needs to know: ``classes.json``, the same by number as
-    ``class_indices.json``, and ``preprocessing.json``, from an image file to the model's input."""
-    write_json(workdir / "classes.json", list(classes))
-    numbered = {str(index): name for index, name in enumerate(classes)}
-    write_json(workdir / "class_indices.json", numbered)
-    settings = dataclasses.asdict(preprocessing) | {"framing": dataclasses.asdict(framing)}
-    write_json(workdir / "preprocessing.json", settings)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)

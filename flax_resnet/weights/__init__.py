@@ -1,31 +1,54 @@
-"""Weights in and out: torchvision's names and layouts, files, published sets."""
+"""Weights in and out: torchvision's names, files, runs, and published sets.
 
+``load.py`` resolves every form of ``source``; ``formats/`` reads and writes each kind of file;
+``convert.py``, ``names.py`` and ``layouts.py`` map names and layouts; ``published.py`` is the table
+of torchvision's weights, which ``hub.py`` fetches.
+"""
+
+from .architecture import build_model, usual_transform
 from .convert import IncompatibleKeys, from_torchvision, to_torchvision
 from .formats.files import load_weights, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
+from .info import LoadedWeights, WeightsInfo
 from .layouts import torchvision_names
-from .pretrained import PretrainedInfo, find_weights, load_pretrained
+from .load import is_published_set, load_pretrained, load_source
 from .published import (
     PublishedWeights,
     imagenet_classes,
     published_weights,
 )
+from .run_folder import (
+    RUN_WEIGHTS,
+    remove_run_weights,
+    write_description,
+    write_json,
+    write_run_weights,
+)
 
 __all__ = [
+    "RUN_WEIGHTS",
     "IncompatibleKeys",
     "InferredModel",
-    "PretrainedInfo",
+    "LoadedWeights",
     "PublishedWeights",
-    "find_weights",
+    "WeightsInfo",
+    "build_model",
     "from_torchvision",
     "imagenet_classes",
     "infer_model",
+    "is_published_set",
     "load_pretrained",
+    "load_source",
     "load_weights",
     "published_weights",
     "read_weights",
+    "remove_run_weights",
     "save_weights",
     "to_torchvision",
     "torchvision_names",
+    "usual_transform",
+    "write_description",
+    "write_json",
+    "write_run_weights",
     "write_weights",
 ]

@@ -1,4 +1,4 @@
-"""torchvision state dicts to Flax variables and back: strict, both ways, without PyTorch."""
+"""Conversion between torchvision's state dicts and Flax variables, strict, without PyTorch."""
 
 import logging
 from collections.abc import Mapping
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from ..errors import UserError
-from ..models import QUICK_COMPILATION
+from ..models import QUICK_COMPILATION, ResNet
 from .infer import infer_model
 from .layouts import torchvision_names, unwrap
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, torch_leaves
@@ -23,12 +22,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IncompatibleKeys:
-    """What did not fit, by torchvision names.
+    """Names, in torchvision, of arrays that a state dict and a model do not share.
 
     Attributes:
-      missing: arrays of the model that the state dict lacks; the variables hold fresh ones.
-      unexpected: arrays of the state dict that the model lacks.
-      mismatched: what is wrong with the arrays that both have; the variables hold fresh ones.
+        missing: Arrays of the model that the state dict lacks; the variables hold random ones.
+        unexpected: Arrays of the state dict that the model lacks.
+        mismatched: Arrays that both have in another shape or dtype, with the difference; the
+            variables hold random ones.
     """
 
     missing: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class IncompatibleKeys:
 @overload
 def from_torchvision(
     state_dict: Mapping[str, Any],
-    model: nn.Module,
+    model: ResNet,
     *,
     strict: Literal[True] = True,
     head: Literal["keep", "drop"] = "keep",
@@ -63,7 +63,7 @@ def from_torchvision(
 @overload
 def from_torchvision(
     state_dict: Mapping[str, Any],
-    model: nn.Module,
+    model: ResNet,
     *,
     strict: Literal[False],
     head: Literal["keep", "drop"] = "keep",
@@ -73,33 +73,32 @@ def from_torchvision(
 
 def from_torchvision(
     state_dict: Mapping[str, Any],
-    model: nn.Module,
+    model: ResNet,
     *,
     strict: bool = True,
     head: Literal["keep", "drop"] = "keep",
     key: jax.Array | None = None,
 ) -> dict[str, Any] | tuple[dict[str, Any], IncompatibleKeys]:
-    """A torch state dict as the variables ``{"params", "batch_stats"}`` of ``model``.
+    """Convert a PyTorch state dict to the variables ``{"params", "batch_stats"}`` of ``model``.
 
-    Arrays are cast to the model's ``param_dtype``; float32 into float32 is exact to the bit. The
-    names may carry ``module.`` or ``model.``, be wrapped in ``{"state_dict": ...}``, and be those
-    of the layouts in ``layouts.py``.
+    Arrays are cast to the model's ``param_dtype``; float32 to float32 keeps every bit. The names
+    may have the prefixes and wrappers that ``layouts.py`` lists.
 
     Args:
-      state_dict: name to array, NumPy, JAX or torch, in torch's order: kernels
-        ``[out, in / groups, H, W]``, the classifier ``[num_classes, features]``.
-      model: any model of flax_resnet.
-      strict: every array must be there, fit, and be used; False fills what does not fit with
-        fresh values, and tells it.
-      head: ``"drop"`` keeps a fresh classifier ``fc``, whatever the state dict has.
-      key: PRNG key of the fresh values; by default ``jax.random.key(0)``.
+        state_dict: Arrays of NumPy, JAX or PyTorch by name, in PyTorch's layout: kernels
+            ``[out, in / groups, H, W]``, the classifier ``[num_classes, features]``.
+        model: Any model of flax_resnet.
+        strict: Whether every array must exist, fit and be used. False fills what does not fit with
+            random values and returns the names.
+        head: ``"drop"`` creates a random classifier ``fc`` and ignores that of the state dict.
+        key: PRNG key of the random values; by default ``jax.random.key(0)``.
 
     Returns:
-      The variables, and with ``strict=False`` also the :class:`IncompatibleKeys`.
+        The variables, and with ``strict=False`` also the ``IncompatibleKeys``.
 
     Raises:
-      UserError: strict, and something is missing, unexpected or of another shape: all of it is
-        listed, and the model it looks like is named.
+        UserError: Strict, and something is missing, unexpected or of another shape: all of it is
+            listed, and the model it looks like is named.
     """
     tensors = unwrap(state_dict)
     names = torchvision_names(tensors)
@@ -136,18 +135,18 @@ def from_torchvision(
     return variables if strict else (variables, incompatible)
 
 
-def to_torchvision(variables: Mapping[str, Any], model: nn.Module) -> dict[str, np.ndarray]:
-    """The variables of ``model`` as a state dict that loads strictly into torchvision's twin.
+def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.ndarray]:
+    """Convert variables to a state dict that torchvision's model of the same name loads.
 
-    The arrays are contiguous copies of the same dtype (``torch.from_numpy`` takes them).
-    ``num_batches_tracked``, which torch's batch norm does not use with a fixed momentum, is 0.
+    The arrays are contiguous copies of the same dtype, as ``torch.from_numpy`` needs them.
+    ``num_batches_tracked``, which PyTorch's batch norm ignores at a fixed momentum, is 0.
 
     Args:
-      variables: ``{"params", "batch_stats"}`` as ``model.init`` gives; other collections are left.
-      model: the model they belong to.
+        variables: ``{"params", "batch_stats"}``; other collections are ignored.
+        model: The model they belong to.
 
     Raises:
-      UserError: the variables are not this model's; all that is wrong is listed.
+        UserError: The variables are not this model's; all that is wrong is listed.
     """
     held = traverse_util.flatten_dict(
         {name: variables.get(name, {}) for name in ("params", "batch_stats")}
@@ -204,16 +203,16 @@ def _advice(
 
 
 def _filled(
-    model: nn.Module,
+    model: ResNet,
     leaves: Mapping[str, Leaf],
     converted: dict[tuple[str, ...], jax.Array],
     channels: int,
     key: jax.Array | None,
 ) -> dict[str, Any]:
-    """The converted arrays as variables, with fresh ones where there is none."""
+    """Return the converted arrays as variables, with random values for missing ones."""
     missing = [leaf.path for leaf in leaves.values() if leaf.path not in converted]
     if missing:
-        # XLA drops all but the arrays asked for.
+        # XLA computes the returned arrays only.
         @partial(jax.jit, compiler_options=QUICK_COMPILATION)
         def fresh(key: jax.Array) -> list[jax.Array]:
             flat = traverse_util.flatten_dict(fresh_variables(model, key, channels))

@@ -1,4 +1,4 @@
-"""Published weights on this machine: torchvision's files, and timm's on the Hugging Face hub."""
+"""Downloads of published weights: torchvision's files, and timm's on the Hugging Face hub."""
 
 import json
 import os
@@ -12,68 +12,68 @@ from .published import PublishedWeights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_WAYS_ON = (
+_ALTERNATIVES = (
     "pass the path of a file of weights in place of the name (--weights PATH), "
     'or start from random values (--weights none, weights="none")'
 )
 
 
 def fetch_published(entry: PublishedWeights, cache: Path | None = None) -> Path:
-    """The file of a published set, downloaded if it is not on this machine yet.
+    """Return the file of a published set, downloaded if it is not on this machine yet.
 
     Args:
-      entry: a row of the table of published weights.
-      cache: folder the file is kept in; by default ``$FLAX_RESNET_CACHE/weights`` or, where that
-        is not set, ``~/.cache/flax_resnet/weights``.
+        entry: A row of the table of published weights.
+        cache: Folder for the file; by default ``$FLAX_RESNET_CACHE/weights`` or, where that
+            is not set, ``~/.cache/flax_resnet/weights``.
 
     Returns:
-      The path of the file, with the right checksum: in ``cache``, or where torch.hub has it.
+        The path of the file, with the right checksum, in ``cache`` or in the cache of torch.hub.
 
     Raises:
-      UserError: the file could not be downloaded.
+        UserError: The file could not be downloaded.
     """
     file = PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
     target = (cache or _cache_folder()) / entry.file
     for path in (target, _torch_hub_folder() / entry.file):
         if is_published(path, file):
             return path
-    fetch(file, target, _WAYS_ON)
+    fetch(file, target, _ALTERNATIVES)
     return target
 
 
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
-    """The weights of a repository on the Hugging Face hub, in timm's layout.
+    """Return the weights of a repository on the Hugging Face hub, in timm's layout.
 
-    A repository that is in the cache of ``huggingface_hub`` is taken from there, without a
-    question to the hub; its environment variables (``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``,
+    A repository in the cache of ``huggingface_hub`` is read there, without a request to the hub;
+    its environment variables (``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``,
     ``HF_ENDPOINT``, ...) hold here too.
 
     Args:
-      name: of the repository, such as ``"timm/resnet50.a1_in1k"``.
+        name: Name of the repository, such as ``"timm/resnet50.a1_in1k"``.
 
     Returns:
-      The path of ``model.safetensors``, and the ``pretrained_cfg`` of ``config.json``: ``mean``,
-      ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ``num_classes``, ...
+        The path of ``model.safetensors``, and the ``pretrained_cfg`` of ``config.json``: ``mean``,
+        ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ``num_classes``, ...
 
     Raises:
-      UserError: no such repository, no weights in it, no connection, or no ``huggingface_hub``.
+        UserError: No such repository, no weights in it, no connection, or no ``huggingface_hub``.
     """
     try:
         from huggingface_hub import errors
     except ImportError as error:
         raise UserError(
             f"{name} comes from the Hugging Face hub, which needs the package huggingface_hub: "
-            f"pip install huggingface_hub, or {_WAYS_ON}"
+            f"pip install huggingface_hub, or {_ALTERNATIVES}"
         ) from error
     try:
         try:
             weights, config = _both_files(name, local_files_only=True)
         except errors.LocalEntryNotFoundError:
-            _ask_hub(name)
+            _check_hub(name)
             weights, config = _both_files(name)
-    # HTTPError: the HTTP library's underneath, and with it all that the hub answers.
+    # HTTPError is that of the HTTP library below, and so every error status of the hub.
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        raise UserError(_told(name, error)) from error
+        raise UserError(_failure(name, error)) from error
     return weights, _pretrained_cfg(config)
 
 
@@ -88,7 +88,7 @@ def _torch_hub_folder() -> Path:
 
 
 def _both_files(name: str, **options: Any) -> tuple[Path, Path]:
-    """Both files of one repository, from the hub's cache or, if it may, from the hub."""
+    """Return both files of a repository, from the cache or, where allowed, from the hub."""
     from huggingface_hub import hf_hub_download
 
     weights, config = (
@@ -97,15 +97,15 @@ def _both_files(name: str, **options: Any) -> tuple[Path, Path]:
     return Path(weights), Path(config)
 
 
-def _ask_hub(name: str) -> None:
-    """Ask the hub once whether it has the weights.
+def _check_hub(name: str) -> None:
+    """Check with one request that the hub has the weights.
 
     ``hf_hub_download`` by itself retries for 23 seconds without a network, and for minutes where
     packets are dropped.
 
     Raises:
-      TimeoutError: no answer within OPEN_SECONDS.
-      OSError or huggingface_hub's errors: no connection, or no such file.
+        TimeoutError: No answer within OPEN_SECONDS.
+        OSError or huggingface_hub's errors: no connection, or no such file.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -113,25 +113,25 @@ def _ask_hub(name: str) -> None:
     within(OPEN_SECONDS, partial(get_hf_file_metadata, url, timeout=READ_SECONDS))
 
 
-def _told(name: str, error: Exception) -> str:
-    """What is wrong, and what to do about it."""
+def _failure(name: str, error: Exception) -> str:
+    """Return a message that names the problem and what to do."""
     from huggingface_hub import constants, errors, hf_hub_url
 
     address = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, errors.HFValidationError):
-        told = (
+        problem = (
             f"{name!r} cannot be the name of a repository on the Hugging Face hub: give one such "
             "as timm/resnet50.a1_in1k"
         )
     elif isinstance(error, errors.GatedRepoError):
-        told = (
+        problem = (
             f"{address} is not open to everyone: ask for access on that page and log in with the "
             "command hf auth login"
         )
     elif isinstance(error, errors.RepositoryNotFoundError):
-        told = f"there is no repository at {address}, or it is private: check the name"
+        problem = f"there is no repository at {address}, or it is private: check the name"
     elif isinstance(error, errors.RemoteEntryNotFoundError):
-        told = (
+        problem = (
             f"the repository {address} lacks {WEIGHTS_FILE} or {CONFIG_FILE}, so it is not one of "
             "timm's with weights: choose another"
         )
@@ -139,9 +139,9 @@ def _told(name: str, error: Exception) -> str:
         return (
             f"{WEIGHTS_FILE} and {CONFIG_FILE} of {name} are not both in {constants.HF_HUB_CACHE} "
             f"and could not be downloaded from the Hugging Face hub ({_reason(error)}): bring the "
-            f"weights over from {hf_hub_url(name, WEIGHTS_FILE)} by other means and {_WAYS_ON}"
+            f"weights over from {hf_hub_url(name, WEIGHTS_FILE)} by other means and {_ALTERNATIVES}"
         )
-    return f"{told}, or {_WAYS_ON}"
+    return f"{problem}, or {_ALTERNATIVES}"
 
 
 def _reason(error: Exception) -> str:

@@ -1,16 +1,13 @@
-"""Which model a state dict is of, read off the names and shapes of its arrays."""
+"""Inference of the model that a state dict belongs to, from names and shapes of its arrays."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
-
 from ..errors import UserError
-from ..models import create_model
+from ..models import ResNet, create_model
 from ..models.blocks import EXPANSION
-from ..models.resnet import ResNet
 from ..models.variants import VARIANTS, variant_options
 from .names import head_modules
 
@@ -19,22 +16,22 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class InferredModel:
-    """A named model and the options in which it differs from that name's own.
+    """A named model, and the options that differ from those of the name.
 
-    ``version="v1"`` cannot be told from ``"v1.5"``: the arrays are the same.
+    ``version="v1"`` and ``"v1.5"`` have the same arrays; the latter is inferred.
 
     Attributes:
-      name: of the variant.
-      options: in which it differs from the variant.
-      classes: how many its classifier has; None where the arrays hold no classifier.
+        name: Name of the variant.
+        options: Options that differ from the variant's.
+        classes: Number of classes; None where the arrays hold no classifier.
     """
 
     name: str
     options: Mapping[str, Any]
     classes: int | None
 
-    def create(self, **options: Any) -> nn.Module:
-        """The model; ``options`` come over the inferred ones."""
+    def create(self, **options: Any) -> ResNet:
+        """Create the model; ``options`` override the inferred ones."""
         return create_model(self.name, **{**self.options, **options})
 
     def __str__(self) -> str:
@@ -43,10 +40,10 @@ class InferredModel:
 
 
 def infer_model(shapes: Mapping[str, Shape]) -> InferredModel:
-    """The model with arrays of these torchvision names and torch shapes.
+    """Infer the model whose arrays have these torchvision names and PyTorch shapes.
 
     Raises:
-      UserError: they are not a ResNet's, or of a ResNet that no name stands for.
+        UserError: The arrays are not those of a ResNet, or of one that no name stands for.
     """
     found = _architecture(shapes)
     switches = _switches(shapes)
@@ -71,7 +68,7 @@ _DEFAULTS = {
 
 
 def _architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """The options that tell one name from another."""
+    """Return the options by which the names differ."""
     numbers = [re.match(r"layer(\d+)\.(\d+)\.conv\d\.weight$", name) for name in shapes]
     blocks = [(int(match[1]), int(match[2])) for match in numbers if match]
     stages = sorted({stage for stage, _ in blocks})
@@ -105,7 +102,7 @@ def _architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _switches(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """The options that any named model can have."""
+    """Return the options that every named model has."""
     conv1 = shapes.get("conv1.weight", ())
     stem = "deep" if "conv1.0.weight" in shapes else "cifar" if conv1[2:] == (3, 3) else "imagenet"
     projected = [
@@ -128,11 +125,11 @@ def _switches(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _hidden(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
-    """Widths of the head's hidden layers: fc.0 and fc.3 are a hidden one and the classifier."""
+    """Return the widths of the head's hidden layers; fc.0 and fc.3 are one and the classifier."""
     numbers = {int(match[1]) for name in shapes if (match := re.match(r"fc\.(\d+)\.weight$", name))}
     count = len(numbers) - 1
     wanted = {int(name.removeprefix("fc.")) for name in head_modules(count).values()}
-    # A projection head, as of MoCo, has another layout.
+    # Projection heads, such as MoCo's, have another layout.
     return tuple(shapes[f"fc.{2 * i}.weight"][0] for i in range(count)) if numbers == wanted else ()
 
 
@@ -143,7 +140,7 @@ def _stem_width(shapes: Mapping[str, Shape], row: Mapping[str, Any]) -> int | No
 
 
 def _candidates(found: Mapping[str, Any]) -> list[str]:
-    """Names to compare with: the table's, and the members of the families of that depth."""
+    """Return names to compare with: the table's, and family members of that depth."""
     size, factor = found["stage_sizes"][0], found["widths"][0] // 16
     families = [f"resnet{6 * size + 2}", f"resnet{9 * size + 2}_v2", f"wrn{6 * size + 4}_{factor}"]
     return [name for name in VARIANTS if name != "resnet_mnist"] + families

@@ -1,4 +1,4 @@
-"""State dicts as they are found in files: wrapped, prefixed, renamed; brought to one form."""
+"""Layouts of state dicts in files: wrappers, prefixes and other names, mapped to torchvision's."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net", "params
 
 MOST_WRAPPERS = 4  # one in another; a hostile file can hold a dict that is inside itself
 
-# Prefixes that wrappers of a module put before every name.
+# Prefixes that wrappers of a module add to every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "resnet.")
 
-# Prefixes of the ResNet among other parts, which are left.
-PART_PREFIXES = {
+# Prefixes of a ResNet inside a larger model; the other arrays are ignored.
+BACKBONE_PREFIXES = {
     "encoder_q.": "MoCo v1, v2",  # He et al. 2020; encoder_k is its moving average
     "base_encoder.": "MoCo v3",
     "backbone.body.": "torchvision's detectors",
@@ -35,13 +35,13 @@ RENAMES = (
 
 
 def unwrap(checkpoint: Any, source: str = "The checkpoint") -> Mapping[str, Any]:
-    """The mapping of names to arrays inside a checkpoint, which may be that mapping itself.
+    """Return the mapping of names to arrays inside a checkpoint, or that is the checkpoint.
 
     Raises:
-      UserError: there is none.
+        UserError: There is no such mapping.
     """
     if isinstance(checkpoint, Mapping) and not isinstance(checkpoint, dict):
-        return checkpoint  # an open .npz or .safetensors file: arrays only, each read when asked
+        return checkpoint  # an open .npz or .safetensors file: arrays only, read on lookup
     seen: list[str] = []
     for _ in range(MOST_WRAPPERS):
         if not isinstance(checkpoint, dict):
@@ -61,7 +61,7 @@ def unwrap(checkpoint: Any, source: str = "The checkpoint") -> Mapping[str, Any]
 
 
 def torchvision_names(names: Iterable[str]) -> dict[str, str]:
-    """From torchvision's name to the name it has among ``names``, counters of batch norm left out.
+    """Map torchvision's names to those among ``names``, without batch norm's counters.
 
     Example: ``module.linear.weight`` among the names gives ``{"fc.weight":
     "module.linear.weight", ...}``.
@@ -79,12 +79,12 @@ def torchvision_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _prefix(names: Iterable[str]) -> str | None:
-    """A prefix to be taken off, or None."""
+    """Return a prefix to remove, or None."""
     names = list(names)
     for prefix in WRAPPER_PREFIXES:
         if all(name.startswith(prefix) for name in names):
             return prefix
-    for prefix in PART_PREFIXES:
+    for prefix in BACKBONE_PREFIXES:
         if any(prefix + first in names for first in FIRST):
             return prefix
     return None

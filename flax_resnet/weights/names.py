@@ -1,4 +1,4 @@
-"""Names and layouts of parameters: torchvision's state dicts and Flax variables, both ways."""
+"""Names and layouts of arrays in torchvision's state dicts and in Flax variables."""
 
 import functools
 import math
@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ..models import default_image_shape
+from ..models import ResNet, default_image_shape
 
-COUNTER = "num_batches_tracked"  # torch's batch norm counts its updates; nothing of ours reads it
+COUNTER = "num_batches_tracked"  # updates of PyTorch's batch norm, which we do not use
 
 LEAVES = {
     "kernel": "weight",
@@ -27,7 +26,7 @@ LEAVES = {
 }
 LEAF_ORDER = ("weight", "bias", "running_mean", "running_var")
 
-# A ``Sequential`` of torch numbers its members: ResNet-D's stem, as timm has it ...
+# PyTorch's ``Sequential`` numbers its members: ResNet-D's stem in timm ...
 DEEP_STEM = {
     "conv1_0": "conv1.0",
     "bn1_0": "conv1.1",
@@ -41,8 +40,11 @@ POOLED_DOWNSAMPLE = {"downsample_conv": "downsample.1", "downsample_bn": "downsa
 
 
 def head_modules(hidden: int) -> dict[str, str]:
-    """The head's modules by torch's names: ``fc`` alone, or with hidden layers the ``Sequential``
-    of a linear layer and a ReLU for each, a dropout, and the classifier."""
+    """Return PyTorch's names of the head's modules.
+
+    Without hidden layers that is ``fc``; with them it is a ``Sequential`` of a linear layer and a
+    ReLU for each, a dropout, and the classifier.
+    """
     if not hidden:
         return {}
     return {f"fc_hidden_{i}": f"fc.{2 * i}" for i in range(hidden)} | {"fc": f"fc.{2 * hidden + 1}"}
@@ -53,8 +55,8 @@ class Leaf:
     """One array of a model's variables.
 
     Attributes:
-      path: where it is, as in ``("params", "layer1_0", "conv1", "kernel")``.
-      shape, dtype: as the model has it.
+        path: Its path, such as ``("params", "layer1_0", "conv1", "kernel")``.
+        shape, dtype: Those of the model.
     """
 
     path: tuple[str, ...]
@@ -63,27 +65,27 @@ class Leaf:
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """The shape as torch has it: ``[out, in, H, W]``, ``[out, in]``, ``[C]``."""
+        """The shape in PyTorch: ``[out, in, H, W]``, ``[out, in]`` or ``[C]``."""
         if len(self.shape) == 4:
             height, width, fan_in, out = self.shape
             return out, fan_in, height, width
         return self.shape[::-1]
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
-        """A torch array of ``torch_shape`` in the model's order and dtype; a copy."""
+        """Return a copy of a PyTorch array in the model's layout and dtype."""
         order = (2, 3, 1, 0) if array.ndim == 4 else None
         fresh = _aligned(self.shape, np.dtype(self.dtype))
         fresh[...] = array.transpose(order)
         return fresh
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`from_torch`, in the array's own dtype."""
+        """The inverse of ``from_torch``, in the array's own dtype."""
         order = (3, 2, 0, 1) if array.ndim == 4 else None
         return np.array(array.transpose(order), order="C", copy=True)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array at an address that JAX on CPU takes over without another copy."""
+    """Return an uninitialised array at an address that JAX on CPU uses without another copy."""
     alignment = 64  # XLA's, bytes
     size = math.prod(shape) * dtype.itemsize
     buffer = np.empty(size + alignment, np.uint8)
@@ -91,16 +93,16 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-@functools.lru_cache(maxsize=16)  # tracing a model takes a second, and a conversion asks thrice
-def torch_leaves(model: nn.Module, channels: int = 3) -> Mapping[str, Leaf]:
-    """Every array of ``model``'s variables by its name in torch, for images of ``channels``.
+@functools.lru_cache(maxsize=16)  # tracing takes a second, and a conversion needs it three times
+def torch_leaves(model: ResNet, channels: int = 3) -> Mapping[str, Leaf]:
+    """Return every array of ``model``'s variables by its PyTorch name, without computing any.
 
     The names are torchvision's for its architectures, timm's for the -D variants, and follow the
-    same rules for all others. Nothing is computed.
+    same rules for all others. The model is for images of ``channels``.
     """
     shapes = jax.eval_shape(lambda key: fresh_variables(model, key, channels), jax.random.key(0))
-    downsample = POOLED_DOWNSAMPLE if getattr(model, "avg_pool_shortcut", False) else DOWNSAMPLE
-    modules = DEEP_STEM | downsample | head_modules(len(getattr(model, "hidden", ())))
+    downsample = POOLED_DOWNSAMPLE if model.avg_pool_shortcut else DOWNSAMPLE
+    modules = DEEP_STEM | downsample | head_modules(len(model.hidden))
     leaves = {
         _torch_name(path[1:], modules): Leaf(path, leaf.shape, leaf.dtype)
         for path, leaf in traverse_util.flatten_dict(shapes).items()
@@ -115,7 +117,7 @@ def _torch_name(path: tuple[str, ...], modules: Mapping[str, str]) -> str:
 
 
 def _torch_order(name: str) -> tuple[Any, ...]:
-    """Sorts names as torchvision has them: stem, stages, classifier; in each, by use."""
+    """Return a key that sorts names in torchvision's order: stem, stages, classifier."""
     *modules, leaf = name.split(".")
     layer = re.fullmatch(r"layer(\d+)", modules[0])
     stage, block = (int(layer[1]), int(modules[1])) if layer else (0, 0)
@@ -127,8 +129,8 @@ def _torch_order(name: str) -> tuple[Any, ...]:
     return stage, block, last, number, not kind.startswith("conv"), inside, LEAF_ORDER.index(leaf)
 
 
-def fresh_variables(model: nn.Module, key: jax.Array, channels: int = 3) -> dict[str, Any]:
-    """Initial variables of ``model`` for images of ``channels``."""
+def fresh_variables(model: ResNet, key: jax.Array, channels: int = 3) -> dict[str, Any]:
+    """Initialise the variables of ``model`` for images of ``channels``."""
     # Only the classifier of ``resnet_mnist`` depends on the image size, and its images are 28x28.
     height, width, _ = default_image_shape(model)
     image = jnp.zeros((1, min(height, 32), min(width, 32), channels))
@@ -136,12 +138,12 @@ def fresh_variables(model: nn.Module, key: jax.Array, channels: int = 3) -> dict
 
 
 def input_channels(conv1: np.ndarray | jax.Array) -> int:
-    """Channels of the images that the first convolution, in torch's layout, takes."""
+    """Return the number of image channels of the first convolution, in PyTorch's layout."""
     return int(conv1.shape[1])
 
 
 def as_numpy(array: Any) -> np.ndarray:
-    """A NumPy, JAX or torch array as NumPy, without a copy where that is possible."""
+    """Return a NumPy, JAX or PyTorch array as NumPy, without a copy where possible."""
     if hasattr(array, "detach"):  # a torch tensor; torch itself need not be imported here
         array = array.detach().cpu()
         if "bfloat16" in str(array.dtype):  # NumPy knows it only through ml_dtypes, as JAX does

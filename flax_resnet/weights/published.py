@@ -1,4 +1,4 @@
-"""The weights that torchvision publishes for ImageNet-1k, as facts: what, where, how good.
+"""The table of weights that torchvision publishes for ImageNet-1k.
 
 Every number is torchvision's own, from the metadata of its weights; the accuracies are those of
 single crops of the 50,000 validation images.
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import UserError
+from ..transform import EvalTransform
 
 CLASSES_FILE = Path(__file__).with_name("imagenet_classes.txt")
 TORCH_URL = "https://download.pytorch.org/models/"
@@ -27,19 +27,16 @@ NEW_64X4D = _VISION + "pull/5935"
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One set of weights for one model, and how an image is prepared for it.
+    """One set of weights for one model, with the transform that it was evaluated with.
 
     Attributes:
-      model: its name in torchvision, which is its name here.
-      version: 1 for torchvision's first recipe for the model, 2 for its later one.
-      sha256: the first 8 hex digits of the file's.
-      parameters: how many the model has.
-      acc1, acc5: top-1 and top-5 accuracy in percent, as published.
-      resize: length in pixels of the shorter side, before the crop.
-      recipe: address of the training's description.
-      crop: side in pixels of the square cut from the middle.
-      interpolation: of the resize, which is antialiased.
-      mean, std: of the normalisation, by channel (red, green, blue) of values in [0, 1].
+        model: Name of the model in torchvision and here.
+        version: 1 for torchvision's first recipe for the model, 2 for its later one.
+        sha256: First 8 hex digits of the file's hash.
+        parameters: Number of the model's parameters.
+        acc1, acc5: Top-1 and top-5 accuracy in percent, as published.
+        transform: How an image is prepared for the model.
+        recipe: Address of the training's description.
     """
 
     model: str
@@ -48,21 +45,17 @@ class PublishedWeights:
     parameters: int
     acc1: float
     acc5: float
-    resize: int
+    transform: EvalTransform
     recipe: str
-    crop: int = 224
-    interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
 
     @property
     def name(self) -> str:
-        """Torchvision's name of the set, such as ``IMAGENET1K_V1``."""
+        """Name of the set in torchvision, such as ``IMAGENET1K_V1``."""
         return f"IMAGENET1K_V{self.version}"
 
     @property
     def file(self) -> str:
-        """Name of the published file, a state dict of torch."""
+        """Name of the published file, a state dict of PyTorch."""
         return f"{self.model}-{self.sha256}.pth"
 
     @property
@@ -76,47 +69,51 @@ class PublishedWeights:
         return f"timm/{self.model}.tv{'' if self.version == 1 else self.version}_in1k"
 
 
+# The two transforms: center crops of 224 pixels.
+_RESIZE_256 = EvalTransform.center_crop(224, 256)
+_RESIZE_232 = EvalTransform.center_crop(224, 232)
+
 # fmt: off
 _PUBLISHED = tuple(PublishedWeights(*row) for row in (
-    # model, version, SHA-256, parameters, top-1 %, top-5 %, resize, recipe
-    ("resnet18", 1, "f37072fd", 11_689_512, 69.758, 89.078, 256, RESNET),
-    ("resnet34", 1, "b627a593", 21_797_672, 73.314, 91.420, 256, RESNET),
-    ("resnet50", 1, "0676ba61", 25_557_032, 76.130, 92.862, 256, RESNET),
-    ("resnet50", 2, "11ad3fa6", 25_557_032, 80.858, 95.434, 232, NEW_RESNET50),
-    ("resnet101", 1, "63fe2227", 44_549_160, 77.374, 93.546, 256, RESNET),
-    ("resnet101", 2, "cd907fc2", 44_549_160, 81.886, 95.780, 232, NEW),
-    ("resnet152", 1, "394f9c45", 60_192_808, 78.312, 94.046, 256, RESNET),
-    ("resnet152", 2, "f82ba261", 60_192_808, 82.284, 96.002, 232, NEW),
-    ("resnext50_32x4d", 1, "7cdf4587", 25_028_904, 77.618, 93.698, 256, RESNEXT),
-    ("resnext50_32x4d", 2, "1a0047aa", 25_028_904, 81.198, 95.340, 232, NEW),
-    ("resnext101_32x8d", 1, "8ba56ff5", 88_791_336, 79.312, 94.526, 256, RESNEXT),
-    ("resnext101_32x8d", 2, "110c445d", 88_791_336, 82.834, 96.228, 232, NEW_FIXRES),
-    ("resnext101_64x4d", 1, "173b62eb", 83_455_272, 83.246, 96.454, 232, NEW_64X4D),
-    ("wide_resnet50_2", 1, "95faca4d", 68_883_240, 78.468, 94.086, 256, WIDE),
-    ("wide_resnet50_2", 2, "9ba9bcbe", 68_883_240, 81.602, 95.758, 232, NEW_FIXRES),
-    ("wide_resnet101_2", 1, "32ee1156", 126_886_696, 78.848, 94.284, 256, WIDE),
-    ("wide_resnet101_2", 2, "d733dc28", 126_886_696, 82.510, 96.020, 232, NEW),
+    # model, version, SHA-256, parameters, top-1 %, top-5 %, transform, recipe
+    ("resnet18", 1, "f37072fd", 11_689_512, 69.758, 89.078, _RESIZE_256, RESNET),
+    ("resnet34", 1, "b627a593", 21_797_672, 73.314, 91.420, _RESIZE_256, RESNET),
+    ("resnet50", 1, "0676ba61", 25_557_032, 76.130, 92.862, _RESIZE_256, RESNET),
+    ("resnet50", 2, "11ad3fa6", 25_557_032, 80.858, 95.434, _RESIZE_232, NEW_RESNET50),
+    ("resnet101", 1, "63fe2227", 44_549_160, 77.374, 93.546, _RESIZE_256, RESNET),
+    ("resnet101", 2, "cd907fc2", 44_549_160, 81.886, 95.780, _RESIZE_232, NEW),
+    ("resnet152", 1, "394f9c45", 60_192_808, 78.312, 94.046, _RESIZE_256, RESNET),
+    ("resnet152", 2, "f82ba261", 60_192_808, 82.284, 96.002, _RESIZE_232, NEW),
+    ("resnext50_32x4d", 1, "7cdf4587", 25_028_904, 77.618, 93.698, _RESIZE_256, RESNEXT),
+    ("resnext50_32x4d", 2, "1a0047aa", 25_028_904, 81.198, 95.340, _RESIZE_232, NEW),
+    ("resnext101_32x8d", 1, "8ba56ff5", 88_791_336, 79.312, 94.526, _RESIZE_256, RESNEXT),
+    ("resnext101_32x8d", 2, "110c445d", 88_791_336, 82.834, 96.228, _RESIZE_232, NEW_FIXRES),
+    ("resnext101_64x4d", 1, "173b62eb", 83_455_272, 83.246, 96.454, _RESIZE_232, NEW_64X4D),
+    ("wide_resnet50_2", 1, "95faca4d", 68_883_240, 78.468, 94.086, _RESIZE_256, WIDE),
+    ("wide_resnet50_2", 2, "9ba9bcbe", 68_883_240, 81.602, 95.758, _RESIZE_232, NEW_FIXRES),
+    ("wide_resnet101_2", 1, "32ee1156", 126_886_696, 78.848, 94.284, _RESIZE_256, WIDE),
+    ("wide_resnet101_2", 2, "d733dc28", 126_886_696, 82.510, 96.020, _RESIZE_232, NEW),
 ))
 # fmt: on
 
 
 def published_weights(model: str | None = None) -> list[PublishedWeights]:
-    """The published sets of ``model``, or of all models: each model's oldest first.
+    """Return the published sets of ``model``, or of all models, each model's oldest first.
 
-    A model without any, known or not, has an empty list.
+    The list is empty for a model without any, known or not.
     """
     return [entry for entry in _PUBLISHED if model in (None, entry.model)]
 
 
 def find_published(model: str, weights: str) -> PublishedWeights:
-    """One published set.
+    """Return one published set.
 
     Args:
-      model: a model's name.
-      weights: a set's name, or ``"DEFAULT"`` for the model's newest.
+        model: Name of a model.
+        weights: Name of a set, or ``"DEFAULT"`` for the model's newest.
 
     Raises:
-      UserError: no set of that name, or none for that model; the message names those there are.
+        UserError: No set of that name, or none for that model; the message names the choices.
     """
     entries = published_weights(model)
     if not entries:
@@ -136,5 +133,5 @@ def find_published(model: str, weights: str) -> PublishedWeights:
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """Torchvision's names of the 1,000 classes of ImageNet-1k, by label."""
+    """Return torchvision's names of the 1,000 classes of ImageNet-1k, by label."""
     return tuple(CLASSES_FILE.read_text(encoding="utf-8").splitlines())

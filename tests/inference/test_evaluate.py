@@ -1,4 +1,4 @@
-"""Evaluation beside the run's own record, scikit-learn's figures and a file's truth."""
+"""Evaluation compared with the run's own record, scikit-learn's figures and true labels."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from tests.inference.conftest import CLASSES, photo
 
 @pytest.fixture(scope="module")
 def run(run_folder):
-    return fr.load_run(run_folder)
+    return fr.load(run_folder)
 
 
 def last_line(run_folder):
@@ -36,11 +36,11 @@ def test_figures_are_those_of_scikit_learn(run, photos):
     result, predictions, labels = vars(run.evaluate(photos, split="all")).values()
     assert len(labels) == 3 * 34
     read = np.array([name not in predictions.failed for name in predictions.names])
-    guessed = predictions.probabilities[read].argmax(1)
-    expected = precision_recall_fscore_support(labels[read], guessed, zero_division=0)
+    predicted = predictions.probabilities[read].argmax(1)
+    expected = precision_recall_fscore_support(labels[read], predicted, zero_division=0)
     got = (result.precision, result.recall, result.f1, result.support)
     np.testing.assert_allclose(got, expected)
-    assert result.top1 == pytest.approx((labels[read] == guessed).mean())
+    assert result.top1 == pytest.approx((labels[read] == predicted).mean())
 
 
 def test_a_folder_without_splits_is_evaluated_whole(run, tmp_path):

@@ -15,19 +15,19 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.data import Framing
-from flax_resnet.inference import load_any, read_classes, save_run
+from flax_resnet.inference import read_classes
+from flax_resnet.transform import EvalTransform
 from tests.inference.conftest import CLASSES, photo
 
 
 @pytest.fixture(scope="module")
 def run(run_folder):
-    return fr.load_run(run_folder)
+    return fr.load(run_folder)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Nine photos in folders below, files beside them, a hidden one."""
+    """Nine photos in subfolders, other files next to them, and a hidden one."""
     for number, color in enumerate(CLASSES * 3):
         where = tmp_path / "in" / color / "deeper" / f"{number}.jpg"
         where.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +56,10 @@ def test_probabilities_are_those_of_the_unfolded_model(run, folder):
 
 def test_top_is_sorted_and_names_classes(run, folder):
     path = str(folder / "red" / "deeper" / "2.jpg")
-    (guesses,) = run.predict(path).top(2)
-    assert guesses[0].label == "red"
-    assert guesses[0].probability > guesses[1].probability
-    assert run.classes[guesses[1].index] == guesses[1].label
+    (best,) = run.predict(path).top(2)
+    assert best[0].label == "red"
+    assert best[0].probability > best[1].probability
+    assert run.classes[best[1].index] == best[1].label
     assert len(run.predict(path).top(99)[0]) == 3
 
 
@@ -148,14 +148,11 @@ def test_grey_runs_take_photos(run, tmp_path):
     sample = np.zeros((1, 8, 8, 1), np.float32)
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), sample)
 
-    grey = dataclasses.replace(
-        run,
-        variables=variables,
-        preprocessing=type(run.preprocessing)((0.5,), (0.25,)),
-        framing=Framing.like((8, 8, 1)),
-    )
-    save_run(tmp_path / "grey", grey)
-    grey = fr.load_run(tmp_path / "grey")
+    stored = EvalTransform.stored_like((8, 8, 1))
+    transform = dataclasses.replace(stored, mean=(0.5,), std=(0.25,))
+    info = dataclasses.replace(run.info, transform=transform)
+    dataclasses.replace(run, variables=variables, info=info).save(tmp_path / "grey")
+    grey = fr.load(tmp_path / "grey")
     samples(tmp_path)
     done = grey.predict([str(tmp_path / "rgb.png"), str(tmp_path / "grey.png")])
     assert np.isfinite(done.probabilities).all()
@@ -189,7 +186,9 @@ def test_json_and_json_lines_agree(run_folder, folder, capsys):
     assert listed == lines
     assert lines[0]["predictions"][0]["label"] == "blue"
     assert lines[0]["predictions"][0]["index"] == 0
-    assert sum(guess["probability"] for guess in lines[0]["predictions"]) == pytest.approx(1)
+    assert sum(
+        prediction["probability"] for prediction in lines[0]["predictions"]
+    ) == pytest.approx(1)
 
 
 def test_table_is_the_default(run_folder, folder, capsys):
@@ -247,6 +246,7 @@ def test_bad_files_are_named_and_counted_and_the_good_ones_predicted(
         (["{empty}", "{photo}"], "is not a run's folder"),
         (["{bare}", "{photo}"], "There are no checkpoints in"),
         (["{cut}", "{photo}"], "cannot be read"),
+        (["{bit}", "{photo}"], "model.safetensors is damaged"),
         (["resnet5O", "{photo}"], "or resnet50"),
         (["none.pth", "{photo}"], "none.pth is not there"),
         (["{empty}/run", "{photo}"], "run does not exist: give a run's folder"),
@@ -259,16 +259,22 @@ def test_bad_files_are_named_and_counted_and_the_good_ones_predicted(
 )
 def test_bad_input_is_one_sentence(run_folder, folder, tmp_path, capsys, words, sentence):
     places = {"run": run_folder, "photo": folder / "red" / "deeper" / "2.jpg"}
-    names = ("empty", "bare", "cut", "other.npz", "backbone.npz", "two.txt")
+    names = ("empty", "bare", "cut", "bit", "other.npz", "backbone.npz", "two.txt")
     places |= {name.split(".")[0]: tmp_path / name for name in names}
     places["empty"].mkdir()
     shutil.copytree(run_folder, places["bare"])
     shutil.copytree(run_folder, places["cut"])
+    shutil.copytree(run_folder, places["bit"])
+    for name in ("bare", "cut"):  # as if the run had not finished
+        (places[name] / "model.safetensors").unlink()
+    content = bytearray((places["bit"] / "model.safetensors").read_bytes())
+    content[-100] ^= 1
+    (places["bit"] / "model.safetensors").write_bytes(content)
     shutil.rmtree(places["bare"] / "checkpoints")
     for file in (places["cut"] / "checkpoints").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:20])
     np.savez(places["other"], **{"features.0.weight": np.zeros((3, 3), np.float32)})
-    run = fr.load_run(run_folder)
+    run = fr.load(run_folder)
     state_dict = fr.to_torchvision(run.variables, run.model)
     np.savez(places["backbone"], **{k: v for k, v in state_dict.items() if "fc" not in k})
     places["two"].write_text("a\nb\n")
@@ -293,7 +299,7 @@ def test_a_file_of_weights_with_class_indices(run, run_folder, tmp_path, capsys)
     arguments = [str(tmp_path / "w.npz"), str(tmp_path / "a.png"), "--classes", indices]
     assert main(["predict", *arguments, "--format", "json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
-    assert {guess["label"] for guess in entry["predictions"]} == set(CLASSES)
+    assert {prediction["label"] for prediction in entry["predictions"]} == set(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -315,20 +321,3 @@ def test_class_names_that_are_none(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(fr.UserError, match=r"c\.json"):
         read_classes(tmp_path / "c.json")
-
-
-def test_a_published_name_is_loaded_with_its_preprocessing(monkeypatch, tmp_path):
-    from flax_resnet.inference import loading
-    from flax_resnet.weights import PretrainedInfo
-
-    asked = []
-
-    def load_pretrained(name, weights):
-        asked.append((name, weights))
-        return None, {}, PretrainedInfo(None, ("a", "b"), resize=232, interpolation="bicubic")
-
-    monkeypatch.setattr(loading, "load_pretrained", load_pretrained)
-    run = load_any("resnet50:IMAGENET1K_V2")
-    assert load_any("resnet18").config.name == "resnet18"
-    assert asked == [("resnet50", "IMAGENET1K_V2"), ("resnet18", "DEFAULT")]
-    assert run.framing == Framing(224, 224, 232, "bicubic")

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.training import read_variables
+from flax_resnet.weights.formats.checkpoint import read_checkpoint
 
 ROOT = Path(fr.__file__).parents[1]
 SETTINGS = (
@@ -126,7 +126,7 @@ def test_a_killed_process_makes_the_other_stop_with_a_sentence(tmp_path, victim)
     assert codes == [1], outputs
     assert "another process of this run is gone" in outputs[0].splitlines()[-1]
     finish(processes[victim])
-    step, _ = read_variables(tmp_path / "checkpoints")  # or an error, were it not whole
+    step, _ = read_checkpoint(tmp_path / "checkpoints")  # or an error, were it not whole
     assert step >= 4
     more = ("--max-steps", str(newest(tmp_path) + 1), "--epochs", "1000", "--save-every", "2")
     codes, outputs = finish(start(tmp_path, *more))

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.training import read_variables
 from flax_resnet.training.transfer.feature_store import FeatureStore
 from flax_resnet.training.transfer.head import fit_strengths
+from flax_resnet.weights.formats.checkpoint import read_checkpoint
 
 CLASSES = ("blue", "green", "red")
 
@@ -73,13 +73,14 @@ def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
     assert history[-2]["val_loss"] == min(
         line["val_loss"] for line in history[:-1] if line["val_top1"] == history[-2]["val_top1"]
     )
-    run = fr.load_run(workdir)
+    run = fr.load(workdir)
     image = np.full((16, 16, 3), 60, np.uint8)
     image[..., 0] = 130
-    logits = run.model.apply(run.variables, run.preprocessing(image[None]), train=False)
+    preprocess = fr.data.Preprocessing.from_transform(run.transform)
+    logits = run.model.apply(run.variables, preprocess(image[None]), train=False)
     assert run.classes[int(np.argmax(logits))] == "red"
     before = flatten_dict(fr.load_weights(weights, fr.create_model("resnet8")))
-    _, after = read_variables(workdir / "checkpoints")
+    _, after = read_checkpoint(workdir / "checkpoints")
     for path, leaf in flatten_dict(after).items():
         if path[1] != "fc":
             assert np.asarray(leaf).tobytes() == np.asarray(before[path]).tobytes(), path

@@ -53,8 +53,8 @@ def test_every_readable_image_is_evaluated_once(run):
 
 
 def test_the_run_folder_holds_imagenets_normalisation(run):
-    loaded = fr.load_run(run[0])
-    assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
+    loaded = fr.load(run[0])
+    assert loaded.transform.mean == (0.485, 0.456, 0.406)
     assert loaded.classes == ("blue", "red")
 
 

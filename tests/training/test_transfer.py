@@ -11,9 +11,9 @@ from PIL import Image
 import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.config import TransferConfig
-from flax_resnet.training import read_variables
 from flax_resnet.training.segments import plan_phases
 from flax_resnet.training.transfer.start import rate_factors
+from flax_resnet.weights.formats.checkpoint import read_checkpoint
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "fc")
 QUICK = ("--image-size", "16", "--batch-size", "16", "--compile-cache", "None")
@@ -52,7 +52,7 @@ def finetune(photos, weights, workdir, *options):
 
 def changed_arrays(workdir, weights):
     """Parts of the best checkpoint whose parameters, and whose statistics, are not the weights'."""
-    _, after = read_variables(workdir / "checkpoints")
+    _, after = read_checkpoint(workdir / "checkpoints")
     before = fr.load_weights(weights, fr.create_model("resnet8"))
     found = {}
     for collection in ("params", "batch_stats"):
@@ -89,7 +89,7 @@ def test_what_is_frozen_keeps_its_bits(photos, weights, tmp_path, options, param
 def test_affine_alone_of_the_frozen_stages_can_train(photos, weights, tmp_path):
     more = ("--mode", "head", "--views", "0", "--transfer.affine", "trained", "--epochs", "1")
     assert finetune(photos, weights, tmp_path / "run", *more) == 0
-    _, after = read_variables(tmp_path / "run" / "checkpoints")
+    _, after = read_checkpoint(tmp_path / "run" / "checkpoints")
     before = fr.load_weights(weights, fr.create_model("resnet8"))
     old = flatten_dict(jax.tree.map(np.asarray, before["params"]))
     for path, leaf in flatten_dict(after["params"]).items():
@@ -159,13 +159,13 @@ def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_p
     first, second = tmp_path / "first", tmp_path / "second"
     options = ("--mode", "head", "--views", "0", "--head", "hidden:8", "--epochs", "1")
     assert finetune(photos, weights, first, *options) == 0
-    run = fr.load_run(first)
+    run = fr.load(first)
     assert run.classes == ("blue", "green", "red")
-    assert (run.framing.height, run.framing.resize) == (16, 18)  # 16 · 256/224
+    assert (run.transform.height, run.transform.resize) == (16, 18)  # 16 · 256/224
     assert json.loads((first / "class_indices.json").read_text())["2"] == "red"
-    assert run.config.name == "resnet8"
+    assert run.info.config.name == "resnet8"
     assert finetune(photos, first, second, "--mode", "full", "--epochs", "1") == 0
-    assert fr.load_run(second).config.hidden is None
+    assert fr.load(second).info.config.hidden is None
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def silent():
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def told(call, *facts):
+def fails_with(call, *facts):
     """The call fails soon, in one sentence that has the facts and the ways on."""
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
@@ -151,7 +151,7 @@ def test_file_of_torch_hub_is_used(torch_server, tmp_path, monkeypatch, variable
 
 def test_published_without_a_connection(refusing, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "TORCH_URL", f"{refusing}/")
-    told(lambda: fetch_published(ENTRY, tmp_path), ENTRY.file, "refused", str(tmp_path))
+    fails_with(lambda: fetch_published(ENTRY, tmp_path), ENTRY.file, "refused", str(tmp_path))
 
 
 # --- timm's repositories -----------------------------------------------------
@@ -227,48 +227,50 @@ def test_damaged_config(hf_server, tmp_path, config):
 @pytest.mark.parametrize("status", [401, 404])
 def test_unknown_repository(hf_server, status):
     place(hf_server, "timm/resnet51", model=(status, "RepoNotFound"))
-    told(lambda: fetch_timm("timm/resnet51"), "no repository", f"{hf_server.url}/timm/resnet51")
+    fails_with(
+        lambda: fetch_timm("timm/resnet51"), "no repository", f"{hf_server.url}/timm/resnet51"
+    )
 
 
 def test_repository_for_which_one_must_ask(hf_server):
     place(hf_server, NAME, model=(403, "GatedRepo"))
-    told(lambda: fetch_timm(NAME), NAME, "not open to everyone")
+    fails_with(lambda: fetch_timm(NAME), NAME, "not open to everyone")
 
 
 @pytest.mark.parametrize("missing", ["model", "config"])
 def test_repository_that_is_not_of_weights(hf_server, missing):
     place(hf_server, NAME, **{missing: (404, "EntryNotFound")})
-    told(lambda: fetch_timm(NAME), NAME, "lacks model.safetensors or config.json")
+    fails_with(lambda: fetch_timm(NAME), NAME, "lacks model.safetensors or config.json")
 
 
 @pytest.mark.parametrize("name", ["timm/a/b", "timm/../b", "", "timm/res net"])
 def test_name_that_cannot_be_one(hf_server, name):
-    told(lambda: fetch_timm(name), repr(name), "timm/resnet50.a1_in1k")
+    fails_with(lambda: fetch_timm(name), repr(name), "timm/resnet50.a1_in1k")
 
 
 def test_hub_that_is_down(hf_server):
     place(hf_server, NAME, model=(503, None))
-    told(lambda: fetch_timm(NAME), NAME, "model.safetensors", "503")
+    fails_with(lambda: fetch_timm(NAME), NAME, "model.safetensors", "503")
 
 
 def test_timm_without_a_connection(at, refusing, tmp_path):
     at(refusing)
     address = f"{refusing}/{NAME}/resolve/main/model.safetensors"
-    told(lambda: fetch_timm(NAME), address, "no connection", "refused", str(tmp_path / "hub"))
+    fails_with(lambda: fetch_timm(NAME), address, "no connection", "refused", str(tmp_path / "hub"))
 
 
 def test_timm_where_nothing_answers(at, silent, monkeypatch):
     at(silent)
     monkeypatch.setattr(hub, "OPEN_SECONDS", 0.3)
-    told(lambda: fetch_timm(NAME), NAME, "no connection", "no answer within 0.3 seconds")
+    fails_with(lambda: fetch_timm(NAME), NAME, "no connection", "no answer within 0.3 seconds")
 
 
 def test_timm_while_offline(hf_server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told(lambda: fetch_timm(NAME), NAME, "HF_HUB_OFFLINE is set")
+    fails_with(lambda: fetch_timm(NAME), NAME, "HF_HUB_OFFLINE is set")
     assert hf_server.requests == []
 
 
 def test_timm_without_the_hubs_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    told(lambda: fetch_timm(NAME), NAME, "pip install huggingface_hub")
+    fails_with(lambda: fetch_timm(NAME), NAME, "pip install huggingface_hub")

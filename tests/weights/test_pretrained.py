@@ -5,7 +5,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import UserError
-from flax_resnet.weights import pretrained, write_weights
+from flax_resnet.weights import load, write_weights
 
 from .conftest import seeded_state_dict, torch_shapes
 
@@ -27,7 +27,7 @@ def test_weights_of_a_file(file, state_dict):
     assert model.num_classes == 1000
     assert np.array_equal(variables["params"]["fc"]["bias"], state_dict["fc.bias"])
     assert info.classes[0] == "tench"
-    assert (info.resize, info.crop, info.source) == (256, 224, file)
+    assert (info.transform.resize, info.transform.height, info.path) == (256, 224, file)
 
 
 def test_another_number_of_classes_has_a_fresh_head(file, state_dict):
@@ -44,12 +44,13 @@ def test_another_model_is_refused_by_name(file):
 
 
 def test_published_set_with_its_facts(file, monkeypatch):
-    monkeypatch.setattr(pretrained, "fetch_published", lambda entry, cache: file)
+    monkeypatch.setattr(load, "fetch_published", lambda entry, cache: file)
     model, _, info = fr.load_pretrained("resnet18")
     assert model.num_classes == 1000
     assert info.metrics == {"acc@1": 69.758, "acc@5": 89.078}
-    assert (info.resize, info.crop, info.interpolation) == (256, 224, "bilinear")
-    assert info.mean == (0.485, 0.456, 0.406)
+    assert (info.transform.resize, info.transform.height) == (256, 224)
+    assert info.transform.interpolation == "bilinear"
+    assert info.transform.mean == (0.485, 0.456, 0.406)
 
 
 def test_facts_of_timm(file, monkeypatch):
@@ -58,17 +59,18 @@ def test_facts_of_timm(file, monkeypatch):
         **{"crop_pct": 0.875, "test_crop_pct": 0.965, "interpolation": "bicubic"},
         **{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
     }
-    monkeypatch.setattr(pretrained, "fetch_timm", lambda name: (file, config))
+    monkeypatch.setattr(load, "fetch_timm", lambda name: (file, config))
     _, _, info = fr.load_pretrained("resnet18", weights="timm/resnet18.a1_in1k")
-    assert (info.resize, info.crop, info.interpolation) == (232, 224, "bicubic")
-    assert info.mean == (0.5, 0.5, 0.5)
+    assert (info.transform.resize, info.transform.height) == (232, 224)
+    assert info.transform.interpolation == "bicubic"
+    assert info.transform.mean == (0.5, 0.5, 0.5)
     assert info.classes[999] == "toilet tissue"
 
 
 def test_no_weights_is_a_fresh_model():
     model, variables, info = fr.load_pretrained("resnet20", weights="none", num_classes=4)
     assert variables["params"]["fc"]["kernel"].shape == (64, model.num_classes) == (64, 4)
-    assert info.source is None
+    assert info.path is None
 
 
 def test_unknown_set_is_refused():

@@ -40,16 +40,16 @@ def test_resnet50_as_torchvision_documents_it():
     assert (first.name, first.acc1, first.acc5) == (V1, 76.130, 92.862)
     assert first.url == "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     assert first.timm == "timm/resnet50.tv_in1k"
-    assert (first.resize, first.crop) == (256, 224)
+    assert (first.transform.resize, first.transform.height) == (256, 224)
     assert (second.name, second.acc1, second.acc5) == (V2, 80.858, 95.434)
     assert second.url == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     assert second.timm == "timm/resnet50.tv2_in1k"
-    assert (second.resize, second.crop) == (232, 224)
+    assert (second.transform.resize, second.transform.height) == (232, 224)
 
 
 def test_only_set_of_resnext101_64x4d():
     (entry,) = published_weights("resnext101_64x4d")
-    assert (entry.name, entry.resize) == (V1, 232)
+    assert (entry.name, entry.transform.resize) == (V1, 232)
     assert entry.timm == "timm/resnext101_64x4d.tv_in1k"
 
 
@@ -70,14 +70,14 @@ def test_found_by_name(entry):
     assert find_published(entry.model, entry.name) == entry
 
 
-def test_unknown_set_is_told_the_models_own():
+def test_an_unknown_set_names_the_models_own():
     with pytest.raises(UserError, match="resnet18 has no published weights 'IMAGENET1K_V2'") as e:
         find_published("resnet18", V2)
     assert str(e.value).endswith("choose one of DEFAULT, IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize("weights", ["DEFAULT", V1])
-def test_unknown_model_is_told_those_with_weights(weights):
+def test_an_unknown_model_names_those_with_weights(weights):
     with pytest.raises(UserError, match="published for the model 'resnet20'") as e:
         find_published("resnet20", weights)
     for entry in SETS:
@@ -110,9 +110,11 @@ def test_all_facts_are_torchvisions():
         assert entry.parameters == weights.meta["num_params"]
         assert (entry.acc1, entry.acc5) == (accuracy["acc@1"], accuracy["acc@5"])
         assert entry.recipe == weights.meta["recipe"]
-        assert ([entry.resize], [entry.crop]) == (preset.resize_size, preset.crop_size)
-        assert entry.interpolation == preset.interpolation.value
-        assert (list(entry.mean), list(entry.std)) == (preset.mean, preset.std)
+        ours = entry.transform
+        assert ([ours.resize], [ours.height]) == (preset.resize_size, preset.crop_size)
+        assert ours.width == ours.height
+        assert ours.interpolation == preset.interpolation.value
+        assert (list(ours.mean), list(ours.std)) == (preset.mean, preset.std)
         assert imagenet_classes() == tuple(weights.meta["categories"])
         newest = get_model_weights(entry.model).DEFAULT
         assert find_published(entry.model, "DEFAULT").name == newest.name

@@ -1,12 +1,12 @@
-"""A published CIFAR-10 resnet20 on real test images, beside torch's predictions."""
+"""A published CIFAR-10 resnet20 on real test images, compared with torch's predictions."""
 
 import jax
 import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.config import IMAGENET_MEAN, IMAGENET_STD
 from flax_resnet.data import load_dataset
+from flax_resnet.transform import IMAGENET_MEAN, IMAGENET_STD
 
 from .conftest import GOLDEN
 

@@ -1,4 +1,4 @@
-"""Files that torch wrote, read without it: every value, and what is said about other files."""
+"""Files of torch.save read without PyTorch: every value, and messages about other files."""
 
 import gzip
 import io
@@ -37,7 +37,7 @@ def checkpoint(golden):
 
 @pytest.fixture
 def refused(tmp_path):
-    """Writes a file, and gives what is said about it."""
+    """Returns a function that writes a file and returns the message about it."""
 
     def refuse(content):
         path = tmp_path / "model.pth"

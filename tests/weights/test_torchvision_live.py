@@ -73,14 +73,14 @@ def torch_logits(torch, model, batch):
 def test_logits_and_export(name, torch, torch_model):
     """Our float32 rounds about as much as torch's own, and what goes out comes back the same."""
     batch, state_dict = images(2), seeded_state_dict(SHAPES[name])
-    twin = torch_model(name, state_dict).eval()
+    torch_net = torch_model(name, state_dict).eval()
     model = fr.create_model(name)
-    variables = fr.from_torchvision(twin.state_dict(), model)
+    variables = fr.from_torchvision(torch_net.state_dict(), model)
     ours = np.asarray(model.apply(variables, jnp.asarray(batch, jnp.float32), train=False))
     assert ours.dtype == np.float32
 
-    single = torch_logits(torch, twin, batch)
-    exact = torch_logits(torch, twin.double(), batch)
+    single = torch_logits(torch, torch_net, batch)
+    exact = torch_logits(torch, torch_net.double(), batch)
     apart = difference(ours, single)
     rounding, theirs = difference(ours, exact), difference(single, exact)
     print(
@@ -91,7 +91,7 @@ def test_logits_and_export(name, torch, torch_model):
     assert rounding <= 10 * theirs
 
     exported = fr.to_torchvision(variables, model)
-    assert list(exported) == list(twin.state_dict())
+    assert list(exported) == list(torch_net.state_dict())
     for key, array in exported.items():
         if not key.endswith("num_batches_tracked"):
             assert np.array_equal(array.view(np.int32), state_dict[key].view(np.int32)), key
@@ -105,11 +105,11 @@ def test_gradients_and_running_statistics_in_float64(name, torch, torchvision, t
     with torch.device("meta"):
         shapes = torchvision.models.get_model(name, num_classes=10).state_dict()
     state_dict = seeded_state_dict({key: value.shape for key, value in shapes.items()})
-    twin = torch_model(name, state_dict, num_classes=10).double().train()
+    torch_net = torch_model(name, state_dict, num_classes=10).double().train()
     model = fr.create_model(name, num_classes=10, dtype=jnp.float64, param_dtype=jnp.float64)
-    variables = fr.from_torchvision(twin.state_dict(), model)
+    variables = fr.from_torchvision(torch_net.state_dict(), model)
 
-    logits = twin(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()))
+    logits = torch_net(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(LABELS))
     loss.backward()
 
@@ -125,11 +125,12 @@ def test_gradients_and_running_statistics_in_float64(name, torch, torchvision, t
     assert abs(float(value) - loss.item()) <= 1e-12 * loss.item()
     ours = fr.to_torchvision({"params": gradients, "batch_stats": batch_stats}, model)
     worst = max(
-        difference(ours[key], parameter.grad.numpy()) for key, parameter in twin.named_parameters()
+        difference(ours[key], parameter.grad.numpy())
+        for key, parameter in torch_net.named_parameters()
     )
     statistics = max(
         difference(ours[key], buffer.numpy())
-        for key, buffer in twin.named_buffers()
+        for key, buffer in torch_net.named_buffers()
         if not key.endswith("num_batches_tracked")
     )
     print(f"\n{name}: float64 gradients apart {worst:.1e}, running statistics {statistics:.1e}")

@@ -1,7 +1,8 @@
 """Image files: found in folders and lists, decoded, cropped and resized.
 
 ``find_images`` lists the files of a data set with their labels and splits, ``ImageFiles`` decodes
-them in batches with several threads, and the functions of ``pixels`` turn one file into an array.
+them in batches with several threads, and the functions of ``pixels`` turn one file into an array;
+``load_image`` and ``fit_image`` do it as an ``EvalTransform`` describes.
 """
 
 from .crops import UNIFORMS_PER_CROP, Box, crop_box
@@ -10,7 +11,6 @@ from .files import ImageFiles, LabeledFiles, OnBadImage
 from .folder import ENDINGS, find_images
 from .pixels import (
     ImageHeader,
-    Interpolation,
     Pixels,
     random_resized_crop,
     read_header,
@@ -31,6 +31,7 @@ from .records import (
     map_in_threads,
     split_of_content,
 )
+from .transform import fit_image, load_image
 
 __all__ = [
     "ENDINGS",
@@ -46,7 +47,6 @@ __all__ = [
     "ImageFiles",
     "ImageHeader",
     "ImageRecords",
-    "Interpolation",
     "LabeledFiles",
     "OnBadImage",
     "Pixels",
@@ -57,6 +57,8 @@ __all__ = [
     "crop_box",
     "find_images",
     "first_few",
+    "fit_image",
+    "load_image",
     "map_in_threads",
     "opened",
     "random_resized_crop",

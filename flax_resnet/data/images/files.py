@@ -14,11 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.framing import Framing
 from flax_resnet.data.images.decoding import MAX_PIXELS, BadImage, Content, read_bytes
-from flax_resnet.data.images.pixels import Interpolation, Pixels, random_resized_crop
+from flax_resnet.data.images.pixels import Pixels, random_resized_crop
 from flax_resnet.data.images.records import Records
+from flax_resnet.data.images.transform import load_image
 from flax_resnet.errors import UserError
+from flax_resnet.transform import EvalTransform, Interpolation
 
 OnBadImage = Literal["error", "skip"]
 
@@ -54,7 +55,7 @@ class ImageFiles:
         bad: Name and reason of each file found so far that cannot be decoded, if such files are
             skipped.
         streams: True, because images are decoded and cropped when a batch is gathered.
-        framing: how images become pixels where there are no random crops.
+        transform: How images become pixels where there are no random crops.
     """
 
     streams = True
@@ -93,11 +94,11 @@ class ImageFiles:
         """
         self.bad: dict[str, str] = {}
         self._files = files
-        self.framing = Framing.evaluating(size, resize, interpolation)
-        if self.framing.resize is None or not 1 <= size <= self.framing.resize:
+        self.transform = EvalTransform.center_crop(size, resize, interpolation)
+        if self.transform.resize is None or not 1 <= size <= self.transform.resize:
             raise UserError(
                 f"images of {size} pixels cannot be cropped from ones resized to "
-                f"{self.framing.resize}: resize to at least as many"
+                f"{self.transform.resize}: resize to at least as many"
             )
         self._scale = scale
         self._ratio = ratio
@@ -108,14 +109,19 @@ class ImageFiles:
         self._pool = ThreadPoolExecutor(self._workers, "decode")
 
     @classmethod
-    def framed(cls, records: Records | Sequence[str], framing: Framing) -> ImageFiles:
-        """Files in any framing, of paths alone labelled 0; those that cannot be decoded are masked
-        out and noted in ``bad``. There are no random crops of them."""
+    def from_transform(
+        cls, records: Records | Sequence[str], transform: EvalTransform
+    ) -> ImageFiles:
+        """Return files that any transform evaluates; there are no random crops of them.
+
+        Paths without labels get the label 0. Files that cannot be decoded are masked out and
+        recorded in ``bad``.
+        """
         if not isinstance(records, Records):
             records = Records(tuple(records), np.zeros(len(records), np.int32))
-        size, resize = framing.height, framing.resize
+        size, resize = transform.height, transform.resize
         files = cls(records, size=size, resize=resize or size, on_bad_image="skip")
-        files.framing = framing
+        files.transform = transform
         return files
 
     def __len__(self) -> int:
@@ -137,7 +143,7 @@ class ImageFiles:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(height, width, channels)`` of every image of a batch."""
-        return self.framing.height, self.framing.width, self.framing.channels
+        return self.transform.height, self.transform.width, self.transform.channels
 
     def gather(
         self,
@@ -170,8 +176,8 @@ class ImageFiles:
         count = len(self)
         if len(index) and not -count <= index.min() <= index.max() < count:
             raise IndexError(f"images {index.min()} to {index.max()} of {count}")
-        framing = self.framing if size is None else self.framing.scaled(size)
-        shape = (framing.height, framing.width, framing.channels)
+        transform = self.transform if size is None else self.transform.scaled(size)
+        shape = (transform.height, transform.width, transform.channels)
         images = np.empty((len(index), *shape), np.uint8)
         label_shape = self._files.label_shape
         labels = np.zeros((len(index), *label_shape), np.float32 if label_shape else np.int32)
@@ -182,7 +188,7 @@ class ImageFiles:
             for step in range(1 if uniforms is None else count):
                 file = (int(index[row]) + step) % count
                 content, labels[row] = self._files.read(file)
-                pixels = self._decoded(self._files.name_of(file), content, uniforms, framing)
+                pixels = self._decoded(self._files.name_of(file), content, uniforms, transform)
                 if pixels is not None:
                     images[row] = pixels
                     return True
@@ -232,21 +238,21 @@ class ImageFiles:
         name: str,
         content: Content,
         crop_uniforms: npt.NDArray[np.float64] | None,
-        framing: Framing,
+        transform: EvalTransform,
     ) -> Pixels | None:
         """Decode one image; return None if it cannot be decoded and is skipped."""
         if name in self.bad:
             return None
         try:
             if crop_uniforms is None:
-                return framing.read(content, max_pixels=self._max_pixels)
+                return load_image(content, transform, max_pixels=self._max_pixels)
             return random_resized_crop(
                 content,
                 crop_uniforms,
-                framing.height,
+                transform.height,
                 scale=self._scale,
                 ratio=self._ratio,
-                interpolation=framing.interpolation,
+                interpolation=transform.interpolation,
                 max_pixels=self._max_pixels,
             )
         except BadImage as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +26,9 @@ from flax_resnet.data.images.decoding import (
     orientation,
     to_rgb,
 )
+from flax_resnet.transform import Interpolation
 
 Pixels = npt.NDArray[np.uint8]
-Interpolation = Literal["bilinear", "bicubic"]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the cropped region then still has this many

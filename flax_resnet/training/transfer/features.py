@@ -17,8 +17,9 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ...config import scaled_learning_rate
-from ...data import UNIFORMS_PER_CROP, Batch, Framing, Source, Split
+from ...data import UNIFORMS_PER_CROP, Batch, Preprocessing, Source, Split
 from ...models import fold_batch_norm, stage_of
+from ...transform import EvalTransform
 from ..forward_pass import forward, static_batch_size
 from ..optim import create_schedule
 from ..run import Run
@@ -40,7 +41,7 @@ class Features:
         labels: Those of the split, without the images that cannot be read.
         bad: Path and reason of the files that cannot be read.
         streams: True if there are several views of an image, one of which ``crop_uniforms`` choose.
-        framing: That of the images.
+        transform: That of the images.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class Features:
         labels: np.ndarray,
         shape: tuple[int, ...],
         bad: dict[str, str],
-        framing: Framing,
+        transform: EvalTransform,
     ) -> None:
         self._views, self._shape = views, shape
-        self.labels, self.bad, self.framing = labels, bad, framing
+        self.labels, self.bad, self.transform = labels, bad, transform
         self.streams = len(views) > 1
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
                 view.compute(source, readable, hashes)
             kept = [view.store.rows(hashes) for view in augmented]
         labels = np.asarray(source.labels)[readable]
-        splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.framing)
+        splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.transform)
     count = sum(map(len, splits.values()))
     console.print(
         Text(
@@ -179,7 +180,7 @@ class _Extractor:
         model, self.variables = fold_batch_norm(run.model, jax.device_get(variables))
 
         def features(variables: Any, images: jax.Array) -> jax.Array:
-            images = run.preprocessing(images)
+            images = Preprocessing.from_transform(run.transform)(images)
             outputs: Any = model.apply(variables, images, train=False, method="features")
             return outputs[output]
 
@@ -323,7 +324,7 @@ class _Subset:
 
 def _cache_key(run: Run, variables: Any, start_stage: str) -> str:
     """Everything that decides the features of an image, but for the image itself: the frozen
-    weights (hashed), the model, the preprocessing and the framing."""
+    weights (hashed), the model and the transform."""
     stages = run.model.stages
     frozen = stages[: stages.index(start_stage)]
     content = hashlib.blake2b(digest_size=16)
@@ -333,5 +334,4 @@ def _cache_key(run: Run, variables: Any, start_stage: str) -> str:
             content.update(f"{path} {array.dtype} {array.shape}".encode())
             content.update(np.ascontiguousarray(array).data)
     model = dataclasses.replace(run.config.model, hidden=None, dropout=None)
-    described = (FORMAT, start_stage, content.hexdigest(), model, run.preprocessing)
-    return repr((*described, run.dataset.framing))
+    return repr((FORMAT, start_stage, content.hexdigest(), model, run.transform))

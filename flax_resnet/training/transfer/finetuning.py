@@ -1,6 +1,7 @@
 """Transfer learning from few choices: the recipe behind ``flax-resnet finetune``."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from ...config import (
 )
 from ...errors import UserError
 from ...models import default_image_shape
-from ..build import build_model
+from ...weights import build_model, is_published_set
 from ..loop import train
 from ..recording import TrainResult
 from .start import find_start
@@ -28,6 +29,9 @@ RATES = {"head": 1e-3, "partial": 3e-4, "full": 3e-4, "gradual": 1e-3}
 RATE_FROM_RANDOM = 1e-3
 EPOCHS = {"head": 10, "partial": 10, "full": 10, "gradual": 12}
 EPOCHS_FROM_RANDOM = 60
+
+# Fields of a config that the starting weights decide; all others are the new run's.
+ARCHITECTURE = ("name", "stem", "shortcut", "version", "norm", "avg_pool_shortcut")
 
 
 def finetune_config(
@@ -54,7 +58,7 @@ def finetune_config(
     Args:
         images: a folder with a folder of images for each class, with or without train, val and test
             above them; or a .csv, .jsonl or .npz.
-        model: by default resnet50, or the model that a file of weights is of.
+        model: by default the model that the weights are of, or resnet50.
         weights, mode, freeze_before, layer_decay, views, solver: see config.TransferConfig. The
             mode is head by default; without weights it is full, the only one that makes sense.
         head: ``"linear"`` or ``"hidden:512"``, one more layer of 512 below the classifier;
@@ -74,7 +78,7 @@ def finetune_config(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
             ".csv, .jsonl or .npz."
         )
-    from_random = str(weights) == "none"
+    from_random = weights == "none"
     mode = mode or ("full" if from_random else "head")
     if from_random and mode != "full":
         raise UserError(
@@ -83,11 +87,11 @@ def finetune_config(
             exit_code=2,
         )
     chosen = ModelConfig(name=model or "resnet50")
-    start = find_start(str(weights), model if model or Path(weights).exists() else chosen.name)
+    weights = _as_word(weights)
+    start = find_start(weights, model or (chosen.name if is_published_set(weights) else None))
     if start is not None:
-        ours = {field.name for field in dataclasses.fields(ModelConfig)}
-        switches = {key: value for key, value in start.model.options.items() if key in ours}
-        chosen = ModelConfig(**{"name": start.model.name, **switches, "hidden": None})
+        held = start.info.config
+        chosen = ModelConfig(**{name: getattr(held, name) for name in ARCHITECTURE})
     chosen = dataclasses.replace(chosen, hidden=_hidden(head), dropout=dropout)
     if start is None and image_size is None:
         image_size = default_image_shape(build_model(chosen, 2))[0]
@@ -112,7 +116,7 @@ def finetune_config(
             warmup_epochs=min(1.0, 0.1 * (epochs or usual)),
         ),
         transfer=TransferConfig(
-            weights=str(weights),
+            weights=weights,
             mode=mode,
             freeze_before=freeze_before,
             layer_decay=layer_decay,
@@ -135,12 +139,19 @@ def finetune(images: str | Path, *, console: Console | None = None, **options: A
         **options: of :func:`finetune_config`, such as ``mode="full"`` or ``epochs=5``.
 
     Returns:
-        The run's folder and its accuracy; ``load_run(result.workdir)`` is the classifier.
+        The run's folder and its accuracy; ``fr.load(result.workdir)`` is the classifier.
 
     Raises:
         UserError: as :func:`finetune_config` and :func:`train`.
     """
     return train(finetune_config(images, **options), console)
+
+
+def _as_word(weights: str | Path) -> str:
+    """Return a source as the config holds it: a ``Path`` is marked as a path."""
+    if isinstance(weights, str) or weights.is_absolute():
+        return str(weights)
+    return os.path.join(os.curdir, weights)
 
 
 def _hidden(head: str) -> tuple[int, ...] | None:

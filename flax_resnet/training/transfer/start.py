@@ -1,122 +1,43 @@
 """Transfer learning: the weights a run starts from, and what trains when."""
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 
-from ...config import Config, ModelConfig, TransferConfig
+from ...config import Config, TransferConfig
 from ...errors import UserError
-from ...models import ResNet, default_image_shape, stage_of
-from ...weights import (
-    InferredModel,
-    PretrainedInfo,
-    find_weights,
-    from_torchvision,
-    infer_model,
-    read_weights,
-    to_torchvision,
-    torchvision_names,
-)
-from ..build import build_model
-from ..saved_variables import read_variables
+from ...models import ResNet, stage_of
+from ...weights import LoadedWeights, load_source
 from ..segments import Phase
 from .freezing import Path as ParameterPath
 
 ULMFIT_DECAY = 1 / 2.6  # Howard & Ruder 2018, section 3.2
 
 
-@dataclass(frozen=True)
-class StartingWeights:
-    """Weights that a run starts from.
-
-    Attributes:
-        source: the file or the run's folder.
-        tensors: their arrays, by the names they have there.
-        model: which model they are of.
-        info: how images were prepared for them; its classes are those of a run, else none.
-    """
-
-    source: Path
-    tensors: Mapping[str, Any]
-    model: InferredModel
-    info: PretrainedInfo
-
-
-def find_start(weights: str, name: str | None) -> StartingWeights | None:
-    """The weights that ``transfer.weights`` names, or None for ``"none"``.
+def find_start(weights: str, name: str | None) -> LoadedWeights | None:
+    """Load the weights that a run starts from, or return None for ``"none"``.
 
     Args:
-        weights: see config.TransferConfig.
-        name: of the model; None takes the model that a file or folder is of.
+        weights: See config.TransferConfig.
+        name: Name of the model; None takes the model that the weights are of.
 
     Raises:
-        UserError: they cannot be had (with the ways on), are damaged, or are of another model.
+        UserError: The weights cannot be loaded (the message names the alternatives), are damaged,
+            or are of another model.
     """
-    if weights == "none":
-        return None
-    path = Path(weights).expanduser()
-    plain = path.is_file()
-    if (path / "checkpoints").is_dir():
-        tensors, info = _read_run(path)
-    else:
-        path, info = find_weights(name or "", str(path) if path.exists() else weights)
-        tensors = read_weights(path)
-    names = torchvision_names(tensors)
-    try:
-        model = infer_model({key: tensors[names[key]].shape for key in names})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if name not in (None, model.name):
-        raise UserError(
-            f"{path} holds weights of {model}, not of {name}: use --model {model.name}, or other "
-            "--weights."
-        )
-    if plain:  # the file says nothing of the images
-        size, _, _ = default_image_shape(model.create())
-        info = dataclasses.replace(info, crop=size, resize=round(size * 256 / 224))
-    return StartingWeights(path, tensors, model, info)
+    return None if weights == "none" else load_source(weights, model=name)
 
 
-def _read_run(folder: Path) -> tuple[Mapping[str, Any], PretrainedInfo]:
-    """A run's best weights, by torchvision's names, and how it prepared its images."""
-    try:
-        settings, classes, prepared = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("config", "classes", "preprocessing")
-        )
-        fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        model = {name: settings[f"model.{name}"] for name in fields if f"model.{name}" in settings}
-        facts: dict[str, Any] = {key: tuple(prepared[key]) for key in ("mean", "std")}
-        if framing := prepared.get("framing"):
-            facts |= {"crop": framing["height"], "interpolation": framing["interpolation"]}
-            facts |= {"resize": framing["resize"] or framing["height"]}
-        module = build_model(ModelConfig(**model), len(classes))
-        info = PretrainedInfo(folder, tuple(classes), **facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--weights {folder} cannot be read as a run's folder ({error}): give one that a "
-            "training run of this version wrote, or a file of weights."
-        ) from error
-    _, variables = read_variables(folder / "checkpoints")
-    return to_torchvision(variables, module), info
-
-
-def starting_variables(start: StartingWeights, model: ResNet, key: jax.Array) -> Mapping[str, Any]:
-    """The variables of ``model`` with the starting weights, and a fresh head drawn by ``key``.
+def starting_variables(start: LoadedWeights, model: ResNet, key: jax.Array) -> dict[str, Any]:
+    """Return the variables of ``model`` with the starting weights and a random classifier.
 
     Raises:
-        UserError: the weights do not fit the model: all that is wrong is listed.
+        UserError: The weights do not fit the model: all that is wrong is listed.
     """
-    try:
-        return from_torchvision(start.tensors, model, head="drop", key=key)
-    except UserError as error:
-        raise UserError(f"{start.source}: {error}") from error
+    return start.variables_of(model, keep_classifier=False, key=key)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
-"""Files of weights: .safetensors, .npz and torch's .pth, read and written."""
+"""Files of weights: .safetensors, .npz and PyTorch's .pth, read and written."""
 
+import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax.linen as nn
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ...errors import UserError
+from ...models import ResNet
 from ..convert import from_torchvision, to_torchvision
 from ..layouts import unwrap
 from .torch_files import read_torch_file
@@ -20,17 +23,22 @@ from .torch_files import read_torch_file
 # compress.
 MOST_COMPRESSION = 16
 
+# Entry of a .safetensors file's metadata: JSON of each array's CRC-32, by name. The format itself
+# has none, and a flipped bit would be a wrong weight.
+CHECKSUMS = "crc32"
 
-def load_weights(path: str | Path, model: nn.Module, **options: Any) -> dict[str, Any]:
-    """The weights in a file as the variables of ``model``.
+
+def load_weights(path: str | Path, model: ResNet, **options: Any) -> dict[str, Any]:
+    """Read a file of weights as the variables of ``model``.
 
     Args:
-      path: ``.pth``, ``.pt``, ``.th``, ``.bin`` or ``.tar`` of torch, ``.safetensors`` or ``.npz``.
-      model: any model of flax_resnet.
-      **options: of :func:`from_torchvision`: ``head="drop"``, ``strict=False``, ``key``.
+        path: ``.pth``, ``.pt``, ``.th``, ``.bin`` or ``.tar`` of PyTorch, ``.safetensors`` or
+            ``.npz``.
+        model: Any model of flax_resnet.
+        **options: Options of ``from_torchvision``: ``head="drop"``, ``strict=False``, ``key``.
 
     Raises:
-      UserError: the file is missing, damaged, holds code, or does not fit the model.
+        UserError: The file is missing, damaged, holds code, or does not fit the model.
     """
     try:
         return from_torchvision(read_weights(path), model, **options)
@@ -40,24 +48,30 @@ def load_weights(path: str | Path, model: nn.Module, **options: Any) -> dict[str
         raise UserError(f"{path}: {error}", error.exit_code) from error
 
 
-def save_weights(path: str | Path, variables: Mapping[str, Any], model: nn.Module) -> None:
+def save_weights(path: str | Path, variables: Mapping[str, Any], model: ResNet) -> None:
     """Write the variables of ``model`` under torchvision's names, whole or not at all.
 
     Args:
-      path: ends in ``.safetensors``, ``.npz``, or, where torch is installed, ``.pth`` or ``.pt``.
+        path: A name that ends in ``.safetensors``, ``.npz``, or, where PyTorch is installed,
+            ``.pth`` or ``.pt``.
+        variables: ``{"params", "batch_stats"}``.
+        model: The module that they belong to.
 
     Raises:
-      UserError: another ending, no torch, a folder that cannot be written, or variables of another
-        model.
+        UserError: Another ending, no PyTorch, a folder that cannot be written, or variables of
+            another model.
     """
     write_weights(path, to_torchvision(variables, model))
 
 
 def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a file by name, as the file has them; large ones are read when asked for.
+    """Read the arrays of a file by the names that it has for them.
+
+    Arrays of ``.safetensors`` and ``.npz`` are read when they are looked up; the checksums of those
+    that we wrote are compared then.
 
     Raises:
-      UserError: the file is missing, damaged, of an unknown kind, or holds code.
+        UserError: The file is missing, damaged, of an unknown kind, or holds code.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,14 +80,41 @@ def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
     return _choose(READERS, path, "read")(path)
 
 
-def write_weights(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name, whole or not at all.
+def array_shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array, read from the header where the file has one."""
+    if isinstance(arrays, _LazyArrays):
+        return {name: tuple(arrays.read_shape(name)) for name in arrays}
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a ``.safetensors`` file.
 
     Raises:
-      UserError: an unknown ending, no torch, or a folder that cannot be written.
+        UserError: The file is missing or damaged.
+    """
+    return _open_safetensors(path).metadata() or {}
+
+
+def write_weights(
+    path: str | Path,
+    state_dict: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays by name, whole or not at all.
+
+    Args:
+        path: See ``save_weights``.
+        state_dict: Arrays in PyTorch's layout.
+        metadata: More entries for the header of a ``.safetensors`` file.
+
+    Raises:
+        UserError: An unknown ending, no PyTorch, or a folder that cannot be written.
     """
     path = Path(path)
     write = _choose(WRITERS, path, "written")
+    if metadata:
+        write = partial(_write_safetensors, metadata=metadata)
     fresh = path.with_name(f".{path.name}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +128,17 @@ def write_weights(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> Non
 
 
 class _LazyArrays(Mapping[str, np.ndarray]):
-    """Arrays read one at a time, so that a conversion never holds the file twice."""
+    """Arrays that are read one at a time, so that a conversion never holds the file twice."""
 
-    def __init__(self, names: list[str], read: Callable[[str], np.ndarray]) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        read: Callable[[str], np.ndarray],
+        read_shape: Callable[[str], Sequence[int]] | None = None,
+    ) -> None:
         self._names = dict.fromkeys(names)
         self._read = read
+        self.read_shape = read_shape or (lambda name: read(name).shape)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
@@ -110,12 +157,32 @@ def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
+    file = _open_safetensors(path)
     try:
-        file = safe_open(path, framework="np")  # checks the header against the file's size
-        names = list(file.keys())
+        checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: its checksums cannot be read ({error}).") from error
+
+    def read(name: str) -> np.ndarray:
+        array = file.get_tensor(name)
+        if checksums and checksums.get(name) != _crc32(array):
+            raise UserError(
+                f"{path} is damaged: the checksum of {name} differs; copy or write the file again."
+            )
+        return array
+
+    return _LazyArrays(list(file.keys()), read, lambda name: file.get_slice(name).get_shape())
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")  # checks the header against the file's size
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a sound .safetensors file ({error}).") from error
-    return _LazyArrays(names, file.get_tensor)
+
+
+def _crc32(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
@@ -142,7 +209,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _check_npy(stream: Any, size: int) -> None:
-    """NumPy allocates what the header claims before it reads; the claim is checked first."""
+    """Check the size that the header claims, which NumPy allocates before it reads."""
     version = np.lib.format.read_magic(stream)
     read_header = (
         np.lib.format.read_array_header_1_0
@@ -166,8 +233,16 @@ def _npz_entry(path: Path, file: Any, name: str) -> np.ndarray:
         raise UserError(f"{path} is damaged: {name} cannot be read ({error}).") from error
 
 
-def _write_safetensors(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    save_file(dict(state_dict), path, metadata={"format": "pt"})  # transformers and timm ask for it
+def _write_safetensors(
+    path: Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    checksums = {name: _crc32(array) for name, array in state_dict.items()}
+    entries = {
+        "format": "pt",  # transformers and timm require it
+        CHECKSUMS: json.dumps(checksums),
+        **(metadata or {}),
+    }
+    save_file(dict(state_dict), path, metadata=entries)
 
 
 def _write_npz(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""The names that a pickle may hold, and our stand-ins for them: a closed table, never an import."""
+"""The table of names that a pickle may hold, with our functions in place of imports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,24 +37,24 @@ STORAGES = {
 
 
 class Unreadable(Exception):
-    """Why a file is not read: words that follow the file's name in a sentence."""
+    """Reason why a file is not read: the end of a sentence that begins with the file's name."""
 
 
 @dataclass(frozen=True)
 class StorageType:
-    """Stands for a storage class of torch, by the type of its elements."""
+    """A storage class of PyTorch, by the dtype of its elements."""
 
     dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What a pickle says about a tensor; none of it has been checked.
+    """Unchecked description of a tensor in a pickle.
 
     Attributes:
-      storage: what the persistent id gave.
-      offset, size, stride: in elements.
-      dtype: of the elements, or None for the storage's own.
+        storage: Result of the persistent id.
+        offset, size, stride: In elements.
+        dtype: Of the elements, or None for the storage's own.
     """
 
     storage: Any
@@ -66,12 +66,12 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Function:
-    """Stands for a function or class that a pickle may call.
+    """Our replacement of a function or class that a pickle may call.
 
     Attributes:
-      call: our own code, which gets the pickle's unchecked arguments.
-      fewest, most: the number of arguments.
-      copies: whether the result is as large as the arguments, which may stay in memory too.
+        call: Our own code, which gets the pickle's unchecked arguments.
+        fewest, most: The number of arguments.
+        copies: Whether the result is as large as the arguments, which may stay in memory too.
     """
 
     call: Callable[..., object]
@@ -85,18 +85,18 @@ def damaged(what: str) -> Unreadable:
 
 
 def printable(text: str) -> str:
-    """Text out of a file, short and without control characters."""
+    """Return text of a file shortened and without control characters."""
     shown = text[:80].encode("unicode_escape").decode()
     return shown + "…" if len(text) > 80 else shown
 
 
 def as_key(value: Any) -> Any:
-    """``value``, if it may be a key of a dict or a member of a set.
+    """Return ``value`` if it may be a key of a dict or a member of a set.
 
     Tuples may not: their hash would visit all that is in them, again and again.
 
     Raises:
-      Unreadable: it may not.
+        Unreadable: It may not.
     """
     if type(value) in (str, bytes, float, bool, type(None)) or (
         type(value) is int and value.bit_length() <= MAX_KEY_BITS
@@ -109,7 +109,7 @@ def as_key(value: Any) -> Any:
 
 
 def refusal(module: str, name: str) -> Unreadable:
-    """Why a name outside of the table is refused, and what to do instead."""
+    """Return why a name outside of the table is refused, and what to do instead."""
     shown = printable(f"{module}.{name}")
     if f"{module}.".startswith(("torch.nn.", "torchvision.", "timm.")):
         return Unreadable(
@@ -132,7 +132,7 @@ def _wrong_argument() -> Unreadable:
 
 
 def _mapping(content: Any = ()) -> dict[Any, Any]:
-    """OrderedDict: empty, or a list of pairs as Python 2 wrote; Counter: a dict."""
+    """Create an OrderedDict, from nothing or Python 2's list of pairs, or a Counter."""
     if type(content) is dict:
         return dict(content)
     made = {}
@@ -152,7 +152,7 @@ def _frozenset(items: Any = ()) -> frozenset[Any]:
 
 
 def _encode(text: Any, codec: Any) -> bytes:
-    """How protocols 0 to 2 write bytes: as Latin-1 text."""
+    """Decode bytes of protocols 0 to 2, which write them as Latin-1 text."""
     if _checked(codec, str) not in ("latin1", "latin-1"):
         raise _wrong_argument()
     try:

@@ -1,4 +1,4 @@
-"""Files of torch.save, both formats, read without PyTorch: arrays are views on the file."""
+"""Reader of the files of torch.save, in both formats, without PyTorch."""
 
 import mmap
 import stat
@@ -30,7 +30,7 @@ _ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotI
 # What begins like this, or has it at a position, is something else.
 _OTHER_KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run git lfs pull"),
-    (257, b"ustar", "is a tar archive: unpack it, or, if torch 0.1 wrote it, save it anew"),
+    (257, b"ustar", "is a tar archive: unpack it, or, if torch 0.1 wrote it, save it again"),
     (8, b'{"', "is in the safetensors format: give it the ending .safetensors"),
     (0, b"\x93NUMPY", "is a NumPy array: save a dict of arrays as .npz"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
@@ -42,7 +42,7 @@ _OTHER_KINDS: tuple[tuple[int, bytes, str], ...] = (
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of a zip archive; ``crc`` is None where torch was told to write none."""
+    """A file of a zip archive; ``crc`` is None where PyTorch wrote none."""
 
     name: str
     start: int
@@ -51,20 +51,20 @@ class _Entry:
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """What torch.save wrote, without PyTorch and without running anything that the file names.
+    """Read what torch.save wrote, without PyTorch and without running code that the file names.
 
     Args:
-      path: of a file of torch 1.6 or later (a zip archive), or of the format before it. It must not
-        change while the arrays are in use: they are views on it.
+        path: File of torch 1.6 or later (a zip archive), or of the format before it. It must not
+            change while the arrays, which are views on it, are in use.
 
     Returns:
-      dict, list, tuple, str, bytes, numbers, and so on, as saved. Tensors and parameters, from
-      whatever device, are read-only NumPy arrays with the tensor's strides; bfloat16 and float8 are
-      those of ml_dtypes. Arrays out of the older format may be unaligned.
+        dict, list, tuple, str, bytes, numbers, and so on, as saved. Tensors and parameters of
+        every device are read-only NumPy arrays with the tensor's strides; bfloat16 and float8
+        are those of ml_dtypes. Arrays out of the older format may be unaligned.
 
     Raises:
-      UserError: not a file, no permission, another kind of file, damaged, made to do harm, big
-        endian, or holds anything but tensors and containers.
+        UserError: Not a file, no permission, another kind of file, damaged, made to do harm, big
+            endian, or holds anything but tensors and containers.
     """
     path = Path(path)
     try:
@@ -146,7 +146,7 @@ def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
 
 
 def _archive_name(names: set[str]) -> str:
-    """The folder of the zip archive that all of torch's entries are in."""
+    """Return the folder of the zip archive that holds all of PyTorch's entries."""
     prefixes = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl")]
     prefixes = [prefix for prefix in prefixes if "/" not in prefix]
     if len(prefixes) > 1:
@@ -165,13 +165,15 @@ def _archive_name(names: set[str]) -> str:
 
 
 def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entry]:
-    """The entries by name; none may be compressed or share bytes, so none is larger than the file.
+    """Return the entries by name.
+
+    None may be compressed or share bytes, so that none is larger than the file.
 
     Raises:
-      Unreadable: one that is, or reaches out of the file.
+        Unreadable: An entry is compressed, shares bytes, or reaches out of the file.
     """
     whole = memoryview(mapped)
-    has_crc = any(info.CRC for info in infos)  # torch writes 0 for all, if told not to compute it
+    has_crc = any(info.CRC for info in infos)  # PyTorch writes 0 for all where it computes none
     entries: dict[str, _Entry] = {}
     last_end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
@@ -180,7 +182,7 @@ def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entr
             raise Unreadable(f"has an encrypted entry, {name}: save it without a password")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Unreadable(
-                f"has a compressed entry, {name}, as torch.save never writes: pack it anew with "
+                f"has a compressed entry, {name}, as torch.save never writes: pack it again with "
                 "zip -0"
             )
         if info.header_offset < last_end or info.filename in entries:
@@ -207,12 +209,12 @@ def _checked_content(entry: _Entry) -> memoryview:
 
 
 def _read_legacy(mapped: mmap.mmap) -> Any:
-    """The older format: pickles of magic number, version, system and object, then the storages."""
+    """Read the older format: pickles of magic number, version, system, object; then storages."""
     file = cast(BinaryIO, mapped)
     if _read_plain(file) != LEGACY_MAGIC:
         raise damaged("it does not begin as torch.save begins")
     if _read_plain(file) != LEGACY_PROTOCOL:
-        raise Unreadable("is of an unknown version of torch's older format: save it anew")
+        raise Unreadable("is of an unknown version of torch's older format: save it again")
     system = _read_plain(file)
     if type(system) is not dict or system.get("little_endian") is not True:
         raise Unreadable(_endian("big"))
@@ -241,7 +243,7 @@ def _read_legacy(mapped: mmap.mmap) -> Any:
 def _legacy_storages(
     mapped: mmap.mmap, keys: Any, dtypes: Mapping[str, np.dtype[Any]]
 ) -> dict[str, memoryview]:
-    """The bytes of the storages: for each key an int64 number of elements, then the elements."""
+    """Return the bytes of the storages: by key an int64 number of elements, then the elements."""
     if type(keys) is not list:
         raise damaged("it has no list of storages")
     whole = memoryview(mapped)
@@ -260,7 +262,7 @@ def _legacy_storages(
 
 
 def _read_plain(file: BinaryIO) -> Any:
-    """A pickle that has no tensors."""
+    """Read a pickle without tensors."""
 
     def refuse(_: object) -> None:
         raise damaged("it has a tensor where none can be")
@@ -269,4 +271,4 @@ def _read_plain(file: BinaryIO) -> Any:
 
 
 def _endian(order: str) -> str:
-    return f"was written by a {order}-endian machine: save it anew on a little-endian one"
+    return f"was written by a {order}-endian machine: save it again on a little-endian one"

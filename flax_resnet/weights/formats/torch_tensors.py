@@ -1,4 +1,4 @@
-"""Tensors of torch as NumPy arrays: every claim of a pickle is checked before it is believed."""
+"""PyTorch's tensors as NumPy arrays, with every claim of their pickle checked."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_AXES = 32
 
 @dataclass(frozen=True)
 class Storage:
-    """The 1-D array that tensors are views on."""
+    """The one-dimensional array on which tensors are views."""
 
     values: np.ndarray
 
@@ -24,7 +24,7 @@ class StorageId:
     """A checked persistent id: ``numel`` elements of ``dtype`` under ``key``.
 
     Attributes:
-      view: (offset, numel) in elements of the part that is meant; older files only.
+        view: Offset and number of elements of a slice; in older files only.
     """
 
     key: str
@@ -37,10 +37,10 @@ def storage_id(persistent_id: Any, sizes: tuple[int, ...]) -> StorageId:
     """Check ("storage", type, key, device, numel), in older files with a view or None after it.
 
     Args:
-      sizes: lengths that the tuple may have.
+        sizes: Lengths that the tuple may have.
 
     Raises:
-      Unreadable: it is anything else.
+        Unreadable: The value is anything else.
     """
     wrong = damaged("a tensor has no proper storage")
     if type(persistent_id) is not tuple or len(persistent_id) not in sizes:
@@ -62,10 +62,10 @@ def _are_counts(*values: Any) -> bool:
 
 
 def view_storage(content: memoryview, identity: StorageId) -> Storage:
-    """The array of a storage, or of the part of it that is meant, on the bytes of the file.
+    """Return the array of a storage, or of a slice of it, on the bytes of the file.
 
     Raises:
-      Unreadable: there are fewer bytes than claimed.
+        Unreadable: There are fewer bytes than claimed.
     """
     available = len(content) // identity.dtype.itemsize
     offset, numel = identity.view or (0, identity.numel)
@@ -79,11 +79,11 @@ def view_storage(content: memoryview, identity: StorageId) -> Storage:
 
 
 def build_tensor(plan: TensorPlan) -> np.ndarray:
-    """The read-only array that the plan is of, a view on its storage.
+    """Return the read-only array that a plan describes, a view on its storage.
 
     Raises:
-      Unreadable: it reaches out of the storage, has more elements than the storage (some of torch's
-        expanded views do; nothing else needs a stride of 0), or is no tensor at all.
+        Unreadable: The array reaches out of the storage or has more elements than it (as some of
+            PyTorch's expanded views do; nothing else needs a stride of 0), or is no tensor.
     """
     if not isinstance(plan.storage, Storage):
         raise damaged("a tensor has no proper storage")

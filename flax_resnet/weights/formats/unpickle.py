@@ -25,12 +25,12 @@ PersistentLoader = Callable[[object], object]
 
 @dataclass
 class _Machine:
-    """What a pickle's instructions work on.
+    """State of the interpreter: the values that instructions change.
 
     Attributes:
-      marks: heights of the stack at the open MARKs.
-      start: position of the pickle in the file.
-      copied: elements and bytes that were copied so far, out of values that may stay in the memo.
+        marks: Heights of the stack at the open MARKs.
+        start: Position of the pickle in the file.
+        copied: Elements and bytes that were copied so far, out of values that may stay in the memo.
     """
 
     file: BinaryIO
@@ -49,18 +49,20 @@ def read_pickle(
     """Interpret the pickle that begins at the position of ``file``, and leave it right after.
 
     Args:
-      file: its ``read`` must not allocate more than the file has left (`io.BytesIO` and `mmap.mmap`
-        are so).
-      build_tensor: checks the plan of a tensor, and makes the tensor.
-      load_persistent: checks a persistent id, which may be any value, and makes a storage.
+        file: Its ``read`` must not allocate more than the file has left, as for ``io.BytesIO`` and
+            ``mmap.mmap``.
+        build_tensor: Function that checks the plan of a tensor and creates it.
+        load_persistent: Function that checks a persistent id, which may be any value, and
+            creates a storage.
 
     Returns:
-      dict (also for OrderedDict and Counter; their attributes are dropped), list, tuple (also for
-      torch.Size), set, frozenset, str (also for torch.device), bytes, bytearray, numbers, bool,
-      None, NumPy dtypes, and what the two functions made. Structures may be deep or cyclic.
+        dict (also for OrderedDict and Counter; their attributes are dropped), list, tuple (also for
+        torch.Size), set, frozenset, str (also for torch.device), bytes, bytearray, numbers, bool,
+        None, NumPy dtypes, and results of the two functions. Structures may be deep or cyclic.
 
     Raises:
-      Unreadable: damaged, out of bounds, or a name or an instruction that is not in the tables.
+        Unreadable: The pickle is damaged, out of bounds, or has a name or an instruction that is
+            not in the tables.
     """
     machine = _Machine(file, build_tensor, load_persistent, file.tell())
     for count, (name, argument) in enumerate(_instructions(file)):
@@ -237,7 +239,7 @@ def _reduce(machine: _Machine, _: None) -> None:
 
 
 def _build(machine: _Machine, _: None) -> None:
-    # Attributes of an OrderedDict: `_metadata`, which state_dict() adds, says nothing we need.
+    # Attributes of an OrderedDict: `_metadata`, which state_dict() adds, is not needed.
     _pop(machine)
     _target(machine, dict)
 

@@ -1,4 +1,4 @@
-"""A run's weights read back without orbax: the same as orbax restores, and nothing damaged."""
+"""Weights of orbax checkpoints: those of the best step, and nothing damaged."""
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flax_resnet.errors import UserError
-from flax_resnet.training import Checkpoints, checkpoint, read_variables
-from flax_resnet.training.saved_variables import checksum_on_host
+from flax_resnet.training import Checkpoints, checkpoint
+from flax_resnet.weights.formats.checkpoint import checksum, read_checkpoint
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +36,7 @@ def save(folder, trees, scores):
 )
 def test_the_best_is_read_the_newest_of_equals(tmp_path, scores, best):
     save(tmp_path / "checkpoints", [state(n) for n in (1, 2, 3)], scores)
-    step, variables = read_variables(tmp_path / "checkpoints")
+    step, variables = read_checkpoint(tmp_path / "checkpoints")
     assert step == best
     kernel, bias = variables["params"]["conv1"]["kernel"], variables["params"]["fc"]["bias"]
     assert kernel.shape == (3, 3, 2, 4) and np.all(kernel == best)
@@ -48,7 +48,7 @@ def test_the_moving_average_is_read_where_there_is_one(tmp_path):
     tree, average = state(1), state(2)["state"]
     tree["state"]["ema"] = {kind: average[kind] for kind in ("params", "batch_stats")}
     save(tmp_path / "checkpoints", [tree], [0.5])
-    _, variables = read_variables(tmp_path / "checkpoints")
+    _, variables = read_checkpoint(tmp_path / "checkpoints")
     assert np.all(variables["params"]["conv1"]["kernel"] == 2)
 
 
@@ -59,10 +59,21 @@ def test_weights_that_are_not_what_was_saved_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "checksum", lambda _: wrong)
     save(tmp_path / "checkpoints", [other], [0.5])
     with pytest.raises(UserError, match="its checksum differs"):
-        read_variables(tmp_path / "checkpoints")
+        read_checkpoint(tmp_path / "checkpoints")
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(UserError, match="There are no checkpoints in"):
+        read_checkpoint(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds no finished checkpoint"):
+        read_checkpoint(tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
-def test_the_checksum_is_that_of_the_saving_process(dtype):
-    array = jnp.asarray(RNG.normal(size=(3, 5, 7)) * 100).astype(dtype)
-    assert int(checkpoint.checksum({"a": array})[0]) == checksum_on_host(np.asarray(array))
+def test_the_checksum_is_a_weighted_sum_of_words(dtype):
+    array = np.asarray(jnp.asarray(RNG.normal(size=(3, 5, 7)) * 100).astype(dtype))
+    size = min(array.dtype.itemsize, 4)
+    words = array.reshape(-1).view(f"u{size}").astype(np.uint32)
+    odd = 2 * np.arange(len(words), dtype=np.uint32) + np.uint32(1)
+    assert int(checksum({"a": array})[0]) == int(np.dot(words, odd))

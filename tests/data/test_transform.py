@@ -1,11 +1,12 @@
-"""How a photo becomes the pixels of a set: beside torchvision's rules and Pillow's grey."""
+"""EvalTransform: the pixels of a photo against torchvision's rules and Pillow's grey."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flax_resnet.data import Dataset, Framing, Split
-from flax_resnet.data.images import resize_center_crop
+from flax_resnet.data import Dataset, Split
+from flax_resnet.data.images import load_image, resize_center_crop
+from flax_resnet.transform import EvalTransform
 
 
 @pytest.fixture
@@ -18,15 +19,15 @@ def photo(tmp_path):
 
 
 def test_evaluation_resizes_by_256_224(photo):
-    framing = Framing.evaluating(28)
-    assert framing.resize == 32
+    transform = EvalTransform.center_crop(28)
+    assert transform.resize == 32
     expected = resize_center_crop(str(photo), 32, 28)
-    np.testing.assert_array_equal(framing.read(str(photo)), expected)
+    np.testing.assert_array_equal(load_image(str(photo), transform), expected)
 
 
 def test_a_photo_becomes_a_small_grey_image(photo):
-    framing = Framing.like((28, 28, 1))
-    got = framing.read(str(photo))
+    transform = EvalTransform.stored_like((28, 28, 1))
+    got = load_image(str(photo), transform)
     assert got.shape == (28, 28, 1)
     middle = Image.open(photo).resize((37, 28), Image.Resampling.BILINEAR).crop((4, 0, 32, 28))
     expected = np.asarray(middle.convert("L"), np.int32)
@@ -34,12 +35,12 @@ def test_a_photo_becomes_a_small_grey_image(photo):
 
 
 def test_stored_images_that_are_not_square_squeeze_the_photo(photo):
-    got = Framing.like((24, 32, 3)).read(str(photo))
+    got = load_image(str(photo), EvalTransform.stored_like((24, 32, 3)))
     expected = Image.open(photo).resize((32, 24), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(got, np.asarray(expected))
 
 
-def test_a_set_in_memory_frames_like_its_images():
+def test_a_set_in_memory_has_the_transform_of_its_images():
     split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
     digits = Dataset("digits", ("0", "1"), split, split, split)
-    assert digits.framing == Framing(8, 8, 8, channels=1)
+    assert digits.transform == EvalTransform(8, 8, 8).with_channels(1)

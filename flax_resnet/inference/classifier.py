@@ -1,0 +1,131 @@
+"""A trained model with all that prediction needs: ``fr.load(source)``."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..models import ResNet
+from ..transform import EvalTransform
+from ..weights import (
+    WeightsInfo,
+    load_source,
+    save_weights,
+    write_description,
+    write_json,
+    write_run_weights,
+)
+from . import embed as _embed
+from . import evaluate as _evaluate
+from . import predict as _predict
+from .class_names import read_classes
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained model, its classes and the transform of its images.
+
+    ``predict``, ``predict_batches``, ``embed`` and ``evaluate`` take paths or images in memory.
+
+    Attributes:
+        model: The Linen module.
+        variables: ``{"params", "batch_stats"}``.
+        info: Where the weights came from, their classes, transform, training settings and step,
+            and their published accuracies.
+    """
+
+    model: ResNet
+    variables: Mapping[str, Any]
+    info: WeightsInfo
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    @property
+    def transform(self) -> EvalTransform:
+        """How an image file becomes the model's input."""
+        return self.info.transform
+
+    @cached_property
+    def programs(self) -> dict[Any, Any]:
+        """Compiled functions by name, so that a second call does not compile again."""
+        return {}
+
+    # Each is documented where it is written, as a function of a classifier.
+    predict = _predict.predict
+    predict_batches = _predict.predict_batches
+    embed = _embed.embed
+    evaluate = _evaluate.evaluate
+
+    def save(self, target: str | Path) -> None:
+        """Write the weights to a file, or all of the classifier to a run's folder.
+
+        Args:
+            target: A file that ends in ``.safetensors``, ``.npz``, ``.pth`` or ``.pt``; or a name
+                without ending for a run's folder, which must not exist or be empty.
+
+        Raises:
+            UserError: The target holds something already, cannot be written, or a run's folder
+                cannot describe the model.
+        """
+        target = Path(target).expanduser()
+        if target.suffix:
+            save_weights(target, self.variables, self.model)
+            return
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UserError(f"{target} is there already: choose another name for the run's folder.")
+        if more := self.info.model_options:
+            described = ", ".join(f"{name}={value}" for name, value in more.items())
+            raise UserError(
+                f"A run's folder cannot describe a {self.info.config.name} with {described}: "
+                "write a file such as weights.safetensors."
+            )
+        settings = {f"model.{name}": value for name, value in vars(self.info.config).items()}
+        if "loss" in self.info.settings:  # it decides how logits become probabilities
+            settings["loss"] = self.info.settings["loss"]
+        step = self.info.step or 0
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            write_json(target / "config.json", settings)
+            write_description(target, self.classes, self.transform)
+        except OSError as error:
+            raise UserError(f"The run's folder {target} cannot be written ({error}).") from error
+        write_run_weights(target, self.variables, self.model, step=step, last_step=step)
+
+
+def load(
+    source: str | Path,
+    *,
+    classes: Sequence[str] | str | Path | None = None,
+    model: str | None = None,
+    num_classes: int | None = None,
+) -> Classifier:
+    """Load a trained model.
+
+    Args:
+        source: A run's folder; a file of weights (``.pth``, ``.safetensors``, ``.npz``, ...); a
+            model with published weights, ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or
+            ``"timm/NAME"``, a repository on the Hugging Face hub.
+        classes: Other names of the classes, or the path of a file that ``read_classes`` reads.
+        model: Name of the model; by default it is inferred from the arrays.
+        num_classes: Another number of classes than the weights have creates a random classifier.
+
+    Raises:
+        UserError: Nothing or more than one thing of that name, damaged files, weights of another
+            model, or more or fewer names than the model has classes.
+    """
+    module, variables, info = load_source(source, model=model).create(num_classes)
+    if isinstance(classes, str | Path):
+        classes = read_classes(classes)
+    if classes is not None:
+        if len(classes) != len(info.classes):
+            raise UserError(
+                f"There are {len(classes)} names of classes, but {source} has {len(info.classes)}."
+            )
+        info = dataclasses.replace(info, classes=tuple(classes))
+    return Classifier(module, variables, info)

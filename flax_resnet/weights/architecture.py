@@ -1,0 +1,56 @@
+"""Models by their configuration, and how photos are usually prepared for them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..models import ResNet, create_model, default_image_shape
+from ..transform import EvalTransform
+from .infer import InferredModel
+
+_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+def build_model(config: ModelConfig, num_classes: int, **options: Any) -> ResNet:
+    """Create the Linen module that a config describes.
+
+    Args:
+        config: Name and options of the model.
+        num_classes: Number of outputs.
+        **options: More options of ``create_model``; they override those of the config.
+
+    Raises:
+        UserError: Unknown name or option; the message holds the nearest ones.
+    """
+    chosen = {name: value for name, value in vars(config).items() if value is not None} | options
+    if hidden := chosen.get("hidden"):
+        chosen["hidden"] = tuple(hidden)  # a list where it was read from JSON
+    chosen["dtype"] = jnp.dtype(chosen["dtype"])
+    try:
+        return create_model(chosen.pop("name"), num_classes=num_classes, **chosen)
+    except ValueError as error:
+        raise UserError(f"--model: {error}", exit_code=2) from error
+
+
+def config_of(inferred: InferredModel) -> tuple[ModelConfig, Mapping[str, Any]]:
+    """Return an inferred model as a config, and the options that a config has no field for."""
+    options = {key: value for key, value in inferred.options.items() if key != "num_classes"}
+    ours = {key: value for key, value in options.items() if key in _FIELDS}
+    return ModelConfig(name=inferred.name, **ours), {
+        key: value for key, value in options.items() if key not in _FIELDS
+    }
+
+
+def usual_transform(model: ResNet, channels: int = 3) -> EvalTransform:
+    """Return the transform of weights that come without one.
+
+    Photos are resized to the model's usual size; only ImageNet's models crop them.
+    """
+    height, width, _ = default_image_shape(model)
+    if height == 224:
+        return EvalTransform.center_crop(height).with_channels(channels)
+    return EvalTransform.stored_like((height, width, channels))

@@ -1,0 +1,129 @@
+"""Orbax checkpoints of training runs: their checksums, and their weights read back."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ...errors import UserError, first_line
+from ...models import QUICK_COMPILATION
+
+METRIC = "score"  # of validation; the best checkpoint has the highest
+CHECKSUM = "checksum"  # entry of the saved tree, next to the state
+
+
+def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Read the weights of a run's best checkpoint, or of its newest if none was evaluated.
+
+    Only the weights are read, which are a third of a checkpoint of Adam: the moving average where
+    there is one, else the parameters and statistics that train.
+
+    Args:
+        folder: The run's ``checkpoints/``, which another process may be writing.
+
+    Returns:
+        The step, and the variables ``{"params", "batch_stats"}`` as NumPy arrays.
+
+    Raises:
+        UserError: The folder holds no checkpoint, or it is damaged.
+    """
+    # Here and not above: the import takes a second, which finished runs do not need.
+    import orbax.checkpoint as ocp
+
+    if not folder.is_dir():
+        raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
+    options = ocp.CheckpointManagerOptions(
+        read_only=True,
+        create=False,
+        save_interval_steps=0,
+        best_fn=_score,
+        # Each process of a pod reads for itself.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"read_checkpoint_{jax.process_index()}",
+        ),
+    )
+    handler = ocp.PyTreeCheckpointHandler()
+    checkpoint = folder
+    try:
+        with ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=handler
+        ) as manager:
+            step = manager.best_step()
+            step = manager.latest_step() if step is None else step
+            if step is None:
+                raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
+            checkpoint = folder / str(step)
+            return step, _restore_variables(manager, step)
+    except UserError:
+        raise
+    except Exception as error:  # orbax raises many kinds, none of them for a user
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read ({first_line(error)}): train again, or "
+            "copy the run's folder again."
+        ) from error
+
+
+def _score(metrics: dict[str, float]) -> float:
+    score = metrics[METRIC]
+    return -math.inf if math.isnan(score) else score
+
+
+def _restore_variables(manager: Any, step: int) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    described = dict(manager.item_metadata(step).tree)
+    saved_checksum = described.pop(CHECKSUM)
+    state = described["state"]
+    weights = state["ema"] if state.get("ema") else state
+    weights = {kind: weights[kind] for kind in ("params", "batch_stats") if weights.get(kind)}
+    wanted = {"state": {"ema": weights} if state.get("ema") else weights}
+
+    item = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        wanted | {CHECKSUM: saved_checksum},
+    )
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    restored = manager.restore(
+        step,
+        args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
+    )
+    expected = restored.pop(CHECKSUM)
+    # The saved checksum has a number for each leaf of the whole tree.
+    every, some = (
+        [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        for tree in (described, restored)
+    )
+    index = {path: i for i, path in enumerate(every)}
+    if not np.array_equal(expected[[index[path] for path in some]], checksum(restored)):
+        raise ValueError("its checksum differs")
+    state = restored["state"]
+    return {"batch_stats": {}} | state.get("ema", state)
+
+
+@partial(jax.jit, compiler_options=QUICK_COMPILATION)
+def checksum(tree: Any) -> jax.Array:
+    """Compute a number for each leaf that any changed bit changes, uint32 ``[leaves]``.
+
+    It is the sum of the leaf's words, each times an odd number that depends on its index, modulo
+    2**32: the same however the leaf is spread over devices. Orbax itself restores a damaged file
+    without an error.
+    """
+    return jnp.stack([_leaf_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _leaf_checksum(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    word = jnp.dtype(f"uint{min(8 * leaf.dtype.itemsize, 32)}")
+    words = lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
+    index = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        index = index * size + lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words * (2 * index + 1), dtype=jnp.uint32)

@@ -1,0 +1,116 @@
+"""A set of weights as it was loaded: its arrays, and all that is known about them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..models import ResNet
+from ..transform import EvalTransform
+from .architecture import build_model
+from .convert import from_torchvision
+
+Kind = Literal["run", "file", "torchvision", "timm", "random"]
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Description of a set of weights.
+
+    Attributes:
+        source: Where the weights came from, as the caller wrote it.
+        kind: A run's folder, a file, a published set of torchvision or of timm, or random values.
+        path: The file or the run's folder; None for random values.
+        config: Name and options of the model.
+        classes: Names of the classes, in the order of the logits; numbers where they are unknown.
+        transform: How evaluation turns an image file into the model's input.
+        has_classifier: False where the classifier is random, because the weights held none or one
+            for other classes.
+        metrics: Published accuracies on ImageNet-1k in percent, ``acc@1`` and ``acc@5``.
+        settings: Settings of the training run, by dotted name as in ``config.json``.
+        step: Training steps behind the weights, of a run.
+        model_options: Options of ``create_model`` for which ``config`` has no field.
+    """
+
+    source: str
+    kind: Kind
+    path: Path | None
+    config: ModelConfig
+    classes: tuple[str, ...]
+    transform: EvalTransform
+    has_classifier: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedWeights:
+    """Arrays of a set of weights, and their description.
+
+    Attributes:
+        info: Description of the weights.
+        tensors: Arrays in PyTorch's layout by the names that their file has for them; large ones
+            are read when they are looked up.
+    """
+
+    info: WeightsInfo
+    tensors: Mapping[str, Any]
+
+    def create(
+        self, num_classes: int | None = None, *, key: jax.Array | None = None, **options: Any
+    ) -> tuple[ResNet, dict[str, Any], WeightsInfo]:
+        """Create the model with these weights.
+
+        Args:
+            num_classes: Another number of classes than the weights have creates a random
+                classifier.
+            key: PRNG key of random values; by default ``jax.random.key(0)``.
+            **options: Options of ``create_model``, such as ``dtype``.
+
+        Returns:
+            The Linen module, its variables ``{"params", "batch_stats"}``, and the description with
+            the classes of this model.
+
+        Raises:
+            UserError: The arrays do not fit the model, or an option is unknown.
+        """
+        info = self.info
+        count = num_classes or len(info.classes)
+        keep = info.has_classifier and count == len(info.classes)
+        if not keep:
+            info = dataclasses.replace(info, has_classifier=False, classes=numbered_classes(count))
+        model = build_model(info.config, count, **{**info.model_options, **options})
+        return model, self.variables_of(model, keep_classifier=keep, key=key), info
+
+    def variables_of(
+        self, model: ResNet, *, keep_classifier: bool = True, key: jax.Array | None = None
+    ) -> dict[str, Any]:
+        """Convert the arrays to the variables of ``model``.
+
+        Args:
+            model: The module, of the same architecture.
+            keep_classifier: False gives it a random classifier.
+            key: PRNG key of random values; by default ``jax.random.key(0)``.
+
+        Raises:
+            UserError: The arrays do not fit the model: all that is wrong is listed.
+        """
+        head: Literal["keep", "drop"] = "keep" if keep_classifier else "drop"
+        try:
+            return from_torchvision(self.tensors, model, head=head, key=key)
+        except UserError as error:
+            if str(self.info.path) in str(error):
+                raise
+            raise UserError(f"{self.info.path}: {error}") from error
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Return the names of classes without names: ``"0"``, ``"1"``, ..."""
+    return tuple(map(str, range(count)))

@@ -1,0 +1,263 @@
+"""The resolver of every ``source`` of weights: a run's folder, a file, or a published set."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..models import QUICK_COMPILATION, ResNet, create_model
+from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from .architecture import build_model, config_of, usual_transform
+from .formats.files import READERS, array_shapes, read_weights
+from .hub import fetch_published, fetch_timm
+from .infer import infer_model
+from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
+from .layouts import torchvision_names
+from .names import fresh_variables, torch_leaves
+from .published import find_published, imagenet_classes, published_weights
+from .run_folder import read_run
+
+FORMS = (
+    "a run's folder, a file of weights, a published model such as resnet50 or "
+    "resnet50/IMAGENET1K_V2, or timm/NAME"
+)
+_SET = re.compile(r"DEFAULT|IMAGENET1K_V\d+")
+
+
+def load_source(
+    source: str | Path, *, model: str | None = None, cache: Path | None = None
+) -> LoadedWeights:
+    """Load the weights that ``source`` names.
+
+    Args:
+        source: A run's folder; a file of weights (``.pth``, ``.safetensors``, ``.npz``, ...); a
+            model with published weights, ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or
+            ``"timm/NAME"``, a repository on the Hugging Face hub. A ``Path``, or a word that
+            begins with ``/``, ``.`` or ``~``, is always a path.
+        model: Name of the model that the weights must be of. With it, the name of a set alone,
+            ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
+        cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
+
+    Raises:
+        UserError: Nothing has that name, or two things have it; no connection; damaged files; or
+            weights of another model.
+    """
+    word = os.fspath(source)
+    if scheme := re.match(r"(\w+)://", word):
+        raise UserError(
+            f"{word}: weights cannot be read from {scheme[1]}:// addresses; give {FORMS}."
+        )
+    path = Path(word).expanduser()
+    is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
+    published = None if is_path else _published(word, model, cache)
+    if published is not None and path.exists():
+        raise UserError(
+            f"{word} names both {'a folder' if path.is_dir() else 'a file'} here and published "
+            f"weights: write ./{word} for the former; for the latter {_unambiguous(word, model)}."
+        )
+    if published is not None:
+        return published()
+    if path.is_dir():
+        loaded = read_run(path, word)
+        _check_run(loaded, model)
+        return loaded
+    if path.exists() or path.suffix.lower() in READERS:
+        return _load_file(path, "file", word, model)
+    raise UserError(_not_found(word, model, is_path))
+
+
+def load_pretrained(
+    name: str,
+    weights: str | Path = "DEFAULT",
+    *,
+    num_classes: int | None = None,
+    key: jax.Array | None = None,
+    cache: Path | None = None,
+    **options: Any,
+) -> tuple[ResNet, dict[str, Any], WeightsInfo]:
+    """Create the model ``name`` with trained weights; published ones are fetched once.
+
+    Args:
+        name: Name of the model, such as ``"resnet50"``.
+        weights: ``"DEFAULT"`` (torchvision's best for the model), ``"IMAGENET1K_V1"`` or ``_V2``,
+            any other source that ``load_source`` knows, or ``"none"`` for random values.
+        num_classes: Another number of classes than the weights have creates a random classifier.
+        key: PRNG key of random values; by default ``jax.random.key(0)``.
+        cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
+        **options: Options of ``create_model``, such as ``dtype``.
+
+    Returns:
+        The Linen module, its variables ``{"params", "batch_stats"}``, and their description.
+
+    Raises:
+        UserError: No such set, no connection, a wrong hash, or weights of another model.
+    """
+    if weights != "none":
+        loaded = load_source(weights, model=name, cache=cache)
+        return loaded.create(num_classes, key=key, **options)
+    model = create_model(name, **({"num_classes": num_classes} if num_classes else {}), **options)
+    init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
+    info = WeightsInfo(
+        source="none",
+        kind="random",
+        path=None,
+        config=ModelConfig(name=name),
+        classes=numbered_classes(model.num_classes),
+        transform=usual_transform(model),
+        has_classifier=False,
+    )
+    return model, init(jax.random.key(0) if key is None else key), info
+
+
+def is_published_set(word: str) -> bool:
+    """Return whether ``word`` names a set of weights that several models have."""
+    return bool(_SET.fullmatch(word))
+
+
+def timm_transform(config: Mapping[str, Any]) -> EvalTransform:
+    """Return the evaluation transform of a ``pretrained_cfg`` of timm.
+
+    timm evaluates at ``test_input_size`` and ``test_crop_pct`` where a set has them, and resizes
+    the shorter side to the crop divided by ``crop_pct``.
+    """
+    size = (config.get("test_input_size") or config.get("input_size") or (3, 224, 224))[-1]
+    crop_ratio = config.get("test_crop_pct") or config.get("crop_pct") or 0.875
+    bicubic = config.get("interpolation") == "bicubic"
+    return EvalTransform(
+        height=size,
+        width=size,
+        resize=math.floor(size / crop_ratio),
+        interpolation="bicubic" if bicubic else "bilinear",
+        mean=tuple(config.get("mean", IMAGENET_MEAN)),
+        std=tuple(config.get("std", IMAGENET_STD)),
+    )
+
+
+def _published(
+    word: str, model: str | None, cache: Path | None
+) -> Callable[[], LoadedWeights] | None:
+    """Return what loads the published weights of that name; None where there are none."""
+    if word.startswith("timm/"):
+        return partial(_load_timm, word, model)
+    name, _, chosen = word.partition("/")
+    if is_published_set(word) and model is not None:
+        name, chosen = model, word
+    else:
+        sets = [entry.name for entry in published_weights(name)]
+        if not sets or chosen not in ("", "DEFAULT", *sets):
+            return None
+    return partial(_load_torchvision, word, name, chosen or "DEFAULT", model, cache)
+
+
+def _load_torchvision(
+    word: str, name: str, chosen: str, model: str | None, cache: Path | None
+) -> LoadedWeights:
+    if model not in (None, name):
+        raise UserError(_of_another_model(word, name, model))
+    entry = find_published(name, chosen)
+    metrics = {"acc@1": entry.acc1, "acc@5": entry.acc5}
+    path = fetch_published(entry, cache)
+    return _load_file(path, "torchvision", word, name, entry.transform, metrics)
+
+
+def _load_timm(word: str, model: str | None) -> LoadedWeights:
+    path, config = fetch_timm(word)
+    return _load_file(path, "timm", word, model, timm_transform(config))
+
+
+def _load_file(
+    path: Path,
+    kind: Kind,
+    source: str,
+    model: str | None,
+    transform: EvalTransform | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> LoadedWeights:
+    """Read a file of weights, whose model is inferred from its arrays."""
+    tensors = read_weights(path)
+    stored = array_shapes(tensors)
+    shapes = {name: stored[original] for name, original in torchvision_names(tensors).items()}
+    try:
+        inferred = infer_model(shapes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    config, more = config_of(inferred)
+    channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 3)))[1]
+    count = inferred.classes or create_model(inferred.name).num_classes
+    if model not in (None, inferred.name):
+        config, more = ModelConfig(name=model), {}
+        if not _fits(build_model(config, count), shapes, channels):
+            raise UserError(_of_another_model(path, inferred, model))
+    info = WeightsInfo(
+        source=source,
+        kind=kind,
+        path=path,
+        config=config,
+        classes=imagenet_classes() if count == 1000 else numbered_classes(count),
+        transform=transform or usual_transform(build_model(config, count, **more), channels),
+        has_classifier=inferred.classes is not None,
+        metrics=metrics or {},
+        model_options=more,
+    )
+    return LoadedWeights(info, tensors)
+
+
+def _fits(model: ResNet, shapes: Mapping[str, tuple[int, ...]], channels: int) -> bool:
+    """Return whether all arrays below the classifier have the model's shapes."""
+    leaves = torch_leaves(model, channels)
+    return all(
+        shapes.get(name) == leaf.torch_shape
+        for name, leaf in leaves.items()
+        if not name.startswith("fc.")
+    )
+
+
+def _check_run(loaded: LoadedWeights, model: str | None) -> None:
+    name = loaded.info.config.name
+    if model not in (None, name):
+        raise UserError(_of_another_model(loaded.info.path, name, model))
+
+
+def _of_another_model(where: Any, held: Any, wanted: str | None) -> str:
+    name = getattr(held, "name", held)
+    return (
+        f"{where} holds weights of {held}, not of {wanted}: choose the model {name} (--model "
+        f"{name}), or other weights."
+    )
+
+
+def _unambiguous(word: str, model: str | None) -> str:
+    if "/" in word:
+        return "move or rename it"
+    return f"write {model}/{word}" if is_published_set(word) else f"write {word}/DEFAULT"
+
+
+def _not_found(word: str, model: str | None, is_path: bool) -> str:
+    """Return the message for a name that nothing has, with what to write."""
+    name, separator, chosen = word.partition(":")
+    if separator and published_weights(name):
+        return f"{word} is now written {name}/{chosen}."
+    if is_published_set(word):
+        return f"{word} is a set of weights that several models have: write resnet50/{word}."
+    name, _, chosen = word.partition("/")
+    if not is_path and published_weights(name):
+        try:
+            find_published(name, chosen)
+        except UserError as error:
+            return str(error)
+    if is_path or "/" in word or "." in word:
+        return f"{word} does not exist: give {FORMS}."
+    try:
+        if model is None:
+            create_model(word)
+        find_published(model or word, "DEFAULT" if model is None else word)
+    except (ValueError, UserError) as error:
+        return f"{word} is neither a run's folder nor a file of weights: {error}"
+    return f"{word} does not exist: give {FORMS}."

@@ -1,0 +1,150 @@
+"""A run's folder as prediction reads it: settings, classes, transform and weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..models import ResNet
+from ..transform import EvalTransform
+from .architecture import build_model
+from .convert import to_torchvision
+from .formats.checkpoint import read_checkpoint
+from .formats.files import read_metadata, read_weights, write_weights
+from .info import LoadedWeights, WeightsInfo
+
+RUN_WEIGHTS = "model.safetensors"
+
+# Metadata of RUN_WEIGHTS: steps behind its weights, and steps of the run when it was written.
+_STEP, _LAST_STEP = "step", "last_step"
+
+
+def write_description(folder: Path, classes: Sequence[str], transform: EvalTransform) -> None:
+    """Write the classes and the transform that prediction reads.
+
+    ``classes.json`` lists the names, ``class_indices.json`` has them by number, and
+    ``preprocessing.json`` holds the fields of ``transform``.
+    """
+    write_json(folder / "classes.json", list(classes))
+    numbered = {str(index): name for index, name in enumerate(classes)}
+    write_json(folder / "class_indices.json", numbered)
+    write_json(folder / "preprocessing.json", transform.to_json())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; an interrupted call leaves the former file."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def write_run_weights(
+    folder: Path, variables: Mapping[str, Any], model: ResNet, *, step: int, last_step: int
+) -> Path:
+    """Write ``model.safetensors``, the weights of a finished run, under torchvision's names.
+
+    Args:
+        folder: The run's folder.
+        variables: ``{"params", "batch_stats"}`` of the best checkpoint, of the moving average
+            where there is one.
+        model: The module that they belong to, with all its stages.
+        step: Training steps behind the weights.
+        last_step: Training steps of the run; a newer checkpoint makes the file stale.
+
+    Returns:
+        The path of the file. An interrupted call leaves none.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    metadata = {_STEP: str(step), _LAST_STEP: str(last_step)}
+    path = folder / RUN_WEIGHTS
+    write_weights(path, to_torchvision(variables, model), metadata)
+    return path
+
+
+def remove_run_weights(folder: Path) -> None:
+    """Remove ``model.safetensors`` of a run that is going to train further."""
+    (folder / RUN_WEIGHTS).unlink(missing_ok=True)
+
+
+def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
+    """Read the best weights of a run, and their description.
+
+    They are those of ``model.safetensors`` if the run is finished, else of a checkpoint.
+
+    Args:
+        folder: The run's folder.
+        source: What the caller wrote for it, for the description.
+
+    Raises:
+        UserError: The folder is not a run's, holds no weights yet, or a file in it is damaged.
+    """
+    settings, classes, preprocessing = (
+        _read_json(folder / f"{name}.json") for name in ("config", "classes", "preprocessing")
+    )
+    try:
+        prefix = "model."
+        model = {
+            name.removeprefix(prefix): value
+            for name, value in settings.items()
+            if name.startswith(prefix)
+        }
+        config = ModelConfig(**model)
+        names = tuple(map(str, classes))
+        transform = EvalTransform.from_json(preprocessing)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"The settings in {folder} are not those of a run of this version ({error})."
+        ) from error
+    step, tensors = _read_weights(folder, build_model(config, len(names)))
+    info = WeightsInfo(
+        source=source or str(folder),
+        kind="run",
+        path=folder,
+        config=config,
+        classes=names,
+        transform=transform,
+        settings=settings,
+        step=step,
+    )
+    return LoadedWeights(info, tensors)
+
+
+def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
+    """Return the step and the arrays in PyTorch's layout."""
+    path = folder / RUN_WEIGHTS
+    if path.is_file():
+        metadata = read_metadata(path)
+        step, last_step = (int(metadata.get(name, 0)) for name in (_STEP, _LAST_STEP))
+        # Training removes the file when it resumes; a copied folder may hold one of before.
+        if _newest_checkpoint(folder) <= last_step:
+            return step, read_weights(path)
+    step, variables = read_checkpoint(folder / "checkpoints")
+    try:
+        return step, to_torchvision(variables, model)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def _newest_checkpoint(folder: Path) -> int:
+    """Return the step of the newest checkpoint, -1 without one.
+
+    Orbax names a checkpoint's folder by its step when all of it is written.
+    """
+    found = (folder / "checkpoints").glob("*")
+    return max((int(path.name) for path in found if path.name.isdecimal()), default=-1)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent} is not a run's folder: it has no {path.name}. Give the --workdir of "
+            "a training run."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): copy the run's folder again.") from error

@@ -1,0 +1,212 @@
+"""One resolver for every source of weights: what each form loads, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import UserError
+from flax_resnet.transform import EvalTransform
+from flax_resnet.weights import load, load_source, write_weights
+
+from .conftest import seeded_state_dict, torch_shapes
+
+MODEL = fr.create_model("resnet18")
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return seeded_state_dict(torch_shapes(MODEL))
+
+
+@pytest.fixture(scope="module")
+def file(state_dict, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    write_weights(path, state_dict)
+    return path
+
+
+@pytest.fixture
+def published(file, monkeypatch, tmp_path):
+    """Fetches ``file`` for every published set; returns the sets that were fetched."""
+    fetched = []
+
+    def fetch_published(entry, cache):
+        fetched.append(entry.name)
+        return file
+
+    def fetch_timm(name):
+        fetched.append(name)
+        return file, {"crop_pct": 1.0, "input_size": [3, 288, 288], "interpolation": "bicubic"}
+
+    monkeypatch.setattr(load, "fetch_published", fetch_published)
+    monkeypatch.setattr(load, "fetch_timm", fetch_timm)
+    monkeypatch.chdir(tmp_path)
+    return fetched
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "kind", "fetched"),
+    [
+        ("resnet18", None, "torchvision", "IMAGENET1K_V1"),
+        ("resnet18/DEFAULT", None, "torchvision", "IMAGENET1K_V1"),
+        ("resnet18/IMAGENET1K_V1", "resnet18", "torchvision", "IMAGENET1K_V1"),
+        ("DEFAULT", "resnet18", "torchvision", "IMAGENET1K_V1"),
+        ("IMAGENET1K_V1", "resnet18", "torchvision", "IMAGENET1K_V1"),
+        ("timm/resnet18.a1_in1k", None, "timm", "timm/resnet18.a1_in1k"),
+    ],
+)
+def test_published_forms(published, file, source, model, kind, fetched):
+    info = load_source(source, model=model).info
+    assert published == [fetched]
+    assert (info.source, info.kind, info.path) == (source, kind, file)
+    assert (info.config.name, info.classes[0], info.has_classifier) == ("resnet18", "tench", True)
+    if kind == "timm":
+        assert info.transform == EvalTransform(288, 288, 288, "bicubic")
+    else:
+        assert info.transform == EvalTransform.center_crop(224, 256)
+        assert info.metrics == {"acc@1": 69.758, "acc@5": 89.078}
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("resnet18", "write resnet18/DEFAULT"),
+        ("resnet18/IMAGENET1K_V1", "move or rename it"),
+        ("timm/resnet18.a1_in1k", "move or rename it"),
+    ],
+)
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_two_readings_are_refused_and_both_are_named(
+    published, file, tmp_path, word, instead, what
+):
+    here = tmp_path / word
+    here.parent.mkdir(exist_ok=True)
+    here.mkdir() if what == "folder" else here.write_bytes(file.read_bytes())
+    with pytest.raises(UserError) as caught:
+        load_source(word)
+    sentence = f"names both a {what} here and published weights: write ./{word} for the former"
+    assert sentence in str(caught.value) and instead in str(caught.value)
+    assert published == []
+    # Each reading can be written so that there is only one.
+    if what == "folder":
+        with pytest.raises(UserError, match="is not a run's folder"):
+            load_source(f"./{word}")
+    assert load_source("timm/resnet18").info.kind == "timm"
+
+
+def test_a_path_object_is_always_a_path(published, tmp_path):
+    (tmp_path / "resnet18").mkdir()
+    with pytest.raises(UserError, match="is not a run's folder"):
+        load_source(tmp_path / "resnet18")
+    with pytest.raises(UserError, match="does not exist"):
+        load_source((tmp_path / "resnet34").relative_to(tmp_path))
+    assert published == []
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "sentence"),
+    [
+        ("resnet18:IMAGENET1K_V1", None, "is now written resnet18/IMAGENET1K_V1"),
+        ("resnet18/IMAGENET1K_V2", None, "has no published weights 'IMAGENET1K_V2': choose one of"),
+        ("IMAGENET1K_V2", "resnet18", "has no published weights 'IMAGENET1K_V2': choose one of"),
+        ("IMAGENET1K_V2", None, "write resnet50/IMAGENET1K_V2"),
+        ("resnet20", None, "no weights are published for the model 'resnet20'"),
+        ("resnet5O", None, "or resnet50"),
+        ("nonsense", "resnet18", "no published weights 'nonsense'"),
+        ("gs://bucket/run", None, "cannot be read from gs:// addresses"),
+        ("https://example.org/a.pth", None, "cannot be read from https:// addresses"),
+        ("hf:org/name", None, "does not exist: give a run's folder"),
+        ("runs/none", None, "does not exist: give a run's folder"),
+        ("./resnet18", None, "does not exist"),
+        ("none.pth", None, "none.pth is not there"),
+        ("resnet50/IMAGENET1K_V1", "resnet18", "holds weights of resnet50, not of resnet18"),
+        ("timm/resnet18.a1_in1k", "resnet50", "holds weights of resnet18, not of resnet50"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_sentence(published, source, model, sentence):
+    with pytest.raises(UserError) as caught:
+        load_source(source, model=model)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_finetune_keeps_a_path_object_apart_from_a_published_name(published, tmp_path):
+    (tmp_path / "resnet18").mkdir()
+    with pytest.raises(UserError, match="names both a folder here and published weights"):
+        fr.finetune_config(tmp_path, weights="resnet18")
+    with pytest.raises(UserError, match=r"is not a run's folder: it has no config\.json"):
+        fr.finetune_config(tmp_path, weights=(tmp_path / "resnet18").relative_to(tmp_path))
+    assert published == []
+
+
+def test_a_file_is_read_by_its_path(published, file):
+    loaded = load_source(str(file))
+    assert (loaded.info.kind, loaded.info.path) == ("file", file)
+    assert loaded.info.transform == EvalTransform.center_crop(224)
+    assert published == []
+
+
+def test_a_model_with_the_same_arrays_can_be_named(tmp_path):
+    """plain20 is resnet20 without shortcuts; its arrays have the same names and shapes."""
+    path = tmp_path / "plain20.npz"
+    write_weights(path, seeded_state_dict(torch_shapes(fr.create_model("plain20"))))
+    assert load_source(path).info.config.name == "resnet20"
+    assert fr.load(path, model="plain20").model == fr.create_model("plain20")
+    with pytest.raises(UserError, match="holds weights of resnet20, not of resnet32"):
+        load_source(path, model="resnet32")
+
+
+def test_a_backbone_has_no_classifier(state_dict, tmp_path):
+    path = tmp_path / "backbone.npz"
+    write_weights(path, {name: a for name, a in state_dict.items() if not name.startswith("fc")})
+    loaded = load_source(path)
+    assert not loaded.info.has_classifier
+    model, variables, info = loaded.create(num_classes=3)
+    assert (model.num_classes, info.classes, info.has_classifier) == (3, ("0", "1", "2"), False)
+    assert np.array_equal(variables["batch_stats"]["bn1"]["mean"], state_dict["bn1.running_mean"])
+
+
+def test_a_flipped_bit_in_a_file_of_ours_is_found(file, tmp_path):
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged: the checksum of .* differs"):
+        load_source(damaged).create()
+
+
+def test_a_stem_of_another_width_is_kept(tmp_path):
+    """Options that a config has no field for reach the model, and a run's folder refuses them."""
+    model = fr.create_model("resnet18", stem_width=32, num_classes=10)
+    path = tmp_path / "narrow.npz"
+    write_weights(path, seeded_state_dict(torch_shapes(model)))
+    classifier = fr.load(path)
+    assert classifier.model == model
+    with pytest.raises(UserError, match="cannot describe a resnet18 with stem_width=32"):
+        classifier.save(tmp_path / "run")
+
+
+def test_each_use_takes_the_same_forms(published, file, tmp_path, capsys):
+    """Three sources through predict, convert, finetune and load_pretrained."""
+    from PIL import Image
+
+    from flax_resnet.cli import main
+
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "a.png")
+    answers = []
+    for number, source in enumerate(("resnet18", "timm/resnet18.a1_in1k", str(file))):
+        assert main(["predict", source, "a.png", "--format", "json", "--top-k", "1"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)[0]["predictions"][0]["index"])
+        assert main(["convert", source, str(tmp_path / f"run{number}")]) == 0
+        capsys.readouterr()
+        config = fr.finetune_config(tmp_path, weights=source)
+        assert (config.model.name, config.transfer.weights) == ("resnet18", source)
+        _, variables, info = fr.load_pretrained("resnet18", weights=source)
+        assert info.classes[0] == "tench"
+        again = fr.load(tmp_path / f"run{number}")
+        bias = np.asarray(again.variables["params"]["fc"]["bias"])
+        assert np.array_equal(bias, variables["params"]["fc"]["bias"])
+        assert again.transform == info.transform
+    assert answers[0] == answers[2]
