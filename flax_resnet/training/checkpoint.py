@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest always, and the best by validation."""
+"""Checkpoints of a run: the latest one, and the best one by validation score."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ EVAL_PENDING = "eval_pending"
 
 
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run. Saving goes on in the background; ``close`` waits.
+    """The folder ``checkpoints/`` of a run; saves run in the background, and ``close`` waits.
 
-    A save is atomic: a run killed in the middle of one finds the checkpoint before it.
+    A save is atomic: a run that is killed during one finds the checkpoint before it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy([latest, best]),
-            # Ranks best_step(); what is kept is the policy's business.
+            # This ranks best_step(); the policy decides which checkpoints are kept.
             best_fn=lambda metrics: metrics[METRIC],
             cleanup_tmp_directories=True,
         )
@@ -50,11 +50,14 @@ class Checkpoints:
     def save(
         self, step: int, tree: Any, score: float | None = None, evaluated: bool = True
     ) -> None:
-        """Save a pytree as of ``step``, with its validation score if it has one.
+        """Save a pytree.
 
         Args:
-            evaluated: False where the evaluation that is due at this step was not done; a later
-                save at the same step then takes this one's place.
+            step: Number of steps done.
+            tree: The pytree.
+            score: Its validation score, if it has one.
+            evaluated: False if the evaluation that is due at this step was not done; a later save
+                at the same step then replaces this one.
         """
         if self._manager.latest_step() == step:
             if not (evaluated and self.eval_pending(step)):
@@ -78,29 +81,29 @@ class Checkpoints:
         """The pytree saved at ``step``, with the structure, types and shardings of ``template``.
 
         Raises:
-            UserError: the checkpoint is damaged, or is not of this model.
+            UserError: The checkpoint is damaged, or belongs to another model.
         """
         self._manager.wait_until_finished()
         tree = serialization.to_state_dict(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-        # With a place of its own: orbax would ask for the devices that wrote it.
+        # With an explicit sharding; otherwise orbax requires the devices that wrote the file.
         numbers = jax.eval_shape(checksum, tree)
         scalar = next((x for x in jax.tree.leaves(tree) if jnp.ndim(x) == 0), None)
-        place = getattr(scalar, "sharding", None)
-        abstract[CHECKSUM] = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=place)
+        sharding = getattr(scalar, "sharding", None)
+        abstract[CHECKSUM] = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=sharding)
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             _verify(restored)
-        except Exception as error:  # orbax raises many kinds, none of them for a user
+        except Exception as error:  # orbax raises errors of many types, none written for users
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} cannot be read ({first_line(error)}): "
-                "delete that folder to go on from the checkpoint before it, if there is one, or "
+                "delete that folder to resume from the checkpoint before it, if there is one, or "
                 "choose another --workdir."
             ) from error
         return serialization.from_state_dict(template, restored)
 
     def close(self) -> None:
-        """Wait for the saves under way."""
+        """Wait for unfinished saves."""
         self._manager.close()
 
 

@@ -93,7 +93,7 @@ class TrainStep:
         train_preprocess: Takes the place of ``preprocess`` in training, if given.
         mix: ``(key, images, targets, axis_name) -> images, targets`` in training, with targets
             float ``[N, K]``: mixup or CutMix. The model must have ``num_classes``.
-        label_smoothing: Share of each label that is spread evenly over all classes (Szegedy et
+        label_smoothing: Fraction of each label that is spread evenly over all classes (Szegedy et
             al. 2016); where an image can have several classes, over yes and no.
         ema_decay: Decay of the moving average of parameters and running statistics, or None.
         trainable: Whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")``
@@ -101,10 +101,10 @@ class TrainStep:
             has no optimiser state.
         freeze_before: The stages before this one run as in evaluation: their batch norms keep
             their running statistics. None for no stage.
-        microbatches: Number of parts that a batch is cut into and that run one after the other, to
-            save memory. The gradient is that of the whole batch. Part ``k`` of ``K`` holds every
-            ``K``-th example from the ``k``-th on. Each part has its own batch-norm statistics, the
-            running statistics take them in order, and each part draws its own dropout mask.
+        microbatches: Number of microbatches that a batch is cut into and that run one after the
+            other, to save memory. The gradient is that of the whole batch. Microbatch ``k`` of
+            ``K`` holds every ``K``-th example, starting at the ``k``-th. Each has its own
+            batch-norm statistics and dropout masks; the running statistics are updated in order.
         evaluate_flipped: Evaluate the mean of the logits of each image and its mirror image.
         gathered: With parameters spread over devices under ``jit``: the replicated sharding in
             which the forward and backward pass use them.

@@ -9,11 +9,18 @@ from ..weights import write_json
 
 
 def open_workdir(config: Config, write: bool = True) -> Path:
-    """The run's folder, made if need be, with ``config.json`` in it.
+    """Create the run's folder if it does not exist, and write ``config.json`` into it.
+
+    Args:
+        config: The settings of the run.
+        write: Whether this process writes; of several processes the first one does.
+
+    Returns:
+        The folder.
 
     Raises:
-      UserError: the folder holds a run with other settings (each difference is named), or cannot
-        be written.
+        UserError: The folder holds a run with other settings (each difference is named), or cannot
+            be written.
     """
     workdir = Path(config.workdir or "runs/run")
     path = workdir / "config.json"
@@ -38,7 +45,7 @@ def open_workdir(config: Config, write: bool = True) -> Path:
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if write:  # of several processes only the first
+        if write:
             write_json(path, settings)
     except OSError as error:
         raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error

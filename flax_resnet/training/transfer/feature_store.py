@@ -57,9 +57,9 @@ class FeatureStore:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise UserError(
-                f"Features cannot be kept in {self._folder} ({error.strerror or error}): make room "
-                "there, name another folder (--transfer.feature-cache), or compute them at every "
-                "step (--views 0)."
+                f"Features cannot be kept in {self._folder} ({error.strerror or error}): free "
+                "space there, name another folder (--transfer.feature-cache), or compute them at "
+                "every step (--views 0)."
             ) from error
         self._open(target.with_suffix(".json"), checked=True)
 

@@ -1,4 +1,4 @@
-"""Transfer learning from few choices: the recipe behind ``flax-resnet finetune``."""
+"""The fine-tuning recipe behind ``flax-resnet finetune``: settings from a few choices."""
 
 import dataclasses
 import os
@@ -24,13 +24,13 @@ from .start import find_start
 
 Mode = Literal["head", "partial", "full", "gradual"]
 
-# Adam's rate of the flower tutorials is 1e-4 for all parameters; a fresh head stands more.
+# Flower tutorials train all parameters with Adam at 1e-4; a random head tolerates a higher rate.
 RATES = {"head": 1e-3, "partial": 3e-4, "full": 3e-4, "gradual": 1e-3}
 RATE_FROM_RANDOM = 1e-3
 EPOCHS = {"head": 10, "partial": 10, "full": 10, "gradual": 12}
 EPOCHS_FROM_RANDOM = 60
 
-# Fields of a config that the starting weights decide; all others are the new run's.
+# Model settings that the starting weights decide; all others are those of the new run.
 ARCHITECTURE = ("name", "stem", "shortcut", "version", "norm", "avg_pool_shortcut")
 
 
@@ -53,27 +53,33 @@ def finetune_config(
     seed: int = 0,
     workdir: str | Path | None = None,
 ) -> Config:
-    """The settings of a fine-tuning run, as :func:`train` takes them.
+    """The settings of a fine-tuning run, for ``train``.
 
     Args:
-        images: a folder with a folder of images for each class, with or without train, val and test
-            above them; or a .csv, .jsonl or .npz.
-        model: by default the model that the weights are of, or resnet50.
-        weights, mode, freeze_before, layer_decay, views, solver: see config.TransferConfig. The
-            mode is head by default; without weights it is full, the only one that makes sense.
-        head: ``"linear"`` or ``"hidden:512"``, one more layer of 512 below the classifier;
-            ``"hidden:512,256"`` two.
-        dropout: rate before the classifier.
-        epochs, batch_size, learning_rate: by default as the mode needs them.
-        image_size: by default as the weights expect it.
-        seed: of the head's first values, the order of the images and the augmentation.
-        workdir: the run's folder; default runs/NAME, named after ``images``.
+        images: A folder that holds a folder of images for each class, optionally below train, val
+            and test; or a .csv, .jsonl or .npz file.
+        model: Name of the model; by default that of the weights, or resnet50.
+        weights: See ``config.TransferConfig``.
+        mode: See ``config.TransferConfig``; by default head, without weights full.
+        freeze_before: See ``config.TransferConfig``.
+        head: ``"linear"``, or ``"hidden:512"`` for a hidden layer of 512 before the classifier;
+            ``"hidden:512,256"`` for two.
+        dropout: Dropout rate before the classifier.
+        layer_decay: See ``config.TransferConfig``.
+        epochs: Number of epochs; the default depends on the mode.
+        batch_size: Images of a batch.
+        learning_rate: The default depends on the mode.
+        image_size: Height and width in pixels; by default those that the weights expect.
+        views: See ``config.TransferConfig``.
+        solver: See ``config.TransferConfig``.
+        seed: Seed of the head's initial values, the order of the images and the augmentation.
+        workdir: The run's folder; by default runs/NAME, named after ``images``.
 
     Raises:
-        UserError: no images there, weights that cannot be had or are of another model, or options
-            that do not go together.
+        UserError: The images do not exist, the weights cannot be loaded or belong to another model,
+            or options contradict each other.
     """
-    if not Path(images).expanduser().exists():  # said before weights are downloaded
+    if not Path(images).expanduser().exists():  # checked before weights are downloaded
         raise UserError(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
             ".csv, .jsonl or .npz."
@@ -102,7 +108,7 @@ def finetune_config(
         data=DataConfig(
             name="folder", dir=str(images), batch_size=batch_size, image_size=image_size
         ),
-        # Pretrained features are of whole objects: crops of a twelfth of a photo lose its class.
+        # Pretrained features describe whole objects; a crop of a twelfth of a photo can lose them.
         augment=AugmentConfig(
             random_resized_crop=True,
             crop_padding=0,
@@ -131,18 +137,18 @@ def finetune_config(
 
 
 def finetune(images: str | Path, *, console: Console | None = None, **options: Any) -> TrainResult:
-    """Train a classifier of a folder of photos from pretrained weights.
+    """Train a classifier for a folder of photos from pretrained weights.
 
     Args:
-        images: the folder.
-        console: where to tell what happens; by default the terminal.
-        **options: of :func:`finetune_config`, such as ``mode="full"`` or ``epochs=5``.
+        images: The folder.
+        console: Where progress is printed; by default the terminal.
+        **options: Those of ``finetune_config``, such as ``mode="full"`` or ``epochs=5``.
 
     Returns:
         The run's folder and its accuracy; ``fr.load(result.workdir)`` is the classifier.
 
     Raises:
-        UserError: as :func:`finetune_config` and :func:`train`.
+        UserError: See ``finetune_config`` and ``train``.
     """
     return train(finetune_config(images, **options), console)
 
