@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
             return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
         if self.avg_pool_shortcut and stride > 1:
             # At odd sizes the last window is smaller and averages the pixels that it holds.
-            edges = tuple((0, size % stride) for size in x.shape[1:3])
+            edges = tuple((0, -size % stride) for size in x.shape[1:3])
             window = (stride, stride)
             x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
             stride = 1

@@ -1,6 +1,6 @@
 """Reports on a run: its history, its progress, its page, and tables and plots of its results."""
 
-from .history import Entry, append_history, keep_history, read_history
+from .history import Entry, append_history, read_history, truncate_history
 from .page import write_page
 from .progress import Progress
 from .tables import arrays_table, evaluation_tables, results_table, summary_table
@@ -11,9 +11,9 @@ __all__ = [
     "append_history",
     "arrays_table",
     "evaluation_tables",
-    "keep_history",
     "read_history",
     "results_table",
     "summary_table",
+    "truncate_history",
     "write_page",
 ]

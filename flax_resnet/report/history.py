@@ -40,7 +40,7 @@ def read_history(path: Path) -> list[Entry]:
     return entries
 
 
-def keep_history(path: Path, step: int) -> list[Entry]:
+def truncate_history(path: Path, step: int) -> list[Entry]:
     """Keep the lines up to ``step`` and delete those that a run resumed there will write again.
 
     The line with the test scores is deleted too.

@@ -96,13 +96,13 @@ def print_budget(run: Run, console: Console) -> None:
         step,
         partitioning,
         jax.tree.map(shaped, state, shardings),
-        jax.tree.map(lambda leaf: shaped(leaf, partitioning.replicated), sums),
-        {name: shaped(leaf, partitioning.split) for name, leaf in batch.items()},
+        jax.tree.map(lambda leaf: shaped(leaf, partitioning.replicated_sharding), sums),
+        {name: shaped(leaf, partitioning.batch_sharding) for name, leaf in batch.items()},
     )
     compiled = lowered.compile()
     console.print(_memory_table(run, state, shardings, batch["image"], compiled))
 
-    devices, (count, height, width, channels) = partitioning.devices, batch["image"].shape
+    devices, (count, height, width, channels) = partitioning.num_devices, batch["image"].shape
     collectives = collectives_of(compiled.as_text() or "")
     gradients = sum(map(_nbytes, jax.tree.leaves(state.params)))
     moved = sum(one.bytes for one in collectives) if devices > 1 else gradients
@@ -158,7 +158,7 @@ def _memory_table(
             )
             table.add_row(name, _bytes(total), _bytes(on_each))
     size = math.prod(images.shape)
-    devices = run.partitioning.devices
+    devices = run.partitioning.num_devices
     table.add_row(f"batch of {images.shape[0]:,}", _bytes(size), _bytes(size / devices))
     memory = compiled.memory_analysis()
     if memory is not None:

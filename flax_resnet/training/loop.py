@@ -34,7 +34,13 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     """Train as ``config`` describes, from the newest checkpoint in its workdir if there is one.
 
     It writes the run's folder; ``report.history`` describes the lines of its history. SIGINT or
-    SIGTERM finishes the step, saves and returns; a second SIGINT stops at once.
+    SIGTERM finishes the step, saves and returns; a second SIGINT stops at once. Processes of
+    several hosts are connected, and JAX's compilation cache is set as the settings ask.
+
+    Args:
+        config: The settings.
+        console: Where progress is printed; by default the terminal. In all processes but the first
+            it becomes quiet.
 
     Raises:
         UserError: Settings are wrong, data are missing, the workdir holds another run, or the loss
@@ -91,12 +97,13 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
     """
     console, stop = recorder.console, recorder.stop
     state, sums, start = recorder.restore(state)
-    past = recorder.kept_history(start)
-    # A signal came before or during the evaluation that was due at the checkpoint.
+    past = recorder.truncate_history(start)
+    # True if the checkpoint was saved without the evaluation that was due, because of a signal.
     eval_pending = start > 0 and recorder.checkpoints.eval_pending(start)
     if start >= run.last_step and not eval_pending:
         return state, start
-    done, phase = start, run.phase_at(start - 1)
+    # The phase in which the checkpoint was saved; without one, the first phase.
+    done, phase = start, run.phase_at(max(start - 1, 0))
     with (
         closing(run.batches(start)) as batches,
         Progress(console, run.last_step, start) as progress,
@@ -108,7 +115,9 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                 return state, start
         for segment in run.segments(start):
             step = run.step_for(segment.phase, segment.image_size)
-            if segment.phase != phase:  # stages that start to train have no optimiser state yet
+            if segment.phase != phase:
+                # A new phase starts with a fresh optimiser state for all of its parameters, because
+                # the newly unfrozen ones have none.
                 phase = segment.phase
                 state = run.partitioning.put_state(step.init_optimizer(state))
                 console.print(phase_message(phase))
@@ -117,6 +126,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
             compiled = compile_step(step, run.partitioning, state, sums, first_batch)
             console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
             clock.restart()
+            # The steps come first, so that zip takes no batch of the next segment.
             for index, batch in zip(segment.steps, chain([first_batch], batches), strict=False):
                 with jax.transfer_guard("disallow"):
                     state, sums = compiled(state, sums, batch)
@@ -124,7 +134,9 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                 clock.steps += 1
                 stopping = stop.poll()
                 evaluates = run.evaluation_is_due(done) or done == run.last_step
-                if stopping or evaluates or clock.log_is_due():
+                saves = stopping or evaluates or run.save_is_due(done)
+                # Before every save, too: a checkpoint must not be replaced by one that diverged.
+                if saves or clock.log_is_due():
                     means = to_means(sums)
                     _check_finite(means["loss"], done, run.config)
                     progress.update(
@@ -135,7 +147,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                         rate=clock.images_per_second,
                         wait=clock.data_wait,
                     )
-                if stopping or evaluates or run.save_is_due(done):
+                if saves:
                     sums, stopping = recorder.evaluate_and_save(done, state, sums, clock, stopping)
                 if stopping:
                     return state, done

@@ -26,7 +26,8 @@ class Partitioning:
     Attributes:
         mesh: All devices along one axis, ``"data"``.
         mode: ``"jit"`` or ``"shard_map"``.
-        batch_norm_groups: Number of groups of a batch with batch-norm statistics of their own.
+        batch_norm_groups: Number of groups of a batch that batch norm normalises separately
+            ("ghost" batch norm).
         shard_params: Whether parameters, optimiser state and moving average are split over the
             devices.
     """
@@ -37,36 +38,36 @@ class Partitioning:
     shard_params: bool = False
 
     @property
-    def devices(self) -> int:
+    def num_devices(self) -> int:
         """Number of devices."""
         return self.mesh.devices.size
 
     @property
-    def replicated(self) -> NamedSharding:
+    def replicated_sharding(self) -> NamedSharding:
         """The sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def split(self) -> NamedSharding:
+    def batch_sharding(self) -> NamedSharding:
         """The sharding of arrays that are split along their first axis."""
         return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
 
     def state_shardings(self, state: TrainState) -> TrainState:
         """A sharding for every leaf of a state, or of its shapes.
 
-        With ``shard_params`` each parameter, and each array of the optimiser and of the moving
-        average of the same shape, is split along its largest axis that the number of devices
-        divides. Arrays without such an axis, and running statistics, are replicated.
+        With ``shard_params``, parameters, optimiser state and the parameters' moving average are
+        split along the largest axis that the number of devices divides, as in fully sharded data
+        parallelism. Arrays without such an axis, and running statistics, are replicated.
         """
 
         def sharding_of(leaf: Any) -> NamedSharding:
-            divisible = [size for size in leaf.shape if size % self.devices == 0]
+            divisible = [size for size in leaf.shape if size % self.num_devices == 0]
             if not divisible or not self.shard_params:
-                return self.replicated
+                return self.replicated_sharding
             axis = leaf.shape.index(max(divisible))
             return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, DATA_AXIS))
 
-        shardings = jax.tree.map(lambda _: self.replicated, state)
+        shardings = jax.tree.map(lambda _: self.replicated_sharding, state)
         ema = state.ema
         if ema is not None:
             ema = shardings.ema | {"params": jax.tree.map(sharding_of, ema["params"])}
@@ -83,13 +84,13 @@ class Partitioning:
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch on its devices: global arrays split along their rows."""
         return {
-            name: jax.make_array_from_process_local_data(self.split, value)
+            name: jax.make_array_from_process_local_data(self.batch_sharding, value)
             for name, value in batch.items()
         }
 
     def replicate(self, tree: Any) -> Any:
         """The tree with every leaf on every device."""
-        return jax.device_put(tree, self.replicated)
+        return jax.device_put(tree, self.replicated_sharding)
 
 
 def choose_partitioning(
@@ -120,7 +121,8 @@ def choose_partitioning(
     fits_devices = groups % devices == 0 or devices % groups == 0
     mode: str = config.mode
     if mode == "auto":
-        # The partitioner can compute statistics in groups too, but shard_map leaves it no choice.
+        # jit could compute statistics in groups too, but only shard_map guarantees that each device
+        # computes its own without communication.
         own_statistics = groups > 1 and fits_devices and devices > 1
         mode = "shard_map" if own_statistics and not config.shard_params else "jit"
     if mode == "shard_map":
@@ -156,16 +158,16 @@ def lower_step(
     function: Any = update
     if partitioning.mode == "shard_map":
         replicated = PartitionSpec()
-        groups_span_devices = 1 < partitioning.batch_norm_groups < partitioning.devices
+        groups_span_devices = 1 < partitioning.batch_norm_groups < partitioning.num_devices
         function = jax.shard_map(
             update,
             mesh=partitioning.mesh,
             in_specs=(replicated, replicated, PartitionSpec(DATA_AXIS)),
             out_specs=replicated,
-            # check_vma does not know collectives among some of the devices.
+            # check_vma does not support axis_index_groups.
             check_vma=not groups_span_devices,
         )
-    # Without output shardings the compiler may partition the new state unlike the donated one.
+    # Otherwise XLA may choose other shardings for the new state, and cannot reuse the donated one.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, sums))
     jitted = jax.jit(function, donate_argnums=(0, 1), out_shardings=shardings)
     return jitted.lower(state, sums, batch)

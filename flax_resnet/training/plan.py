@@ -20,7 +20,7 @@ FEW_IMAGES = 10  # training images of a class
 
 def print_plan(run: Run, console: Console) -> None:
     """Print the data, the model, and for transfer learning what trains, when and how."""
-    data, config, devices = run.dataset, run.config, run.partitioning.devices
+    data, config, devices = run.dataset, run.config, run.partitioning.num_devices
     params = run.abstract_state().params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     steps = f"{run.last_step:,} of {run.total_steps:,} steps of {config.data.batch_size} images"

@@ -12,9 +12,9 @@ from ..metrics import Evaluation, evaluate_logits
 from ..report import (
     Entry,
     append_history,
-    keep_history,
     read_history,
     results_table,
+    truncate_history,
     write_page,
 )
 from ..weights import build_model, write_run_weights
@@ -86,12 +86,15 @@ class Recorder:
         )
         return *restored, step
 
-    def kept_history(self, step: int) -> list[Entry]:
-        """The lines of the history up to ``step``; later ones, which a resumed run will write
-        again, are removed."""
+    def truncate_history(self, step: int) -> list[Entry]:
+        """Remove the lines of the history after ``step``, which a resumed run writes again.
+
+        Returns:
+            The lines up to ``step``.
+        """
         path = self.workdir / HISTORY
         if jax.process_index() == 0:
-            return keep_history(path, step)
+            return truncate_history(path, step)
         return [line for line in read_history(path) if line["step"] <= step]
 
     def append(self, entry: Entry) -> None:
@@ -141,7 +144,7 @@ class Recorder:
         """
         run, dataset, last = self.run, self.run.dataset, int(state.step)
         best = self.checkpoints.best_step() or last
-        past = self.kept_history(last)
+        past = self.truncate_history(last)
         seconds = past[-1]["time"] if past else 0.0
         tested = {last: self._evaluate(state, dataset.test, keep_logits=best == last)}
         if best != last:

@@ -234,7 +234,9 @@ def resolve(config: Config) -> Run:
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
             evaluate_flipped=config.evaluate_flipped,
-            gathered=partitioning.replicated if partitioning.shard_params else None,
+            compute_sharding=partitioning.replicated_sharding
+            if partitioning.shard_params
+            else None,
         ),
         transform=transform,
         schedule=create_schedule(rates, total_steps, config.epochs),

@@ -4,7 +4,8 @@ A batch is ``{"image": [N, H, W, C] uint8 or float, "label": [N] int, "mask": [N
 is optional. Where an image can have several classes, labels are float ``[N, K]`` of 0 and 1.
 
 With ``axis_name`` a step is called inside ``shard_map`` or ``pmap`` over that axis, and its batch
-holds the examples of one device. Gradients, metrics and batch-norm statistics are global then.
+holds the examples of one device. Gradients and metrics are global then, and so are batch-norm
+statistics, unless the model computes them in groups. The model must have a field ``axis_name``.
 """
 
 import dataclasses
@@ -27,50 +28,6 @@ from .transfer.freezing import Trainable, merge, partition
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = str | Callable[[jax.Array, jax.Array], jax.Array]
-
-
-@dataclass(frozen=True)
-class EvalStep:
-    """Evaluates a batch: a pure function of variables and batch.
-
-    Attributes:
-        model: A Linen module called as ``(images, train)``.
-        loss: As in ``TrainStep``.
-        preprocess: From the images of a batch to the model's input, or None.
-        flipped: Average the logits of each image and its mirror image.
-        gathered: As in ``TrainStep``.
-    """
-
-    model: nn.Module
-    loss: Loss = "softmax"
-    preprocess: Callable[[jax.Array], jax.Array] | None = None
-    flipped: bool = False
-    gathered: NamedSharding | None = None
-
-    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-        """The logits ``[N, K]`` of images ``[N, H, W, C]`` as a batch holds them."""
-        if self.preprocess is not None:
-            images = self.preprocess(images)
-        if self.gathered is not None:
-            variables = lax.with_sharding_constraint(variables, self.gathered)
-        logits: Any = self.model.apply(variables, images, train=False)
-        if self.flipped:
-            logits += self.model.apply(variables, images[:, :, ::-1], train=False)
-            logits /= 2
-        return logits
-
-    def __call__(self, variables: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
-        """Sum the metrics of the examples that ``mask`` keeps, over the global batch.
-
-        Returns:
-            ``{"loss", "top1", "top5", "count"}``, float32 ``[]`` each: the loss without label
-            smoothing, correct answers, and examples, so that they add up over batches, devices and
-            hosts. With fewer than five classes ``top5`` counts all examples. Where an image has
-            several classes, an answer is correct if it is one of them.
-        """
-        logits = self.logits(variables, batch["image"])
-        sums = metric_sums(logits, batch["label"], _example_weights(batch), self.loss)
-        return _global_sum(sums, axis_name)
 
 
 @dataclass(frozen=True)
@@ -99,15 +56,17 @@ class TrainStep:
         trainable: Whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")``
             trains; None trains all. A frozen parameter keeps its bits, is not differentiated, and
             has no optimiser state.
-        freeze_before: The stages before this one run as in evaluation: their batch norms keep
-            their running statistics. None for no stage.
+        freeze_before: The first stage that runs as in training. Earlier stages run as in
+            evaluation, so that their batch norms keep their running statistics; whether their
+            parameters train is up to ``trainable``. None for all stages. The model must have this
+            field.
         microbatches: Number of microbatches that a batch is cut into and that run one after the
             other, to save memory. The gradient is that of the whole batch. Microbatch ``k`` of
-            ``K`` holds every ``K``-th example, starting at the ``k``-th. Each has its own
-            batch-norm statistics and dropout masks; the running statistics are updated in order.
+            ``K`` holds the examples ``k::K``. Each has its own batch-norm statistics and dropout
+            masks; the running statistics are updated in order.
         evaluate_flipped: Evaluate the mean of the logits of each image and its mirror image.
-        gathered: With parameters spread over devices under ``jit``: the replicated sharding in
-            which the forward and backward pass use them.
+        compute_sharding: Where parameters are split over devices under ``jit``: the replicated
+            sharding in which the forward and backward pass use them.
 
     Raises:
         TypeError: A field cannot be hashed.
@@ -127,7 +86,7 @@ class TrainStep:
     freeze_before: str | None = None
     microbatches: int = 1
     evaluate_flipped: bool = False
-    gathered: NamedSharding | None = None
+    compute_sharding: NamedSharding | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.loss, str) and self.loss not in LOSSES:
@@ -212,15 +171,16 @@ class TrainStep:
         example, so fill a training batch with real images.
 
         Returns:
-            The new state, and the sums that ``evaluate`` returns, over the global batch.
+            The new state, and the sums that ``evaluate`` returns, over the global batch. They are
+            those of the labels without smoothing and, where examples are mixed, without mixing.
         """
         trained, frozen = partition(state.params, self.trainable)
-        used = trained, frozen
-        if self.gathered is not None:
-            used = lax.with_sharding_constraint(used, self.gathered)
+        params = trained, frozen
+        if self.compute_sharding is not None:
+            params = lax.with_sharding_constraint(params, self.compute_sharding)
         examples, dropout_key = self._prepare(state, batch, axis_name)
         grads, batch_stats, sums = self._gradients(
-            *used, state.batch_stats, examples, dropout_key, axis_name
+            *params, state.batch_stats, examples, dropout_key, axis_name
         )
         updates, opt_state = self.tx.update(grads, state.opt_state, trained)
         params = merge(optax.apply_updates(trained, updates), frozen)
@@ -235,10 +195,10 @@ class TrainStep:
         return self.eval_step(state.eval_variables, batch, axis_name)
 
     @property
-    def eval_step(self) -> EvalStep:
+    def eval_step(self) -> "EvalStep":
         """The evaluation that belongs to this step; it is equal in all phases of a run."""
         return EvalStep(
-            self.model, self.loss, self.preprocess, self.evaluate_flipped, self.gathered
+            self.model, self.loss, self.preprocess, self.evaluate_flipped, self.compute_sharding
         )
 
     def _prepare(
@@ -292,8 +252,8 @@ class TrainStep:
             # of replicated parameters by itself (check_vma), and pmap would not.
             trained = _as_varying(trained, axis_name)
 
-        # The loss is a function of the trained parameters alone, so that nothing below the first
-        # of them is differentiated.
+        # The loss is a function of the trained parameters alone, so that the backward pass stops at
+        # the first stage that trains.
         def loss_of(
             trained: Any, batch_stats: Any, examples: Batch, key: jax.Array
         ) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -341,6 +301,50 @@ class TrainStep:
         weight = 1 - self.ema_decay
         # In this form a value that has not changed, such as a frozen one, stays equal to the bit.
         return jax.tree.map(lambda old, new: old + weight * (new - old), ema, variables)
+
+
+@dataclass(frozen=True)
+class EvalStep:
+    """Evaluates a batch: a pure function of variables and batch.
+
+    Attributes:
+        model: A Linen module called as ``(images, train)``.
+        loss: As in ``TrainStep``.
+        preprocess: From the images of a batch to the model's input, or None.
+        flipped: Average the logits of each image and its mirror image.
+        compute_sharding: As in ``TrainStep``.
+    """
+
+    model: nn.Module
+    loss: Loss = "softmax"
+    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    flipped: bool = False
+    compute_sharding: NamedSharding | None = None
+
+    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The logits ``[N, K]`` of images ``[N, H, W, C]`` as a batch holds them."""
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        if self.compute_sharding is not None:
+            variables = lax.with_sharding_constraint(variables, self.compute_sharding)
+        logits: Any = self.model.apply(variables, images, train=False)
+        if self.flipped:
+            logits += self.model.apply(variables, images[:, :, ::-1], train=False)
+            logits /= 2
+        return logits
+
+    def __call__(self, variables: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """Sum the metrics of the examples that ``mask`` keeps, over the global batch.
+
+        Returns:
+            ``{"loss", "top1", "top5", "count"}``, float32 ``[]`` each: the loss without label
+            smoothing, correct answers, and examples, so that they add up over batches, devices and
+            hosts. With fewer than five classes ``top5`` counts all examples. Where an image has
+            several classes, an answer is correct if it is one of them.
+        """
+        logits = self.logits(variables, batch["image"])
+        sums = metric_sums(logits, batch["label"], _example_weights(batch), self.loss)
+        return _global_sum(sums, axis_name)
 
 
 def zero_metrics() -> Metrics:
@@ -407,7 +411,7 @@ def _accumulate(
 
 
 def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
-    """``lax.scan`` over ``(microbatches, keys)``; the first of its carry are the gradients.
+    """``lax.scan`` over ``(microbatches, keys)``, where ``carry[0]`` holds the gradients.
 
     On CPU it is unrolled, because XLA compiles a loop's body there to code that is 15 times slower.
     """
@@ -417,9 +421,9 @@ def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]
     for number in range(len(xs[1])):
         examples, key = jax.tree.map(itemgetter(number), xs)
         if number:
-            # XLA would run the microbatches side by side, with the memory of all of them, so each
-            # depends on the gradients before it without changing. XLA on CPU ignores
-            # optimization_barrier.
+            # Adding zero times a gradient makes each microbatch depend on the one before it.
+            # Otherwise XLA would run them side by side, with the memory of all of them; it ignores
+            # optimization_barrier on CPU.
             zero = 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(carry[0]))
             examples["image"] += zero.astype(examples["image"].dtype)
         carry, output = body(carry, (examples, key))
@@ -428,10 +432,10 @@ def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]
 
 
 def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:
-    """Whether each device computes running statistics of its own.
+    """Whether the running statistics differ between devices.
 
-    It does where devices share no batch statistics; a single device's are also its own, in the
-    types of ``shard_map``.
+    They do where devices do not share batch statistics. On a single device they do not, but
+    ``shard_map`` still types them as varying, and ``pmean`` makes them replicated.
     """
     groups = getattr(model, "batch_norm_groups", 0)
     return microbatches > 1 or groups != 1 or lax.axis_size(axis_name) == 1

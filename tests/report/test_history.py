@@ -1,11 +1,11 @@
 """The history of a run: lines appended, read, and cut back to where a run resumes."""
 
-from flax_resnet.report import append_history, keep_history, read_history
+from flax_resnet.report import append_history, read_history, truncate_history
 
 
 def test_lines_are_appended_and_read(tmp_path):
     path = tmp_path / "history.jsonl"
-    assert read_history(path) == [] and keep_history(path, 5) == []
+    assert read_history(path) == [] and truncate_history(path, 5) == []
     lines = [{"step": 1, "val_loss": 0.5}, {"step": 2, "val_loss": float("inf")}]
     for line in lines:
         append_history(path, line)
@@ -20,5 +20,7 @@ def test_a_resumed_run_writes_later_lines_and_the_test_line_again(tmp_path):
     for step in (1, 2, 3):
         append_history(path, {"step": step})
     append_history(path, {"step": 3, "test_top1": 0.5})
-    assert keep_history(path, 3) == read_history(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
-    assert keep_history(path, 2) == read_history(path) == [{"step": 1}, {"step": 2}]
+    assert (
+        truncate_history(path, 3) == read_history(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    )
+    assert truncate_history(path, 2) == read_history(path) == [{"step": 1}, {"step": 2}]

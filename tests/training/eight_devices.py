@@ -139,7 +139,9 @@ def sharded():
     """Parameters split over the devices compared with replicated ones."""
     partitioning = partitioning_of(shard_params=True)
     step = make_step(np.float64, ema_decay=0.9)
-    split_step = make_step(np.float64, ema_decay=0.9, gathered=partitioning.replicated)
+    split_step = make_step(
+        np.float64, ema_decay=0.9, compute_sharding=partitioning.replicated_sharding
+    )
     state = initial_state(step)
     one = three_steps(step, partitioning_of(devices=1), state)
     split = partitioning.put_state(jax.tree.map(jnp.copy, state))

@@ -17,7 +17,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
-from flax_resnet.training import Checkpoints, checkpoint, evaluation
+from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation, loop
 from flax_resnet.training.checkpoint import checksum
 from flax_resnet.transform import EvalTransform
 
@@ -265,3 +265,28 @@ def test_far_off_settings_are_warned_about(tmp_path, console):
     warnings = fr.check_config(config(tmp_path, data=data, optimizer=optimizer))
     assert [word in " ".join(warnings) for word in ("learning rate 5", "decay 0.5", "size 4")]
     assert len(warnings) == 3
+
+
+def test_a_diverged_state_does_not_replace_the_last_checkpoint(tmp_path, console, monkeypatch):
+    """Saved every step, with metrics that are not due: each save is checked before."""
+    monkeypatch.setattr(clock.Clock, "log_is_due", lambda self: False)
+    compile_step = loop.compile_step
+
+    def diverging(*arguments):
+        compiled = compile_step(*arguments)
+
+        def step(state, sums, batch):
+            state, sums = compiled(state, sums, batch)
+            steps.append(1)
+            if len(steps) == 3:
+                with jax.transfer_guard("allow"):
+                    sums = jax.tree.map(lambda value: value * jnp.nan, sums)
+            return state, sums
+
+        return step
+
+    steps = []
+    monkeypatch.setattr(loop, "compile_step", diverging)
+    with pytest.raises(fr.UserError, match="not finite at step 3"):
+        fr.train(config(tmp_path, save_every=1), console)
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 2

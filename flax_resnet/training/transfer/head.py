@@ -135,7 +135,7 @@ def fit_head(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainStat
     restored, _, step = recorder.restore(state)
     if step:
         return restored, step
-    recorder.kept_history(0)
+    recorder.truncate_history(0)
     began = time.perf_counter()
     fits = fit_strengths(data.train.everything(), data.validation.everything(), len(data.classes))
     seconds = time.perf_counter() - began
