@@ -25,4 +25,5 @@ autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+# "Attributes" as they stand in the docstring, and not as "Variables".
+napoleon_custom_sections = [("Attributes", "params_style")]
