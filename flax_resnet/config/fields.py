@@ -105,9 +105,9 @@ class AugmentConfig:
     fill: Literal["nearest", "reflect", "constant"] = "nearest"
     """The pixels outside a rotated, shifted, sheared or zoomed image."""
     rand_augment: tuple[int, int] | None = None
-    """RandAugment: the number of operations and their magnitude, 0 to 30."""
+    """The number of operations of RandAugment and their magnitude, 0 to 30."""
     trivial_augment: bool = False
-    """TrivialAugmentWide: one random operation of a random magnitude."""
+    """Apply one random operation of a random magnitude (TrivialAugmentWide)."""
     color_jitter: tuple[float, float, float, float] | None = None
     """The amounts of random brightness, contrast, saturation and hue."""
     grayscale: float = 0.0
@@ -119,9 +119,9 @@ class AugmentConfig:
     repeats: int = 1
     """The number of differently augmented copies of each image in a batch of the same size."""
     mixup_alpha: float = 0.0
-    """Mixup: mix each image with another, with weights from Beta(alpha, alpha); 0 turns it off."""
+    """Mix each image with another by a weight from Beta(alpha, alpha) (mixup); 0 turns it off."""
     cutmix_alpha: float = 0.0
-    """CutMix: paste a box of another image; with mixup too, each batch gets one of the two."""
+    """Paste a box of another image (CutMix); with mixup too, each batch gets one of the two."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ class Config:
     seed: int = 0
     """The seed of the initial weights, the order of the images and the augmentation."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: cross-entropy over the classes. sigmoid: binary cross-entropy for each class, for
-    images with any number of classes."""
+    """Cross-entropy over the classes (softmax), or binary cross-entropy for each class (sigmoid),
+    where an image has any number of classes."""
     label_smoothing: float = 0.0
     """The fraction of each label that is spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None
