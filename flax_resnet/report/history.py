@@ -43,13 +43,13 @@ def read_history(path: Path) -> list[Entry]:
 def truncate_history(path: Path, step: int) -> list[Entry]:
     """Keep the lines up to ``step`` and delete those that a run resumed there will write again.
 
-    The line with the test scores is deleted too.
+    The last line of a finished run is deleted too.
 
     Returns:
         The lines that were kept.
     """
     kept = [
-        entry for entry in read_history(path) if entry["step"] <= step and "test_top1" not in entry
+        entry for entry in read_history(path) if entry["step"] <= step and "best_step" not in entry
     ]
     if path.exists():
         temporary = path.with_suffix(".tmp")

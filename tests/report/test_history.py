@@ -1,5 +1,7 @@
 """The history of a run: lines appended, read, and cut back to where a run resumes."""
 
+import pytest
+
 from flax_resnet.report import append_history, read_history, truncate_history
 
 
@@ -15,12 +17,12 @@ def test_lines_are_appended_and_read(tmp_path):
     assert read_history(path) == lines
 
 
-def test_a_resumed_run_writes_later_lines_and_the_test_line_again(tmp_path):
+@pytest.mark.parametrize("scores", [{"test_top1": 0.5}, {}])  # none without test images
+def test_a_resumed_run_writes_later_lines_and_the_last_line_again(scores, tmp_path):
     path = tmp_path / "history.jsonl"
     for step in (1, 2, 3):
         append_history(path, {"step": step})
-    append_history(path, {"step": 3, "test_top1": 0.5})
-    assert (
-        truncate_history(path, 3) == read_history(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
-    )
+    append_history(path, {"step": 3, "best_step": 2} | scores)
+    steps = [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert truncate_history(path, 3) == read_history(path) == steps
     assert truncate_history(path, 2) == read_history(path) == [{"step": 1}, {"step": 2}]
