@@ -69,6 +69,14 @@ def check_config(config: Config) -> list[str]:
             "implements pmap by these two).",
             exit_code=2,
         )
+    folders = {"workdir": config.workdir, "data.dir": config.data.dir}
+    for name, folder in folders.items():
+        if folder and (scheme := re.match(r"\w+://", folder)):
+            raise UserError(
+                f"--{name} is {folder}; {scheme[0]} addresses are not supported: name a local "
+                "folder.",
+                exit_code=2,
+            )
     if not re.fullmatch(r"global|per_device|groups:[1-9]\d*", config.parallel.batch_norm):
         raise UserError(
             f"--parallel.batch-norm is {config.parallel.batch_norm!r}; it must be global, "

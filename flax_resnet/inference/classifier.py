@@ -52,7 +52,7 @@ class Classifier:
         return self.info.transform
 
     @cached_property
-    def programs(self) -> dict[Any, Any]:
+    def _programs(self) -> dict[Any, Any]:
         """Compiled functions by name, so that a second call does not compile again."""
         return {}
 

@@ -47,22 +47,22 @@ def logits_program(classifier: Classifier, tta: TestTimeAugmentation | None = No
             "These weights hold no classifier, so there are no classes to predict: train one with "
             "flax-resnet finetune, or take the features with flax-resnet embed."
         )
-    if ("logits", tta) not in classifier.programs:
+    if ("logits", tta) not in classifier._programs:
         model, variables = _folded(classifier)
         preprocess = Preprocessing.from_transform(classifier.transform)
         function = jax.jit(partial(_logits, model, preprocess, tta))
-        classifier.programs["logits", tta] = function, variables
-    return classifier.programs["logits", tta]
+        classifier._programs["logits", tta] = function, variables
+    return classifier._programs["logits", tta]
 
 
 def features_program(classifier: Classifier, layer: str = "pooled") -> Program:
     """Return the program that computes the features of a layer, see ``ResNet.features``."""
-    if ("features", layer) not in classifier.programs:
+    if ("features", layer) not in classifier._programs:
         model, variables = _folded(classifier)
         preprocess = Preprocessing.from_transform(classifier.transform)
         function = jax.jit(partial(_features, model, preprocess, layer))
-        classifier.programs["features", layer] = function, variables
-    return classifier.programs["features", layer]
+        classifier._programs["features", layer] = function, variables
+    return classifier._programs["features", layer]
 
 
 def _logits(
@@ -91,11 +91,11 @@ def _folded(classifier: Classifier) -> tuple[ResNet, Any]:
 
     The result is put on a device here, or each call for a single image would copy all of it.
     """
-    if "folded" not in classifier.programs:
+    if "folded" not in classifier._programs:
         model, variables = fold_batch_norm(classifier.model, jax.device_get(classifier.variables))
         variables = jax.device_put(variables, jax.local_devices()[0])
-        classifier.programs["folded"] = model, variables
-    return classifier.programs["folded"]
+        classifier._programs["folded"] = model, variables
+    return classifier._programs["folded"]
 
 
 def forward_images(

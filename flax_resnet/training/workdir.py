@@ -22,7 +22,7 @@ def open_workdir(config: Config, write: bool = True) -> Path:
         UserError: The folder holds a run with other settings (each difference is named), or cannot
             be written.
     """
-    workdir = Path(config.workdir or "runs/run")
+    workdir = Path(config.workdir or "runs/run").expanduser()
     path = workdir / "config.json"
     settings = flatten(config)
     if path.exists():

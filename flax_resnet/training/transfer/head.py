@@ -59,6 +59,9 @@ def fit_strengths(
     The search ends when the validation loss has not improved for a while. Without validation images
     there is one head of a medium strength.
 
+    SciPy's L-BFGS-B calls a compiled objective, so every pass over the features runs on the device;
+    scikit-learn's LogisticRegression has the same optimiser, but computes on the host.
+
     Args:
         train: Features float ``[N, D]`` and labels int ``[N]``.
         val: The same of the validation images.
