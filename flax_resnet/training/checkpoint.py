@@ -11,7 +11,7 @@ from flax import serialization
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ..errors import UserError, first_line
-from ..weights.formats.checkpoint import CHECKSUM, METRIC, checksum
+from ..weights.formats.checkpoint import CHECKSUM, METRIC, checksum, orbax_path
 
 EVAL_PENDING = "eval_pending"
 
@@ -36,7 +36,7 @@ class Checkpoints:
             best_fn=lambda metrics: metrics[METRIC],
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(orbax_path(self._folder), options=options)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, or None."""

@@ -1,10 +1,13 @@
 """Paths as people write them, reported by strangers: one test for each."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.config import Config, DataConfig
+from flax_resnet.config import Config, DataConfig, ModelConfig
 from flax_resnet.training.workdir import open_workdir
 
 
@@ -30,3 +33,38 @@ def test_an_address_is_refused_at_once(tmp_path, monkeypatch, capsys, option, ad
 
 def test_a_local_folder_passes():
     fr.check_config(Config(workdir="runs/a:b", data=DataConfig(dir="c:/photos")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "photos [v2]",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("what? *all*", "{a,b} $HOME #1 \u82b1", "-[!x]")
+        ),
+    ],
+)
+def test_a_run_lives_under_any_path(tmp_path, console, monkeypatch, name):
+    """Brackets in a path hid a checkpoint's files from orbax, which takes them for a pattern."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    workdir = tmp_path / name / "run"
+    config = Config(
+        model=ModelConfig(name="resnet8"),
+        data=DataConfig(name="digits", batch_size=128),
+        epochs=2,
+        max_steps=2,
+        workdir=str(workdir),
+        compile_cache=None,
+    )
+    assert fr.train(config, console).finished
+    (workdir / "model.safetensors").unlink()
+    before = fr.load(workdir)  # from the checkpoint
+    result = fr.train(dataclasses.replace(config, max_steps=3), console)
+    assert "Resuming from the checkpoint after step 2" in console.text()
+    assert result.step == 3 and before.info.step == 2
+    assert fr.load(workdir).info.step == result.best_step
+    image = np.zeros((8, 8), np.uint8)
+    assert np.isfinite(before.predict(image).probabilities).all()
+    assert (workdir / "checkpoints").is_dir() and not (workdir / "checkpoints").is_symlink()

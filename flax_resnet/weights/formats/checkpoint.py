@@ -1,6 +1,10 @@
 """Orbax checkpoints of training runs: their checksums, and their weights read back."""
 
+import glob
+import hashlib
 import math
+import os
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,38 @@ from ...models import QUICK_COMPILATION
 
 METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
+
+
+def orbax_path(folder: Path) -> Path:
+    """The path of a folder for orbax, which takes brackets and stars in it for a pattern.
+
+    orbax merges the files of a save by a glob below the folder. A folder whose path holds such
+    characters is given to it as a link in the temporary folder, which stays there.
+
+    Args:
+        folder: The folder ``checkpoints/`` of a run; it need not exist.
+
+    Raises:
+        UserError: The link cannot be made.
+    """
+    target = folder.absolute()
+    if not glob.has_magic(str(target)):
+        return target
+    name = hashlib.blake2b(os.fsencode(target), digest_size=16).hexdigest()
+    link = Path(tempfile.gettempdir()) / f"flax_resnet-{os.getuid()}-{name}"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            link.symlink_to(target, target_is_directory=True)
+        except FileExistsError:  # of an earlier run in this folder, or of another process
+            if Path(os.readlink(link)) != target or link.lstat().st_uid != os.getuid():
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{link} cannot be made a link to {target} ({error.strerror or error}), which "
+            "checkpoints need where a path holds brackets or stars: choose another --workdir."
+        ) from error
+    return link
 
 
 def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -53,7 +89,7 @@ def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
     checkpoint = folder
     try:
         with ocp.CheckpointManager(
-            folder.absolute(), options=options, item_handlers=handler
+            orbax_path(folder), options=options, item_handlers=handler
         ) as manager:
             step = manager.best_step()
             step = manager.latest_step() if step is None else step
