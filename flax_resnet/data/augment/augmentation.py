@@ -12,7 +12,15 @@ from ...errors import UserError
 from .boxes import Range, random_crop_box
 from .color import color_jitter, random_grey
 from .erasing import cutout, random_erasing
-from .geometry import FillMode, Interpolation, Level, pad_crop, random_affine, random_flip, warp
+from .geometry import (
+    FillMode,
+    Interpolation,
+    Level,
+    random_affine,
+    random_flip,
+    random_pad_crop,
+    warp,
+)
 from .policies import BINS, rand_augment, trivial_augment
 from .resizing import resized_crop
 
@@ -115,7 +123,7 @@ class Augmentation:
             box = random_crop_box(box_key, height, width, self.crop_scale, self.crop_ratio)
             image = resized_crop(image, box, self.random_resized_crop)
         if self.crop_padding:
-            image = pad_crop(crop_key, image, self.crop_padding, self.fill_value)
+            image = random_pad_crop(crop_key, image, self.crop_padding, self.fill_value)
         if self.flip:
             image = random_flip(flip_key, image)
         if self._warps:

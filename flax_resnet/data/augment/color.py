@@ -1,16 +1,17 @@
 """Colour operations on a uint8 image ``[H, W, C]``, C 1 or 3 (RGB), as in PIL and torchvision.
 
-All but ``adjust_hue`` follow PIL's arithmetic: integers, or float32 rounded down where PIL rounds
-down, so that a result differs by at most one level, where a product is close to a whole number.
-An operation on single values is a lookup table ``[256, C]`` uint8, see ``apply_table``; policies
-choose among tables, which costs less than choosing among images.
+All operations except ``adjust_hue`` use PIL's arithmetic: integers, or float32 rounded down where
+PIL rounds down. A result differs from PIL's by at most one level, and only where a product is close
+to a whole number. An operation that maps each value on its own is a lookup table ``[256, C]``
+uint8, see ``apply_table``; policies choose among tables, because that costs less than choosing
+among images.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Factor = jax.Array | float
+Scalar = jax.Array | float
 
 # --- lookup tables -----------------------------------------------------------
 
@@ -31,25 +32,25 @@ def histogram(image: jax.Array) -> jax.Array:
     return counts.at[index].add(1, mode="promise_in_bounds").reshape(256, channels)
 
 
-def brightness_table(factor: Factor) -> jax.Array:
+def brightness_table(factor: Scalar) -> jax.Array:
     """Return the table ``[256, 1]`` that multiplies each value by ``factor``."""
-    return blend(jnp.zeros((), jnp.float32), _levels(), factor)
+    return blend(jnp.zeros((), jnp.float32), _identity_table(), factor)
 
 
-def contrast_table(image: jax.Array, factor: Factor) -> jax.Array:
+def contrast_table(image: jax.Array, factor: Scalar) -> jax.Array:
     """Return the table ``[256, 1]`` that scales the distance from the mean grey by ``factor``."""
-    return blend(mean_grey(image), _levels(), factor)
+    return blend(mean_grey(image), _identity_table(), factor)
 
 
 def posterize_table(bits: jax.Array | int) -> jax.Array:
     """Return the table ``[256, 1]`` that keeps the highest ``bits`` of the eight bits."""
     shift = 8 - jnp.asarray(bits, jnp.int32)
-    return ((_levels() >> shift) << shift).astype(jnp.uint8)
+    return ((_identity_table() >> shift) << shift).astype(jnp.uint8)
 
 
-def solarize_table(threshold: Factor) -> jax.Array:
+def solarize_table(threshold: Scalar) -> jax.Array:
     """Return the table ``[256, 1]`` that inverts values of at least ``threshold``."""
-    levels = _levels()
+    levels = _identity_table()
     return jnp.where(levels < threshold, levels, 255 - levels).astype(jnp.uint8)
 
 
@@ -60,9 +61,9 @@ def autocontrast_table(counts: jax.Array) -> jax.Array:
         counts: The image's ``histogram``.
     """
     low, high = jnp.argmax(counts > 0, axis=0), 255 - jnp.argmax(counts[::-1] > 0, axis=0)
-    extent, levels = high - low, _levels()
-    stretched = jnp.clip(255 * (levels - low) // jnp.maximum(extent, 1), 0, 255)
-    return jnp.where(extent > 0, stretched, levels).astype(jnp.uint8)
+    span, levels = high - low, _identity_table()
+    stretched = jnp.clip(255 * (levels - low) // jnp.maximum(span, 1), 0, 255)
+    return jnp.where(span > 0, stretched, levels).astype(jnp.uint8)
 
 
 def equalize_table(counts: jax.Array) -> jax.Array:
@@ -74,15 +75,15 @@ def equalize_table(counts: jax.Array) -> jax.Array:
     highest = 255 - jnp.argmax(counts[::-1] > 0, axis=0)
     total = counts.sum(axis=0, dtype=jnp.int32)
     step = (total - jnp.take_along_axis(counts, highest[None], axis=0)[0]) // 255
-    below = jnp.cumsum(counts, axis=0, dtype=jnp.int32) - counts
-    spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
-    return jnp.where(step > 0, spread, _levels()).astype(jnp.uint8)
+    cumulative = jnp.cumsum(counts, axis=0, dtype=jnp.int32) - counts  # without the value's own
+    equalized = jnp.minimum((step // 2 + cumulative) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, equalized, _identity_table()).astype(jnp.uint8)
 
 
 # --- blends: factor 1 gives the image, 0 the other image, more than 1 extrapolates away from it ---
 
 
-def blend(other: jax.Array, image: jax.Array, factor: Factor) -> jax.Array:
+def blend(other: jax.Array, image: jax.Array, factor: Scalar) -> jax.Array:
     """Return ``other + factor * (image - other)``, clipped to 0..255, rounded down, as uint8."""
     other, image = other.astype(jnp.float32), image.astype(jnp.float32)
     return jnp.clip(other + factor * (image - other), 0, 255).astype(jnp.uint8)
@@ -103,12 +104,12 @@ def mean_grey(image: jax.Array) -> jax.Array:
     return (2 * grey(image).sum(dtype=jnp.int32) + pixels) // (2 * pixels)
 
 
-def adjust_saturation(image: jax.Array, factor: Factor) -> jax.Array:
+def adjust_saturation(image: jax.Array, factor: Scalar) -> jax.Array:
     """Blend with the grey image."""
     return blend(grey(image), image, factor)
 
 
-def adjust_sharpness(image: jax.Array, factor: Factor) -> jax.Array:
+def adjust_sharpness(image: jax.Array, factor: Scalar) -> jax.Array:
     """Blend with the image smoothed by 3 x 3 weights (centre 5, others 1); edge pixels stay."""
     height, width, channels = image.shape
     if height < 3 or width < 3:
@@ -119,14 +120,14 @@ def adjust_sharpness(image: jax.Array, factor: Factor) -> jax.Array:
     inner = rows[1:-1, channels:-channels]
     total = columns[:, : -2 * channels] + columns[:, channels:-channels]
     total += columns[:, 2 * channels :] + 4 * inner
-    # A thirteenth is never halfway between two levels, so float32 rounds as the integers do.
+    # A multiple of 1/13 is never halfway between two whole numbers, so float32 rounds correctly.
     smooth = jnp.floor(total.astype(jnp.float32) / 13 + 0.5)
     sharp = blend(smooth, inner, factor)
     flat = image.reshape(height, width * channels)
     return lax.dynamic_update_slice(flat, sharp, (1, channels)).reshape(image.shape)
 
 
-def adjust_hue(image: jax.Array, shift: Factor) -> jax.Array:
+def adjust_hue(image: jax.Array, shift: Scalar) -> jax.Array:
     """Rotate the hue by the fraction ``shift`` of the circle, as torchvision does with tensors.
 
     The computation goes through HSV in floating point (PIL rounds hue and saturation to 256
@@ -143,13 +144,13 @@ def adjust_hue(image: jax.Array, shift: Factor) -> jax.Array:
         (green - blue) * scale,
         jnp.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale),
     )
-    turned = hue + 6 * shift
+    rotated_hue = hue + 6 * shift
 
     def channel(offset: int) -> jax.Array:
-        position = turned + offset
+        position = rotated_hue + offset
         position -= 6 * jnp.floor(position / 6)
-        below = jnp.clip(jnp.minimum(position, 4 - position), 0, 1)
-        return jnp.floor(value - chroma * below + 0.5).astype(jnp.uint8)
+        chroma_fraction = jnp.clip(jnp.minimum(position, 4 - position), 0, 1)
+        return jnp.floor(value - chroma * chroma_fraction + 0.5).astype(jnp.uint8)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
 
@@ -178,19 +179,19 @@ def color_jitter(
     order_key, factor_key, hue_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, 4)  # brightness, contrast, saturation, hue
     amounts = jnp.array([brightness, contrast, saturation], jnp.float32)
-    drawn = jax.random.uniform(factor_key, (3,), jnp.float32)
-    least = jnp.maximum(1 - amounts, 0)
-    factors = least + drawn * (1 + amounts - least)
+    uniform = jax.random.uniform(factor_key, (3,), jnp.float32)
+    low = jnp.maximum(1 - amounts, 0)
+    factors = low + uniform * (1 + amounts - low)
     shift = jax.random.uniform(hue_key, (), jnp.float32, -hue, hue)
     hue_position = jnp.argmax(order == 3)
 
     def blends(image: jax.Array, positions: range, enabled: jax.Array) -> jax.Array:
         for position in positions:
-            which = order[position]
-            other = jnp.where(which == 2, grey(image).astype(jnp.int32), mean_grey(image))
-            other = jnp.where(which == 0, 0, other)
-            active = enabled[position] & (which < 3)
-            image = blend(other, image, jnp.where(active, factors[jnp.minimum(which, 2)], 1))
+            op_index = order[position]
+            other = jnp.where(op_index == 2, grey(image).astype(jnp.int32), mean_grey(image))
+            other = jnp.where(op_index == 0, 0, other)
+            active = enabled[position] & (op_index < 3)
+            image = blend(other, image, jnp.where(active, factors[jnp.minimum(op_index, 2)], 1))
         return image
 
     # The hue is the most expensive change, so it is computed once, between the blends before and
@@ -202,5 +203,6 @@ def color_jitter(
     return blends(image, range(1, 4), jnp.arange(4) > hue_position)
 
 
-def _levels() -> jax.Array:
+def _identity_table() -> jax.Array:
+    """Return the table that changes nothing, int32 ``[256, 1]``: 0 to 255."""
     return jnp.arange(256, dtype=jnp.int32)[:, None]

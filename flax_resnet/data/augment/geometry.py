@@ -15,15 +15,23 @@ Interpolation = Literal["bilinear", "nearest"]
 Level = int | tuple[int, ...]
 
 
-def pad_crop(key: jax.Array, image: jax.Array, padding: int, fill_value: Level = 0) -> jax.Array:
-    """Pad each side with ``padding`` pixels of ``fill_value`` (one level, or one per channel) and
-    crop at random to the original size."""
+def random_pad_crop(
+    key: jax.Array, image: jax.Array, padding: int, fill_value: Level = 0
+) -> jax.Array:
+    """Pad each side and crop at random to the original size.
+
+    Args:
+        key: Random key of the crop's position.
+        image: ``[H, W, C]``.
+        padding: Width of the padding on each side, in pixels.
+        fill_value: Level of the padding, one or one per channel.
+    """
     height, width, channels = image.shape
     shape = (height + 2 * padding, width + 2 * padding, channels)
     canvas = jnp.broadcast_to(jnp.asarray(fill_value, image.dtype), shape)
     padded = lax.dynamic_update_slice(canvas, image, (padding, padding, 0))
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-    # Sliced as rows of numbers, which a CPU copies at once, and not pixel by pixel.
+    # Each row is flattened, because a CPU copies a contiguous row faster than single pixels.
     rows = padded.reshape(shape[0], shape[1] * channels)
     window = lax.dynamic_slice(rows, (top, left * channels), (height, width * channels))
     return window.reshape(image.shape)
@@ -51,19 +59,19 @@ def random_affine(
     content shrinks. The transforms are about the centre: the coordinates of a pixel are zoomed,
     sheared, shifted and rotated, in this order.
     """
-    drawn = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
-    turn, slant = jnp.deg2rad(rotation * drawn[0]), jnp.deg2rad(shear * drawn[1])
-    move_y, move_x = shift[0] * height * drawn[2], shift[1] * width * drawn[3]
-    zoom_y, zoom_x = 1 + zoom * drawn[4], 1 + zoom * drawn[5]
-    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    uniform = jax.random.uniform(key, (6,), jnp.float32, -1, 1)
+    theta, shear_angle = jnp.deg2rad(rotation * uniform[0]), jnp.deg2rad(shear * uniform[1])
+    move_y, move_x = shift[0] * height * uniform[2], shift[1] * width * uniform[3]
+    zoom_y, zoom_x = 1 + zoom * uniform[4], 1 + zoom * uniform[5]
+    cos, sin = jnp.cos(theta), jnp.sin(theta)
     # Rows are about (y, x): rotation @ shear @ zoom.
-    yy, yx = cos * zoom_y, -(cos * jnp.sin(slant) + sin * jnp.cos(slant)) * zoom_x
-    xy, xx = sin * zoom_y, (cos * jnp.cos(slant) - sin * jnp.sin(slant)) * zoom_x
+    yy, yx = cos * zoom_y, -(cos * jnp.sin(shear_angle) + sin * jnp.cos(shear_angle)) * zoom_x
+    xy, xx = sin * zoom_y, (cos * jnp.cos(shear_angle) - sin * jnp.sin(shear_angle)) * zoom_x
     move_y, move_x = cos * move_y - sin * move_x, sin * move_y + cos * move_x
-    return about_centre(jnp.array([[xx, xy, move_x], [yx, yy, move_y]]), height, width)
+    return center_affine(jnp.array([[xx, xy, move_x], [yx, yy, move_y]]), height, width)
 
 
-def about_centre(matrix: jax.Array, height: int, width: int) -> jax.Array:
+def center_affine(matrix: jax.Array, height: int, width: int) -> jax.Array:
     """Return the matrix ``[2, 3]`` that applies ``matrix`` about the centre instead of about 0."""
     centre = jnp.array([width / 2, height / 2], jnp.float32)
     # Written out, because an accelerator may compute a matrix product at lower precision.
@@ -84,10 +92,12 @@ def warp(
         image: ``[H, W, C]``.
         matrix: float32 ``[2, 3]``, from coordinates of the result to coordinates of ``image``.
         fill: Pixels outside ``image``: "constant" (``fill_value``), "nearest" (the nearest pixel)
-            or "reflect" (the image mirrored repeatedly, ``d c b a | a b c d | d c b a``).
+            or "reflect" (the image mirrored repeatedly, ``d c b a | a b c d | d c b a``). "reflect"
+            repeats the edge pixel, as in SciPy and Keras; NumPy calls this "symmetric".
         fill_value: Level of the pixels outside, one or one per channel.
-        interpolation: "bilinear" rounds to the nearest level (PIL rounds down). Within half a pixel
-            of the edge the pixels of the edge are repeated, also with "constant", as in PIL.
+        interpolation: "nearest", or "bilinear", which rounds to the nearest level (PIL rounds
+            down). As in PIL, bilinear interpolation less than half a pixel from the edge repeats
+            the edge pixels, even if ``fill`` is "constant".
     """
     height, width, channels = image.shape
     x = jnp.arange(width, dtype=jnp.float32) + 0.5
@@ -97,7 +107,7 @@ def warp(
     pixels = image.reshape(height * width, channels)
 
     def look_up(row: jax.Array, column: jax.Array) -> jax.Array:
-        index = _inside(row, height, fill) * width + _inside(column, width, fill)
+        index = _map_index(row, height, fill) * width + _map_index(column, width, fill)
         return pixels.at[index].get(mode="promise_in_bounds")
 
     if interpolation == "nearest":
@@ -120,7 +130,7 @@ def _floor(value: jax.Array) -> jax.Array:
     return jnp.floor(value).astype(jnp.int32)
 
 
-def _inside(index: jax.Array, size: int, fill: FillMode) -> jax.Array:
+def _map_index(index: jax.Array, size: int, fill: FillMode) -> jax.Array:
     """Map an index outside of 0 to ``size - 1`` to the index of the pixel that replaces it."""
     if fill == "reflect":
         index = index % (2 * size)

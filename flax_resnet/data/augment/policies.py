@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import color
-from .geometry import Interpolation, Level, about_centre, warp
+from .geometry import Interpolation, Level, center_affine, warp
 
 BINS = 31  # strengths, 0 to 30
 
@@ -147,14 +147,14 @@ def _matrix(index: jax.Array, strength: jax.Array, height: int, width: int) -> j
     zero, one = jnp.zeros_like(strength), jnp.ones_like(strength)
     angle = jnp.deg2rad(strength)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    turn = about_centre(jnp.array([[cos, -sin, zero], [sin, cos, zero]]), height, width)
+    rotate = center_affine(jnp.array([[cos, -sin, zero], [sin, cos, zero]]), height, width)
     matrices = {
         "identity": jnp.array([[one, zero, zero], [zero, one, zero]]),
         "shear_x": jnp.array([[one, strength, zero], [zero, one, zero]]),
         "shear_y": jnp.array([[one, zero, zero], [strength, one, zero]]),
         "translate_x": jnp.array([[one, zero, -strength], [zero, one, zero]]),
         "translate_y": jnp.array([[one, zero, zero], [zero, one, -strength]]),
-        "rotate": turn,
+        "rotate": rotate,
     }
     return _choose(index, matrices, "identity")
 
