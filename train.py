@@ -2,7 +2,8 @@
 
 import sys
 
-from flax_resnet.cli import run
+from flax_resnet.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    sys.exit(main())

@@ -17,17 +17,17 @@ class Command(NamedTuple):
     """A command and the file of ``commands/`` that holds its function.
 
     Attributes:
-        module: The file that holds the function ``NAME_command``. It is imported when the command
-            is run, so that the list of commands is printed without waiting for tyro.
+        module: The file that holds the function ``NAME_command``. It is imported only to run the
+            command, so that ``flax-resnet --help`` does not wait for the import of tyro.
         summary: The line that describes the command in the list of commands.
-        tuning: What ``run`` does for the command on a CPU: ``"set"`` sets the flags of XLA,
-            ``"restart"`` also restarts the process with other settings of the allocator, which is
-            worthwhile for commands that take minutes.
+        tuning: How a process that runs the command is tuned for a CPU: ``"flags"`` sets the flags
+            of XLA; ``"restart"`` also restarts the process with other settings of the allocator,
+            which is worthwhile for commands that take minutes.
     """
 
     module: str
     summary: str
-    tuning: Literal["set", "restart"] | None = None
+    tuning: Literal["flags", "restart"] | None = None
 
 
 COMMANDS = {
@@ -35,10 +35,12 @@ COMMANDS = {
     "finetune": Command(
         "finetune", "Train a classifier of your photos from pretrained weights.", "restart"
     ),
-    "predict": Command("prediction", "Classify photos: files, folders, patterns or a list.", "set"),
-    "evaluate": Command("prediction", "Compare a model's predictions with true classes.", "set"),
-    "embed": Command("prediction", "Write the features of photos to a file.", "set"),
-    "report": Command("prediction", "Write the page of a run, report/index.html, again."),
+    "predict": Command(
+        "prediction", "Classify photos: files, folders, patterns or a list.", "flags"
+    ),
+    "evaluate": Command("prediction", "Compare a model's predictions with true classes.", "flags"),
+    "embed": Command("prediction", "Write the features of photos to a file.", "flags"),
+    "report": Command("prediction", "Rewrite the report page of a run, report/index.html."),
     "list": Command("models", "List the models whose name matches a pattern."),
     "summary": Command("models", "Show a model's size, cost, output shapes and memory."),
     "convert": Command("weights", "Convert weights between file formats and run folders."),
@@ -49,42 +51,40 @@ COMMANDS = {
 }
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command in a process of its own, tuned for the CPU where JAX computes on one."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    command = COMMANDS.get(words[0]) if words else None
-    if command and command.tuning and not {"-h", "--help"} & set(words):
-        tune_cpu(restart=command.tuning == "restart")
-    return main(words)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: The words after ``flax-resnet``; by default those of the process.
+        arguments: The command and its arguments. By default they are those of the process, which
+            is then first tuned for the CPU if JAX computes on one.
 
     Returns:
         The exit code: 0 if the command is done, 1 if it failed, 2 for wrong usage.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    owns_process = arguments is None
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if owns_process:
+        _tune(arguments)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have our own limit
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     try:
-        if not words or words[0] in ("-h", "--help"):
+        if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
-            return 0 if words else 2
-        name, *rest = words
+            return 0 if arguments else 2
+        name, *rest = arguments
         if name not in COMMANDS:
             raise UserError(f"There is no command {name!r}.\n{_usage()}", exit_code=2)
         module = import_module(f".commands.{COMMANDS[name].module}", __package__)
         getattr(module, f"{name.replace('-', '_')}_command")(rest)
     except SystemExit as end:  # tyro has printed a --help
-        return int(end.code or 0)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -102,6 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _tune(arguments: Sequence[str]) -> None:
+    """Tune this process for the command that it will run, unless that only prints its help."""
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command and command.tuning and not {"-h", "--help"} & set(arguments):
+        tune_cpu(restart=command.tuning == "restart")
+
+
 def _usage() -> str:
     lines = ["usage: flax-resnet COMMAND [options]", ""]
     lines += [f"  {name:17}{command.summary}" for name, command in COMMANDS.items()]
@@ -110,4 +117,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from flax_resnet import list_configs
+from flax_resnet import cli, list_configs
 from flax_resnet.cli import COMMANDS, main
+from flax_resnet.commands import models
 from flax_resnet.config import RESUME_MAY_CHANGE, Config, flatten, load_config
 
 
@@ -157,9 +158,9 @@ print(code, "jax" in sys.modules)
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_fits_on_a_screen_and_does_not_wait_for_jax(command):
-    words = ["--help"] if command is None else [command, "--help"]
+    arguments = ["--help"] if command is None else [command, "--help"]
     done = subprocess.run(
-        [sys.executable, "-c", PRINT_HELP, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PRINT_HELP, *arguments], capture_output=True, text=True, check=True
     )
     *lines, last = done.stdout.splitlines()
     assert last == "0 False"
@@ -209,6 +210,28 @@ def test_train_py_is_the_train_command(repository):
     )
     assert done.returncode == 2
     assert "no config 'no_such_config'" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["train --debug", "--debug train", "train"])
+def test_the_process_is_tuned_for_its_command(line, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli, "tune_cpu", lambda restart: calls.append(restart))
+    monkeypatch.setattr(sys, "argv", ["flax-resnet", *line.split()])
+    assert main() == 2
+    assert calls == [True]
+    assert main(line.split()) == 2
+    assert calls == [True]  # only the process's own arguments
+    assert main(["train", "--help"]) == 0
+
+
+@pytest.mark.parametrize(("code", "expected"), [(None, 0), (3, 3), ("stopped", 1)])
+def test_the_exit_code_of_a_command_that_exits(code, expected, capsys, monkeypatch):
+    def exits(rest):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(models, "list_command", exits)
+    assert main(["list"]) == expected
+    assert ("stopped" in capsys.readouterr().err) == (code == "stopped")
 
 
 def test_public_names_are_there():
