@@ -2,9 +2,11 @@
 
     python -m benchmarks.weights
 
-Each measurement is a fresh process; the order is mixed. Memory is the growth of the peak resident
-set over that of the process once its library was imported, as a multiple of the file's size;
-mapped pages of the file itself, which the system can drop, count.
+Each measurement is a process of its own, and their order is shuffled. flax_resnet's time is that of
+``load_weights`` for a model that exists; PyTorch's is that of building the model, ``torch.load``
+and ``load_state_dict``. Memory is the peak resident set during the loading less the resident set
+before it, as a multiple of the file's size. Mapped pages of the file count, although the system can
+drop them.
 """
 
 import importlib.util
@@ -20,27 +22,31 @@ from pathlib import Path
 import numpy as np
 
 REPEATS = 5
-WORDS = {"ours": "flax_resnet", "torch": "torch.load + load_state_dict"}
+LABELS = {
+    "flax_resnet": "flax_resnet: load_weights",
+    "pytorch": "PyTorch: build, torch.load, load_state_dict",
+}
 
 
 def resident(name):
-    """Return a line of the process's status in bytes: VmRSS (now) or VmHWM (its peak)."""
+    """Return the resident set of this process in bytes: now ("VmRSS") or its peak ("VmHWM")."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def seconds_and_memory(convert):
+def seconds_and_memory(load):
+    """Return the seconds of a call and the growth of the peak resident set during it."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     start = time.perf_counter()
-    kept = convert()
+    kept = load()
     seconds = time.perf_counter() - start
     result = {"seconds": seconds, "bytes": resident("VmHWM") - before}
     del kept
     return result
 
 
-def ours(path):
+def measure_flax_resnet(path):
     import jax
 
     import flax_resnet as fr
@@ -53,17 +59,17 @@ def ours(path):
     return seconds_and_memory(lambda: jax.block_until_ready(fr.load_weights(path, model)))
 
 
-def pytorch(path):
+def measure_pytorch(path):
     import torch
 
     from tests.weights.torchvision_import import torchvision
 
-    def convert():
+    def load():
         model = torchvision.models.resnet50()
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
 
-    return seconds_and_memory(convert)
+    return seconds_and_memory(load)
 
 
 def write_files(folder):
@@ -76,37 +82,38 @@ def write_files(folder):
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-    endings = [".safetensors", ".npz"]
+    extensions = [".safetensors", ".npz"]
     if importlib.util.find_spec("torch"):
-        endings.append(".pth")
-    for ending in endings:
-        write_weights(folder / f"resnet50{ending}", fr.to_torchvision(variables, model))
-    return endings
+        extensions.append(".pth")
+    for extension in extensions:
+        write_weights(folder / f"resnet50{extension}", fr.to_torchvision(variables, model))
+    return extensions
 
 
 def main():
     with tempfile.TemporaryDirectory() as scratch:
-        endings = write_files(Path(scratch))
-        jobs = [("ours", ending) for ending in endings]
-        if ".pth" in endings and importlib.util.find_spec("torchvision"):
-            jobs.append(("torch", ".pth"))
-        found = {job: [] for job in jobs}
-        runs = jobs * REPEATS
-        random.Random(0).shuffle(runs)
-        for who, ending in runs:
-            path = f"{scratch}/resnet50{ending}"
-            command = [sys.executable, "-m", "benchmarks.weights", who, path]
+        extensions = write_files(Path(scratch))
+        jobs = [("flax_resnet", extension) for extension in extensions]
+        if ".pth" in extensions and importlib.util.find_spec("torchvision"):
+            jobs.append(("pytorch", ".pth"))
+        results = {job: [] for job in jobs}
+        schedule = jobs * REPEATS
+        random.Random(0).shuffle(schedule)
+        for library, extension in schedule:
+            path = f"{scratch}/resnet50{extension}"
+            command = [sys.executable, "-m", "benchmarks.weights", library, path]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[who, ending].append(json.loads(done.stdout.splitlines()[-1]))
-        for (who, ending), results in found.items():
-            size = Path(f"{scratch}/resnet50{ending}").stat().st_size
-            seconds = statistics.median(result["seconds"] for result in results)
-            memory = statistics.median(result["bytes"] for result in results) / size
-            print(f"{WORDS[who]:30}{ending:13}{seconds:6.2f} s  {memory:5.2f} x the file")
+            results[library, extension].append(json.loads(done.stdout.splitlines()[-1]))
+        for (library, extension), measurements in results.items():
+            size = Path(f"{scratch}/resnet50{extension}").stat().st_size
+            seconds = statistics.median(result["seconds"] for result in measurements)
+            memory = statistics.median(result["bytes"] for result in measurements) / size
+            print(f"{LABELS[library]:45}{extension:13}{seconds:6.2f} s  {memory:5.2f} x the file")
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        print(json.dumps({"ours": ours, "torch": pytorch}[sys.argv[1]](sys.argv[2])))
+        measure = {"flax_resnet": measure_flax_resnet, "pytorch": measure_pytorch}[sys.argv[1]]
+        print(json.dumps(measure(sys.argv[2])))
     else:
         main()
