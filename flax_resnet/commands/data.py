@@ -21,7 +21,7 @@ def check_command(source: str, /, *, sheet: str | None = None, most: int = 5) ->
     from ..data.audit import check_folder, contact_sheet, render
     from ..data.images import find_images
 
-    Console(highlight=False).print(render(check_folder(source), most=most), soft_wrap=True)
+    Console(highlight=False).print(render(check_folder(source), limit=most), soft_wrap=True)
     if sheet:
         contact_sheet(find_images(source), sheet)
         print(f"Look at {sheet}.")

@@ -11,25 +11,25 @@ import numpy.typing as npt
 
 from flax_resnet.data.datasets import Dataset, Split
 from flax_resnet.data.images import (
-    RATIOS,
-    SPLIT_NAMES,
+    SPLIT_ALIASES,
+    SPLIT_RATIOS,
     SPLITS,
-    Ratios,
+    SplitRatios,
     check_ratios,
-    split_of_content,
+    split_by_hash,
 )
 from flax_resnet.errors import UserError
 
 _IMAGE_KEYS = ("x", "image", "images")
 _LABEL_KEYS = ("y", "label", "labels")
 # The split of each suffix of a key, as in x_train.
-_SUFFIXES = {f"_{name}": split for name, split in SPLIT_NAMES.items()} | {"": None}
+_SUFFIXES = {f"_{name}": split for name, split in SPLIT_ALIASES.items()} | {"": None}
 _EXPECTED = (
     "save uint8 images [N, H, W, C] as x_train and labels [N] as y_train, or image and label"
 )
 
 
-def read_arrays(path: str | os.PathLike[str], *, ratios: Ratios = RATIOS) -> Dataset:
+def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RATIOS) -> Dataset:
     """Read a data set into memory.
 
     The file has ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test``,
@@ -151,7 +151,7 @@ def _classes(
     return names
 
 
-def _with_all_splits(found: Mapping[str | None, Split], ratios: Ratios) -> dict[str, Split]:
+def _with_all_splits(found: Mapping[str | None, Split], ratios: SplitRatios) -> dict[str, Split]:
     """Return train, validation and test, some of which may be empty."""
     if None in found:
         return _by_content(found[None], ratios)
@@ -163,8 +163,8 @@ def _with_all_splits(found: Mapping[str | None, Split], ratios: Ratios) -> dict[
     return {split: splits.get(split, empty) for split in SPLITS}
 
 
-def _by_content(whole: Split, ratios: Ratios) -> dict[str, Split]:
-    names = np.array([split_of_content(image.tobytes(), ratios) for image in whole.images])
+def _by_content(whole: Split, ratios: SplitRatios) -> dict[str, Split]:
+    names = np.array([split_by_hash(image.tobytes(), ratios) for image in whole.images])
     return {
         split: Split(whole.images[names == split], whole.labels[names == split]) for split in SPLITS
     }

@@ -13,7 +13,9 @@ from flax_resnet.transform import EvalTransform
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images and labels of one split, in memory; a ``Source``.
+    """The images of one split in memory; implements the ``Source`` protocol.
+
+    Each image has a single label; multi-label sets are read from files.
 
     Attributes:
         images: uint8 ``[N, H, W, C]``.
@@ -46,7 +48,7 @@ class Split:
 
     @property
     def bad(self) -> dict[str, str]:
-        """Empty, because a set with unreadable images is refused when it is loaded."""
+        """Always empty: loading an in-memory data set fails on an unreadable image."""
         return {}
 
     @property
@@ -105,7 +107,7 @@ class Dataset:
 
     @property
     def transform(self) -> EvalTransform:
-        """How a photo becomes one of these images, as evaluation sees them."""
+        """The preprocessing that evaluation applies to an image file."""
         stored = getattr(self.test, "transform", None)
         return stored or EvalTransform.stored_like(self.image_shape)
 

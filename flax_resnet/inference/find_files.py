@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from ..data.images import ENDINGS
+from ..data.images import EXTENSIONS
 
 STDIN = "-"
 
@@ -19,7 +19,7 @@ class FoundFiles:
     Attributes:
         paths: Each file once, in the order of the words; those of a folder sorted by path.
         missing: Word -> reason why it names no file, as the end of a sentence.
-        skipped: Number of files in folders without an image's ending.
+        skipped: Number of files in folders without an image's extension.
     """
 
     paths: tuple[str, ...]
@@ -33,7 +33,7 @@ def find_files(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None = N
     A file that several words name counts once.
 
     Args:
-        words: Files of any name; folders, of which all files with an image's ending are meant,
+        words: Files of any name; folders, of which all files with an image's extension are meant,
             except hidden ones; patterns such as ``photos/**/*.jpg``; or ``-`` for ``stdin``.
         stdin: A list of such words, one a line or each ended by NUL.
     """
@@ -95,7 +95,7 @@ def _below(folder: str) -> _Folder:
         seen.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
         shown = [name for name in files if not name.startswith(".")]
-        chosen = [name for name in shown if name.lower().endswith(ENDINGS)]
+        chosen = [name for name in shown if name.lower().endswith(EXTENSIONS)]
         images += [os.path.join(where, name) for name in chosen]
         others += len(shown) - len(chosen)
     return _Folder(sorted(images), others)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.images import MAX_PIXELS, BadImage, opened, to_rgb
+from ..data.images import MAX_PIXELS, ImageDecodeError, open_image, to_rgb
 from ..errors import UserError
 
 MAX_PHOTOS = 400  # on one sheet
@@ -100,12 +100,12 @@ def _tile(path: str) -> Image.Image:
     """The whole photo in a square, or a cross if it cannot be read."""
     tile = Image.new("RGB", (_TILE, _TILE), _EMPTY)
     try:
-        with opened(path, MAX_PIXELS) as image:
+        with open_image(path, MAX_PIXELS) as image:
             image.draft("RGB", (_TILE, _TILE))
             upright = to_rgb(ImageOps.exif_transpose(image))
             photo = ImageOps.contain(upright, (_TILE, _TILE), Image.Resampling.BICUBIC)
         tile.paste(photo, ((_TILE - photo.width) // 2, (_TILE - photo.height) // 2))
-    except BadImage:
+    except ImageDecodeError:
         draw = ImageDraw.Draw(tile)
         for ends in ((56, 56, 112, 112), (56, 112, 112, 56)):
             draw.line(ends, fill="#aab2bd", width=4)

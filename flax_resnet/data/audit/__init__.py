@@ -4,7 +4,7 @@
 a terminal, and ``contact_sheet`` draws examples of every class.
 """
 
-from .check import FolderReport, SimilarImages, check_folder, render
+from .check import DuplicateGroup, FolderReport, check_folder, render
 from .contact_sheet import contact_sheet
 
-__all__ = ["FolderReport", "SimilarImages", "check_folder", "contact_sheet", "render"]
+__all__ = ["DuplicateGroup", "FolderReport", "check_folder", "contact_sheet", "render"]

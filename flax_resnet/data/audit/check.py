@@ -18,17 +18,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flax_resnet.data.audit.near_duplicates import TILE, grey_tile, near_pairs
+from flax_resnet.data.audit.near_duplicates import DHASH_SHAPE, grey_thumbnail, near_pairs
 from flax_resnet.data.images import (
     MAX_PIXELS,
-    RATIOS,
+    SPLIT_RATIOS,
     SPLITS,
-    BadImage,
+    ImageDecodeError,
     ImageHeader,
-    Ratios,
-    counted,
+    SplitRatios,
     find_images,
     map_in_threads,
+    pluralize,
     read_bytes,
     read_header,
     thumbnail,
@@ -36,14 +36,14 @@ from flax_resnet.data.images import (
 
 TINY_SIDE = 32
 """The report lists images whose shorter side is below this, in pixels."""
-LONG_RATIO = 4
+MAX_ASPECT_RATIO = 4
 """The report lists images whose longer side is more than this many times the shorter one."""
 HUGE_PIXELS = 50_000_000
 """The report lists images with more pixels than this, because they are slow to decode."""
 
 # The largest class may have this many times as many images as the smallest without a note.
 _MAX_IMBALANCE = 3.0
-_ENDINGS = {
+_EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "WEBP": (".webp",),
@@ -54,28 +54,32 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True)
-class SimilarImages:
-    """A group of files with the same content, or a pair of images that look nearly the same.
+class DuplicateGroup:
+    """A group of exact copies, or a pair of near-duplicate images.
 
     Attributes:
         paths: Paths of the files.
         splits, classes: Split and class of each path.
-        bits: Number of bits, of 64, in which the difference hashes of a pair differ.
+        hash_distance: Number of bits, of 64, in which the difference hashes of a pair differ; 0
+            for exact copies.
     """
 
     paths: tuple[str, ...]
     splits: tuple[str, ...]
     classes: tuple[str, ...]
-    bits: int = 0
+    hash_distance: int = 0
 
     @property
     def across_splits(self) -> bool:
-        """Whether they are in several splits, so that a model is evaluated on training images."""
+        """Whether the files are in more than one split, which biases the evaluation."""
         return len(set(self.splits)) > 1
 
     @property
     def across_classes(self) -> bool:
-        """Whether they are in several classes, so that one of the labels must be wrong."""
+        """Whether the files are in more than one class.
+
+        Then at least one label of exact copies must be wrong; one of near-duplicates may be wrong.
+        """
         return len(set(self.classes)) > 1
 
 
@@ -89,7 +93,7 @@ class FolderReport:
         counts: Number of images of each class, by split.
         notes: Notes of ``find_images``.
         unreadable: Reason for each path that cannot be read.
-        wrong_endings: Format of the content for each path with the ending of another format.
+        extension_mismatch: Format of the content of each file with the extension of another format.
         duplicates: Groups of files with the same content.
         near_duplicates: Pairs of files with different content that look nearly the same.
         headers: Format and size of every image that can be read, by path.
@@ -100,9 +104,9 @@ class FolderReport:
     counts: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
     unreadable: Mapping[str, str]
-    wrong_endings: Mapping[str, str]
-    duplicates: tuple[SimilarImages, ...]
-    near_duplicates: tuple[SimilarImages, ...]
+    extension_mismatch: Mapping[str, str]
+    duplicates: tuple[DuplicateGroup, ...]
+    near_duplicates: tuple[DuplicateGroup, ...]
     headers: Mapping[str, ImageHeader]
 
     @property
@@ -116,12 +120,13 @@ class FolderReport:
         return [p for p, h in self.headers.items() if min(h.height, h.width) < TINY_SIDE]
 
     @property
-    def long(self) -> list[str]:
-        """Paths of images whose longer side is more than ``LONG_RATIO`` times the shorter one."""
+    def elongated(self) -> list[str]:
+        """Paths of images whose aspect ratio exceeds ``MAX_ASPECT_RATIO``, wide or tall."""
         return [
             path
             for path, header in self.headers.items()
-            if max(header.height, header.width) > LONG_RATIO * min(header.height, header.width)
+            if max(header.height, header.width)
+            > MAX_ASPECT_RATIO * min(header.height, header.width)
         ]
 
     @property
@@ -131,7 +136,10 @@ class FolderReport:
 
 
 def check_folder(
-    source: str | os.PathLike[str], *, ratios: Ratios = RATIOS, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str],
+    *,
+    ratios: SplitRatios = SPLIT_RATIOS,
+    max_pixels: int = MAX_PIXELS,
 ) -> FolderReport:
     """Read and decode every image of a folder or list, and report what is wrong.
 
@@ -150,12 +158,12 @@ def check_folder(
     classes = [found.classes[label] for label in labels]
     inspected = map_in_threads(partial(_inspect, max_pixels), paths)
 
-    def similar(indices: Sequence[int], bits: int = 0) -> SimilarImages:
-        return SimilarImages(
+    def group_of(indices: Sequence[int], hash_distance: int = 0) -> DuplicateGroup:
+        return DuplicateGroup(
             paths=tuple(paths[index] for index in indices),
             splits=tuple(splits[index] for index in indices),
             classes=tuple(classes[index] for index in indices),
-            bits=bits,
+            hash_distance=hash_distance,
         )
 
     by_content: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -163,10 +171,12 @@ def check_folder(
         if file.digest is not None:
             by_content[file.digest].append(index)
     # Only one file of each content, because exact copies are listed as duplicates already.
-    firsts = [group[0] for group in by_content.values()]
-    tiles = {index: tile for index in firsts if (tile := inspected[index].tile) is not None}
-    tile_indices = list(tiles)
-    pairs = near_pairs(np.array(list(tiles.values()), np.float32).reshape(-1, *TILE))
+    representatives = [group[0] for group in by_content.values()]
+    thumbnails = {
+        index: grey for index in representatives if (grey := inspected[index].thumbnail) is not None
+    }
+    hashed = list(thumbnails)
+    pairs = near_pairs(np.array(list(thumbnails.values()), np.float32).reshape(-1, *DHASH_SHAPE))
     return FolderReport(
         source=os.fspath(source),
         classes=found.classes,
@@ -178,15 +188,15 @@ def check_folder(
         unreadable={
             path: file.reason for path, file in zip(paths, inspected, strict=True) if file.reason
         },
-        wrong_endings={
+        extension_mismatch={
             path: file.header.format
             for path, file in zip(paths, inspected, strict=True)
-            if file.header and not path.lower().endswith(_ENDINGS[file.header.format])
+            if file.header and not path.lower().endswith(_EXTENSIONS[file.header.format])
         },
-        duplicates=tuple(similar(group) for group in by_content.values() if len(group) > 1),
+        duplicates=tuple(group_of(group) for group in by_content.values() if len(group) > 1),
         near_duplicates=tuple(
-            similar((tile_indices[first], tile_indices[second]), bits)
-            for first, second, bits in pairs.tolist()
+            group_of((hashed[first], hashed[second]), hash_distance)
+            for first, second, hash_distance in pairs.tolist()
         ),
         headers={
             path: file.header for path, file in zip(paths, inspected, strict=True) if file.header
@@ -196,11 +206,11 @@ def check_folder(
 
 @dataclass(frozen=True)
 class _InspectedFile:
-    """One file: ``header`` and ``tile`` if it is an image, else the ``reason`` why it is not."""
+    """One file: ``header`` and grey ``thumbnail`` if it can be decoded, else the ``reason``."""
 
     digest: bytes | None = None
     header: ImageHeader | None = None
-    tile: npt.NDArray[np.float32] | None = None
+    thumbnail: npt.NDArray[np.float32] | None = None
     reason: str = ""
 
 
@@ -209,21 +219,21 @@ def _inspect(max_pixels: int, path: str) -> _InspectedFile:
     try:
         content = read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        # The tile needs the whole image to be decoded, so damage anywhere is detected.
-        tile = grey_tile(thumbnail(content, TILE, max_pixels=max_pixels))
-        return _InspectedFile(digest, read_header(content, max_pixels=max_pixels), tile)
-    except BadImage as error:
+        # The thumbnail needs the whole image to be decoded, so damage anywhere is detected.
+        grey = grey_thumbnail(thumbnail(content, DHASH_SHAPE, max_pixels=max_pixels))
+        return _InspectedFile(digest, read_header(content, max_pixels=max_pixels), grey)
+    except ImageDecodeError as error:
         return _InspectedFile(digest, reason=error.reason)
 
 
-def render(report: FolderReport, *, most: int = 5) -> RenderableType:
+def render(report: FolderReport, *, limit: int = 5) -> RenderableType:
     """Return the report for ``rich.console.Console.print(..., soft_wrap=True)``.
 
     Long file names are not wrapped, so that they can be copied.
 
     Args:
         report: The report.
-        most: Largest number of files or groups of files to list for each finding.
+        limit: Largest number of files or groups of files to list for each finding.
     """
     parts: list[RenderableType] = [_counts(report), _sizes(report)]
     parts += [Text(f"note: {note}") for note in report.notes]
@@ -238,9 +248,9 @@ def render(report: FolderReport, *, most: int = 5) -> RenderableType:
     if not findings:
         return Group(*parts, Text("nothing wrong was found"))
     for name, lines in findings:
-        shown = [f"  {line}" for line in lines[:most]]
-        if len(lines) > most:
-            shown.append(f"  and {len(lines) - most:,} more")
+        shown = [f"  {line}" for line in lines[:limit]]
+        if len(lines) > limit:
+            shown.append(f"  and {len(lines) - limit:,} more")
         parts += [Text(), Text(f"{name}: {len(lines):,}", "bold"), *map(Text, shown)]
     return Group(*parts)
 
@@ -272,8 +282,8 @@ def _sizes(report: FolderReport) -> Text:
     widths = sorted(header.width for header in headers)
     formats = sorted({header.format for header in headers})
     return Text(
-        f"{counted(len(headers), 'image', 'images')}, {', '.join(formats)}; height {heights[0]} to "
-        f"{heights[-1]} (median {median(heights):g}), width {widths[0]} to {widths[-1]} "
+        f"{pluralize(len(headers), 'image', 'images')}, {', '.join(formats)}; height {heights[0]} "
+        f"to {heights[-1]} (median {median(heights):g}), width {widths[0]} to {widths[-1]} "
         f"(median {median(widths):g})"
     )
 
@@ -284,24 +294,26 @@ def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
     def short(path: str) -> str:
         return os.path.relpath(path, report.source) if os.path.isdir(report.source) else path
 
-    def sized(paths: Sequence[str]) -> list[str]:
+    def with_size(paths: Sequence[str]) -> list[str]:
         sizes = [report.headers[path] for path in paths]
         return [
             f"{short(path)} ({size.width}×{size.height})"
             for path, size in zip(paths, sizes, strict=True)
         ]
 
-    def joined(group: SimilarImages) -> str:
-        return ", ".join(
-            f"{short(path)} ({split})" if group.across_splits else short(path)
-            for path, split in zip(group.paths, group.splits, strict=True)
-        )
+    def joined(group: DuplicateGroup) -> str:
+        """Join the paths, each with its class and split where these differ within the group."""
+        files = []
+        for path, name, split in zip(group.paths, group.classes, group.splits, strict=True):
+            facts = [name] * group.across_classes + [split] * group.across_splits
+            files.append(f"{short(path)} ({', '.join(facts)})" if facts else short(path))
+        return ", ".join(files)
 
     unreadable = [f"{short(path)} {reason}" for path, reason in report.unreadable.items()]
-    endings = [f"{short(path)} is {name}" for path, name in report.wrong_endings.items()]
-    kinds: list[tuple[str, list[str]]] = [
+    mismatches = [f"{short(path)} is {name}" for path, name in report.extension_mismatch.items()]
+    findings: list[tuple[str, list[str]]] = [
         ("no image, or damaged", unreadable),
-        ("ending of another format", endings),
+        ("extension of another format", mismatches),
     ]
     for what, groups in (
         ("same file", report.duplicates),
@@ -310,15 +322,15 @@ def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
         # Each group is listed once, under the title of its most serious problem.
         classes = [group for group in groups if group.across_classes]
         splits = [group for group in groups if group.across_splits and not group.across_classes]
-        rest = [group for group in groups if not group.across_splits | group.across_classes]
-        kinds += [
-            (f"{what} in two classes", [joined(group) for group in classes]),
-            (f"{what} in two splits", [joined(group) for group in splits]),
+        rest = [group for group in groups if not (group.across_splits or group.across_classes)]
+        findings += [
+            (f"{what} in several classes", [joined(group) for group in classes]),
+            (f"{what} in several splits", [joined(group) for group in splits]),
             (f"{what} within a class", [joined(group) for group in rest]),
         ]
-    kinds += [
-        (f"side below {TINY_SIDE} pixels", sized(report.tiny)),
-        (f"longer than {LONG_RATIO}:1", sized(report.long)),
-        (f"more than {HUGE_PIXELS // 10**6} megapixels", sized(report.huge)),
+    findings += [
+        (f"side below {TINY_SIDE} pixels", with_size(report.tiny)),
+        (f"longer than {MAX_ASPECT_RATIO}:1", with_size(report.elongated)),
+        (f"more than {HUGE_PIXELS // 10**6} megapixels", with_size(report.huge)),
     ]
-    return ((name, lines) for name, lines in kinds if lines)
+    return ((name, lines) for name, lines in findings if lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flax_resnet.data.images import BadImage, ImageRecords, counted, resize_center_crop
+from flax_resnet.data.images import ImageDecodeError, SplitRecords, pluralize, resize_center_crop
 from flax_resnet.errors import UserError
 
 _MARGIN = 4  # pixels around every example
@@ -18,7 +18,7 @@ _MOST_CLASSES = 200
 
 
 def contact_sheet(
-    records: ImageRecords,
+    records: SplitRecords,
     path: str | os.PathLike[str],
     *,
     per_class: int = 8,
@@ -31,7 +31,7 @@ def contact_sheet(
 
     Args:
         records: The data set.
-        path: Path of the picture; its ending determines the format, such as .png or .jpg.
+        path: Path of the picture; its extension determines the format, such as .png or .jpg.
         per_class: Largest number of examples of a class.
         tile: Height and width of an example, in pixels.
 
@@ -46,7 +46,7 @@ def contact_sheet(
     for label, name in enumerate(classes):
         own = np.flatnonzero(records.train.labels == label)
         top = label * pitch + _MARGIN
-        number = counted(len(own), "image", "images")
+        number = pluralize(len(own), "image", "images")
         lines = f"{_shortened(draw, font, name)}\n{number}"
         draw.multiline_text((_MARGIN, top), lines, fill="black", font=font)
         chosen = own[np.linspace(0, len(own) - 1, min(per_class, len(own))).astype(int)]
@@ -57,7 +57,7 @@ def contact_sheet(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(target)
-    # Pillow raises ValueError for an ending of no format, or of one that cannot store the picture.
+    # Pillow raises ValueError for an unknown extension, or if the format cannot store the picture.
     except (OSError, ValueError) as error:
         raise UserError(
             f"{target} cannot be written ({error}): name another place, ending in .png"
@@ -67,7 +67,7 @@ def contact_sheet(
 def _example(path: str, tile: int) -> Image.Image:
     try:
         return Image.fromarray(resize_center_crop(path, tile, tile))
-    except BadImage:
+    except ImageDecodeError:
         cross = Image.new("RGB", (tile, tile), "lightgrey")
         draw = ImageDraw.Draw(cross)
         draw.line((0, 0, tile, tile), fill="grey", width=3)

@@ -7,34 +7,34 @@ import numpy.typing as npt
 
 from flax_resnet.data.images import Pixels
 
-TILE = (8, 9)
-"""Height and width to which an image is squeezed before it is hashed."""
+DHASH_SHAPE = (8, 9)
+"""Height and width of the thumbnail from which an image's difference hash (dHash) is computed."""
 
 # Copies that were resized or compressed again differ in at most this many of 64 bits.
 MAX_BITS = 3
-# Largest mean difference of grey tiles, of 255. Images with little content, such as a bright sky,
-# have few edges and so often the same hash; this separates them.
+# Largest mean difference of grey thumbnails, of 255. Images with little content, such as a bright
+# sky, have few edges and so often the same hash; this separates them.
 _MAX_GREY_DIFFERENCE = 8.0
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def grey_tile(tile: Pixels) -> npt.NDArray[np.float32]:
-    """Return the luma, float32 ``[8, 9]``, 0 to 255, of a tile, uint8 ``[8, 9, 3]``."""
-    return tile.astype(np.float32) @ _LUMA
+def grey_thumbnail(thumbnail: Pixels) -> npt.NDArray[np.float32]:
+    """Return the luma, float32 ``[8, 9]``, 0 to 255, of a thumbnail, uint8 ``[8, 9, 3]``."""
+    return thumbnail.astype(np.float32) @ _LUMA
 
 
-def difference_hashes(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Return the difference hash of each grey tile ``[N, 8, 9]``, uint64 ``[N]``.
+def difference_hashes(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Return the difference hash of each grey thumbnail ``[N, 8, 9]``, uint64 ``[N]``.
 
     A bit is set if a pixel is brighter than its left neighbour. So brightness and contrast do not
     change the hash, and scale and compression hardly change it.
     """
-    bits = np.diff(tiles, axis=2) > 0
-    packed = np.packbits(bits.reshape(len(tiles), 64), axis=1)
-    return packed.view(np.uint64).reshape(len(tiles))
+    bits = np.diff(thumbnails, axis=2) > 0
+    packed = np.packbits(bits.reshape(len(thumbnails), 64), axis=1)
+    return packed.view(np.uint64).reshape(len(thumbnails))
 
 
-def near_pairs(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def near_pairs(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Find the pairs of images that are nearly the same.
 
     Hashes that differ in at most three of 64 bits agree in at least one of their four quarters, so
@@ -42,21 +42,21 @@ def near_pairs(tiles: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     the first of them.
 
     Args:
-        tiles: Grey tiles, float32 ``[N, 8, 9]``.
+        thumbnails: Grey thumbnails, float32 ``[N, 8, 9]``.
 
     Returns:
         int64 ``[P, 3]``, sorted: the indices of two images, the smaller one first, and the number
         of bits in which their hashes differ.
     """
     hashes, first, same = np.unique(
-        difference_hashes(tiles), return_index=True, return_inverse=True
+        difference_hashes(thumbnails), return_index=True, return_inverse=True
     )
-    repeats = np.flatnonzero(first[same] != np.arange(len(tiles)))
+    repeats = np.flatnonzero(first[same] != np.arange(len(thumbnails)))
     pairs = [np.stack([first[same[repeats]], repeats], axis=1)]
     pairs += [first[found] for found in map(_pairs_by_quarter, [hashes] * 4, range(0, 64, 16))]
     ends = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
     left, right = ends.T
-    grey = np.abs(tiles[left] - tiles[right]).mean((1, 2))
+    grey = np.abs(thumbnails[left] - thumbnails[right]).mean((1, 2))
     codes = hashes[same]
     bits = np.bitwise_count(codes[left] ^ codes[right])
     return np.column_stack([ends, bits])[grey <= _MAX_GREY_DIFFERENCE].astype(np.int64)

@@ -6,9 +6,17 @@ them in batches with several threads, and the functions of ``pixels`` turn one f
 """
 
 from .crops import UNIFORMS_PER_CROP, Box, crop_box
-from .decoding import FORMATS, MAX_PIXELS, BadImage, Content, opened, read_bytes, to_rgb
+from .decoding import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageDecodeError,
+    ImageSource,
+    open_image,
+    read_bytes,
+    to_rgb,
+)
 from .files import ImageFiles, LabeledFiles, OnBadImage
-from .folder import ENDINGS, find_images
+from .folder import EXTENSIONS, find_images
 from .pixels import (
     ImageHeader,
     Pixels,
@@ -19,54 +27,54 @@ from .pixels import (
     thumbnail,
 )
 from .records import (
-    RATIOS,
-    SPLIT_NAMES,
+    SPLIT_ALIASES,
+    SPLIT_RATIOS,
     SPLITS,
-    ImageRecords,
-    Ratios,
     Records,
+    SplitRatios,
+    SplitRecords,
     check_ratios,
-    counted,
     first_few,
     map_in_threads,
-    split_of_content,
+    pluralize,
+    split_by_hash,
 )
 from .transform import fit_image, load_image
 
 __all__ = [
-    "ENDINGS",
+    "EXTENSIONS",
     "FORMATS",
     "MAX_PIXELS",
-    "RATIOS",
     "SPLITS",
-    "SPLIT_NAMES",
+    "SPLIT_ALIASES",
+    "SPLIT_RATIOS",
     "UNIFORMS_PER_CROP",
-    "BadImage",
     "Box",
-    "Content",
+    "ImageDecodeError",
     "ImageFiles",
     "ImageHeader",
-    "ImageRecords",
+    "ImageSource",
     "LabeledFiles",
     "OnBadImage",
     "Pixels",
-    "Ratios",
     "Records",
+    "SplitRatios",
+    "SplitRecords",
     "check_ratios",
-    "counted",
     "crop_box",
     "find_images",
     "first_few",
     "fit_image",
     "load_image",
     "map_in_threads",
-    "opened",
+    "open_image",
+    "pluralize",
     "random_resized_crop",
     "read_bytes",
     "read_header",
     "read_image",
     "resize_center_crop",
-    "split_of_content",
+    "split_by_hash",
     "thumbnail",
     "to_rgb",
 ]

@@ -1,4 +1,4 @@
-"""Image files opened and checked with Pillow: accepted formats, size limits, error messages."""
+"""Opening of image files with Pillow: accepted formats, size limits, error messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from flax_resnet.errors import UserError
 
-Content = bytes | str | os.PathLike[str]
+ImageSource = bytes | str | os.PathLike[str]
 """The bytes of an image file, or its path."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000
 
-# The transposition that turns an image of each EXIF orientation upright; 1 is upright.
-UPRIGHT = {
+# Pillow's transposition for each EXIF orientation that is not upright (1 is upright).
+EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,12 +30,12 @@ UPRIGHT = {
 }
 
 
-class BadImage(UserError):
+class ImageDecodeError(UserError):
     """Error: a file cannot be decoded as an image.
 
     Attributes:
         name: Path of the file, or a description if only its bytes are known.
-        reason: What is wrong with it, as the end of a sentence that begins with the name.
+        reason: Predicate of the error message, such as ``is empty``; its subject is ``name``.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -45,49 +45,51 @@ class BadImage(UserError):
 
 
 @contextmanager
-def opened(content: Content, max_pixels: int) -> Iterator[Image.Image]:
+def open_image(content: ImageSource, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image without decoding it.
 
     Raises:
-        BadImage: It is not an image or has more pixels than ``max_pixels``, or Pillow raises any
-            error while the image is open.
+        ImageDecodeError: The file is not an image or has more pixels than ``max_pixels``, or any
+            error is raised in the body of the ``with`` statement, where Pillow decodes the image.
     """
-    name, data = named(content)
-    with opened_bytes(name, data, max_pixels) as image:
+    name, data = name_and_bytes(content)
+    with open_image_bytes(name, data, max_pixels) as image:
         yield image
 
 
 @contextmanager
-def opened_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image like ``opened``, from bytes that have been read."""
+def open_image_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image as ``open_image`` does, from the bytes of its file."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise BadImage(
+                raise ImageDecodeError(
                     name,
                     f"has {width}×{height} pixels, more than the {max_pixels:,} that are allowed",
                 )
             yield image
-    except BadImage:
+    except ImageDecodeError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit, before ours is reached
-        reason = f"has more pixels than the {max_pixels:,} that are allowed: make it smaller"
-        raise BadImage(name, reason) from error
+    except Image.DecompressionBombError as error:
+        # ``Image.open`` refuses more than twice MAX_IMAGE_PIXELS, before the check above.
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        reason = f"has more pixels than the {limit:,} that are allowed: make it smaller"
+        raise ImageDecodeError(name, reason) from error
     except UnidentifiedImageError as error:
-        raise BadImage(name, _describe_other_file(data)) from error
-    # Any exception: on damaged files Pillow also raises what its parsers run into
-    # (struct.error, KeyError, SyntaxError and more).
+        raise ImageDecodeError(name, _unidentified_reason(data)) from error
+    # Every exception is caught, because on damaged files Pillow also lets errors of its parsers
+    # through (struct.error, KeyError, SyntaxError and more).
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(name, f"cannot be decoded ({detail})") from error
+        raise ImageDecodeError(name, f"cannot be decoded ({detail})") from error
 
 
-def named(content: Content) -> tuple[str, bytes]:
+def name_and_bytes(content: ImageSource) -> tuple[str, bytes]:
     """Return the name of an image for messages, and its bytes.
 
     Raises:
-        BadImage: The file cannot be read.
+        ImageDecodeError: The file cannot be read.
     """
     if isinstance(content, bytes):
         return f"an image of {len(content)} bytes", content
@@ -99,24 +101,24 @@ def read_bytes(path: str) -> bytes:
     """Return the content of a file.
 
     Raises:
-        BadImage: The file cannot be read.
+        ImageDecodeError: The file cannot be read.
     """
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
-        raise BadImage(path, f"cannot be read ({error.strerror or error})") from error
+        raise ImageDecodeError(path, f"cannot be read ({error.strerror or error})") from error
 
 
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of a stored image, 1 to 8; 1 is upright."""
-    if image.format == "TIFF":  # Pillow has already turned it
+    if image.format == "TIFF":  # Pillow has already made it upright
         return 1
     try:
         stored = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the EXIF data are damaged; the pixels may be intact
         return 1
-    return stored if stored in UPRIGHT else 1
+    return stored if stored in EXIF_TRANSPOSE else 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -126,8 +128,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: The pixels have 32 bits, so that their range is not known.
     """
     if image.mode.startswith("I;16"):
-        deep = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+        pixels16 = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((pixels16 * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits: save it with 8 or 16")
     if image.mode == "P":
@@ -136,8 +138,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _describe_other_file(data: bytes) -> str:
-    """Return the reason why these bytes are no image, as specific as their beginning allows."""
+def _unidentified_reason(data: bytes) -> str:
+    """Return why Pillow cannot identify these bytes as an image, judged by how they begin."""
     if not data:
         return "is empty"
     if data.startswith(b"\xff\xd8\xff"):

@@ -1,4 +1,4 @@
-"""A source of batches that decodes image files with threads when a batch is gathered.
+"""Batches of image files, decoded by threads when a batch is gathered.
 
 The files lie in a folder (``Records``) or inside a prepared TFDS set (``tfds.PreparedSplit``).
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images.decoding import MAX_PIXELS, BadImage, Content, read_bytes
+from flax_resnet.data.images.decoding import MAX_PIXELS, ImageDecodeError, ImageSource, read_bytes
 from flax_resnet.data.images.pixels import Pixels, random_resized_crop
 from flax_resnet.data.images.records import Records
 from flax_resnet.data.images.transform import load_image
@@ -25,7 +25,10 @@ OnBadImage = Literal["error", "skip"]
 
 
 class LabeledFiles(Protocol):
-    """The encoded images of a split and their labels; several threads may read at once."""
+    """Protocol of encoded image files with labels, from which ``ImageFiles`` decodes batches.
+
+    Several threads may read at once.
+    """
 
     @property
     def labels(self) -> npt.NDArray[Any]:
@@ -39,7 +42,7 @@ class LabeledFiles(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[Content, npt.ArrayLike]:
+    def read(self, index: int) -> tuple[ImageSource, npt.ArrayLike]:
         """Return the bytes or the path of a file, and its label."""
         ...
 
@@ -49,7 +52,9 @@ class LabeledFiles(Protocol):
 
 
 class ImageFiles:
-    """The images and labels of one split, decoded from files by threads; a ``Source``.
+    """The decoded images of a ``LabeledFiles``, in batches; implements the ``Source`` protocol.
+
+    Threads decode the files when a batch is gathered.
 
     Attributes:
         bad: Name and reason of each file found so far that cannot be decoded, if such files are
@@ -83,10 +88,10 @@ class ImageFiles:
             scale, ratio: Limits of random crops, see ``crop_box``.
             interpolation: Filter of the resizing.
             workers: Number of threads that decode; by default the number of cores.
-            on_bad_image: "error" raises BadImage for a file that cannot be decoded. "skip" records
-                it in ``bad``; training then takes the next file of the split that can be decoded
-                (after the last file the first one), so that batches stay full and reproducible,
-                and evaluation masks the file out.
+            on_bad_image: "error" raises ImageDecodeError for a file that cannot be decoded. "skip"
+                records it in ``bad``; training then takes the next file of the split that can be
+                decoded (after the last file the first one), so that batches stay full and
+                reproducible, and evaluation masks the file out.
             max_pixels: Largest number of pixels that a file may have, see ``read_image``.
 
         Raises:
@@ -137,7 +142,7 @@ class ImageFiles:
         content, _ = self._files.read(index)
         try:
             return content if isinstance(content, bytes) else read_bytes(os.fspath(content))
-        except BadImage:
+        except ImageDecodeError:
             return self._files.name_of(index).encode()
 
     @property
@@ -167,8 +172,8 @@ class ImageFiles:
             for images that cannot be decoded; these are black.
 
         Raises:
-            BadImage: A file cannot be decoded, and such files are not skipped; it is the first
-                one of the batch.
+            ImageDecodeError: A file cannot be decoded, and such files are not skipped; it is the
+                first one of the batch.
             UserError: No file of the split can be decoded.
             IndexError: An index is outside the split.
         """
@@ -236,7 +241,7 @@ class ImageFiles:
     def _decoded(
         self,
         name: str,
-        content: Content,
+        content: ImageSource,
         crop_uniforms: npt.NDArray[np.float64] | None,
         transform: EvalTransform,
     ) -> Pixels | None:
@@ -255,9 +260,9 @@ class ImageFiles:
                 interpolation=transform.interpolation,
                 max_pixels=self._max_pixels,
             )
-        except BadImage as error:
+        except ImageDecodeError as error:
             if not self._skip:
-                raise BadImage(name, error.reason) from error
+                raise ImageDecodeError(name, error.reason) from error
             self.bad[name] = error.reason
             return None
 

@@ -9,34 +9,34 @@ from typing import Literal
 
 from flax_resnet.data.images.listing import read_listing
 from flax_resnet.data.images.records import (
-    RATIOS,
-    SPLIT_NAMES,
+    SPLIT_ALIASES,
+    SPLIT_RATIOS,
     Entry,
-    ImageRecords,
-    Ratios,
+    SplitRatios,
+    SplitRecords,
     assemble,
     check_ratios,
-    counted,
     first_few,
+    pluralize,
 )
 from flax_resnet.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_LIST_ENDINGS = (".csv", ".jsonl")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_LIST_EXTENSIONS = (".csv", ".jsonl")
 _LAYOUT = "put the images of each class into a folder of its name"
 
 
 def find_images(
     source: str | os.PathLike[str],
     *,
-    ratios: Ratios = RATIOS,
+    ratios: SplitRatios = SPLIT_RATIOS,
     classes: Sequence[str] | None = None,
-) -> ImageRecords:
+) -> SplitRecords:
     """Find the image files of a folder, or of a CSV or JSONL list (``listing.read_listing``).
 
     A folder has one folder for each class; or it has ``train`` and also ``val`` (or ``valid``,
     ``validation``) or ``test`` or both, and these have the class folders. The images of a class may
-    lie in subfolders; they are recognized by ``ENDINGS``. Hidden files and folders are skipped.
+    lie in subfolders; they are recognized by ``EXTENSIONS``. Hidden files and folders are skipped.
     Classes are numbered in the order of their names, and images are sorted by path. Symbolic
     links are followed unless they lead back to one of their own parent folders.
 
@@ -53,7 +53,7 @@ def find_images(
     check_ratios(ratios)
     if os.path.isdir(path):
         return _read_folder(path, ratios, classes)
-    if os.path.isfile(path) and path.lower().endswith(_LIST_ENDINGS):
+    if os.path.isfile(path) and path.lower().endswith(_LIST_EXTENSIONS):
         entries, names, notes = read_listing(path, classes)
         return assemble(path, entries, names, ratios, notes)
     if os.path.exists(path):
@@ -61,7 +61,7 @@ def find_images(
     raise UserError(f"{path} does not exist: name a folder of images or a .csv or .jsonl list")
 
 
-def _read_folder(root: str, ratios: Ratios, classes: Sequence[str] | None) -> ImageRecords:
+def _read_folder(root: str, ratios: SplitRatios, classes: Sequence[str] | None) -> SplitRecords:
     folders, notes = _split_folders(root)
     splits = {split: _read_class_folders(folder) for split, folder in folders.items()}
     notes += [note for found in splits.values() for note in found.notes]
@@ -72,7 +72,7 @@ def _read_folder(root: str, ratios: Ratios, classes: Sequence[str] | None) -> Im
         if unknown := sorted(set(found.images) - set(known)):
             expected = f"of train ({folders['train']})" if classes is None else "expected"
             raise UserError(
-                f"{folders[split]} has {counted(len(unknown), 'class', 'classes')} that "
+                f"{folders[split]} has {pluralize(len(unknown), 'class', 'classes')} that "
                 f"{'is' if len(unknown) == 1 else 'are'} not among those {expected}: "
                 f"{first_few(unknown)}; rename or remove these folders"
             )
@@ -89,11 +89,11 @@ def _read_folder(root: str, ratios: Ratios, classes: Sequence[str] | None) -> Im
 def _split_folders(root: str) -> tuple[dict[str | None, str], list[str]]:
     """Return the folder of each split, with the key None if there are no splits; and notes."""
     names, _, _ = _list_folder(root)
-    splits = [name for name in names if name.lower() in SPLIT_NAMES]
+    splits = [name for name in names if name.lower() in SPLIT_ALIASES]
     others = [name for name in names if name not in splits]
     found: dict[str | None, str] = {}
     for name in splits:
-        split = SPLIT_NAMES[name.lower()]
+        split = SPLIT_ALIASES[name.lower()]
         if split in found:
             raise UserError(
                 f"{root} has two folders for {split}, {os.path.basename(found[split])} and "
@@ -144,8 +144,8 @@ def _read_class_folders(folder: str) -> _ClassFolders:
     empty = [name for name, paths in images.items() if not paths]
     if len(empty) == len(names):
         raise UserError(
-            f"{folder}: no images in its folders ({first_few(names)}): {_LAYOUT}; known endings "
-            f"are {' '.join(ENDINGS)}"
+            f"{folder}: no images in its folders ({first_few(names)}): {_LAYOUT}; known "
+            f"extensions are {' '.join(EXTENSIONS)}"
         )
     ignored: dict[str, list[str]] = {
         "outside": files_outside,
@@ -160,7 +160,7 @@ def _read_class_folders(folder: str) -> _ClassFolders:
         for kind, sentence in (
             ("outside", "files next to the class folders are ignored"),
             ("empty", "folders without images are left out"),
-            ("other", "files without an image's ending are ignored"),
+            ("other", "files without an image's extension are ignored"),
             ("loop", "links to one of their own parent folders are not followed"),
             ("unusable", "broken links, pipes and other special files are ignored"),
         )
@@ -231,4 +231,4 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(EXTENSIONS)

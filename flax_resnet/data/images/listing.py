@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax_resnet.data.images.records import SPLIT_NAMES, Entry, first_few
+from flax_resnet.data.images.records import SPLIT_ALIASES, Entry, first_few
 from flax_resnet.errors import UserError
 
 _COLUMNS = ("path", "label", "split")
@@ -34,7 +34,7 @@ def read_listing(
     A CSV file begins with a line of column names, ``path,label`` or ``path,label,split`` in any
     order, separated by commas, semicolons or tabs; other columns are ignored. Each line of a
     JSONL file is an object with these keys. Paths are relative to the list's folder. A split is
-    one of ``SPLIT_NAMES``, on every line or on none.
+    one of ``SPLIT_ALIASES``, on every line or on none.
 
     Args:
         path: Path of the list.
@@ -126,12 +126,12 @@ def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
     """Return the split of every row, as one of ``SPLITS``, or None for all rows."""
     splits: list[str | None] = []
     for row in rows:
-        if row.split and row.split.lower() not in SPLIT_NAMES:
+        if row.split and row.split.lower() not in SPLIT_ALIASES:
             raise UserError(
                 f"{path}, line {row.line}: the split {row.split!r} is not one of "
-                f"{', '.join(SPLIT_NAMES)}; correct it, or swap the columns if they are mixed up"
+                f"{', '.join(SPLIT_ALIASES)}; correct it, or swap the columns if they are mixed up"
             )
-        splits.append(SPLIT_NAMES[row.split.lower()] if row.split else None)
+        splits.append(SPLIT_ALIASES[row.split.lower()] if row.split else None)
     if None in splits and any(splits):
         line = rows[splits.index(None)].line
         raise UserError(f"{path}, line {line}: it has no split, but other lines have one; add it")
@@ -162,7 +162,7 @@ def _labels(
     """Return the class names, the label of every row, and notes."""
     found = {row.label for row in rows}
     numbers = all(_WHOLE_NUMBER.fullmatch(label) for label in found)
-    if len(found) > 1 and all(label.lower() in SPLIT_NAMES for label in found):
+    if len(found) > 1 and all(label.lower() in SPLIT_ALIASES for label in found):
         raise UserError(
             f"{path} has splits in the column label ({first_few(sorted(found))}): swap the "
             "column names"

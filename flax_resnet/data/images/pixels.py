@@ -17,12 +17,12 @@ from PIL import Image
 from flax_resnet.data.images import jpeg
 from flax_resnet.data.images.crops import Box, box_of, checked_uniforms
 from flax_resnet.data.images.decoding import (
+    EXIF_TRANSPOSE,
     MAX_PIXELS,
-    UPRIGHT,
-    Content,
-    named,
-    opened,
-    opened_bytes,
+    ImageSource,
+    name_and_bytes,
+    open_image,
+    open_image_bytes,
     orientation,
     to_rgb,
 )
@@ -64,20 +64,20 @@ _Plan = tuple[int, tuple[int, int, int, int], tuple[float, float, float, float]]
 read, and of the region that is resized, measured from the corner of the former."""
 
 
-def read_header(content: Content, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def read_header(content: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read the format and the size of an image without decoding it.
 
     Raises:
-        BadImage: As for ``read_image``, as far as the header shows it.
+        ImageDecodeError: As for ``read_image``, as far as the header shows it.
     """
-    with opened(content, max_pixels) as image:
+    with open_image(content, max_pixels) as image:
         height, width = _upright_size(image)
         # MPO is a JPEG file with more pictures after the first, as some phones write it.
         name = "JPEG" if image.format in (None, "MPO") else str(image.format)
         return ImageHeader(name, height, width)
 
 
-def read_image(content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def read_image(content: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF file to uint8 ``[H, W, 3]``.
 
     Colors are those of Pillow's ``convert("RGB")``, which torchvision and timm use too: gray is
@@ -87,12 +87,12 @@ def read_image(content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
     Args:
         content: The bytes of the file, or its path.
-        max_pixels: Largest number of pixels that the header may give. Pillow itself refuses twice
-            ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million.
+        max_pixels: Largest number of pixels that the header may give. Pillow itself refuses
+            more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million.
 
     Raises:
-        BadImage: The file cannot be read, has another format, is damaged or truncated, or has too
-            many pixels.
+        ImageDecodeError: The file cannot be read, has another format, is damaged or truncated, or
+            has too many pixels.
     """
 
     def whole_image(height: int, width: int) -> _Choice:
@@ -103,7 +103,7 @@ def read_image(content: Content, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def random_resized_crop(
-    content: Content,
+    content: ImageSource,
     crop_uniforms: npt.ArrayLike,
     size: int,
     *,
@@ -123,7 +123,7 @@ def random_resized_crop(
         max_pixels: As for ``read_image``.
 
     Raises:
-        BadImage: As for ``read_image``.
+        ImageDecodeError: As for ``read_image``.
         ValueError: ``crop_box`` does not take these ``crop_uniforms``.
     """
     checked = checked_uniforms(crop_uniforms)
@@ -137,7 +137,7 @@ def random_resized_crop(
 
 
 def resize_center_crop(
-    content: Content,
+    content: ImageSource,
     resize: int,
     crop: int,
     *,
@@ -156,7 +156,7 @@ def resize_center_crop(
         max_pixels: As for ``read_image``.
 
     Raises:
-        BadImage: As for ``read_image``.
+        ImageDecodeError: As for ``read_image``.
         ValueError: ``resize`` is less than ``crop``, or ``crop`` is less than 1.
     """
     if not 1 <= crop <= resize:
@@ -178,11 +178,13 @@ def resize_center_crop(
     return _pixels(content, max_pixels, center, interpolation)
 
 
-def thumbnail(content: Content, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def thumbnail(
+    content: ImageSource, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Squeeze the whole image to uint8 ``[*size, 3]``, regardless of its proportions.
 
     Raises:
-        BadImage: As for ``read_image``.
+        ImageDecodeError: As for ``read_image``.
     """
 
     def whole_image(height: int, width: int) -> _Choice:
@@ -199,14 +201,14 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _pixels(
-    content: Content,
+    content: ImageSource,
     max_pixels: int,
     choose: Callable[[int, int], _Choice],
     interpolation: Interpolation = "bilinear",
     margin: int = _EVALUATION_MARGIN,
 ) -> Pixels:
     """Return uint8 ``[*size, 3]`` of the region that ``choose(height, width)`` returns."""
-    name, data = named(content)
+    name, data = name_and_bytes(content)
     # An ordinary JPEG does not need Pillow, whose opening would take a tenth of the time.
     stored = jpeg.plain_size(data)
     if stored is not None and math.prod(stored) <= min(max_pixels, MAX_PIXELS):
@@ -215,7 +217,7 @@ def _pixels(
         pixels = _from_jpeg(data, stored, plan, size, interpolation, margin)
         if pixels is not None:
             return pixels
-    with opened_bytes(name, data, max_pixels) as image:
+    with open_image_bytes(name, data, max_pixels) as image:
         again = data if stored is None else None
         return _resampled(image, again, *choose(*_upright_size(image)), interpolation, margin)
 
@@ -292,8 +294,8 @@ def _resampled(
     if data is not None and is_jpeg and image.mode in ("RGB", "L"):
         pixels = _from_jpeg(data, stored, plan, (height, width), interpolation, margin)
         if pixels is not None:
-            if turned in UPRIGHT:
-                return np.array(Image.fromarray(pixels).transpose(UPRIGHT[turned]))
+            if turned in EXIF_TRANSPOSE:
+                return np.array(Image.fromarray(pixels).transpose(EXIF_TRANSPOSE[turned]))
             return pixels
     shrink, outer, inner = plan
     if shrink > 1:
@@ -301,6 +303,6 @@ def _resampled(
     if outer != (0, 0, *image.size):
         image = image.crop(outer)
     image = to_rgb(image).resize((width, height), _FILTERS[interpolation], box=inner)
-    if turned in UPRIGHT:
-        image = image.transpose(UPRIGHT[turned])
+    if turned in EXIF_TRANSPOSE:
+        image = image.transpose(EXIF_TRANSPOSE[turned])
     return np.array(image)

@@ -16,17 +16,17 @@ from flax_resnet.data.images.decoding import read_bytes
 from flax_resnet.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-# The names that splits may have in folders and lists, in upper or lower case, and ours.
-SPLIT_NAMES = {
+# The split of each name that folders and lists may use for it, in upper or lower case.
+SPLIT_ALIASES = {
     "train": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
 }
-Ratios = tuple[float, float, float]
+SplitRatios = tuple[float, float, float]
 """Proportions of train, validation and test, such as ``(8, 1, 1)``."""
-RATIOS: Ratios = (8, 1, 1)
+SPLIT_RATIOS: SplitRatios = (8, 1, 1)
 
 _T = TypeVar("_T")
 
@@ -71,7 +71,7 @@ class Records:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageRecords:
+class SplitRecords:
     """The three splits of a data set of image files.
 
     Attributes:
@@ -105,14 +105,14 @@ def assemble(
     source: str,
     entries: Sequence[Entry],
     classes: Sequence[str],
-    ratios: Ratios,
+    ratios: SplitRatios,
     notes: Iterable[str] = (),
-) -> ImageRecords:
+) -> SplitRecords:
     """Put every entry into its split, in the given order.
 
-    Entries without a split get one by their content (``split_of_content``). If the entries have
-    splits but no validation, validation is taken out of train in the same way, in the proportion
-    train : validation of the ratios. If the entries have splits, no test split is made.
+    Entries without a split get one by the hash of their content (``split_by_hash``). If the entries
+    have splits but no validation, validation is taken out of train in the same way, in the
+    proportion train : validation of the ratios. If the entries have splits, no test split is made.
 
     Args:
         source: The folder or list that the entries come from, for messages.
@@ -147,10 +147,10 @@ def assemble(
         labels = np.array([entry.label for entry in chosen], np.int32)
         records[split] = Records(tuple(entry.path for entry in chosen), labels)
         notes += _missing_classes(source, split, labels, classes)
-    return ImageRecords(tuple(classes), **records, notes=tuple(notes))
+    return SplitRecords(tuple(classes), **records, notes=tuple(notes))
 
 
-def split_of_content(content: bytes | memoryview, ratios: Ratios = RATIOS) -> str:
+def split_by_hash(content: bytes | memoryview, ratios: SplitRatios = SPLIT_RATIOS) -> str:
     """Return the split of a file, which depends on its content alone.
 
     The BLAKE2b hash of the content, as a number in [0, 1), falls into the interval of one split.
@@ -163,7 +163,7 @@ def split_of_content(content: bytes | memoryview, ratios: Ratios = RATIOS) -> st
     return next(split for split, edge in zip(SPLITS, edges, strict=True) if fraction < edge)
 
 
-def check_ratios(ratios: Ratios) -> None:
+def check_ratios(ratios: SplitRatios) -> None:
     """Check the proportions of train, validation and test.
 
     Raises:
@@ -178,13 +178,13 @@ def check_ratios(ratios: Ratios) -> None:
         )
 
 
-def first_few(names: Sequence[str], most: int = 3) -> str:
+def first_few(names: Sequence[str], limit: int = 3) -> str:
     """Return the first names and the number of the others, for a message."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def counted(number: int, one: str, many: str) -> str:
+def pluralize(number: int, one: str, many: str) -> str:
     """Return a number with its noun in singular or plural."""
     return f"{number:,} {one if number == 1 else many}"
 
@@ -195,9 +195,9 @@ def map_in_threads(call: Callable[[str], _T], paths: Sequence[str]) -> list[_T]:
         return list(pool.map(call, paths))
 
 
-def _with_splits(entries: Sequence[Entry], ratios: Ratios) -> list[Entry]:
+def _with_splits(entries: Sequence[Entry], ratios: SplitRatios) -> list[Entry]:
     splits = map_in_threads(
-        lambda path: split_of_content(read_bytes(path), ratios), [entry.path for entry in entries]
+        lambda path: split_by_hash(read_bytes(path), ratios), [entry.path for entry in entries]
     )
     return [
         Entry(entry.path, entry.label, split) for entry, split in zip(entries, splits, strict=True)

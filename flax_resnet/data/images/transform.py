@@ -7,24 +7,24 @@ import io
 import numpy as np
 from PIL import Image
 
-from flax_resnet.data.images.decoding import MAX_PIXELS, Content
+from flax_resnet.data.images.decoding import MAX_PIXELS, ImageSource
 from flax_resnet.data.images.pixels import Pixels, resize_center_crop, thumbnail
 from flax_resnet.errors import UserError
 from flax_resnet.transform import EvalTransform
 
 
 def load_image(
-    content: Content, transform: EvalTransform, *, max_pixels: int = MAX_PIXELS
+    content: ImageSource, transform: EvalTransform, *, max_pixels: int = MAX_PIXELS
 ) -> Pixels:
     """Decode an image file to uint8 ``[height, width, channels]``.
 
     Args:
-        content: The file, or its path.
+        content: The bytes of the file, or its path.
         transform: Size, crop, interpolation and channels of the result.
-        max_pixels: Most pixels that the file may have, see ``read_image``.
+        max_pixels: Largest number of pixels that the file may have, see ``read_image``.
 
     Raises:
-        BadImage: As for ``read_image``.
+        ImageDecodeError: As for ``read_image``.
     """
     if transform.resize is None:
         size = transform.height, transform.width

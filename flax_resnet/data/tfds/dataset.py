@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flax_resnet.data.datasets import Dataset, Split
-from flax_resnet.data.images import SPLITS, ImageFiles, LabeledFiles, Ratios, check_ratios
+from flax_resnet.data.images import SPLITS, ImageFiles, LabeledFiles, SplitRatios, check_ratios
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.reader import Prepared, PreparedSplit
 from flax_resnet.errors import UserError
@@ -82,7 +82,7 @@ def load_prepared(
     stream: Callable[[LabeledFiles], ImageFiles],
     *,
     validation: float = 0.1,
-    ratios: Ratios = (8, 1, 1),
+    ratios: SplitRatios = (8, 1, 1),
 ) -> Dataset:
     """Make a ``Dataset`` of a prepared set.
 

@@ -14,7 +14,7 @@ CLASSES = ("dandelion", "daisy", "tulips", "sunflowers", "roses")
 # Some copies of these photos have folder names in the singular.
 _FOLDERS = {name: name for name in CLASSES} | {name.removesuffix("s"): name for name in CLASSES}
 WANTED = f"flower_photos.tgz or a folder with the folders {', '.join(sorted(CLASSES))}"
-_ENDINGS = (".jpg", ".jpeg")
+_EXTENSIONS = (".jpg", ".jpeg")
 
 
 def read_flowers(source: Path, scratch: Path) -> DatasetContents:
@@ -28,7 +28,7 @@ def read_flowers(source: Path, scratch: Path) -> DatasetContents:
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
     tree = open_tree(source, scratch)
-    names = sorted(name for name in tree.files if name.lower().endswith(_ENDINGS))
+    names = sorted(name for name in tree.files if name.lower().endswith(_EXTENSIONS))
     if not names:
         raise UserError(f"{source} has no JPEG images in folders: give {WANTED}")
     parents = {posixpath.split(posixpath.dirname(name)) for name in names}

@@ -35,7 +35,7 @@ WANTED = (
     f"a folder with {TRAIN_ARCHIVE}, {VALIDATION_ARCHIVE} or both, "
     "or with the folders train/ and val/ extracted from them"
 )
-_ENDINGS = (".jpeg", ".jpg")
+_EXTENSIONS = (".jpeg", ".jpg")
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 
@@ -149,7 +149,7 @@ def _validation_label(
 
 
 def _photo_names(tree: FileTree) -> Iterable[str]:
-    return [name for name in tree.files if name.lower().endswith(_ENDINGS)]
+    return [name for name in tree.files if name.lower().endswith(_EXTENSIONS)]
 
 
 def _example(label_of: Callable[[str], int], name: str, content: bytes) -> Example:

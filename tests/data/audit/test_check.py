@@ -90,8 +90,8 @@ def test_unreadable_files_are_named_with_the_reason(folder, report):
     assert "truncated" in report.unreadable[str(folder / "train/cat/half.jpg")]
 
 
-def test_an_image_not_found_gif_is_found_by_its_ending_and_its_copies(folder, report):
-    assert report.wrong_endings == {str(folder / "train/dog/gone.jpg"): "GIF"}
+def test_an_image_not_found_gif_is_found_by_its_extension_and_its_copies(folder, report):
+    assert report.extension_mismatch == {str(folder / "train/dog/gone.jpg"): "GIF"}
     (group,) = [group for group in report.duplicates if len(group.paths) == 2
                 and "gone" in group.paths[0]]  # fmt: skip
     assert group.across_classes and not group.across_splits
@@ -112,12 +112,12 @@ def test_equal_files_are_found_within_and_across_classes_and_splits(folder, repo
 def test_a_photo_that_was_scaled_and_brightened_is_nearly_the_same(folder, report):
     (pair,) = report.near_duplicates
     assert below(folder, pair.paths) == ["train/cat/4.jpg", "val/cat/again.png"]
-    assert pair.across_splits and not pair.across_classes and pair.bits <= 3
+    assert pair.across_splits and not pair.across_classes and pair.hash_distance <= 3
 
 
 def test_extreme_sizes_are_named(folder, report):
     assert below(folder, report.tiny) == ["train/dog/tiny.png"]
-    assert below(folder, report.long) == ["train/dog/long.png"]
+    assert below(folder, report.elongated) == ["train/dog/long.png"]
     assert below(folder, report.huge) == ["train/dog/huge.jpg"]
 
 
@@ -137,13 +137,14 @@ def test_the_rendered_report(report):
         "30 images, GIF, JPEG, PNG; height 31 to 7100 (median 40), width 33 to 7100 (median 60)",
         "no image, or damaged: 2",
         "train/cat/text.jpg is text and not an image: it begins with 'not found'",
-        "ending of another format: 1",
+        "extension of another format: 1",
         "train/dog/gone.jpg is GIF",
-        "same file in two classes: 2",
-        "same file in two splits: 1",
+        "same file in several classes: 2",
+        "train/cat/1.jpg (cat), train/dog/copy.jpg (dog)",
+        "same file in several splits: 1",
         "train/cat/2.jpg (train), val/cat/copy.jpg (validation)",
         "same file within a class: 1",
-        "nearly the same image in two splits: 1",
+        "nearly the same image in several splits: 1",
         "train/dog/tiny.png (50×31)",
         "longer than 4:1: 1",
         "train/dog/huge.jpg (7100×7100)",
@@ -151,8 +152,19 @@ def test_the_rendered_report(report):
         assert line in lines, text
 
 
-def test_most_limits_the_listed_files_and_counts_the_others(report):
-    text = shown(report, most=1)
+def test_copies_are_listed_with_their_classes_and_splits(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "val/c/1.png"):
+        save(tmp_path, name, photo(1))
+    for number, name in enumerate("abc"):
+        save(tmp_path, f"train/{name}/2.png", photo(2 + number))
+    text = shown(check_folder(tmp_path))
+    assert "same file in several classes: 1" in text
+    line = "  train/a/1.png (a, train), train/b/1.png (b, train), val/c/1.png (c, validation)"
+    assert line in text.splitlines()
+
+
+def test_limit_bounds_the_listed_files_and_counts_the_others(report):
+    text = shown(report, limit=1)
     assert "and 1 more" in text and "half.jpg" in text and "text.jpg" not in text
 
 

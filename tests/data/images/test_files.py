@@ -11,7 +11,7 @@ from PIL import Image
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
 from flax_resnet.data.images import (
-    BadImage,
+    ImageDecodeError,
     ImageFiles,
     Records,
     random_resized_crop,
@@ -154,7 +154,7 @@ def test_files_of_all_formats_and_modes_make_one_batch(tmp_path):
 def test_error_stops_at_the_file_with_its_name(records, number, reason):
     source = files(records, on_bad_image="error")
     for uniforms in (None, np.zeros((2, UNIFORMS_PER_CROP))):
-        with pytest.raises(BadImage, match=reason) as caught:
+        with pytest.raises(ImageDecodeError, match=reason) as caught:
             source.gather([0, number], uniforms)
         assert caught.value.name == records.paths[number]
     assert source.bad == {}
@@ -284,5 +284,5 @@ def test_open_dataset_of_a_folder_with_bad_files(records, tmp_path):
     list(eval_batches(dataset.train, batch_size=4))
     assert sorted(Path(path).name for path in dataset.bad) == ["3.jpg", "4.jpg", "9.jpg"]
     strict = DataConfig(**settings, splits=(1, 0, 0), on_bad_image="error")
-    with pytest.raises(BadImage):
+    with pytest.raises(ImageDecodeError):
         list(eval_batches(open_dataset(strict, AugmentConfig()).train, batch_size=4))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_resnet.data.images import ImageRecords, Records, find_images, split_of_content
+from flax_resnet.data.images import Records, SplitRecords, find_images, split_by_hash
 from flax_resnet.errors import UserError
 
 
@@ -27,11 +27,11 @@ def found(records: Records, root: Path) -> list[tuple[str, int]]:
     return list(zip(paths, records.labels.tolist(), strict=True))
 
 
-def all_of(images: ImageRecords, root: Path) -> list[tuple[str, int]]:
+def all_of(images: SplitRecords, root: Path) -> list[tuple[str, int]]:
     return sorted(pair for split in images.splits.values() for pair in found(split, root))
 
 
-def splits_of_paths(images: ImageRecords) -> dict[str, str]:
+def splits_of_paths(images: SplitRecords) -> dict[str, str]:
     """Return the split of every path."""
     return {path: split for split, records in images.splits.items() for path in records.paths}
 
@@ -105,10 +105,8 @@ def test_the_order_of_the_classes_can_be_given(tmp_path):
 @given(st.sets(st.binary(min_size=1, max_size=8), min_size=1, max_size=30), st.data())
 def test_added_files_do_not_move_old_ones(contents, data):
     ratios = data.draw(st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9)))
-    splits = {content: split_of_content(content, ratios) for content in contents}
-    assert {split_of_content(content, ratios) == split for content, split in splits.items()} == {
-        True
-    }
+    splits = {content: split_by_hash(content, ratios) for content in contents}
+    assert {split_by_hash(content, ratios) == split for content, split in splits.items()} == {True}
     for split, ratio in zip(("train", "validation", "test"), ratios, strict=True):
         assert ratio > 0 or split not in splits.values()
 
@@ -181,9 +179,11 @@ def test_a_file_next_to_the_class_folders_is_named(two):
     assert_noted(two, "files next to the class folders are ignored", "lone.jpg", "notes.txt")
 
 
-def test_files_of_other_endings_are_named(two):
+def test_files_with_other_extensions_are_named(two):
     write(two, "a/labels.csv", "b/film.mp4")
-    assert_noted(two, "files without an image's ending are ignored", "a/labels.csv", "b/film.mp4")
+    assert_noted(
+        two, "files without an image's extension are ignored", "a/labels.csv", "b/film.mp4"
+    )
 
 
 def test_hidden_files_and_files_of_macos_are_not_mentioned(two):

@@ -167,18 +167,18 @@ cells = st.sampled_from([*FILES, "cat", "dog", "0", "7", "-1", "train", "", '"',
 @settings(deadline=None, max_examples=80, database=None)
 @given(
     rows=st.lists(st.lists(cells | st.text(max_size=3), min_size=2, max_size=3), max_size=5),
-    ending=st.sampled_from(["csv", "jsonl"]),
+    extension=st.sampled_from(["csv", "jsonl"]),
     raw=st.none() | st.binary(max_size=60),
 )
-def test_random_lists_raise_nothing_but_user_errors(images, rows, ending, raw):
+def test_random_lists_raise_nothing_but_user_errors(images, rows, extension, raw):
     """Every line number is one of the list, and the message can be printed."""
-    if ending == "csv":
+    if extension == "csv":
         text = "path,label,split\n" + "\n".join(",".join(row) for row in rows)
     else:
         keys = ("path", "label", "split")
         text = jsonl(*(dict(zip(keys, row, strict=False)) for row in rows))
     content = text.encode("utf-8", "replace") if raw is None else raw
     try:
-        read(images / f"random.{ending}", content)
+        read(images / f"random.{extension}", content)
     except UserError as error:
         str(error).encode()

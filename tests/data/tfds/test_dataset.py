@@ -10,7 +10,7 @@ from PIL import Image
 from flax_resnet import UserError
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.images import BadImage, random_resized_crop, resize_center_crop
+from flax_resnet.data.images import ImageDecodeError, random_resized_crop, resize_center_crop
 from flax_resnet.data.pipeline import UNIFORMS_PER_CROP, eval_batches
 from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
 from flax_resnet.data.tfds.writer import write_folder
@@ -101,7 +101,7 @@ def test_a_photo_that_cannot_be_decoded_is_left_out_and_named(root):
     seen = [b["label"][b["mask"]] for b in eval_batches(dataset.validation, batch_size=4)]
     assert np.concatenate(seen).tolist() == [0, 1, 2, 0]  # the fifth is broken
     strict = opened(root[0], "all_three", on_bad_image="error")
-    with pytest.raises(BadImage, match=f"train image {BROKEN} of"):
+    with pytest.raises(ImageDecodeError, match=f"train image {BROKEN} of"):
         strict.train.gather([BROKEN], uniforms[:1])
 
 
