@@ -91,7 +91,7 @@ def print_budget(run: Run, console: Console) -> None:
     batch = _batch_shapes(run)
     sums = jax.eval_shape(zero_metrics)
     size = run.image_size_at(0)
-    step = run.step_for(run.phases[0], size)
+    step = run.step_for(run.phase_at(0), size)
     lowered = lower_step(
         step,
         partitioning,

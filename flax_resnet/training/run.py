@@ -170,7 +170,7 @@ class Run:
     def init(self) -> TrainState:
         """The state before the first step: random weights, or the starting weights with a fresh
         head drawn by the same key."""
-        step = self.step_for(self.phases[0])
+        step = self.step_for(self.phase_at(0))
         key = jax.random.key(self.config.seed)
         # One compiled program instead of thousands of small operations.
         jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
@@ -182,7 +182,7 @@ class Run:
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state before the first step; nothing is computed."""
-        step = self.step_for(self.phases[0])
+        step = self.step_for(self.phase_at(0))
         state: TrainState = jax.eval_shape(
             partial(step.init, sample=self.sample), jax.random.key(self.config.seed)
         )

@@ -16,7 +16,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TransferConfig,
+)
 from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation, loop
 from flax_resnet.training.checkpoint import checksum
 from flax_resnet.transform import EvalTransform
@@ -290,3 +297,16 @@ def test_a_diverged_state_does_not_replace_the_last_checkpoint(tmp_path, console
     with pytest.raises(fr.UserError, match="not finite at step 3"):
         fr.train(config(tmp_path, save_every=1), console)
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 2
+
+
+def test_a_run_of_fewer_steps_than_phases_starts_in_the_last_of_those_at_step_0(tmp_path, console):
+    """Two steps for the five stages of ``gradual``: several phases begin at once."""
+    few = dataclasses.replace(
+        BASE,
+        data=dataclasses.replace(BASE.data, batch_size=800),
+        transfer=TransferConfig(mode="gradual"),
+        epochs=1,
+        workdir=str(tmp_path),
+    )
+    result = fr.train(few, console)
+    assert result.finished and result.step == 2
