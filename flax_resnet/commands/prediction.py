@@ -42,7 +42,7 @@ def predict_command(
         model: A run's folder, a weights file, or a published model such as resnet50.
         paths: Files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.
         top_k: The number of classes to print for each photo.
-        format: The format of the predictions; by default that of the ending of --output, else a
+        format: The format of the predictions; by default from the extension of --output, else a
             table.
         output: Write the predictions to this file.
         sheet: Also write a contact sheet to this picture.
@@ -52,8 +52,8 @@ def predict_command(
         batch_size: Images in a batch.
     """
     _check_positive(top_k=top_k, batch_size=batch_size)
-    ending = Path(output or "").suffix.lower()
-    written = format or _FORMATS.get(ending, "table")
+    extension = Path(output or "").suffix.lower()
+    written = format or _FORMATS.get(extension, "table")
     found = _find(paths)
     run = _load(model, classes)
 
@@ -222,13 +222,13 @@ def _check_positive(**values: int) -> None:
             raise UserError(f"--{option} is {value}; it must be 1 or more.", exit_code=2)
 
 
-def _find(words: Sequence[str]) -> "FoundFiles":
-    """Find the photos that the words of the command line name."""
+def _find(arguments: Sequence[str]) -> "FoundFiles":
+    """Find the photos that arguments of the command line name."""
     from ..inference.find_files import find_files
 
-    if not words:
+    if not arguments:
         raise UserError("PATHS is missing: name files, folders or patterns.", exit_code=2)
-    found = find_files(words, sys.stdin)
+    found = find_files(arguments, sys.stdin)
     if not found.paths:
         reasons = "; ".join(f"{word} {reason}" for word, reason in found.missing.items())
         raise UserError(f"There is nothing to predict: {reasons or 'the list is empty'}.")
@@ -283,7 +283,7 @@ def _bar() -> "Progress":
 
 
 def _failures(missing: Mapping[str, str], classes: tuple[str, ...]) -> "Predictions":
-    """Return words that named no file in the form of files that cannot be read."""
+    """Return the arguments that matched no file as failed predictions."""
     import numpy as np
 
     from ..inference import Predictions
@@ -331,10 +331,10 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
         print(f"No mistakes in files, so {path} was not written.")
 
 
-def _conclude(total: int, failed: Mapping[str, str], passed_over: int) -> None:
+def _conclude(total: int, failed: Mapping[str, str], skipped: int) -> None:
     """Name the files that failed; if there are any, fail."""
-    if passed_over:
-        print(f"{passed_over:,} files without an image's ending were passed over.", file=sys.stderr)
+    if skipped:
+        print(f"{skipped:,} files without an image's extension were skipped.", file=sys.stderr)
     for name, reason in failed.items():
         print(f"failed: {name} {reason}", file=sys.stderr)
     if failed:

@@ -1,4 +1,4 @@
-"""Image files that the words of a command line name: files, folders, patterns, or a list."""
+"""Image files that arguments of a command line name: files, folders, patterns, or a list."""
 
 import glob
 import os
@@ -14,10 +14,10 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Files to read, and words that name none.
+    """Files to read, and arguments that name none.
 
     Attributes:
-        paths: Each file once, in the order of the words; those of a folder sorted by path.
+        paths: Each file once, in the order of the arguments; those of a folder sorted by path.
         missing: Word -> reason why it names no file, as the end of a sentence.
         skipped: Number of files in folders without an image's extension.
     """
@@ -27,26 +27,28 @@ class FoundFiles:
     skipped: int
 
 
-def find_files(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None = None) -> FoundFiles:
-    """Find the image files that ``words`` name.
+def find_files(
+    arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None = None
+) -> FoundFiles:
+    """Find the image files that ``arguments`` name.
 
-    A file that several words name counts once.
+    A file that several arguments name counts once.
 
     Args:
-        words: Files of any name; folders, of which all files with an image's extension are meant,
+        arguments: Files of any name; folders, for all files in them with an image's extension
             except hidden ones; patterns such as ``photos/**/*.jpg``; or ``-`` for ``stdin``.
-        stdin: A list of such words, one a line or each ended by NUL.
+        stdin: A list of such arguments, one a line or each ended by NUL.
     """
     found: dict[str, str] = {}  # by absolute path, as first named
     missing: dict[str, str] = {}
     skipped = 0
-    for word in _with_list(words, stdin):
-        paths, why = _of_word(word)
+    for argument in _with_list(arguments, stdin):
+        paths, why = _of_argument(argument)
         if isinstance(paths, _Folder):
             skipped += paths.others
             paths = paths.images
         if why:
-            missing[word] = why
+            missing[argument] = why
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     return FoundFiles(tuple(found.values()), missing, skipped)
@@ -58,27 +60,27 @@ class _Folder:
     others: int
 
 
-def _with_list(words: Iterable[str | os.PathLike[str]], stdin: TextIO | None) -> Iterator[str]:
-    for word in words:
-        if word == STDIN and stdin is not None:
+def _with_list(arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None) -> Iterator[str]:
+    for argument in arguments:
+        if argument == STDIN and stdin is not None:
             text = stdin.read()
             lines = text.split("\0") if "\0" in text else text.splitlines()
             yield from (line.strip() for line in lines if line.strip())
         else:
-            yield os.path.expanduser(os.fspath(word))
+            yield os.path.expanduser(os.fspath(argument))
 
 
-def _of_word(word: str) -> tuple["list[str] | _Folder", str]:
-    """Return the files of a word, or the reason why there are none."""
-    if os.path.isdir(word):
-        folder = _below(word)
+def _of_argument(argument: str) -> tuple["list[str] | _Folder", str]:
+    """Return the files of a argument, or the reason why there are none."""
+    if os.path.isdir(argument):
+        folder = _below(argument)
         return folder, "" if folder.images else "holds no images"
-    if os.path.exists(word):
-        return [word], ""
-    if re.match(r"https?://", word):
+    if os.path.exists(argument):
+        return [argument], ""
+    if re.match(r"https?://", argument):
         return [], "is an address: download the image and give the file"
-    if glob.has_magic(word):
-        matched = sorted(glob.glob(word, recursive=True))
+    if glob.has_magic(argument):
+        matched = sorted(glob.glob(argument, recursive=True))
         files = [path for path in matched if os.path.isfile(path)]
         return files, "" if files else "matches no files"
     return [], "does not exist"

@@ -174,7 +174,7 @@ def test_csv_has_every_file_once(run_folder, folder, tmp_path, capsys):
     assert [row["file"] for row in rows] == sorted(map(str, folder.rglob("deeper/*.jpg")))
     assert [row["label"] for row in rows] == [row["file"].split("/")[-3] for row in rows]
     assert all(float(row["probability"]) > float(row["probability_2"]) for row in rows)
-    assert "1 files without an image's ending were passed over" in capsys.readouterr().err
+    assert "1 files without an image's extension were skipped" in capsys.readouterr().err
 
 
 def test_json_and_json_lines_agree(run_folder, folder, capsys):

@@ -79,8 +79,8 @@ def box_mask(box: Box, height: int, width: int) -> jax.Array:
 def _random_sides(
     key: jax.Array, area: int, scale: Range, ratio: Range
 ) -> tuple[jax.Array, jax.Array]:
-    """Return integer sides ``(a, b)`` of random boxes, ``[TRIES]`` each: ``a * b`` is in ``scale``
-    of ``area``, and ``a / b`` is in ``ratio``."""
+    """Return integer sides ``(a, b)`` of random boxes, ``[TRIES]`` each: before rounding,
+    ``a * b / area`` is within ``scale`` and ``a / b`` within ``ratio``."""
     area_key, ratio_key = jax.random.split(key)
     shape, dtype = (TRIES,), jnp.float32
     areas = area * jax.random.uniform(area_key, shape, dtype, *scale)
@@ -91,10 +91,10 @@ def _random_sides(
 
 
 def _random_corner(
-    key: jax.Array, most_top: jax.Array, most_left: jax.Array
+    key: jax.Array, max_top: jax.Array, max_left: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     top_key, left_key = jax.random.split(key)
-    # A box that does not fit gives a negative bound here, and the result is not used.
-    top = jax.random.randint(top_key, (), 0, jnp.maximum(most_top, 0) + 1, jnp.int32)
-    left = jax.random.randint(left_key, (), 0, jnp.maximum(most_left, 0) + 1, jnp.int32)
+    # The bound is negative for a box that does not fit; the caller ignores its corner.
+    top = jax.random.randint(top_key, (), 0, jnp.maximum(max_top, 0) + 1, jnp.int32)
+    left = jax.random.randint(left_key, (), 0, jnp.maximum(max_left, 0) + 1, jnp.int32)
     return top, left

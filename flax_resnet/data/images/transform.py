@@ -1,4 +1,4 @@
-"""Images to stored pixels as an ``EvalTransform`` describes it: from files, and from memory."""
+"""Image files and arrays, resized and cropped as an ``EvalTransform`` describes it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def fit_image(image: np.ndarray, transform: EvalTransform) -> Pixels:
             f"an image is {image.dtype} {list(image.shape)}: give uint8 (0 to 255) [H, W], "
             "[H, W, 1] or [H, W, 3]"
         )
-    if image.shape == (transform.height, transform.width, transform.channels):
-        return image
-    file = io.BytesIO()  # as a file, so that one function transforms both
+    shape = (*image.shape[:2], 1) if grey else image.shape
+    if shape == (transform.height, transform.width, transform.channels):
+        return image.reshape(shape)
+    file = io.BytesIO()  # encoded, so that one function transforms files and arrays
     Image.fromarray(image.reshape(image.shape[:2]) if grey else image).save(file, "BMP")
     return load_image(file.getvalue(), transform)

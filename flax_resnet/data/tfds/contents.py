@@ -24,7 +24,8 @@ class ShardContents:
 
     Attributes:
         split: Split of the shard.
-        key: Text that identifies the contents; every shard has another key.
+        key: Text that identifies the contents, unique to each shard. An interrupted conversion
+            resumes only where the keys of all shards are the same.
         examples: Function that returns the examples; it can be called again.
     """
 
@@ -40,7 +41,7 @@ class DatasetContents:
     Attributes:
         features: ``tfds.features.FeaturesDict``.
         label: Name of the feature that models predict: a ClassLabel or a Sequence of them.
-        shards: All shards in the order of the images, split by split.
+        shards: All shards, grouped by split, and within a split in the order of the images.
         images: Total number of images, or None if counting would take long.
         notes: Sentences for the user about what was found.
     """
@@ -76,7 +77,7 @@ def photo_examples(
     """Yield the examples of photos; the arguments are those of ``photo_shards``.
 
     Raises:
-        UserError: A file cannot be read, or does not begin like a JPEG file.
+        UserError: A file cannot be read, or is neither a JPEG nor a PNG by its first bytes.
     """
     for name in names:
         content = tree.read(name)

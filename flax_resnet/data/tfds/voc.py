@@ -30,16 +30,16 @@ _PHOTOS = "JPEGImages/"
 
 
 @dataclass(frozen=True)
-class _Marks:
-    """The marks of a split's images.
+class _Annotations:
+    """The image-level annotations of a split.
 
     Attributes:
-        ids: Names of the images without ending, ``[N]``.
-        marks: int8 ``[N, 20]``: 1, 0 or -1 for each image and class.
+        ids: File names of the images without extension, ``[N]``.
+        values: int8 ``[N, 20]``: 1, 0 or -1 for each image and class.
     """
 
     ids: tuple[str, ...]
-    marks: npt.NDArray[np.int8]
+    values: npt.NDArray[np.int8]
 
 
 def read_voc2012(source: Path, scratch: Path) -> DatasetContents:
@@ -63,16 +63,19 @@ def read_voc2012(source: Path, scratch: Path) -> DatasetContents:
     }
     shards = [
         shard
-        for split, marks in splits.items()
+        for split, labels in splits.items()
         for shard in photo_shards(
-            split, tree, _photo_names(root, marks.ids), partial(_multi_label, _rows(marks))
+            split,
+            tree,
+            _photo_names(root, labels.ids),
+            partial(_multi_label, _rows(labels)),
         )
     ]
     return DatasetContents(
         tfds.features.FeaturesDict(features),
         "labels_no_difficult",
         tuple(shards),
-        sum(len(marks.ids) for marks in splits.values()),
+        sum(len(labels.ids) for labels in splits.values()),
     )
 
 
@@ -93,16 +96,16 @@ def read_voc2012_single_label(source: Path, scratch: Path) -> DatasetContents:
         "label": tfds.features.ClassLabel(names=CLASSES),
     }
     shards, notes, images = [], [], 0
-    for split, marks in splits.items():
-        single = np.flatnonzero((marks.marks == _PRESENT).sum(axis=1) == 1)
+    for split, labels in splits.items():
+        single = np.flatnonzero((labels.values == _PRESENT).sum(axis=1) == 1)
         if not len(single):
             raise UserError(f"{source} has no image of one class in {split}: give {WANTED}")
-        kept = _Marks(tuple(marks.ids[i] for i in single), marks.marks[single])
+        kept = _Annotations(tuple(labels.ids[i] for i in single), labels.values[single])
         names = _photo_names(root, kept.ids)
         shards += photo_shards(split, tree, names, partial(_single_label, _rows(kept)))
         images += len(single)
         notes.append(
-            f"{len(single):,} of the {len(marks.ids):,} {split} images have exactly one class "
+            f"{len(single):,} of the {len(labels.ids):,} {split} images have exactly one class "
             "marked as present, and are kept"
         )
     return DatasetContents(
@@ -110,12 +113,12 @@ def read_voc2012_single_label(source: Path, scratch: Path) -> DatasetContents:
     )
 
 
-def _read(source: Path, scratch: Path) -> tuple[FileTree, str, dict[str, _Marks]]:
+def _read(source: Path, scratch: Path) -> tuple[FileTree, str, dict[str, _Annotations]]:
     tree = open_tree(source, scratch)
     root = _root(tree)
-    splits = {split: _read_marks(tree, root, suffix) for split, suffix in _SPLITS.items()}
-    for marks in splits.values():
-        names = _photo_names(root, marks.ids)
+    splits = {split: _read_annotations(tree, root, suffix) for split, suffix in _SPLITS.items()}
+    for labels in splits.values():
+        names = _photo_names(root, labels.ids)
         absent = [name for name in names if name not in tree.files]
         if absent:
             raise UserError(
@@ -135,7 +138,7 @@ def _root(tree: FileTree) -> str:
     )
 
 
-def _read_marks(tree: FileTree, root: str, suffix: str) -> _Marks:
+def _read_annotations(tree: FileTree, root: str, suffix: str) -> _Annotations:
     columns = []
     ids: tuple[str, ...] | None = None
     for name in CLASSES:
@@ -158,16 +161,16 @@ def _read_marks(tree: FileTree, root: str, suffix: str) -> _Marks:
                 f"give {WANTED}"
             )
         columns.append([int(row[1]) for row in rows])
-    return _Marks(ids or (), np.array(columns, np.int8).T)
+    return _Annotations(ids or (), np.array(columns, np.int8).T)
 
 
 def _photo_names(root: str, ids: tuple[str, ...]) -> list[str]:
     return [f"{root}{_PHOTOS}{image}.jpg" for image in ids]
 
 
-def _rows(marks: _Marks) -> dict[str, npt.NDArray[np.int8]]:
-    """Return the marks of each image, int8 ``[20]``, by the name of its file."""
-    return {f"{image}.jpg": row for image, row in zip(marks.ids, marks.marks, strict=True)}
+def _rows(labels: _Annotations) -> dict[str, npt.NDArray[np.int8]]:
+    """Return the annotations of each image, int8 ``[20]``, by the name of its file."""
+    return {f"{image}.jpg": row for image, row in zip(labels.ids, labels.values, strict=True)}
 
 
 def _multi_label(rows: dict[str, npt.NDArray[np.int8]], name: str, content: bytes) -> Example:

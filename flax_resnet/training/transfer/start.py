@@ -22,7 +22,7 @@ def find_start(weights: str, name: str | None) -> LoadedWeights | None:
 
     Args:
         weights: See config.TransferConfig.
-        name: Name of the model; None takes the model that the weights are of.
+        name: Name of the model; None for the one that the weights belong to.
 
     Raises:
         UserError: The weights cannot be loaded (the message names the alternatives), are damaged,
@@ -35,20 +35,20 @@ def starting_variables(start: LoadedWeights, model: ResNet, key: jax.Array) -> d
     """Return the variables of ``model`` with the starting weights and a random classifier.
 
     Raises:
-        UserError: The weights do not fit the model: all that is wrong is listed.
+        UserError: The weights do not fit the model; the message lists every mismatch.
     """
     return start.variables_of(model, keep_classifier=False, key=key)
 
 
 @dataclass(frozen=True)
 class TrainableFrom:
-    """Whether the parameter at a path trains: those of the stage ``first`` and of later ones do.
+    """Predicate of a parameter's path: true in the stage ``first`` and in later ones.
 
     Attributes:
         stages: Those of the model, first to last.
         first: The first stage that trains.
         affine_above: Whether batch norm's scale and bias train in the stages that train.
-        affine_below: Whether they train in the other stages.
+        affine_below: Whether batch norm's scale and bias train in the frozen stages.
     """
 
     stages: tuple[str, ...]
@@ -85,7 +85,10 @@ def rate_factors(config: TransferConfig, stages: Sequence[str]) -> dict[str, flo
 
 
 def scale_by_stage(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiply the update of each stage by its factor; last in a chain, it scales the rate."""
+    """Multiply the update of each stage by its factor.
+
+    Last in a chain of optax, it scales the learning rate.
+    """
     last = list(factors)[1]  # the head is first
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
@@ -95,7 +98,9 @@ def scale_by_stage(factors: Mapping[str, float]) -> optax.GradientTransformation
 
 
 def choose_views(config: TransferConfig, *, mixes: bool) -> int:
-    """How many views of each image the frozen stages run on once; 0 to run them at every step.
+    """The number of views of each image whose features are computed once and kept.
+
+    A view is the image itself, or one augmented copy of it. 0 runs the frozen stages at every step.
 
     Args:
         config: The transfer section of the settings.

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data import Dataset, Split
-from flax_resnet.data.images import load_image, resize_center_crop
+from flax_resnet.data.images import fit_image, load_image, resize_center_crop
 from flax_resnet.transform import EvalTransform
 
 
@@ -44,3 +44,11 @@ def test_a_set_in_memory_has_the_transform_of_its_images():
     split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
     digits = Dataset("digits", ("0", "1"), split, split, split)
     assert digits.transform == EvalTransform(8, 8, 8).with_channels(1)
+
+
+def test_a_grey_image_of_the_right_size_is_kept_with_and_without_an_axis_of_channels():
+    """Also where files would be resized to more before they are cropped."""
+    transform = EvalTransform(28, 28, resize=32, channels=1)
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    for given in (image, image[..., None]):
+        np.testing.assert_array_equal(fit_image(given, transform), image[..., None])
