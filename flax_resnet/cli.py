@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"There is no command {name!r}.\n{_usage()}", exit_code=2)
         module = import_module(f".commands.{COMMANDS[name].module}", __package__)
         getattr(module, f"{name.replace('-', '_')}_command")(rest)
+        sys.stdout.flush()
     except SystemExit as end:  # tyro has printed a --help
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -92,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except Exception as error:
         if debug:
