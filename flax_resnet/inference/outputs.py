@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,22 +47,23 @@ def logits_program(classifier: Classifier, tta: TestTimeAugmentation | None = No
             "These weights hold no classifier, so there are no classes to predict: train one with "
             "flax-resnet finetune, or take the features with flax-resnet embed."
         )
-    if ("logits", tta) not in classifier._programs:
-        model, variables = _folded(classifier)
-        preprocess = Preprocessing.from_transform(classifier.transform)
-        function = jax.jit(partial(_logits, model, preprocess, tta))
-        classifier._programs["logits", tta] = function, variables
-    return classifier._programs["logits", tta]
+    return _program(classifier, _logits, tta)
 
 
 def features_program(classifier: Classifier, layer: str = "pooled") -> Program:
     """Return the program that computes the features of a layer, see ``ResNet.features``."""
-    if ("features", layer) not in classifier._programs:
+    return _program(classifier, _features, layer)
+
+
+def _program(classifier: Classifier, compute: Callable[..., Any], option: Any) -> Program:
+    """Return ``compute(model, preprocess, option, ...)``, compiled once for a classifier."""
+    key = compute, option
+    if key not in classifier._programs:
         model, variables = _folded(classifier)
         preprocess = Preprocessing.from_transform(classifier.transform)
-        function = jax.jit(partial(_features, model, preprocess, layer))
-        classifier._programs["features", layer] = function, variables
-    return classifier._programs["features", layer]
+        function = jax.jit(partial(compute, model, preprocess, option))
+        classifier._programs[key] = function, variables
+    return classifier._programs[key]
 
 
 def _logits(

@@ -4,11 +4,10 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.images import MAX_PIXELS, ImageDecodeError, open_image, to_rgb
+from ..data.images import MAX_PIXELS, ImageDecodeError, open_image, to_rgb, write_picture
 from ..errors import UserError
 
 MAX_PHOTOS = 400  # on one sheet
@@ -64,15 +63,7 @@ def write_photo_sheet(photos: Sequence[CaptionedPhoto], path: str | os.PathLike[
     for number, photo in enumerate(shown):
         row, column = divmod(number, columns)
         _draw(sheet, draw, photo, _GAP + column * width, _GAP + row * height)
-    target = Path(path).expanduser()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(target)
-    # ValueError: the suffix is no image format, or its format cannot hold the sheet.
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{target} cannot be written ({error}): name another file, ending in .png."
-        ) from error
+    write_picture(sheet, path)
     return len(shown)
 
 

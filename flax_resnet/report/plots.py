@@ -100,7 +100,7 @@ def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
             _save(_confusion_figure(evaluation), target, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
         raise UserError(
-            f"{target} cannot be written ({error}): name another file, ending in .png."
+            f"{target} cannot be written ({error}): name another place, ending in .png."
         ) from error
 
 

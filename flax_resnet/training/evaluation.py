@@ -100,9 +100,8 @@ def to_means(sums: Metrics) -> Scores:
 def _evaluate(
     step: EvalStep, keep_logits: bool, variables: Any, batch: Batch
 ) -> tuple[Metrics, jax.Array | None]:
-    sums = step(variables, batch)
-    # The same forward pass: XLA computes it once.
-    return sums, step.logits(variables, batch["image"]) if keep_logits else None
+    logits = step.logits(variables, batch["image"])
+    return step.metrics(logits, batch), logits if keep_logits else None
 
 
 # The rows of a global array, whichever processes hold them.

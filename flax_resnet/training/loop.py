@@ -133,7 +133,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                 done = index + 1
                 clock.steps += 1
                 stopping = stop.poll()
-                evaluates = run.evaluation_is_due(done) or done == run.last_step
+                evaluates = run.evaluates_at(done)
                 saves = stopping or evaluates or run.save_is_due(done)
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..config import Config
 from ..data import open_dataset, train_batches
-from ..errors import UserError
+from ..data.images import write_picture
 from .build import build_augmentation
 
 _GAP = 2  # pixels between images
@@ -54,13 +54,7 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
         np.concatenate([_tile(column[row], side) for column in shown], 1) for row in range(rows)
     ]
     grid = np.concatenate(strips)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(path)
-    except (OSError, ValueError) as error:  # ValueError: an unknown file extension
-        raise UserError(
-            f"{path} cannot be written ({error}): name another file, ending in .png."
-        ) from error
+    write_picture(Image.fromarray(grid), path)
 
 
 def _tile(image: jax.Array, side: int) -> np.ndarray:

@@ -119,7 +119,7 @@ class Recorder:
             The sums to continue with, and whether the run is to stop.
         """
         run, saved = self.run, {"state": state, "sums": sums}
-        if not (run.evaluation_is_due(step) or step == run.last_step):
+        if not run.evaluates_at(step):
             self.checkpoints.save(step, saved)
             return sums, stopping
         if not stopping:

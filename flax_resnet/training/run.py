@@ -39,7 +39,6 @@ from .transfer.start import (
     find_start,
     rate_factors,
     scale_by_stage,
-    starting_variables,
     trainable_in,
 )
 
@@ -99,6 +98,10 @@ class Run:
         """Whether the schedule evaluates the validation images after ``step`` steps."""
         epoch = self.completed_epoch(step)
         return step == self.total_steps or bool(epoch and epoch % self.config.evaluate_every == 0)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the loop evaluates after ``step`` steps: where it is due, and at the end."""
+        return self.evaluation_is_due(step) or step == self.last_step
 
     def save_is_due(self, step: int) -> bool:
         """Whether the settings ask for a checkpoint after ``step`` steps without an evaluation."""
@@ -176,7 +179,7 @@ class Run:
         jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
         if self.start is None:
             return jitted(partial(step.init, sample=self.sample))(key)
-        variables = starting_variables(self.start, self.model, key)
+        variables = self.start.variables_of(self.model, keep_classifier=False, key=key)
         run_key = jax.random.key_data(jax.random.split(key)[1])
         return jitted(step.init_from)(variables, run_key)
 

@@ -342,7 +342,10 @@ class EvalStep:
             hosts. With fewer than five classes ``top5`` counts all examples. Where an image has
             several classes, an answer is correct if it is one of them.
         """
-        logits = self.logits(variables, batch["image"])
+        return self.metrics(self.logits(variables, batch["image"]), batch, axis_name)
+
+    def metrics(self, logits: jax.Array, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """Sum the metrics of a batch whose logits ``[N, K]`` are known."""
         sums = metric_sums(logits, batch["label"], _example_weights(batch), self.loss)
         return _global_sum(sums, axis_name)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flax_resnet.data.images import ImageDecodeError, SplitRecords, pluralize, resize_center_crop
-from flax_resnet.errors import UserError
+from flax_resnet.data.images import (
+    ImageDecodeError,
+    SplitRecords,
+    pluralize,
+    resize_center_crop,
+    write_picture,
+)
 
 _MARGIN = 4  # pixels around every example
 _NAME_WIDTH = 160
@@ -53,15 +57,7 @@ def contact_sheet(
         for column, index in enumerate(chosen):
             left = _NAME_WIDTH + column * pitch + _MARGIN
             sheet.paste(_example(records.train.paths[index], tile), (left, top))
-    target = Path(path).expanduser()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(target)
-    # Pillow raises ValueError for an unknown extension, or if the format cannot store the picture.
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{target} cannot be written ({error}): name another place, ending in .png"
-        ) from error
+    write_picture(sheet, path)
 
 
 def _example(path: str, tile: int) -> Image.Image:

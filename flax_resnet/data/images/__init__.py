@@ -40,6 +40,7 @@ from .records import (
     split_by_hash,
 )
 from .transform import fit_image, load_image
+from .writing import write_picture
 
 __all__ = [
     "EXTENSIONS",
@@ -77,4 +78,5 @@ __all__ = [
     "split_by_hash",
     "thumbnail",
     "to_rgb",
+    "write_picture",
 ]

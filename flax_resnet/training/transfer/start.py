@@ -9,7 +9,7 @@ import optax
 
 from ...config import Config, TransferConfig
 from ...errors import UserError
-from ...models import ResNet, stage_of
+from ...models import stage_of
 from ...weights import LoadedWeights, load_source
 from ..segments import Phase
 from .freezing import Path as ParameterPath
@@ -29,15 +29,6 @@ def find_start(weights: str, name: str | None) -> LoadedWeights | None:
             or are of another model.
     """
     return None if weights == "none" else load_source(weights, model=name)
-
-
-def starting_variables(start: LoadedWeights, model: ResNet, key: jax.Array) -> dict[str, Any]:
-    """Return the variables of ``model`` with the starting weights and a random classifier.
-
-    Raises:
-        UserError: The weights do not fit the model; the message lists every mismatch.
-    """
-    return start.variables_of(model, keep_classifier=False, key=key)
 
 
 @dataclass(frozen=True)
