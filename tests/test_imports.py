@@ -22,7 +22,7 @@ LAYER = {
     "runtime": 1,
 }
 # Modules that every package but `models` may import; each may itself import `errors`.
-SHARED = ("config", "download", "errors", "jax_internals", "transform")
+SHARED = ("config", "download", "errors", "jax_internals", "output_files", "transform")
 
 
 def package_of(file):

@@ -249,14 +249,9 @@ def _load(model: str, classes: str | None) -> Any:
 
 
 def _opened(path: str | None) -> AbstractContextManager[TextIO]:
-    if path is None:
-        return nullcontext(sys.stdout)
-    try:
-        target = Path(path).expanduser()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): name another file.") from error
+    from ..output_files import open_text
+
+    return nullcontext(sys.stdout) if path is None else open_text(path)
 
 
 def _bar() -> "Progress":

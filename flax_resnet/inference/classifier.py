@@ -9,13 +9,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..models import ResNet
+from ..output_files import write_json
 from ..transform import EvalTransform
 from ..weights import (
     WeightsInfo,
     load_source,
     save_weights,
     write_description,
-    write_json,
     write_run_weights,
 )
 from . import embed as _embed
@@ -89,12 +89,8 @@ class Classifier:
         if "loss" in self.info.settings:  # it decides how logits become probabilities
             settings["loss"] = self.info.settings["loss"]
         step = self.info.step or 0
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            write_json(target / "config.json", settings)
-            write_description(target, self.classes, self.transform)
-        except OSError as error:
-            raise UserError(f"The run's folder {target} cannot be written ({error}).") from error
+        write_json(target / "config.json", settings)
+        write_description(target, self.classes, self.transform)
         write_run_weights(target, self.variables, self.model, step=step, last_step=step)
 
 

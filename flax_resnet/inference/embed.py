@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
+from ..output_files import replacing
 from .outputs import BATCH_SIZE, Images, features_program, forward_images
 
 if TYPE_CHECKING:
@@ -80,14 +81,11 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".npz", ".parquet"):
         raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh:
         if path.suffix.lower() == ".npz":
-            np.savez(path, files=np.array(embeddings.names), features=embeddings.features)
+            np.savez(fresh, files=np.array(embeddings.names), features=embeddings.features)
         else:
-            _write_parquet(path, embeddings)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): name another place.") from error
+            _write_parquet(fresh, embeddings)
 
 
 def _write_parquet(path: Path, embeddings: Embeddings) -> None:

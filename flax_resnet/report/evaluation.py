@@ -6,12 +6,16 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..metrics import Evaluation, MultiLabelEvaluation
+from ..output_files import write_json
 
 
 def write_evaluation(path: Path, evaluation: Evaluation | MultiLabelEvaluation) -> None:
-    """Write an evaluation as JSON, and the folder that it is in if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(evaluation)) + "\n", encoding="utf-8")
+    """Write an evaluation as JSON, and the folder that it is in if there is none.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_json(path, asdict(evaluation), indent=None)
 
 
 def read_evaluation(path: Path) -> Evaluation | None:

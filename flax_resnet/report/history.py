@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..output_files import open_text
+
 Entry = dict[str, Any]
 
 
@@ -52,7 +54,6 @@ def truncate_history(path: Path, step: int) -> list[Entry]:
         entry for entry in read_history(path) if entry["step"] <= step and "best_step" not in entry
     ]
     if path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        temporary.replace(path)
+        with open_text(path) as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in kept)
     return kept

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ..errors import UserError
 from ..metrics import Evaluation
+from ..output_files import replacing
 from .evaluation import read_evaluation, write_evaluation
 from .history import Entry, read_history
 from .plots import confusion_svg, learning_curves_svg
@@ -47,20 +48,15 @@ def write_page(workdir: Path, evaluation: Evaluation | None = None) -> Path:
     folder = workdir / FOLDER
     settings = _read_json(workdir / "config.json")
     history = read_history(workdir / "history.jsonl")
-    try:
-        if evaluation is not None:
-            write_evaluation(folder / _EVALUATION, evaluation)
-        else:
-            evaluation = read_evaluation(folder / _EVALUATION)
-        folder.mkdir(parents=True, exist_ok=True)
-        classes = _read_json(workdir / "classes.json")
-        page = _render(workdir.resolve().name, settings, classes, history, evaluation)
-        temporary = folder / "index.tmp"
+    if evaluation is not None:
+        write_evaluation(folder / _EVALUATION, evaluation)
+    else:
+        evaluation = read_evaluation(folder / _EVALUATION)
+    classes = _read_json(workdir / "classes.json")
+    page = _render(workdir.resolve().name, settings, classes, history, evaluation)
+    with replacing(folder / "index.html") as fresh:
         # The name of a folder can hold bytes that are not UTF-8.
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(folder / "index.html")
-    except OSError as error:
-        raise UserError(f"The page in {folder} cannot be written ({error}).") from error
+        fresh.write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / "index.html"
 
 

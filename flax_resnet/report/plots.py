@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..metrics import Evaluation
+from ..output_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # imported where it is used: 0.5 s
@@ -93,14 +94,12 @@ def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
     """
     import matplotlib as mpl
 
-    target = Path(path).expanduser()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
-            _save(_confusion_figure(evaluation), target, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
+        with replacing(path) as fresh, mpl.rc_context(_STYLE):
+            _save(_confusion_figure(evaluation), fresh, dpi=150)
+    except ValueError as error:  # the suffix is no image format
         raise UserError(
-            f"{target} cannot be written ({error}): name another place, ending in .png."
+            f"{path} cannot be written ({error}): name another path, ending in .png."
         ) from error
 
 

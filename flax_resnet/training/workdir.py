@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..config import RESUME_MAY_CHANGE, Config, flatten
 from ..errors import UserError
-from ..weights import write_json
+from ..output_files import write_json
 
 
 def open_workdir(config: Config, write: bool = True) -> Path:

@@ -21,7 +21,6 @@ from .run_folder import (
     RUN_WEIGHTS,
     remove_run_weights,
     write_description,
-    write_json,
     write_run_weights,
 )
 
@@ -48,7 +47,6 @@ __all__ = [
     "torchvision_names",
     "usual_transform",
     "write_description",
-    "write_json",
     "write_run_weights",
     "write_weights",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import UserError
 from ..models import ResNet
+from ..output_files import write_json
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
@@ -31,13 +32,6 @@ def write_description(folder: Path, classes: Sequence[str], transform: EvalTrans
     numbered = {str(index): name for index, name in enumerate(classes)}
     write_json(folder / "class_indices.json", numbered)
     write_json(folder / "preprocessing.json", transform.to_json())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; an interrupted call leaves the former file."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def write_run_weights(

@@ -116,7 +116,7 @@ def test_an_interrupted_write_leaves_no_file(run, monkeypatch):
     def fail(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("flax_resnet.weights.formats.files.os.replace", fail)
+    monkeypatch.setattr("flax_resnet.output_files.os.replace", fail)
     with pytest.raises(UserError, match="No space left"):
         write_run_weights(run, variables(), MODEL, step=4, last_step=4)
     assert not list(run.glob("*.safetensors")) and not list(run.glob(".*part*"))

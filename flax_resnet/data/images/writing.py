@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from PIL import Image
 
 from flax_resnet.errors import UserError
+from flax_resnet.output_files import replacing
 
 
 def write_picture(image: Image.Image, path: str | os.PathLike[str]) -> None:
@@ -16,12 +16,11 @@ def write_picture(image: Image.Image, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    target = Path(path).expanduser()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image.save(target)
+        with replacing(path) as fresh:
+            image.save(fresh)
     # Pillow raises ValueError for an unknown extension, or if the format cannot store the image.
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(
-            f"{target} cannot be written ({error}): name another place, ending in .png."
+            f"{path} cannot be written ({error}): name another path, ending in .png."
         ) from error

@@ -1,7 +1,6 @@
 """Files of weights: .safetensors, .npz and PyTorch's .pth, read and written."""
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 
 from ...errors import UserError
 from ...models import ResNet
+from ...output_files import replacing
 from ..convert import from_torchvision, to_torchvision
 from ..layouts import unwrap
 from .torch_files import read_torch_file
@@ -115,16 +115,8 @@ def write_weights(
     write = _choose(WRITERS, path, "written")
     if metadata:
         write = partial(_write_safetensors, metadata=metadata)
-    fresh = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(fresh, state_dict)
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
+    with replacing(path) as fresh:
+        write(fresh, state_dict)
 
 
 class _LazyArrays(Mapping[str, np.ndarray]):

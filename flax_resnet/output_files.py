@@ -1,0 +1,87 @@
+"""Output files, each written whole or not at all."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from .errors import UserError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to write to, whose file becomes ``path`` where the body succeeds.
+
+    It is in the same folder, which is made, and has the same suffix. Links are followed; pipes and
+    devices such as ``/dev/stdout`` are written directly.
+
+    Raises:
+        UserError: The file cannot be written; the former one is then as it was.
+    """
+    named = Path(path).expanduser()
+    try:
+        target = _checked(named)
+    except (OSError, ValueError) as error:  # ValueError: the name holds NUL
+        raise _not_written(named, error) from error
+    if target is None:
+        yield named
+        return
+    # A name of the full length still fits, and two processes do not share the file.
+    suffix = target.suffix if len(target.suffix) < 16 else ""
+    fresh = target.with_name(f".{os.getpid()}.{target.stem[:32]}.part{suffix}")
+    try:
+        yield fresh
+        if target.exists():
+            fresh.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(fresh, target)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(fresh)):
+            raise  # of a file that the body reads
+        raise _not_written(named, error) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Open a file for text in UTF-8, as ``replacing`` does; line breaks are written as given.
+
+    Raises:
+        UserError: The file cannot be written; the former one is then as it was.
+    """
+    with replacing(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
+    """Write a value as JSON, by default indented.
+
+    Raises:
+        UserError: The file cannot be written; the former one is then as it was.
+    """
+    with open_text(path) as file:
+        file.write(json.dumps(value, indent=indent) + "\n")
+
+
+def _checked(named: Path) -> Path | None:
+    """Return the file that a path leads to, or None for a pipe or a device; make its folder."""
+    if named.exists() and not named.is_file() and not named.is_dir():
+        return None
+    target = Path(os.path.realpath(named))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise OSError("it is a folder")
+    # A file that its owner protects could be replaced without a permission to write to it.
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OSError("its permissions forbid it")
+    return target
+
+
+def _not_written(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(
+        f"{path} cannot be written ({reason}): name another path, or make this one writable."
+    )
