@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import UserError
+from .paths import expand
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         UserError: The file cannot be written; the former one is then as it was.
     """
-    named = Path(path).expanduser()
+    named = expand(path)
     try:
         target = _checked(named)
     except (OSError, ValueError) as error:  # ValueError: the name holds NUL

@@ -21,8 +21,9 @@ LAYER = {
     "models": 1,
     "runtime": 1,
 }
-# Modules that every package but `models` may import; each may itself import `errors`.
-SHARED = ("config", "download", "errors", "jax_internals", "output_files", "transform")
+# Modules that every package but `models` may import; each may itself import those of `BASE`.
+SHARED = ("config", "download", "errors", "jax_internals", "output_files", "paths", "transform")
+BASE = ("errors", "paths")
 
 
 def package_of(file):
@@ -58,7 +59,7 @@ def is_allowed(importer, imported):
     if importer in ("", imported):
         return True
     if imported in SHARED:
-        return importer not in ("models", *SHARED) or (importer in SHARED and imported == "errors")
+        return importer not in ("models", *SHARED) or (importer in SHARED and imported in BASE)
     return LAYER.get(importer, 0) > LAYER.get(imported, len(LAYER))
 
 

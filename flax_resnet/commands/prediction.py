@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from ..config import Config
 from ..errors import UserError
+from ..paths import expand
 from .grammar import command
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def evaluate_command(
         with _opened(output) as file:
             write_predictions(file, [done.predictions], "csv", top_k=top_k, truth=truth)
     if json:
-        write_evaluation(Path(json), done.result)
+        write_evaluation(expand(json), done.result)
     if confusion and not isinstance(done.result, MultiLabelEvaluation):
         from ..report.plots import save_confusion
 
@@ -212,7 +213,7 @@ def report_command(run: str, /) -> None:
     """
     from ..report.page import write_page
 
-    print(f"Open {write_page(Path(run))}.")
+    print(f"Open {write_page(expand(run))}.")
 
 
 def _check_positive(**values: int) -> None:
@@ -242,7 +243,7 @@ def _load(model: str, classes: str | None) -> Any:
     from ..inference import load
 
     if jax.config.values["jax_compilation_cache_dir"] is None and Config().compile_cache:
-        folder = Path(str(Config().compile_cache)).expanduser()
+        folder = expand(str(Config().compile_cache))
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return load(model, classes=classes)

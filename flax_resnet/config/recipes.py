@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..paths import expand
 from .fields import Config
 
 
@@ -35,7 +36,7 @@ def load_config(name: str) -> Config:
         UserError: There is no such recipe (the message names the nearest ones), or the file does
             not set ``config``.
     """
-    candidates = [Path(name), *(folder / f"{name}.py" for folder in config_folders())]
+    candidates = [expand(name), *(folder / f"{name}.py" for folder in config_folders())]
     path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
     if path is None:
         known = list_configs()

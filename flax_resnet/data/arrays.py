@@ -19,6 +19,7 @@ from flax_resnet.data.images import (
     split_by_hash,
 )
 from flax_resnet.errors import UserError
+from flax_resnet.paths import expand_text
 
 _IMAGE_KEYS = ("x", "image", "images")
 _LABEL_KEYS = ("y", "label", "labels")
@@ -47,7 +48,7 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
             together.
     """
     check_ratios(ratios)
-    name = os.path.expanduser(os.fspath(path))
+    name = expand_text(path)
     arrays = _load(name)
     found: dict[str | None, Split] = {}
     for suffix, split in _SUFFIXES.items():

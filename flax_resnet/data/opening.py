@@ -2,10 +2,10 @@
 
 import difflib
 from functools import partial
-from pathlib import Path
 
 from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
+from ..paths import expand
 from .arrays import read_arrays
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset
@@ -49,7 +49,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
             "class, or a .csv, .jsonl or .npz file.",
             exit_code=2,
         )
-    path = Path(data.dir).expanduser()
+    path = expand(data.dir)
     if path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
     found = find_images(path, ratios=data.splits)

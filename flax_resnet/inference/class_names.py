@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
+from ..paths import expand
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -17,7 +18,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         UserError: The file cannot be read, or its numbers do not count from 0.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = expand(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): name a .json or .txt file.") from error
     if Path(path).suffix.lower() != ".json":

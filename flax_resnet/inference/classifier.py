@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
+from ..paths import expand
 from ..transform import EvalTransform
 from ..weights import (
     WeightsInfo,
@@ -73,7 +74,7 @@ class Classifier:
             UserError: The target holds something already, cannot be written, or a run's folder
                 cannot describe the model.
         """
-        target = Path(target).expanduser()
+        target = expand(target)
         if target.suffix:
             save_weights(target, self.variables, self.model)
             return

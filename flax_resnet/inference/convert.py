@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ..models import default_image_shape
+from ..paths import expand
 from ..weights import load_weights, to_torchvision
 from .classifier import Classifier, load
 
@@ -54,7 +55,7 @@ def convert_weights(
         UserError: A file is missing, damaged or of another kind, or the weights are of another
             model.
     """
-    target = Path(target).expanduser()
+    target = expand(target)
     classifier = load(source, model=model, num_classes=num_classes)
     classifier.save(target)
     differences, largest = _verify(classifier, target) if verify else ({}, 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..output_files import replacing
+from ..paths import expand
 from .outputs import BATCH_SIZE, Images, features_program, forward_images
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     Raises:
         UserError: Another ending, pyarrow is not installed, or the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.suffix.lower() not in (".npz", ".parquet"):
         raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
     with replacing(path) as fresh:

@@ -19,6 +19,7 @@ from ..metrics import (
     evaluate_logits,
     evaluate_multi_label,
 )
+from ..paths import expand
 from ..training import BatchOutputs
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
 from .predict import Predictions, to_probabilities
@@ -193,11 +194,11 @@ def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _
 
 
 def _same(one: str | Path, other: str | Path) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return expand(one).resolve() == expand(other).resolve()
 
 
 def _has_splits(root: str) -> bool:
-    folder = Path(root).expanduser()
+    folder = expand(root)
     return any((folder / name).is_dir() for name in ("test", "val", "valid", "validation"))
 
 

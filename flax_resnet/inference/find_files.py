@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from ..data.images import EXTENSIONS
+from ..paths import expand_text
 
 STDIN = "-"
 
@@ -67,7 +68,7 @@ def _with_list(arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None
             lines = text.split("\0") if "\0" in text else text.splitlines()
             yield from (line.strip() for line in lines if line.strip())
         else:
-            yield os.path.expanduser(os.fspath(argument))
+            yield expand_text(argument)
 
 
 def _of_argument(argument: str) -> tuple["list[str] | _Folder", str]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..config import Config, check_config
 from ..errors import UserError
+from ..paths import expand
 from ..report import Progress
 from ..weights import remove_run_weights, write_description
 from .budget import print_budget
@@ -54,7 +55,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     for warning in warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
     if config.compile_cache is not None:
-        cache = Path(config.compile_cache).expanduser()
+        cache = expand(config.compile_cache)
         jax.config.update("jax_compilation_cache_dir", str(cache))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
         run = resolve(config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..config import RESUME_MAY_CHANGE, Config, flatten
 from ..errors import UserError
 from ..output_files import write_json
+from ..paths import expand
 
 
 def open_workdir(config: Config, write: bool = True) -> Path:
@@ -22,7 +23,7 @@ def open_workdir(config: Config, write: bool = True) -> Path:
         UserError: The folder holds a run with other settings (each difference is named), or cannot
             be written.
     """
-    workdir = Path(config.workdir or "runs/run").expanduser()
+    workdir = expand(config.workdir or "runs/run")
     path = workdir / "config.json"
     settings = flatten(config)
     if path.exists():

@@ -8,13 +8,14 @@ from typing import Any
 
 from ..download import OPEN_SECONDS, READ_SECONDS, PublishedFile, fetch, is_published, within
 from ..errors import UserError
+from ..paths import expand
 from .published import PublishedWeights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _ALTERNATIVES = (
-    "pass the path of a file of weights in place of the name (--weights PATH), "
-    'or start from random values (--weights none, weights="none")'
+    "give the path of a file of weights in place of the name; a run that trains can also start "
+    "from random values (--weights none)"
 )
 
 
@@ -79,12 +80,12 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
 
 def _cache_folder() -> Path:
     root = os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet"
-    return Path(root).expanduser() / "weights"
+    return expand(root) / "weights"
 
 
 def _torch_hub_folder() -> Path:
     root = os.environ.get("TORCH_HOME") or "~/.cache/torch"
-    return Path(root).expanduser() / "hub" / "checkpoints"
+    return expand(root) / "hub" / "checkpoints"
 
 
 def _both_files(name: str, **options: Any) -> tuple[Path, Path]:

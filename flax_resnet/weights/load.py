@@ -13,6 +13,7 @@ import jax
 from ..config import ModelConfig
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet, create_model
+from ..paths import expand
 from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from .architecture import build_model, config_of, usual_transform
 from .formats.files import READERS, array_shapes, read_weights
@@ -54,7 +55,7 @@ def load_source(
         raise UserError(
             f"{word}: weights cannot be read from {scheme[1]}:// addresses; give {FORMS}."
         )
-    path = Path(word).expanduser()
+    path = expand(word)
     is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
     published = None if is_path else _published(word, model, cache)
     if published is not None and path.exists():

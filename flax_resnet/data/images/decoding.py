@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from flax_resnet.errors import UserError
+from flax_resnet.paths import expand_text
 
 ImageSource = bytes | str | os.PathLike[str]
 """The bytes of an image file, or its path."""
@@ -104,7 +105,7 @@ def read_bytes(path: str) -> bytes:
         ImageDecodeError: The file cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(expand_text(path), "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
         raise ImageDecodeError(path, f"cannot be read ({error.strerror or error})") from error

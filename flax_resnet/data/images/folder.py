@@ -20,6 +20,7 @@ from flax_resnet.data.images.records import (
     pluralize,
 )
 from flax_resnet.errors import UserError
+from flax_resnet.paths import expand_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST_EXTENSIONS = (".csv", ".jsonl")
@@ -49,7 +50,7 @@ def find_images(
         UserError: The source does not exist, has another layout or cannot be read, has only one
             class, has a class that train (or ``classes``) lacks, or the ratios are not valid.
     """
-    path = os.path.expanduser(os.fspath(source))
+    path = expand_text(source)
     check_ratios(ratios)
     if os.path.isdir(path):
         return _read_folder(path, ratios, classes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from flax_resnet.data.images.records import SPLIT_ALIASES, Entry, first_few
 from flax_resnet.errors import UserError
+from flax_resnet.paths import expand_text
 
 _COLUMNS = ("path", "label", "split")
 _WHOLE_NUMBER = re.compile(r"-?\d{1,9}")
@@ -143,7 +144,7 @@ def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
 def _files(path: str, rows: Sequence[_Row]) -> list[str]:
     """Return the paths of the files, after checking that all of them exist."""
     folder = os.path.dirname(path)
-    files = [os.path.join(folder, row.path) for row in rows]
+    files = [os.path.join(folder, expand_text(row.path)) for row in rows]
     absent = [row for row, file in zip(rows, files, strict=True) if not os.path.isfile(file)]
     if not absent:
         return files

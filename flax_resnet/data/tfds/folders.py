@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
+from flax_resnet.paths import expand
 
 DEFAULT_FOLDER = "~/tensorflow_datasets"
 FORMAT = "array_record"
@@ -22,7 +23,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Return the folder of all prepared sets; None gives TFDS's default."""
-    return Path(DEFAULT_FOLDER if data_dir is None else data_dir).expanduser()
+    return expand(DEFAULT_FOLDER if data_dir is None else data_dir)
 
 
 def labels_file(folder: Path, split: str, label: str) -> Path:

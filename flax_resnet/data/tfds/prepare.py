@@ -25,6 +25,7 @@ from flax_resnet.data.tfds.contents import DatasetContents
 from flax_resnet.data.tfds.folders import is_readable, tfds_root
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
+from flax_resnet.paths import expand
 
 _PLAIN_SECONDS = 10.0  # between lines of progress if there is no terminal
 
@@ -89,7 +90,9 @@ def prepare(
             with _locked(folder.parent / ".prepare.lock", name, console):
                 # Another process may have prepared the set in the meantime.
                 if not _is_prepared(folder):
-                    _prepare(name, None if source is None else Path(source), root, folder, console)
+                    _prepare(
+                        name, None if source is None else expand(source), root, folder, console
+                    )
                     return folder
         except OSError as error:
             raise UserError(
@@ -140,7 +143,7 @@ def _prepare(name: str, source: Path | None, root: Path, folder: Path, console: 
     from flax_resnet.data.tfds.writer import write_folder  # imports TFDS, which takes a second
 
     recipe, published = _RECIPES[name], TFDS_CATALOG[name].images
-    path = _find(name, recipe, root) if source is None else _given(recipe, source.expanduser())
+    path = _find(name, recipe, root) if source is None else _given(recipe, source)
     modified = _modified_files(name, recipe, path)
     incomplete = folder.with_name(f"incomplete.{folder.name}")
     with _empty_folder(folder.with_name(".unpacked")) as scratch:

@@ -19,6 +19,7 @@ from rich.text import Text
 from ...config import scaled_learning_rate
 from ...data import UNIFORMS_PER_CROP, Batch, Preprocessing, Source, Split
 from ...models import fold_batch_norm, stage_of
+from ...paths import expand
 from ...transform import EvalTransform
 from ..forward_pass import forward, static_batch_size
 from ..optim import create_schedule
@@ -105,7 +106,7 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
     start_stage = run.phases[0].freeze_before
     assert start_stage is not None
     began = time.perf_counter()
-    folder = Path(run.config.transfer.feature_cache).expanduser()
+    folder = expand(run.config.transfer.feature_cache)
     extractor = _Extractor(run, state, start_stage, folder, console)
     augmented = [extractor.view(number) for number in range(1, run.views + 1)]
     if run.views == 1:

@@ -17,6 +17,7 @@ from ...config import (
 )
 from ...errors import UserError
 from ...models import default_image_shape
+from ...paths import expand
 from ...weights import build_model, is_published_set
 from ..loop import train
 from ..recording import TrainResult
@@ -79,7 +80,7 @@ def finetune_config(
         UserError: The images do not exist, the weights cannot be loaded or belong to another model,
             or options contradict each other.
     """
-    if not Path(images).expanduser().exists():  # checked before weights are downloaded
+    if not expand(images).exists():  # checked before weights are downloaded
         raise UserError(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
             ".csv, .jsonl or .npz."
@@ -132,7 +133,7 @@ def finetune_config(
         epochs=epochs or usual,
         label_smoothing=0.1 if mode != "head" else 0.0,
         seed=seed,
-        workdir=str(workdir or Path("runs") / Path(images).resolve().stem),
+        workdir=str(workdir or Path("runs") / expand(images).resolve().stem),
     )
 
 

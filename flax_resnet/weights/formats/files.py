@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from ...errors import UserError
 from ...models import ResNet
 from ...output_files import replacing
+from ...paths import expand
 from ..convert import from_torchvision, to_torchvision
 from ..layouts import unwrap
 from .torch_files import read_torch_file
@@ -73,7 +74,7 @@ def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
     Raises:
         UserError: The file is missing, damaged, of an unknown kind, or holds code.
     """
-    path = Path(path)
+    path = expand(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}: give the path of a file of weights.")
@@ -111,7 +112,7 @@ def write_weights(
     Raises:
         UserError: An unknown ending, no PyTorch, or a folder that cannot be written.
     """
-    path = Path(path)
+    path = expand(path)
     write = _choose(WRITERS, path, "written")
     if metadata:
         write = partial(_write_safetensors, metadata=metadata)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ...errors import UserError
+from ...paths import expand
 from .pickled_names import AGAIN, Unreadable, damaged, printable
 from .torch_tensors import Storage, build_tensor, storage_id, view_storage
 from .unpickle import read_pickle
@@ -66,7 +67,7 @@ def read_torch_file(path: str | Path) -> Any:
         UserError: Not a file, no permission, another kind of file, damaged, made to do harm, big
             endian, or holds anything but tensors and containers.
     """
-    path = Path(path)
+    path = expand(path)
     try:
         with _open(path) as file:
             return _read(file)

@@ -1,0 +1,28 @@
+"""The one rule by which a path as people write it becomes a path of the system."""
+
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with a leading ``~`` or ``~user`` replaced by that home (``expand_text``)."""
+    return Path(expand_text(path))
+
+
+def expand_text(path: str | os.PathLike[str]) -> str:
+    """Return a path with a leading ``~`` or ``~user`` replaced by that home, and all else as it is.
+
+    As in shells, the name of a user that does not exist stays: a file may be called ``~draft.jpg``.
+
+    Raises:
+        UserError: The path begins with ``~``, and this user has no home.
+    """
+    expanded = os.path.expanduser(os.fspath(path))
+    if expanded == "~" or expanded.startswith("~" + os.sep):
+        raise UserError(
+            f"{path} begins with ~, but the home of this user is not known: set the environment "
+            "variable HOME, or write the whole path."
+        )
+    return expanded
