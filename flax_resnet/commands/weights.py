@@ -59,4 +59,5 @@ def inspect_command(file: str, /) -> None:
     try:
         print(f"model       {infer_model(shapes)}")
     except UserError as error:
-        print(f"model       unknown: {error}")
+        print("model       unknown")
+        raise UserError(f"{file}: {error}") from error
