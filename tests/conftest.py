@@ -40,6 +40,14 @@ def shared_quick_compilations(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep digests of files, and downloads, in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FLAX_RESNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def console(tmp_path):
     """A console that writes to a file; ``console.text()`` reads it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from flax_resnet.data.images import (
     ImageDecodeError,
     ImageHeader,
     SplitRatios,
+    content_digest,
     find_images,
     map_in_threads,
     pluralize,
@@ -166,7 +166,7 @@ def check_folder(
             hash_distance=hash_distance,
         )
 
-    by_content: defaultdict[bytes, list[int]] = defaultdict(list)
+    by_content: defaultdict[str, list[int]] = defaultdict(list)
     for index, file in enumerate(inspected):
         if file.digest is not None:
             by_content[file.digest].append(index)
@@ -208,7 +208,7 @@ def check_folder(
 class _InspectedFile:
     """One file: ``header`` and grey ``thumbnail`` if it can be decoded, else the ``reason``."""
 
-    digest: bytes | None = None
+    digest: str | None = None
     header: ImageHeader | None = None
     thumbnail: npt.NDArray[np.float32] | None = None
     reason: str = ""
@@ -218,7 +218,7 @@ def _inspect(max_pixels: int, path: str) -> _InspectedFile:
     digest = None
     try:
         content = read_bytes(path)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
+        digest = content_digest(content)
         # The thumbnail needs the whole image to be decoded, so damage anywhere is detected.
         grey = grey_thumbnail(thumbnail(content, DHASH_SHAPE, max_pixels=max_pixels))
         return _InspectedFile(digest, read_header(content, max_pixels=max_pixels), grey)

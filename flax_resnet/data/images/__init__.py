@@ -15,6 +15,13 @@ from .decoding import (
     read_bytes,
     to_rgb,
 )
+from .digests import (
+    FileDigest,
+    cache_folder,
+    content_digest,
+    digest_files,
+    map_in_threads,
+)
 from .files import ImageFiles, LabeledFiles, OnBadImage
 from .folder import EXTENSIONS, find_images
 from .pixels import (
@@ -35,7 +42,6 @@ from .records import (
     SplitRecords,
     check_ratios,
     first_few,
-    map_in_threads,
     pluralize,
     split_by_hash,
 )
@@ -51,6 +57,7 @@ __all__ = [
     "SPLIT_RATIOS",
     "UNIFORMS_PER_CROP",
     "Box",
+    "FileDigest",
     "ImageDecodeError",
     "ImageFiles",
     "ImageHeader",
@@ -61,8 +68,11 @@ __all__ = [
     "Records",
     "SplitRatios",
     "SplitRecords",
+    "cache_folder",
     "check_ratios",
+    "content_digest",
     "crop_box",
+    "digest_files",
     "find_images",
     "first_few",
     "fit_image",

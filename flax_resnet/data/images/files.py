@@ -14,7 +14,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images.decoding import MAX_PIXELS, ImageDecodeError, ImageSource, read_bytes
+from flax_resnet.data.images.decoding import (
+    MAX_PIXELS,
+    ImageDecodeError,
+    ImageSource,
+    name_and_bytes,
+)
+from flax_resnet.data.images.digests import content_digest, digest_files
 from flax_resnet.data.images.pixels import Pixels, random_resized_crop
 from flax_resnet.data.images.records import Records
 from flax_resnet.data.images.transform import load_image
@@ -137,13 +143,24 @@ class ImageFiles:
         """int32 ``[N]``, or float32 ``[N, classes]`` if an image has any number of classes."""
         return self._files.labels
 
-    def content(self, index: int) -> bytes:
-        """Return the bytes of a file, or its name if it cannot be read."""
+    def content_digests(self) -> list[str]:
+        """Return the ``content_digest`` of each file; that of its name if it cannot be read."""
+        count = range(len(self))
+        if isinstance(self._files, Records):
+            digests = [
+                None if digest is None else digest.content
+                for digest in digest_files(self._files.paths)
+            ]
+        else:
+            digests = list(self._pool.map(self._content_digest, count))
+        return [digests[n] or content_digest(os.fsencode(self._files.name_of(n))) for n in count]
+
+    def _content_digest(self, index: int) -> str | None:
         content, _ = self._files.read(index)
         try:
-            return content if isinstance(content, bytes) else read_bytes(os.fspath(content))
+            return content_digest(name_and_bytes(content)[1])
         except ImageDecodeError:
-            return self._files.name_of(index).encode()
+            return None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

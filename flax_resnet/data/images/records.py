@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images.decoding import read_bytes
+from flax_resnet.data.images.digests import content_fraction, digest_files
 from flax_resnet.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -27,8 +24,6 @@ SPLIT_ALIASES = {
 SplitRatios = tuple[float, float, float]
 """Proportions of train, validation and test, such as ``(8, 1, 1)``."""
 SPLIT_RATIOS: SplitRatios = (8, 1, 1)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +105,8 @@ def assemble(
 ) -> SplitRecords:
     """Put every entry into its split, in the given order.
 
-    Entries without a split get one by the hash of their content (``split_by_hash``). If the entries
+    Entries without a split get one by the hash of their content (``split_by_hash``); those whose
+    file cannot be read are in train, where they are left out and named. If the entries
     have splits but no validation, validation is taken out of train in the same way, in the
     proportion train : validation of the ratios. If the entries have splits, no test split is made.
 
@@ -122,8 +118,7 @@ def assemble(
         notes: Sentences for the user, to which more are added.
 
     Raises:
-        UserError: There is no entry or only one class, the ratios are not valid, or a file cannot
-            be read.
+        UserError: There is no entry or only one class, or the ratios are not valid.
     """
     check_ratios(ratios)
     if not entries:
@@ -157,8 +152,10 @@ def split_by_hash(content: bytes | memoryview, ratios: SplitRatios = SPLIT_RATIO
     So a split does not change when files are added or renamed, equal files are in the same split,
     and every class is divided in these proportions up to chance.
     """
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    fraction = (int.from_bytes(digest, "big") >> 11) / 2**53  # all 53 bits of a float
+    return _split_at(content_fraction(content), ratios)
+
+
+def _split_at(fraction: float, ratios: SplitRatios) -> str:
     edges = [sum(ratios[: n + 1]) / sum(ratios) for n in range(len(ratios))]
     return next(split for split, edge in zip(SPLITS, edges, strict=True) if fraction < edge)
 
@@ -189,18 +186,16 @@ def pluralize(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def map_in_threads(call: Callable[[str], _T], paths: Sequence[str]) -> list[_T]:
-    """Return ``call(path)`` of every path in order, computed by threads that read in parallel."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(call, paths))
-
-
 def _with_splits(entries: Sequence[Entry], ratios: SplitRatios) -> list[Entry]:
-    splits = map_in_threads(
-        lambda path: split_by_hash(read_bytes(path), ratios), [entry.path for entry in entries]
-    )
+    """Give every entry a split. A file that cannot be read is in train, where it is reported."""
+    digests = digest_files([entry.path for entry in entries])
     return [
-        Entry(entry.path, entry.label, split) for entry, split in zip(entries, splits, strict=True)
+        Entry(
+            entry.path,
+            entry.label,
+            "train" if digest is None else _split_at(digest.fraction, ratios),
+        )
+        for entry, digest in zip(entries, digests, strict=True)
     ]
 
 

@@ -5,7 +5,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from ...config import scaled_learning_rate
 from ...data import UNIFORMS_PER_CROP, Batch, Preprocessing, Source, Split
+from ...data.images import content_digest
 from ...models import fold_batch_norm, stage_of
 from ...paths import expand
 from ...transform import EvalTransform
@@ -147,14 +147,10 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
 def content_hashes(source: Source) -> list[str]:
     """A hash of the content of each image, or of its file if it has one."""
     if isinstance(source, Split):
-        return [_digest(image.tobytes()) for image in source.images]
+        return [content_digest(image.tobytes()) for image in source.images]
     files: Any = source
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda index: _digest(files.content(index)), range(len(files))))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    hashes: list[str] = files.content_digests()
+    return hashes
 
 
 class _Extractor:
@@ -195,7 +191,7 @@ class _Extractor:
         key = self._key
         if number != PLAIN:
             key += f" {run.config.augment} seed {run.config.seed} view {number}"
-        store = FeatureStore(self._folder / _digest(key.encode()))
+        store = FeatureStore(self._folder / content_digest(key.encode()))
         if store.damaged:
             self._console.print(
                 f"[yellow]note:[/] {store.damaged} damaged files of features are computed again."
