@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Interpolation = Literal["bilinear", "bicubic"]
+CropOffset = Literal["nearest", "down"]
 
 # Of red, green and blue in [0, 1], as all weights published for ImageNet expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,6 +30,8 @@ class EvalTransform:
         channels: 3 (red, green, blue) or 1 (grey, by ITU-R 601 as Pillow's ``convert("L")``).
         mean, std: Normalisation of each channel, for values in [0, 1]. Three values for gray
             images give a model of colour photos three channels.
+        crop_offset: How half a pixel in the offset of the center crop is rounded: to the nearest
+            even number as torchvision does, or down as transformers does.
         model_size: Height and width to which the device resizes the stored pixels before the
             model sees them; None leaves them as they are. Only data sets in memory use it.
     """
@@ -40,6 +43,7 @@ class EvalTransform:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop_offset: CropOffset = "nearest"
     model_size: int | None = None
 
     @classmethod

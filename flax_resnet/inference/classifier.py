@@ -105,9 +105,10 @@ def load(
     """Load a trained model.
 
     Args:
-        source: A run's folder; a file of weights (``.pth``, ``.safetensors``, ``.npz``, ...); a
-            model with published weights, ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or
-            ``"timm/NAME"``, a repository on the Hugging Face hub.
+        source: A run's folder, or one that transformers' ``save_pretrained`` wrote; a file of
+            weights (``.pth``, ``.safetensors``, ``.npz``, ...); a model with published weights,
+            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or a repository on the Hugging Face
+            hub, ``"timm/NAME"`` or ``"hf:ORG/NAME"``.
         classes: Other names of the classes, or the path of a file that ``read_classes`` reads.
         model: Name of the model; by default it is inferred from the arrays.
         num_classes: Another number of classes than the weights have creates a random classifier.

@@ -1,12 +1,13 @@
 """Weights in and out: torchvision's names, files, runs, and published sets.
 
-``load.py`` resolves every form of ``source``; ``formats/`` reads and writes each kind of file;
+``load.py`` resolves every form of ``source``, ``repository.py`` reads folders of the Hugging Face
+hub's layout; ``formats/`` reads and writes each kind of file;
 ``convert.py``, ``names.py`` and ``layouts.py`` map names and layouts; ``published.py`` is the table
 of torchvision's weights, which ``hub.py`` fetches.
 """
 
 from .architecture import build_model, usual_transform
-from .convert import IncompatibleKeys, from_torchvision, to_torchvision
+from .convert import IncompatibleKeys, from_torchvision, to_torchvision, to_transformers
 from .formats.files import load_weights, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .info import LoadedWeights, WeightsInfo
@@ -44,6 +45,7 @@ __all__ = [
     "remove_run_weights",
     "save_weights",
     "to_torchvision",
+    "to_transformers",
     "torchvision_names",
     "usual_transform",
     "write_description",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ..config import ModelConfig
 from ..errors import UserError
 from ..models import ResNet, create_model, default_image_shape
+from ..models.variants import VARIANTS, variant_options
 from ..transform import EvalTransform
 from .infer import InferredModel
 
@@ -43,6 +44,29 @@ def config_of(inferred: InferredModel) -> tuple[ModelConfig, Mapping[str, Any]]:
     return ModelConfig(name=inferred.name, **ours), {
         key: value for key, value in options.items() if key not in _FIELDS
     }
+
+
+def nearest_config(options: Mapping[str, Any]) -> tuple[ModelConfig, Mapping[str, Any]]:
+    """Return options of ``ResNet`` as a config, and those that a config has no field for.
+
+    The config has the name of the variant that differs least.
+    """
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(ResNet)
+        if field.name not in ("parent", "name", "num_classes")
+    }
+    wanted = {**defaults, **options}
+    differing = {
+        name: {
+            option: value
+            for option, value in wanted.items()
+            if (defaults | variant_options(name))[option] != value
+        }
+        for name in VARIANTS
+    }
+    name = min(differing, key=lambda name: len(differing[name]))
+    return config_of(InferredModel(name, differing[name], None))
 
 
 def usual_transform(model: ResNet, channels: int = 3) -> EvalTransform:

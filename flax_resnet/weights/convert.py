@@ -16,6 +16,7 @@ from ..models import QUICK_COMPILATION, ResNet
 from .infer import infer_model
 from .layouts import torchvision_names, unwrap
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, torch_leaves
+from .transformers import transformers_config, transformers_name
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,24 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
         if kind == "running_var":
             state_dict[f"{module}.{COUNTER}"] = np.zeros((), np.int64)
     return state_dict
+
+
+def to_transformers(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.ndarray]:
+    """Convert variables to a state dict of transformers' ``ResNetForImageClassification``.
+
+    The arrays are those of ``to_torchvision``, under the other names.
+
+    Args:
+        variables: ``{"params", "batch_stats"}``; other collections are ignored.
+        model: The model they belong to.
+
+    Raises:
+        UserError: transformers has no such model (groups, another stem, pre-activation, ...), or
+            the variables are not this model's.
+    """
+    transformers_config(model)  # refuses
+    state_dict = to_torchvision(variables, model)
+    return {transformers_name(name): array for name, array in state_dict.items()}
 
 
 def _problem(array: np.ndarray, leaf: Leaf) -> str:

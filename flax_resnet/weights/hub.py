@@ -1,5 +1,6 @@
-"""Downloads of published weights: torchvision's files, and timm's on the Hugging Face hub."""
+"""Downloads of published weights: torchvision's files, and repositories of the Hugging Face hub."""
 
+import contextlib
 import json
 import os
 from functools import partial
@@ -11,8 +12,15 @@ from ..errors import UserError
 from ..paths import expand
 from .published import PublishedWeights
 
-WEIGHTS_FILE = "model.safetensors"
+# The files of weights of a repository, in the order they are looked for.
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 CONFIG_FILE = "config.json"
+# Other files that describe the weights, by a key of the config.json that goes with them.
+DESCRIPTIONS = {
+    "architecture": (),  # timm's
+    "model_type": ("preprocessor_config.json",),  # transformers'
+    "model.name": ("classes.json", "preprocessing.json"),  # a run's folder
+}
 _ALTERNATIVES = (
     "give the path of a file of weights in place of the name; a run that trains can also start "
     "from random values (--weights none)"
@@ -45,16 +53,32 @@ def fetch_published(entry: PublishedWeights, cache: Path | None = None) -> Path:
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
     """Return the weights of a repository on the Hugging Face hub, in timm's layout.
 
+    Args:
+        name: Name of the repository, such as ``"timm/resnet50.a1_in1k"``.
+
+    Returns:
+        The path of the weights, and the ``pretrained_cfg`` of ``config.json``: ``mean``,
+        ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ``num_classes``, ...
+
+    Raises:
+        UserError: As ``fetch_repository``.
+    """
+    folder = fetch_repository(name)
+    return weights_in(folder), _pretrained_cfg(folder / CONFIG_FILE)
+
+
+def fetch_repository(name: str) -> Path:
+    """Return a folder with the files of a repository on the Hugging Face hub.
+
     A repository in the cache of ``huggingface_hub`` is read there, without a request to the hub;
     its environment variables (``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``,
     ``HF_ENDPOINT``, ...) hold here too.
 
     Args:
-        name: Name of the repository, such as ``"timm/resnet50.a1_in1k"``.
+        name: Name of the repository, such as ``"microsoft/resnet-50"``.
 
     Returns:
-        The path of ``model.safetensors``, and the ``pretrained_cfg`` of ``config.json``: ``mean``,
-        ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ``num_classes``, ...
+        A folder that holds ``config.json``, the weights, and the files that describe them.
 
     Raises:
         UserError: No such repository, no weights in it, no connection, or no ``huggingface_hub``.
@@ -67,15 +91,16 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
             f"pip install huggingface_hub, or {_ALTERNATIVES}"
         ) from error
     try:
-        try:
-            weights, config = _both_files(name, local_files_only=True)
-        except errors.LocalEntryNotFoundError:
-            _check_hub(name)
-            weights, config = _both_files(name)
+        return _cached(name) or _downloaded(name)
     # HTTPError is that of the HTTP library below, and so every error status of the hub.
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         raise UserError(_failure(name, error)) from error
-    return weights, _pretrained_cfg(config)
+
+
+def weights_in(folder: Path) -> Path:
+    """Return the file of weights in a repository's folder: the first of ``WEIGHTS_FILES``."""
+    found = [folder / file for file in WEIGHTS_FILES if (folder / file).exists()]
+    return found[0] if found else folder / WEIGHTS_FILES[0]
 
 
 def _cache_folder() -> Path:
@@ -88,18 +113,43 @@ def _torch_hub_folder() -> Path:
     return expand(root) / "hub" / "checkpoints"
 
 
-def _both_files(name: str, **options: Any) -> tuple[Path, Path]:
-    """Return both files of a repository, from the cache or, where allowed, from the hub."""
-    from huggingface_hub import hf_hub_download
+def _cached(name: str) -> Path | None:
+    """Return the folder of a repository whose files are all in the cache, else None."""
+    from huggingface_hub import try_to_load_from_cache
 
-    weights, config = (
-        hf_hub_download(name, file, **options) for file in (WEIGHTS_FILE, CONFIG_FILE)
-    )
-    return Path(weights), Path(config)
+    config = try_to_load_from_cache(name, CONFIG_FILE)
+    weights = [try_to_load_from_cache(name, file) for file in WEIGHTS_FILES]
+    if not isinstance(config, str) or not any(isinstance(path, str) for path in weights):
+        return None
+    folder = Path(config).parent
+    # Of a file that the hub is known not to have, the cache returns an object; else None.
+    found = [try_to_load_from_cache(name, file) for file in _descriptions(folder)]
+    return None if None in found else folder
 
 
-def _check_hub(name: str) -> None:
-    """Check with one request that the hub has the weights.
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    hf_hub_download(name, _weights_file(name))
+    folder = Path(hf_hub_download(name, CONFIG_FILE)).parent
+    for file in _descriptions(folder):
+        with contextlib.suppress(errors.RemoteEntryNotFoundError):
+            hf_hub_download(name, file)
+    return folder
+
+
+def _descriptions(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that describe weights next to this ``config.json``."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()  # reported where it is read
+    keys = config if isinstance(config, dict) else ()
+    return next((files for key, files in DESCRIPTIONS.items() if key in keys), ())
+
+
+def _weights_file(name: str) -> str:
+    """Return the name of the repository's file of weights, after one request or two.
 
     ``hf_hub_download`` by itself retries for 23 seconds without a network, and for minutes where
     packets are dropped.
@@ -108,10 +158,17 @@ def _check_hub(name: str) -> None:
         TimeoutError: No answer within OPEN_SECONDS.
         OSError or huggingface_hub's errors: no connection, or no such file.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(name, WEIGHTS_FILE)
-    within(OPEN_SECONDS, partial(get_hf_file_metadata, url, timeout=READ_SECONDS))
+    for file in WEIGHTS_FILES:
+        check = partial(get_hf_file_metadata, hf_hub_url(name, file), timeout=READ_SECONDS)
+        try:
+            within(OPEN_SECONDS, check)
+        except errors.RemoteEntryNotFoundError as error:
+            missing = error
+        else:
+            return file
+    raise missing
 
 
 def _failure(name: str, error: Exception) -> str:
@@ -133,14 +190,14 @@ def _failure(name: str, error: Exception) -> str:
         problem = f"there is no repository at {address}, or it is private: check the name"
     elif isinstance(error, errors.RemoteEntryNotFoundError):
         problem = (
-            f"the repository {address} lacks {WEIGHTS_FILE} or {CONFIG_FILE}, so it is not one of "
-            "timm's with weights: choose another"
+            f"the repository {address} lacks {WEIGHTS_FILES[0]} or {CONFIG_FILE}, so it is not one "
+            "with a model's weights: choose another"
         )
     else:
         return (
-            f"{WEIGHTS_FILE} and {CONFIG_FILE} of {name} are not both in {constants.HF_HUB_CACHE} "
-            f"and could not be downloaded from the Hugging Face hub ({_reason(error)}): bring the "
-            f"weights over from {hf_hub_url(name, WEIGHTS_FILE)} by other means and {_ALTERNATIVES}"
+            f"The files of {name} are not all in {constants.HF_HUB_CACHE} and could not be "
+            f"downloaded from the Hugging Face hub ({_reason(error)}): bring the weights over from "
+            f"{hf_hub_url(name, WEIGHTS_FILES[0])} by other means and {_ALTERNATIVES}"
         )
     return f"{problem}, or {_ALTERNATIVES}"
 

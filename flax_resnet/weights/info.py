@@ -15,7 +15,7 @@ from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import from_torchvision
 
-Kind = Literal["run", "file", "torchvision", "timm", "random"]
+Kind = Literal["run", "file", "torchvision", "timm", "transformers", "random"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class WeightsInfo:
 
     Attributes:
         source: Where the weights came from, as the caller wrote it.
-        kind: A run's folder, a file, a published set of torchvision or of timm, or random values.
+        kind: A run's folder, a file, a published set of torchvision or of timm, a model of
+            transformers, or random values.
         path: The file or the run's folder; None for random values.
         config: Name and options of the model.
         classes: Names of the classes, in the order of the logits; numbers where they are unknown.

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from .names import COUNTER
+from .transformers import is_transformers, torchvision_name
 
 # Where checkpoints keep the weights, in the order they are looked for.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net", "params")
@@ -73,6 +74,8 @@ def torchvision_names(names: Iterable[str]) -> dict[str, str]:
             for name, original in found.items()
             if name.startswith(prefix)
         }
+    if is_transformers(found):
+        return {torchvision_name(name): original for name, original in found.items()}
     for pattern, replacement in RENAMES:
         found = {re.sub(pattern, replacement, name): original for name, original in found.items()}
     return found

@@ -17,17 +17,18 @@ from ..paths import expand
 from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from .architecture import build_model, config_of, usual_transform
 from .formats.files import READERS, array_shapes, read_weights
-from .hub import fetch_published, fetch_timm
+from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
 from .infer import infer_model
 from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
 from .layouts import torchvision_names
 from .names import fresh_variables, torch_leaves
 from .published import find_published, imagenet_classes, published_weights
+from .repository import read_json_object, read_transformers
 from .run_folder import read_run
 
 FORMS = (
     "a run's folder, a file of weights, a published model such as resnet50 or "
-    "resnet50/IMAGENET1K_V2, or timm/NAME"
+    "resnet50/IMAGENET1K_V2, timm/NAME, or hf:ORG/NAME"
 )
 _SET = re.compile(r"DEFAULT|IMAGENET1K_V\d+")
 
@@ -38,10 +39,11 @@ def load_source(
     """Load the weights that ``source`` names.
 
     Args:
-        source: A run's folder; a file of weights (``.pth``, ``.safetensors``, ``.npz``, ...); a
-            model with published weights, ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or
-            ``"timm/NAME"``, a repository on the Hugging Face hub. A ``Path``, or a word that
-            begins with ``/``, ``.`` or ``~``, is always a path.
+        source: A run's folder, or one that transformers' ``save_pretrained`` wrote; a file of
+            weights (``.pth``, ``.safetensors``, ``.npz``, ...); a model with published weights,
+            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or a repository on the Hugging Face
+            hub, ``"timm/NAME"`` or ``"hf:ORG/NAME"``. A ``Path``, or a word that begins with
+            ``/``, ``.`` or ``~``, is always a path.
         model: Name of the model that the weights must be of. With it, the name of a set alone,
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
@@ -66,9 +68,7 @@ def load_source(
     if published is not None:
         return published()
     if path.is_dir():
-        loaded = read_run(path, word)
-        _check_run(loaded, model)
-        return loaded
+        return _load_folder(path, word, model)
     if path.exists() or path.suffix.lower() in READERS:
         return _load_file(path, "file", word, model)
     raise UserError(_not_found(word, model, is_path))
@@ -147,6 +147,8 @@ def _published(
     """Return what loads the published weights of that name; None where there are none."""
     if word.startswith("timm/"):
         return partial(_load_timm, word, model)
+    if word.startswith("hf:"):
+        return partial(_load_repository, word, model)
     name, _, chosen = word.partition("/")
     if is_published_set(word) and model is not None:
         name, chosen = model, word
@@ -171,6 +173,25 @@ def _load_torchvision(
 def _load_timm(word: str, model: str | None) -> LoadedWeights:
     path, config = fetch_timm(word)
     return _load_file(path, "timm", word, model, timm_transform(config))
+
+
+def _load_repository(word: str, model: str | None) -> LoadedWeights:
+    return _load_folder(fetch_repository(word.removeprefix("hf:")), word, model)
+
+
+def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
+    """Read a run's folder, or one in the layout of the Hugging Face hub."""
+    config = read_json_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    if "architecture" in config:
+        transform = timm_transform(config.get("pretrained_cfg", config))
+        return _load_file(weights_in(folder), "timm", source, model, transform)
+    loaded = (
+        read_transformers(folder, source) if "model_type" in config else read_run(folder, source)
+    )
+    name = loaded.info.config.name
+    if model not in (None, name):
+        raise UserError(_of_another_model(loaded.info.path, name, model))
+    return loaded
 
 
 def _load_file(
@@ -218,12 +239,6 @@ def _fits(model: ResNet, shapes: Mapping[str, tuple[int, ...]], channels: int) -
         for name, leaf in leaves.items()
         if not name.startswith("fc.")
     )
-
-
-def _check_run(loaded: LoadedWeights, model: str | None) -> None:
-    name = loaded.info.config.name
-    if model not in (None, name):
-        raise UserError(_of_another_model(loaded.info.path, name, model))
 
 
 def _of_another_model(where: Any, held: Any, wanted: str | None) -> str:

@@ -1,8 +1,11 @@
 """State dicts and images filled from seeds: torch's side and ours make the same ones."""
 
 import json
+import socket
+import threading
 import zlib
 from functools import cache
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import jax
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+
+from .loopback import Handler
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = {"224x224": (224, 224), "193x161": (193, 161)}
@@ -67,3 +72,57 @@ def sampled(features):
 def torchvision_shapes():
     """By model, the shapes of torchvision's state dict by name."""
     return json.loads((GOLDEN / "torchvision_shapes.json").read_text())
+
+
+@pytest.fixture
+def own_folders(monkeypatch, tmp_path):
+    """No cache of the user's, and no proxy."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable in ("FLAX_RESNET_CACHE", "TORCH_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.files, httpd.requests = {}, []
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+        # A short poll, because shutdown() waits for one.
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield httpd
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def refusing():
+    """An address that refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent():
+    """An address that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def at(monkeypatch, tmp_path):
+    """``at(url)``: the hub is there, and its cache is empty."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+
+    def use(url):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
+
+    return use

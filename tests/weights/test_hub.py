@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import socket
 import sys
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -16,79 +13,19 @@ from flax_resnet.weights import hub, published
 from flax_resnet.weights.hub import fetch_published, fetch_timm
 from flax_resnet.weights.published import find_published
 
+from .loopback import place
+
 CONTENT = hashlib.shake_256(b"weights").digest(100_000)
 ENTRY = replace(
     find_published("resnet18", "DEFAULT"), sha256=hashlib.sha256(CONTENT).hexdigest()[:8]
 )
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CFG = {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.95}
 NAME = "timm/resnet50.a1_in1k"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers from the server's `files` by path, with the headers of the Hugging Face hub."""
-
-    def do_HEAD(self):
-        self.answer()
-
-    def do_GET(self):
-        self.wfile.write(self.answer())
-
-    def answer(self):
-        self.server.requests.append(f"{self.command} {self.path}")
-        found = self.server.files.get(self.path, (404, "RepoNotFound"))
-        body = b"" if isinstance(found, tuple) else found
-        status, error = found if isinstance(found, tuple) else (200, None)
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        if error:
-            self.send_header("X-Error-Code", error)
-        self.end_headers()
-        return body
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(autouse=True)
-def own_folders(monkeypatch, tmp_path):
-    """No cache of the user's, and no proxy."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for variable in ("FLAX_RESNET_CACHE", "TORCH_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.files, httpd.requests = {}, []
-        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
-        # A short poll, because shutdown() waits for one.
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield httpd
-        httpd.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def refusing():
-    """An address that refuses connections."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, not listening
-        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
-@pytest.fixture
-def silent():
-    """An address that takes connections and never answers."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+def no_user_folders(own_folders):
+    """No cache of the user's, and no proxy, in any test."""
 
 
 def fails_with(call, *facts):
@@ -155,28 +92,6 @@ def test_published_without_a_connection(refusing, tmp_path, monkeypatch):
 
 
 # --- timm's repositories -----------------------------------------------------
-
-
-def place(server, name, **files):
-    """Serve a repository: its files by name up to the dot, bytes or (status, error code)."""
-    for stem, content in files.items():
-        ending = "safetensors" if stem == "model" else "json"
-        server.files[f"/{name}/resolve/main/{stem}.{ending}"] = content
-
-
-@pytest.fixture
-def at(monkeypatch, tmp_path):
-    """``at(url)``: the hub is there, and its cache is empty."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-
-    def use(url):
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
-
-    return use
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_a_path_object_is_always_a_path(published, tmp_path):
         ("nonsense", "resnet18", "no published weights 'nonsense'"),
         ("gs://bucket/run", None, "cannot be read from gs:// addresses"),
         ("https://example.org/a.pth", None, "cannot be read from https:// addresses"),
-        ("hf:org/name", None, "does not exist: give a run's folder"),
+        ("hf:a/b/c", None, "'a/b/c' cannot be the name of a repository"),
         ("runs/none", None, "does not exist: give a run's folder"),
         ("./resnet18", None, "does not exist"),
         ("none.pth", None, "none.pth is not there"),

@@ -26,7 +26,7 @@ from flax_resnet.data.images.decoding import (
     orientation,
     to_rgb,
 )
-from flax_resnet.transform import Interpolation
+from flax_resnet.transform import CropOffset, Interpolation
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -142,17 +142,19 @@ def resize_center_crop(
     crop: int,
     *,
     interpolation: Interpolation = "bilinear",
+    crop_offset: CropOffset = "nearest",
     max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
     """Resize the shorter side, antialiased, and crop the center: uint8 ``[crop, crop, 3]``.
 
-    Sizes and positions are rounded as torchvision rounds them.
+    Sizes are rounded as torchvision rounds them.
 
     Args:
         content: The bytes of the file, or its path.
         resize: Length of the shorter side after resizing, in pixels, at least ``crop``.
         crop: Height and width of the result.
         interpolation: Filter of the resizing.
+        crop_offset: Rounding of the crop's offset, see ``EvalTransform``.
         max_pixels: As for ``read_image``.
 
     Raises:
@@ -167,7 +169,8 @@ def resize_center_crop(
     def center(height: int, width: int) -> _Choice:
         shorter = min(height, width)
         new_height, new_width = int(resize * height / shorter), int(resize * width / shorter)
-        top, left = round((new_height - crop) / 2), round((new_width - crop) / 2)
+        rounded = round if crop_offset == "nearest" else math.floor
+        top, left = rounded((new_height - crop) / 2), rounded((new_width - crop) / 2)
         # Only the crop is computed, from its region of the image and the pixels around that
         # region which the filter reaches.
         down, across = height / new_height, width / new_width
@@ -179,7 +182,11 @@ def resize_center_crop(
 
 
 def thumbnail(
-    content: ImageSource, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
+    content: ImageSource,
+    size: tuple[int, int],
+    *,
+    interpolation: Interpolation = "bilinear",
+    max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
     """Squeeze the whole image to uint8 ``[*size, 3]``, regardless of its proportions.
 
@@ -191,7 +198,7 @@ def thumbnail(
         whole = Box(0, 0, height, width)
         return whole, whole, size
 
-    return _pixels(content, max_pixels, whole_image)
+    return _pixels(content, max_pixels, whole_image, interpolation)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -28,13 +28,16 @@ def load_image(
     """
     if transform.resize is None:
         size = transform.height, transform.width
-        pixels = thumbnail(content, size, max_pixels=max_pixels)
+        pixels = thumbnail(
+            content, size, interpolation=transform.interpolation, max_pixels=max_pixels
+        )
     else:
         pixels = resize_center_crop(
             content,
             transform.resize,
             transform.height,
             interpolation=transform.interpolation,
+            crop_offset=transform.crop_offset,
             max_pixels=max_pixels,
         )
     if transform.channels == 1:
