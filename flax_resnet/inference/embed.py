@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import UserError
 from ..output_files import replacing
 from ..paths import expand
-from .outputs import BATCH_SIZE, Images, features_program, forward_images
+from .inputs import Images
+from .outputs import BATCH_SIZE, features_program, forward_images
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -49,7 +50,7 @@ def embed(
         progress: Called after each batch with its number of images.
 
     Raises:
-        UserError: Values in memory that are not images.
+        UserError: As in ``predict``.
     """
     batches = []
     program = features_program(classifier)

@@ -1,23 +1,22 @@
-"""Forward passes of a classifier over images: files, arrays, or PIL images."""
+"""Forward passes of a classifier over images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from PIL import Image, ImageOps
 
-from ..data import Preprocessing, Source, Split
-from ..data.images import ImageFiles, fit_image, to_rgb
+from ..data import Preprocessing, Source
+from ..data.images import ImageFiles
 from ..errors import UserError
 from ..models import ResNet, fold_batch_norm
 from ..training import BatchOutputs, forward, static_batch_size
 from ..transform import EvalTransform
+from .inputs import Images, open_images
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 
 TestTimeAugmentation = Literal["flip"]
-Images = Any
-"""A path or a sequence of paths; images in memory: an array uint8 ``[H, W]``, ``[H, W, C]`` or
-``[N, H, W, C]``, a PIL image, or a sequence of these."""
-
 Program = tuple[Any, Any]
 """A jitted ``function(variables, images)`` and its variables."""
 
@@ -107,9 +102,9 @@ def forward_images(
     Every image is in some batch; one that cannot be read is named in its ``failed``.
 
     Raises:
-        UserError: Arrays in memory whose shape or type is not an image's.
+        UserError: As in ``predict``.
     """
-    source, names = _open_images(images, transform)
+    source, names = open_images(images, transform)
     # Threads that decode end with the last batch, also where the caller stops before it.
     with closing(source) if isinstance(source, ImageFiles) else nullcontext():
         yield from forward_source(program, source, names, batch_size)
@@ -121,44 +116,3 @@ def forward_source(
     """Run a program over a source whose images have these names, one batch at a time."""
     size = static_batch_size(len(source), batch_size)
     return forward(*program, source, batch_size=size, names=names)
-
-
-def _open_images(images: Images, transform: EvalTransform) -> tuple[Source, tuple[str, ...]]:
-    """Return the images as a source, and their names."""
-    if isinstance(images, Split):
-        return images, _numbered(images)
-    single = isinstance(images, str | Image.Image) or hasattr(images, "__fspath__")
-    items = [images] if single else images
-    if isinstance(items, np.ndarray | jax.Array):
-        items = np.asarray(items)
-        items = items[None] if items.ndim == 2 or _is_one_image(items) else items
-    items = list(items)
-    if all(isinstance(item, str) or hasattr(item, "__fspath__") for item in items):
-        paths = tuple(str(item) for item in items)
-        return ImageFiles.from_transform(paths, transform), paths
-    fitted = _fitted(items, transform)
-    empty = np.zeros((0, transform.height, transform.width, transform.channels), np.uint8)
-    stacked = np.stack(fitted) if fitted else empty
-    return Split(stacked, np.zeros(len(stacked), np.int32)), _numbered(stacked)
-
-
-def _numbered(images: Any) -> tuple[str, ...]:
-    return tuple(map(str, range(len(images))))
-
-
-def _is_one_image(array: np.ndarray) -> bool:
-    """Return whether an array of three axes is ``[H, W, C]`` and not ``[N, H, W]``."""
-    return array.ndim == 3 and array.shape[2] in (1, 3)
-
-
-def _fitted(items: Iterable[Any], transform: EvalTransform) -> list[np.ndarray]:
-    try:
-        return [fit_image(_pixels(item), transform) for item in items]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"These are not images: {error}.") from error
-
-
-def _pixels(item: Any) -> np.ndarray:
-    if isinstance(item, Image.Image):
-        return np.asarray(to_rgb(ImageOps.exif_transpose(item)))
-    return np.asarray(item)

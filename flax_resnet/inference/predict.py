@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..metrics import probabilities_of
-from .outputs import BATCH_SIZE, Images, TestTimeAugmentation, forward_images, logits_program
+from .inputs import Images
+from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_images, logits_program
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -36,10 +37,10 @@ class Predictions:
     """Probabilities of the classes of images.
 
     Attributes:
-        names: Paths as they were given, or numbers from 0 of images in memory; of all images.
+        names: Paths as they were given; of other images their numbers, from 0.
         classes: Names, in the order of ``probabilities``.
         probabilities: Float32 ``[N, K]``; NaN in the rows of images that could not be read.
-        failed: Path -> reason of each file that could not be read.
+        failed: Name -> reason of each image that could not be read.
     """
 
     names: tuple[str, ...]
@@ -114,18 +115,24 @@ def predict(
 
     Args:
         classifier: The trained model.
-        images: Paths, or uint8 arrays or PIL images in memory, of any size and mode; they are
-            transformed as in evaluation.
+        images: One image or a sequence of images, of any size: paths, the bytes of files, binary
+            files (read from their beginning), PIL images, or arrays ``[H, W]`` or ``[H, W, C]``
+            with 1, 3 or 4 channels (alpha is dropped); or one array ``[N, H, W, C]`` or
+            ``[N, H, W]``. Arrays are uint8, or floats from 0 to 1 or from 0 to 255, which are
+            rounded to whole levels. Images are transformed as in evaluation, except for arrays
+            and PIL images of the model's input size, which stay as they are.
         batch_size: Rows of every batch; a few images make a smaller one.
         tta: Test-time augmentation: ``"flip"`` averages the logits of each image and its mirror
             image.
         temperature: The logits are divided by it, see ``evaluate``.
 
     Returns:
-        The probabilities of every image, in order. ``failed`` names files that cannot be read.
+        The probabilities of every image, in order. ``failed`` names files and encoded images that
+        cannot be read.
 
     Raises:
-        UserError: Values in memory that are not images, or a model without a trained classifier.
+        UserError: A value that is no image, an array of another type or range, an array whose shape
+            could be read in two ways, or a model without a trained classifier.
     """
     batches = list(
         predict_batches(classifier, images, batch_size=batch_size, tta=tta, temperature=temperature)

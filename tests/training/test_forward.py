@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flax_resnet.data import Split
-from flax_resnet.data.images.files import ImageFiles
+from flax_resnet.data.images import ImageFiles, Records
 from flax_resnet.training import forward, static_batch_size
 from flax_resnet.transform import EvalTransform
 
@@ -49,7 +49,8 @@ def test_files_that_cannot_be_read_are_left_out_and_named(tmp_path):
         Image.new("RGB", (9, 7), (10 * number,) * 3).save(tmp_path / f"{number}.png")
     (tmp_path / "2.png").write_bytes(b"GIF?")
     paths = [str(tmp_path / f"{number}.png") for number in range(5)]
-    with ImageFiles.from_transform(paths, EvalTransform.stored_like((4, 4, 1))) as source:
+    records = Records(tuple(paths), np.zeros(5, np.int32))
+    with ImageFiles.from_transform(records, EvalTransform.stored_like((4, 4, 1))) as source:
         parts = list(forward(weigh, 1.0, source, batch_size=2))
     assert np.concatenate([part.indices for part in parts]).tolist() == [0, 1, 3, 4]
     sums = np.concatenate([part.outputs["sum"] for part in parts])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from flax_resnet.data.images.decoding import (
     MAX_PIXELS,
@@ -23,7 +23,7 @@ from flax_resnet.data.images.decoding import (
 from flax_resnet.data.images.digests import content_digest, digest_files
 from flax_resnet.data.images.pixels import Pixels, random_resized_crop
 from flax_resnet.data.images.records import Records
-from flax_resnet.data.images.transform import load_image
+from flax_resnet.data.images.transform import fit_image, load_image
 from flax_resnet.errors import UserError
 from flax_resnet.transform import EvalTransform, Interpolation
 
@@ -48,8 +48,8 @@ class LabeledFiles(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[ImageSource, npt.ArrayLike]:
-        """Return the bytes or the path of a file, and its label."""
+    def read(self, index: int) -> tuple[ImageSource | Pixels | Image.Image, npt.ArrayLike]:
+        """Return the bytes or the path of a file, or an image in memory; and its label."""
         ...
 
     def name_of(self, index: int) -> str:
@@ -120,20 +120,15 @@ class ImageFiles:
         self._pool = ThreadPoolExecutor(self._workers, "decode")
 
     @classmethod
-    def from_transform(
-        cls, records: Records | Sequence[str], transform: EvalTransform
-    ) -> ImageFiles:
+    def from_transform(cls, files: LabeledFiles, transform: EvalTransform) -> ImageFiles:
         """Return files that any transform evaluates; there are no random crops of them.
 
-        Paths without labels get the label 0. Files that cannot be decoded are masked out and
-        recorded in ``bad``.
+        Files that cannot be decoded are masked out and recorded in ``bad``.
         """
-        if not isinstance(records, Records):
-            records = Records(tuple(records), np.zeros(len(records), np.int32))
         size, resize = transform.height, transform.resize
-        files = cls(records, size=size, resize=resize or size, on_bad_image="skip")
-        files.transform = transform
-        return files
+        images = cls(files, size=size, resize=resize or size, on_bad_image="skip")
+        images.transform = transform
+        return images
 
     def __len__(self) -> int:
         return len(self._files)
@@ -157,6 +152,8 @@ class ImageFiles:
 
     def _content_digest(self, index: int) -> str | None:
         content, _ = self._files.read(index)
+        if isinstance(content, np.ndarray | Image.Image):
+            return content_digest(content.tobytes())
         try:
             return content_digest(name_and_bytes(content)[1])
         except ImageDecodeError:
@@ -258,7 +255,7 @@ class ImageFiles:
     def _decoded(
         self,
         name: str,
-        content: ImageSource,
+        content: ImageSource | Pixels | Image.Image,
         crop_uniforms: npt.NDArray[np.float64] | None,
         transform: EvalTransform,
     ) -> Pixels | None:
@@ -266,6 +263,8 @@ class ImageFiles:
         if name in self.bad:
             return None
         try:
+            if isinstance(content, np.ndarray | Image.Image):
+                return fit_image(content, transform)
             if crop_uniforms is None:
                 return load_image(content, transform, max_pixels=self._max_pixels)
             return random_resized_crop(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from flax_resnet.data.images.decoding import MAX_PIXELS, ImageSource
+from flax_resnet.data.images.decoding import (
+    MAX_PIXELS,
+    ImageDecodeError,
+    ImageSource,
+    to_rgb,
+)
 from flax_resnet.data.images.pixels import Pixels, resize_center_crop, thumbnail
 from flax_resnet.errors import UserError
 from flax_resnet.transform import EvalTransform
+
+_loading = threading.Lock()  # one PIL image may be listed twice, and decodes its file lazily
 
 
 def load_image(
@@ -45,14 +53,20 @@ def load_image(
     return pixels
 
 
-def fit_image(image: np.ndarray, transform: EvalTransform) -> Pixels:
-    """Transform an image in memory, uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]``.
+def fit_image(image: np.ndarray | Image.Image, transform: EvalTransform) -> Pixels:
+    """Transform an image in memory: of PIL, or an array uint8 ``[H, W]`` or ``[H, W, C]``.
 
-    An image that has the transform's shape already is returned unchanged.
+    An image that has the transform's shape already is returned unchanged. There are 1, 3 or 4
+    channels; the fourth is transparency, which is dropped as ``read_image`` does.
 
     Raises:
+        ImageDecodeError: A PIL image cannot be decoded, or its range of values is not known.
         UserError: Another shape or type.
     """
+    if isinstance(image, Image.Image):
+        image = _pil_pixels(image)
+    if image.shape[2:] == (4,) and transform.channels != 4:
+        image = image[..., :3]
     grey = image.shape[2:] in ((), (1,))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not (grey or image.shape[2:] == (3,)):
         raise UserError(
@@ -65,3 +79,15 @@ def fit_image(image: np.ndarray, transform: EvalTransform) -> Pixels:
     file = io.BytesIO()  # encoded, so that one function transforms files and arrays
     Image.fromarray(image.reshape(image.shape[:2]) if grey else image).save(file, "BMP")
     return load_image(file.getvalue(), transform)
+
+
+def _pil_pixels(image: Image.Image) -> Pixels:
+    """Return the upright pixels of a PIL image, uint8 ``[H, W, 3]``."""
+    try:
+        with _loading:
+            image.load()
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    # Every exception is caught, as in ``open_image``.
+    except Exception as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageDecodeError("a PIL image", f"cannot be decoded ({detail})") from error
