@@ -32,7 +32,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     # A name of the full length still fits, and two processes do not share the file.
     suffix = target.suffix if len(target.suffix) < 16 else ""
-    fresh = target.with_name(f".{os.getpid()}.{target.stem[:32]}.part{suffix}")
+    stem = target.stem[:32].replace(".", "-")
+    fresh = target.with_name(f".part-{os.getpid()}-{stem}{suffix}")
     try:
         yield fresh
         if target.exists():

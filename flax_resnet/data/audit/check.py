@@ -19,6 +19,7 @@ from rich.text import Text
 
 from flax_resnet.data.audit.near_duplicates import DHASH_SHAPE, grey_thumbnail, near_pairs
 from flax_resnet.data.images import (
+    FORMATS,
     MAX_PIXELS,
     SPLIT_RATIOS,
     SPLITS,
@@ -43,14 +44,6 @@ HUGE_PIXELS = 50_000_000
 
 # The largest class may have this many times as many images as the smallest without a note.
 _MAX_IMBALANCE = 3.0
-_EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-}
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ def check_folder(
         extension_mismatch={
             path: file.header.format
             for path, file in zip(paths, inspected, strict=True)
-            if file.header and not path.lower().endswith(_EXTENSIONS[file.header.format])
+            if file.header and not path.lower().endswith(FORMATS[file.header.format])
         },
         duplicates=tuple(group_of(group) for group in by_content.values() if len(group) > 1),
         near_duplicates=tuple(

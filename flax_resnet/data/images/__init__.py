@@ -7,6 +7,7 @@ them in batches with several threads, and the functions of ``pixels`` turn one f
 
 from .crops import UNIFORMS_PER_CROP, Box, crop_box
 from .decoding import (
+    EXTENSIONS,
     FORMATS,
     MAX_PIXELS,
     ImageDecodeError,
@@ -23,7 +24,7 @@ from .digests import (
     map_in_threads,
 )
 from .files import ImageFiles, LabeledFiles, OnBadImage
-from .folder import EXTENSIONS, find_images
+from .folder import find_images
 from .pixels import (
     ImageHeader,
     Pixels,

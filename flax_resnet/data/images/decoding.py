@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -16,8 +17,28 @@ from flax_resnet.paths import expand_text
 ImageSource = bytes | str | os.PathLike[str]
 """The bytes of an image file, or its path."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+"""Pillow's name of each accepted format -> the extensions of its files. HEIF needs pillow-heif."""
+
+EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
 MAX_PIXELS = 100_000_000
+
+_HEIF = "is a HEIC image, which needs pillow-heif (pip install pillow-heif), or is damaged"
+# The first three letters of the brand in an ISO media file -> why it cannot be opened.
+_ISO_MEDIA = {
+    **dict.fromkeys((b"hei", b"hev", b"mif", b"msf"), _HEIF),
+    b"avi": "is an AVIF image, which this Pillow was built without, or is damaged",
+}
 
 # Pillow's transposition for each EXIF orientation that is not upright (1 is upright).
 EXIF_TRANSPOSE = {
@@ -62,14 +83,15 @@ def open_image(content: ImageSource, max_pixels: int) -> Iterator[Image.Image]:
 def open_image_bytes(name: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image as ``open_image`` does, from the bytes of its file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageDecodeError(
                     name,
                     f"has {width}×{height} pixels, more than the {max_pixels:,} that are allowed",
                 )
-            yield image
+            # Pillow scales the 16 bits of a PGM to 0..65535, and drops this with the format.
+            yield _to_8_bits(image) if (image.format, image.mode) == ("PPM", "I") else image
     except ImageDecodeError:
         raise
     except Image.DecompressionBombError as error:
@@ -129,14 +151,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: The pixels have 32 bits, so that their range is not known.
     """
     if image.mode.startswith("I;16"):
-        pixels16 = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((pixels16 * 255 + 32767) // 65535).astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits: save it with 8 or 16")
     if image.mode == "P":
         # In a direct conversion to RGB, Pillow warns of a transparency that it drops.
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits with 8 bits."""
+    pixels16 = np.asarray(image).astype(np.uint32)
+    pixels = Image.fromarray(((pixels16 * 255 + 32767) // 65535).astype(np.uint8))
+    pixels.format = image.format
+    return pixels
+
+
+def _formats(data: bytes) -> list[str]:
+    """Return the formats that Pillow can decode here, and that these bytes may have."""
+    has_heif = data[4:8] == b"ftyp" and _register_heif()
+    return [name for name in FORMATS if name != "HEIF" or has_heif]
+
+
+@cache
+def _register_heif() -> bool:
+    """Let Pillow open HEIC files; return whether pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _unidentified_reason(data: bytes) -> str:
@@ -146,9 +192,9 @@ def _unidentified_reason(data: bytes) -> str:
     if data.startswith(b"\xff\xd8\xff"):
         return "begins as a JPEG but its header is damaged or cut off"
     if data[4:8] == b"ftyp":
-        return "is a HEIC, AVIF or video file, not JPEG, PNG, WebP, BMP, GIF or TIFF"
+        return _ISO_MEDIA.get(data[8:11], "is a video or another media file and not an image")
     # Strip a byte order mark, and a character that the cut has broken.
     text = data[:40].decode(errors="replace").lstrip("\ufeff").rstrip("\ufffd")
     if text and "\ufffd" not in text and all(c.isprintable() or c.isspace() for c in text):
         return f"is text and not an image: it begins with {' '.join(text.split())!r}"
-    return "is not a JPEG, PNG, WebP, BMP, GIF or TIFF image, or its header is damaged"
+    return "is not an image of a known format, or its header is damaged"

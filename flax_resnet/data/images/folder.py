@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flax_resnet.data.images.decoding import EXTENSIONS
 from flax_resnet.data.images.listing import read_listing
 from flax_resnet.data.images.records import (
     SPLIT_ALIASES,
@@ -22,7 +23,6 @@ from flax_resnet.data.images.records import (
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST_EXTENSIONS = (".csv", ".jsonl")
 _LAYOUT = "put the images of each class into a folder of its name"
 

@@ -78,7 +78,7 @@ def read_header(content: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageH
 
 
 def read_image(content: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF file to uint8 ``[H, W, 3]``.
+    """Decode an image file of one of ``FORMATS`` (GIF: first frame) to uint8 ``[H, W, 3]``.
 
     Colors are those of Pillow's ``convert("RGB")``, which torchvision and timm use too: gray is
     repeated, palettes are looked up, transparency is dropped (the color below it shows), CMYK is

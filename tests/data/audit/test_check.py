@@ -284,5 +284,5 @@ def test_long_names_of_classes_stay_in_their_column(tmp_path):
 def test_a_picture_of_no_known_format_is_refused(tmp_path, name):
     save(tmp_path, "a/1.png", photo(1))
     save(tmp_path, "b/2.png", photo(2))
-    with pytest.raises(UserError, match=r"name another place, ending in \.png"):
+    with pytest.raises(UserError, match=r"name another path, ending in \.png"):
         contact_sheet(find_images(tmp_path), tmp_path / name)

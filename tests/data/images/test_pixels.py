@@ -270,9 +270,9 @@ def test_damaged_exif_does_not_spoil_the_image(photo: np.ndarray) -> None:
         (b"<!DOCTYPE html><html><head>", "is text and not an image: it begins with '<!DOCTYPE"),
         ("\ufeffNot found, ä".encode(), "it begins with 'Not found, ä'"),
         (b"\xff\xd8\xff\xe0\0", "begins as a JPEG but its header is damaged or cut off"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, AVIF or video"),
-        (bytes(range(128, 228)), "is not a JPEG, PNG, WebP, BMP, GIF or TIFF"),
-        (b"\0", "is not a JPEG, PNG, WebP, BMP, GIF or TIFF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC image, which needs pillow-heif"),
+        (bytes(range(128, 228)), "is not an image of a known format"),
+        (b"\0", "is not an image of a known format"),
     ],
 )
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_random_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes)
 
 
 @settings(deadline=None, max_examples=150)
-@given(data=st.data(), kind=st.sampled_from(FORMATS))
+@given(data=st.data(), kind=st.sampled_from([name for name in FORMATS if name != "HEIF"]))
 @pytest.mark.filterwarnings("ignore")
 def test_changed_bytes_raise_nothing_but_bad_image(data: st.DataObject, kind: str) -> None:
     content = bytearray(encoded(soft_photo(20, 24), kind))
