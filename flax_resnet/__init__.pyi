@@ -29,6 +29,7 @@ from .weights import infer_model as infer_model
 from .weights import load_pretrained as load_pretrained
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights
+from .weights import to_timm as to_timm
 from .weights import to_torchvision as to_torchvision
 from .weights import to_transformers as to_transformers
 

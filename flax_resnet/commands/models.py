@@ -26,7 +26,7 @@ def summary_command(
     name: str,
     /,
     *,
-    stem: Literal["imagenet", "cifar", "deep"] | None = None,
+    stem: Literal["imagenet", "cifar", "deep", "tiered"] | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     channels: int | None = None,

@@ -15,8 +15,9 @@ class ModelConfig:
 
     name: str = "resnet50"
     """The model's name, one of `flax-resnet list`."""
-    stem: Literal["imagenet", "cifar", "deep"] | None = None
-    """The first layers: 7x7 and max-pool, 3x3, or three 3x3 and max-pool."""
+    stem: Literal["imagenet", "cifar", "deep", "tiered"] | None = None
+    """The first layers: 7x7 and max-pool, 3x3, or three 3x3 and max-pool (tiered: the first one is
+    narrower)."""
     shortcut: Literal["A", "B", "C"] | None = None
     """A zero-padded identity, a projection where the shape changes, or a projection everywhere."""
     version: Literal["v1", "v1.5", "v2"] | None = None

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, ConvSpec, Dropout, Fusible, conv_norm, normalized, relu
+from .antialiasing import ANTI_ALIASING
+from .layers import Conv, ConvSpec, Dropout, Fusible, conv_norm, normalized, relu, value
 
 EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its planes
 
@@ -38,6 +39,8 @@ class ResidualBlock(nn.Module):
         conv: Constructor of a convolution, called with a ``ConvSpec`` and ``name``.
         norm: Constructor of a norm, called with ``name``; it returns None where batch norm is
             folded into the convolutions.
+        attention: Constructor of a channel attention, called with ``name``, or None.
+        anti_alias: As in ``ResNet``.
         shortcut: As in ``ResNet``.
         avg_pool_shortcut: As in ``ResNet``.
         residual: As in ``ResNet``.
@@ -50,6 +53,8 @@ class ResidualBlock(nn.Module):
     conv_specs: tuple[ConvSpec, ...]
     conv: Callable[..., Conv]
     norm: Callable[..., Any]
+    attention: Callable[..., nn.Module] | None = None
+    anti_alias: str | None = None
     shortcut: str = "B"
     avg_pool_shortcut: bool = False
     residual: bool = True
@@ -105,15 +110,24 @@ class PostActivationBlock(ResidualBlock):
         *first, last = self.conv_specs
         h = x
         for i, spec in enumerate(first, start=1):
-            h = relu(self._conv_norm(spec, i, h, train))
+            h = self._downsampled_relu(spec, i, h, train)
         h = self._dropout(h, train)
-        branch = self._conv_norm(last, len(self.conv_specs), h, train)
+        y: jax.Array | Fusible = self._conv_norm(last, len(self.conv_specs), h, train)
+        if self.attention is not None:
+            y = self.attention(name="se")(value(y))
         if not self.residual:
-            return relu(branch)
-        drops_path = train and self.drop_path > 0
-        y = self._drop_path(branch.value(), train) if drops_path else branch
+            return relu(y)
+        if train and self.drop_path > 0:
+            y = self._drop_path(value(y), train)
         shortcut = self._shortcut(x, train, with_norm=True)
         return relu(y + shortcut)
+
+    def _downsampled_relu(self, spec: ConvSpec, i: int, x: jax.Array, train: bool) -> jax.Array:
+        """Convolution, norm and ReLU; with anti-aliasing, a filter after them takes the stride."""
+        if self.anti_alias is None or spec.stride == 1:
+            return relu(self._conv_norm(spec, i, x, train))
+        h = relu(self._conv_norm(spec._replace(stride=1), i, x, train))
+        return ANTI_ALIASING[self.anti_alias](h)
 
     def _conv_norm(self, spec: ConvSpec, i: int, x: jax.Array, train: bool) -> Fusible:
         zero = self._starts_at_zero and i == len(self.conv_specs)

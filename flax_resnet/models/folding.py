@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .layers import standardize
 from .resnet import ResNet
 
 Tree = Mapping[str, Any]
@@ -33,9 +34,13 @@ def fold_batch_norm(model: ResNet, variables: Tree) -> tuple[ResNet, Tree]:
     """
     if model.norm != "batch":
         return model, variables
-    fold = _to_affine if model.version == "v2" else _into_convolutions
-    params = fold(variables["params"], variables["batch_stats"], model.epsilon)
-    return model.clone(norm="folded"), {"params": params}
+    params, statistics = variables["params"], variables["batch_stats"]
+    if model.version == "v2":
+        return model.clone(norm="folded"), {"params": _to_affine(params, statistics, model.epsilon)}
+    if model.standardized_kernels:
+        params = _standardized(params)
+    folded = _into_convolutions(params, statistics, model.epsilon)
+    return model.clone(norm="folded", standardized_kernels=False), {"params": folded}
 
 
 def pack_kernels(model: ResNet, variables: Tree, images: Any) -> Tree:
@@ -79,6 +84,17 @@ def _to_affine(params: Tree, stats: Tree, epsilon: float) -> Tree:
         else:
             folded[name] = _to_affine(params[name], inner, epsilon)
     return folded
+
+
+def _standardized(params: Tree) -> Tree:
+    """Standardises the kernels of all convolutions but those of attentions."""
+
+    def standardized(path: Any, leaf: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        is_kernel = names[-1] == "kernel" and leaf.ndim == 4 and "se" not in names
+        return standardize(leaf) if is_kernel else leaf
+
+    return jax.tree_util.tree_map_with_path(standardized, params)
 
 
 def _into_convolutions(params: Tree, stats: Tree, epsilon: float) -> Tree:

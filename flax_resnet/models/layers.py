@@ -51,12 +51,24 @@ class ConvSpec(NamedTuple):
     groups: int = 1
 
 
+def standardize(kernel: jax.Array) -> jax.Array:
+    """The kernel ``[H, W, in, out]`` with mean 0 and variance 1 over the inputs of each output.
+
+    Weight standardisation (Qiao et al. 2019), as BiT uses it with group norm (Kolesnikov et al.
+    2020); the summand of the variance is timm's for BiT.
+    """
+    axes = (0, 1, 2)
+    mean, var = jnp.mean(kernel, axes), jnp.var(kernel, axes)
+    return (kernel - mean) * jax.lax.rsqrt(var + 1e-8)
+
+
 class Conv(nn.Module):
     """A square convolution, padded by ``kernel // 2`` on every side.
 
     Attributes:
         spec: Shape of the convolution.
         use_bias: Whether a bias is added.
+        standardized: Whether the kernel is standardised before use, see ``standardize``.
         conv_impl: How the convolution is computed, see ``lowerings.convolve``.
         dtype: Dtype of the computation.
         param_dtype: Dtype of the parameters.
@@ -65,6 +77,7 @@ class Conv(nn.Module):
 
     spec: ConvSpec
     use_bias: bool = False
+    standardized: bool = False
     conv_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -90,6 +103,8 @@ class Conv(nn.Module):
         features, size, _, groups = self.spec
         shape = (size, size, x.shape[-1] // groups, features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if self.standardized:
+            kernel = standardize(kernel)
         conv = self.convolution(x, kernel)
         if not self.use_bias:
             return Epilogue(None, residual, relu).apply(convolve(conv, self.conv_impl))
@@ -142,6 +157,11 @@ class Fusible:
 def relu(y: jax.Array | Fusible) -> jax.Array:
     """ReLU, fused with the layer and the sum before it where that is supported."""
     return y.relu() if isinstance(y, Fusible) else nn.relu(y)
+
+
+def value(y: jax.Array | Fusible) -> jax.Array:
+    """``y`` itself, computed where it is the output of a layer."""
+    return y.value() if isinstance(y, Fusible) else y
 
 
 def conv_norm(conv: Conv, norm: nn.Module | None, x: jax.Array, train: bool) -> Fusible:

@@ -1,4 +1,4 @@
-"""The ResNet module: ResNet, ResNeXt, wide and pre-activation ResNets.
+"""The ResNet module: ResNet, ResNeXt, wide, pre-activation, SE, ECA, anti-aliased and RS ResNets.
 
 Parameters carry torchvision's names (``conv1``, ``bn1``, ``layer3_5/conv2``,
 ``layer2_0/downsample_conv``, ``fc``). Images are ``[N, H, W, C]``.
@@ -6,7 +6,8 @@ Parameters carry torchvision's names (``conv1``, ``bn1``, ``layer3_5/conv2``,
 Papers: He et al. 2015a "Deep Residual Learning" (v1, options A/B/C, CIFAR and plain networks); He
 et al. 2016 "Identity Mappings" (v2); Xie et al. 2017 "Aggregated Residual Transformations"
 (groups); Zagoruyko & Komodakis 2016 "Wide Residual Networks"; He et al. 2019 "Bag of Tricks"
-(ResNet-D).
+(ResNet-C and -D); Hu et al. 2018 (SE), Wang et al. 2020 (ECA), Zhang 2019 (blur-pool), Kolesnikov
+et al. 2020 (BiT) and Bello et al. 2021 (ResNet-RS).
 """
 
 import re
@@ -18,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .antialiasing import ANTI_ALIASING, blur_pool, mean_pool
+from .attention import EfficientChannelAttention, SqueezeExcitation
 from .blocks import EXPANSION, PostActivationBlock, PreActivationBlock, conv_specs
 from .layers import (
     Conv,
@@ -32,14 +35,19 @@ from .layers import (
 from .lowerings import CONV_IMPLS, max_pool
 from .norm import BatchNorm, ChannelAffine, GroupNorm
 
-# Kernel size and stride of the stem's convolution; the deep stem has three of 3x3.
-STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "deep": (3, 2), "mnist": (5, 1)}
-# Window, stride and padding of the max-pool after it.
-STEM_POOLS = {"imagenet": (3, 2, 1), "deep": (3, 2, 1), "mnist": (2, 2, 0)}
+# Kernel size and stride of the stem's (first) convolution.
+STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "deep": (3, 2), "tiered": (3, 2), "mnist": (5, 1)}
+# Widths of the first two of three convolutions, in eighths of the stem's width.
+DEEP_STEMS = {"deep": (4, 4), "tiered": (3, 4)}
+# Window, stride and padding of the max-pool after the stem; the others have none by themselves.
+STEM_POOLS = dict.fromkeys(("imagenet", "deep", "tiered"), (3, 2, 1)) | {"mnist": (2, 2, 0)}
 
 CHOICES = {
     "block": tuple(EXPANSION),
     "stem": tuple(STEMS),
+    "stem_pool": (None, "none", "max", "zero_padded_max", "conv"),
+    "attention": (None, "se", "eca"),
+    "anti_alias": (None, *ANTI_ALIASING),
     "downsampling": ("stride", "conv_pool"),
     "pooling": ("mean", "flatten"),
     "shortcut": ("A", "B", "C"),
@@ -65,8 +73,20 @@ class ResNet(nn.Module):
         groups: Groups of the 3x3 convolution of a bottleneck, as in torchvision.
         width_per_group: Its width is ``planes * width_per_group / 64 * groups`` (Xie et al. 2017).
         stem: ``"imagenet"`` (7x7 stride 2, 3x3 max-pool stride 2), ``"cifar"`` (3x3), ``"deep"``
-            (three 3x3, max-pool; He et al. 2019, ResNet-C) or ``"mnist"`` (5x5, 2x2 max-pool).
+            (three 3x3, max-pool; He et al. 2019, ResNet-C), ``"tiered"`` (the same with a narrower
+            first one; timm's ResNet-T) or ``"mnist"`` (5x5, 2x2 max-pool).
         stem_width: Channels of the stem; by default the planes of the first stage.
+        stem_pool: What follows the stem: by default its max-pool, if it has one; ``"max"``;
+            ``"none"``; ``"zero_padded_max"``, whose padding counts as zeros (BiT, Kolesnikov et al.
+            2020); or ``"conv"``, a 3x3 convolution of stride 2 with norm and ReLU (ResNet-RS, Bello
+            et al. 2021).
+        attention: Gates on the channels of each branch: ``"se"`` (Hu et al. 2018) or ``"eca"``
+            (Wang et al. 2020).
+        se_reduction: Channels of a branch / hidden channels of its ``"se"``.
+        anti_alias: What takes the stride in max-pool and blocks: ``"blur"`` (Zhang 2019) or the
+            ``"mean"`` of 2x2 pixels, which in the stem takes the place of the max-pool.
+        standardized_kernels: Standardise the kernels (Qiao et al. 2019), see
+            ``layers.standardize``.
         downsampling: How a stage after the first halves its input: ``"stride"`` of its first block,
             or ``"conv_pool"``, a 3x3 convolution, norm, ReLU and 2x2 max-pool before its blocks.
         pooling: What the classifier sees of the last stage: the ``"mean"`` over the pixels, or
@@ -117,6 +137,11 @@ class ResNet(nn.Module):
     width_per_group: int = 64
     stem: str = "imagenet"
     stem_width: int | None = None
+    stem_pool: str | None = None
+    attention: str | None = None
+    se_reduction: int = 16
+    anti_alias: str | None = None
+    standardized_kernels: bool = False
     downsampling: str = "stride"
     pooling: str = "mean"
     shortcut: str = "B"
@@ -150,6 +175,12 @@ class ResNet(nn.Module):
             raise ValueError(f"{len(self.stage_sizes)} stages but {len(self.widths)} widths")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups and width_per_group need block='bottleneck'")
+        if self.version == "v2" and (self.attention or self.anti_alias or self.stem_pool == "conv"):
+            raise ValueError(
+                "attention, anti_alias and stem_pool='conv' need version='v1.5' or 'v1'"
+            )
+        if self.anti_alias and self.stem_pool in ("zero_padded_max", "conv"):
+            raise ValueError(f"anti_alias does not go with stem_pool={self.stem_pool!r}")
         for option in ("freeze_before", "start_stage"):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)
@@ -165,6 +196,8 @@ class ResNet(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         absorbs_norm = self.norm == "folded" and self.version != "v2"
         conv = partial(Conv, use_bias=absorbs_norm, conv_impl=self.conv_impl, **types)
+        if self.standardized_kernels:
+            conv = partial(conv, standardized=True)
         if self.norm == "folded":  # Linen traces initialisers again to check shapes: a quick one
             conv = partial(conv, kernel_init=nn.initializers.zeros)
         norm: Callable[..., Any] = _no_norm if absorbs_norm else self._norm_constructor(types)
@@ -201,16 +234,30 @@ class ResNet(nn.Module):
     def _setup_stem(self, conv: Callable[..., Conv], norm: Callable[..., Any]) -> None:
         width = self.stem_width or self.widths[0]
         kernel, stride = STEMS[self.stem]
-        if self.stem == "deep":
-            self.conv1_0 = conv(ConvSpec(width // 2, kernel, stride))
+        if self.stem in DEEP_STEMS:
+            first, second = (width * eighths // 8 for eighths in DEEP_STEMS[self.stem])
+            self.conv1_0 = conv(ConvSpec(first, kernel, stride))
             self.bn1_0 = norm()
-            self.conv1_1 = conv(ConvSpec(width // 2, kernel))
+            self.conv1_1 = conv(ConvSpec(second, kernel))
             self.bn1_1 = norm()
             self.conv1_2 = conv(ConvSpec(width, kernel))
         else:
             self.conv1 = conv(ConvSpec(width, kernel, stride))
         if self.version != "v2":  # The first pre-activation block normalises its own input.
             self.bn1 = norm()
+        if self.stem_pool == "conv":
+            self.conv1_pool = conv(ConvSpec(width, 3, 2))
+            self.bn1_pool = norm()
+
+    def _attention_constructor(self, conv: Callable[..., Conv]) -> Callable[..., nn.Module] | None:
+        if self.attention == "se":
+            conv = partial(conv, use_bias=True, standardized=False)
+            return partial(SqueezeExcitation, conv, self.se_reduction)
+        if self.attention == "eca":
+            return partial(
+                EfficientChannelAttention, dtype=self.dtype, param_dtype=self.param_dtype
+            )
+        return None
 
     def _setup_stages(self, conv: Callable[..., Conv], norm: Callable[..., Any]) -> None:
         block = PreActivationBlock if self.version == "v2" else PostActivationBlock
@@ -235,6 +282,8 @@ class ResNet(nn.Module):
                         specs,
                         conv,
                         norm,
+                        self._attention_constructor(conv),
+                        self.anti_alias,
                         shortcut=self.shortcut,
                         avg_pool_shortcut=self.avg_pool_shortcut,
                         residual=self.residual,
@@ -281,14 +330,28 @@ class ResNet(nn.Module):
         return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.stem == "deep":
+        if self.stem in DEEP_STEMS:
             x = relu(conv_norm(self.conv1_0, self.bn1_0, x, train))
             x = relu(conv_norm(self.conv1_1, self.bn1_1, x, train))
-        conv = self.conv1_2 if self.stem == "deep" else self.conv1
+        conv = self.conv1_2 if self.stem in DEEP_STEMS else self.conv1
         x = conv(x) if self.version == "v2" else relu(conv_norm(conv, self.bn1, x, train))
-        if self.stem in STEM_POOLS:
-            x = max_pool(x, *STEM_POOLS[self.stem], self.conv_impl)
-        return x
+        return self._stem_pool(x, train)
+
+    def _stem_pool(self, x: jax.Array, train: bool) -> jax.Array:
+        kind = self.stem_pool or ("max" if self.stem in STEM_POOLS else "none")
+        if kind == "none":
+            return x
+        if kind == "conv":
+            return relu(conv_norm(self.conv1_pool, self.bn1_pool, x, train))
+        if self.anti_alias == "mean":
+            return mean_pool(x)
+        window, stride, padding = STEM_POOLS.get(self.stem, (3, 2, 1))
+        if self.anti_alias == "blur":
+            return blur_pool(max_pool(x, window, 1, padding, self.conv_impl))
+        if kind == "zero_padded_max":
+            x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+            padding = 0
+        return max_pool(x, window, stride, padding, self.conv_impl)
 
     def _pool(self, x: jax.Array) -> jax.Array:
         return x.reshape(len(x), -1) if self.pooling == "flatten" else jnp.mean(x, axis=(1, 2))

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .resnet import ResNet
-
-Options = dict[str, Any]
+from .timm_variants import TIMM_VARIANTS, Options
 
 
 def _imagenet(stage_sizes: tuple[int, ...], block: str, **options: Any) -> Options:
@@ -52,6 +51,7 @@ VARIANTS: dict[str, Options] = {
         "downsampling": "conv_pool",
         "pooling": "flatten",
     },
+    **TIMM_VARIANTS,
 }
 
 

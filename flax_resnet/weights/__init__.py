@@ -7,7 +7,13 @@ of torchvision's weights, which ``hub.py`` fetches.
 """
 
 from .architecture import build_model, usual_transform
-from .convert import IncompatibleKeys, from_torchvision, to_torchvision, to_transformers
+from .convert import (
+    IncompatibleKeys,
+    from_torchvision,
+    to_timm,
+    to_torchvision,
+    to_transformers,
+)
 from .formats.files import load_weights, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .info import LoadedWeights, WeightsInfo
@@ -44,6 +50,7 @@ __all__ = [
     "read_weights",
     "remove_run_weights",
     "save_weights",
+    "to_timm",
     "to_torchvision",
     "to_transformers",
     "torchvision_names",

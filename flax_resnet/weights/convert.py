@@ -16,6 +16,7 @@ from ..models import QUICK_COMPILATION, ResNet
 from .infer import infer_model
 from .layouts import torchvision_names, unwrap
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, torch_leaves
+from .timm import v2_name
 from .transformers import transformers_config, transformers_name
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ def from_torchvision(
     for name, leaf in leaves.items():
         if name in names:
             array = as_numpy(tensors[names[name]])
+            if array.ndim == 4 and array.shape[2:] == (1, 1) and len(leaf.shape) == 2:
+                array = array[..., 0, 0]  # a classifier that is a 1x1 convolution
             if problem := _problem(array, leaf):
                 mismatched.append(f"{name} {problem}")
             else:
@@ -173,6 +176,27 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
         if kind == "running_var":
             state_dict[f"{module}.{COUNTER}"] = np.zeros((), np.int64)
     return state_dict
+
+
+def to_timm(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.ndarray]:
+    """Convert variables to a state dict that timm's model of the same name loads.
+
+    The arrays are those of ``to_torchvision``; those of pre-activation models have other names.
+
+    Args:
+        variables: ``{"params", "batch_stats"}``; other collections are ignored.
+        model: The model they belong to.
+
+    Raises:
+        UserError: The variables are not this model's; all that is wrong is listed.
+    """
+    state_dict = to_torchvision(variables, model)
+    if model.version != "v2":
+        return state_dict
+    renamed = {v2_name(name): array for name, array in state_dict.items()}
+    # timm's classifier is a 1x1 convolution there.
+    renamed["head.fc.weight"] = renamed["head.fc.weight"][..., np.newaxis, np.newaxis]
+    return renamed
 
 
 def to_transformers(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.ndarray]:

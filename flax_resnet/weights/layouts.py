@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from .names import COUNTER
+from .timm import from_v2_names, is_v2
 from .transformers import is_transformers, torchvision_name
 
 # Where checkpoints keep the weights, in the order they are looked for.
@@ -76,6 +77,8 @@ def torchvision_names(names: Iterable[str]) -> dict[str, str]:
         }
     if is_transformers(found):
         return {torchvision_name(name): original for name, original in found.items()}
+    if is_v2(found):
+        return from_v2_names(found)
     for pattern, replacement in RENAMES:
         found = {re.sub(pattern, replacement, name): original for name, original in found.items()}
     return found

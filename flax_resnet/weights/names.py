@@ -34,6 +34,8 @@ DEEP_STEM = {
     "bn1_1": "conv1.4",
     "conv1_2": "conv1.6",
 }
+# ... the convolution in place of its max-pool in ResNet-RS ...
+STEM_POOL = {"conv1_pool": "maxpool.0", "bn1_pool": "maxpool.1"}
 # ... and the projection of a block, which ResNet-D's average pool precedes.
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 POOLED_DOWNSAMPLE = {"downsample_conv": "downsample.1", "downsample_bn": "downsample.2"}
@@ -102,7 +104,7 @@ def torch_leaves(model: ResNet, channels: int = 3) -> Mapping[str, Leaf]:
     """
     shapes = jax.eval_shape(lambda key: fresh_variables(model, key, channels), jax.random.key(0))
     downsample = POOLED_DOWNSAMPLE if model.avg_pool_shortcut else DOWNSAMPLE
-    modules = DEEP_STEM | downsample | head_modules(len(model.hidden))
+    modules = DEEP_STEM | STEM_POOL | downsample | head_modules(len(model.hidden))
     leaves = {
         _torch_name(path[1:], modules): Leaf(path, leaf.shape, leaf.dtype)
         for path, leaf in traverse_util.flatten_dict(shapes).items()
@@ -116,6 +118,10 @@ def _torch_name(path: tuple[str, ...], modules: Mapping[str, str]) -> str:
     return ".".join([*names, LEAVES[leaf]])
 
 
+# Modules after the numbered convolutions of a block or of the stem.
+_LAST = {"se": 1, "maxpool": 1, "downsample": 2}
+
+
 def _torch_order(name: str) -> tuple[Any, ...]:
     """Return a key that sorts names in torchvision's order: stem, stages, classifier."""
     *modules, leaf = name.split(".")
@@ -125,7 +131,7 @@ def _torch_order(name: str) -> tuple[Any, ...]:
         stage, block = sys.maxsize, int(modules[1]) if len(modules) == 2 else 0
     inside = ".".join(modules[2:] if layer else modules)
     kind, number = re.match(r"(\D*)(\d*)", inside).groups()  # type: ignore[union-attr]
-    last = kind.startswith("downsample")
+    last = _LAST.get(kind.partition(".")[0], 0)
     return stage, block, last, number, not kind.startswith("conv"), inside, LEAF_ORDER.index(leaf)
 
 

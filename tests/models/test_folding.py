@@ -33,6 +33,12 @@ MODELS = {
     "v2": ResNet(block="bottleneck", version="v2", **TINY),
     "v2 deep": ResNet(block="basic", version="v2", **TINY | {"stem": "deep"}),
     "wrn": ResNet(block="basic", version="v2", stem_width=2, block_dropout=0.3, **TINY),
+    "eca and blur": ResNet(block="basic", attention="eca", anti_alias="blur", **TINY),
+    "resnet-rs": ResNet(
+        block="bottleneck", attention="se", **TINY | {"stem": "deep", "stem_pool": "conv"}
+    ),
+    "standardized": ResNet(block="basic", attention="se", standardized_kernels=True, **TINY),
+    "standardized v2": ResNet(block="basic", version="v2", standardized_kernels=True, **TINY),
     "mnist": create_model("resnet_mnist", widths=(4, 8), num_classes=5),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from flax_resnet.models import ResNet, create_model
+from flax_resnet.models.antialiasing import blur_pool
 from flax_resnet.models.blocks import PostActivationBlock, PreActivationBlock, conv_specs
 from flax_resnet.models.layers import Conv
 from flax_resnet.models.norm import BatchNorm
@@ -137,6 +138,28 @@ def test_avg_pool_shortcut_averages_the_pixels_in_each_window(size):
     kernel = np.asarray(variables["params"]["downsample_conv"]["kernel"], np.float64)[0, 0]
     wanted = np.maximum(pooled @ kernel / np.sqrt(1 + 1e-5), 0)
     np.testing.assert_allclose(module.apply(variables, x, False), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_blur_pool_is_a_binomial_filter():
+    """Zhang 2019: [1, 2, 1] / 4 in both directions, edges mirrored, every second pixel."""
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    weights = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    expected = [
+        [np.einsum("nhwc,hw->nc", padded[:, i : i + 3, j : j + 3], weights) for j in range(0, 4, 2)]
+        for i in range(0, 5, 2)
+    ]
+    expected = np.stack([np.stack(row, 1) for row in expected], 1)
+    np.testing.assert_allclose(blur_pool(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("anti_alias", "size"), [("mean", 40), ("blur", 16)])
+def test_anti_aliasing_refuses_sizes_it_cannot_halve(anti_alias, size):
+    """A wrong size would broadcast against the shortcut without an error."""
+    model = ResNet((1,) * 4, "basic", widths=(4, 4, 4, 8), anti_alias=anti_alias)
+    x = jnp.zeros((1, size, size, 3))
+    with pytest.raises(ValueError, match=f"anti_alias='{anti_alias}'"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
 
 
 def test_avg_pool_shortcut_changes_no_parameter():

@@ -1,0 +1,119 @@
+"""timm's architectures: which of them are models here, and their names of arrays.
+
+timm calls the arrays of its ``ResNet`` as torchvision does; those of its ``ResNetV2`` it calls
+``stem.conv1``, ``stages.0.blocks.0.norm1``, ``norm`` and ``head.fc``.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import UserError
+from ..models.timm_variants import TIMM_VARIANTS
+
+# timm's architectures under the same names here: those of torchvision, and the table of its own.
+TORCHVISION = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+)
+ARCHITECTURES = frozenset((*TORCHVISION, "resnet200", *TIMM_VARIANTS))
+
+# Names that timm has given up, in repositories from before: pattern and today's name.
+FORMER_NAMES = (
+    (r"(?:tv|ssl|swsl|ig)_(\w+)", r"\1"),
+    (r"gluon_(resnet\d+)_v1b", r"\1"),
+    (r"gluon_(resnet\d+)_v1([cds])", r"\1\2"),
+    (r"gluon_(\w+)", r"\1"),
+    (r"(resnetv2_\d+x\d)_bit(?:m|m_in21k|_distilled|_teacher|_teacher_384)", r"\1_bit"),
+    (r"seresnext26tn_32x4d", "seresnext26t_32x4d"),
+)
+
+# Other architectures of timm with "resnet", "resnext" or alike in the name: pattern and reason.
+UNSUPPORTED = {
+    "*_pruned": "its layers have widths that no rule gives",
+    "test_resnet": "it mixes basic and bottleneck blocks",
+    "senet154": "its shortcuts are 3x3 and its blocks start with half the channels",
+    "resnetv2_50d_evos": "it has EvoNorm in place of norm and ReLU",
+    "resnetv2_50d_frn": "it has filter response norm with a learned threshold",
+    "legacy_se*": "it strides on the first 1x1 of a block, after a stem with another max-pool",
+    "*_clip*": "it is CLIP's image tower, with another stem or attention pooling",
+    "*resne*ts": "it has SiLU, another stem, and attention inside the blocks",
+    "resnet??q": "it has SiLU and another stem",
+    "gcres*": "it has global context blocks",
+    "resnet50_mlp": "it has SiLU, another stem, and layers before the classifier",
+    "cspres*": "it has cross-stage partial connections",
+    "inception_resnet_v2": "it has Inception's branches",
+    "lambda_resnet*": "it has lambda layers",
+    "nf_*": "it has scaled kernels in place of norms",
+    "resnest*": "it has split attention",
+    "skres*": "it has selective kernels",
+    "tresnet*": "it has a space-to-depth stem and leaky ReLU",
+    "vit_*": "it is a vision transformer",
+}
+
+# torchvision's and timm's names of the modules outside of the stages of a ``ResNetV2``.
+_V2_MODULES = {
+    "conv1": "stem.conv",
+    "conv1.0": "stem.conv1",
+    "conv1.1": "stem.norm1",
+    "conv1.3": "stem.conv2",
+    "conv1.4": "stem.norm2",
+    "conv1.6": "stem.conv3",
+    "bn_last": "norm",
+    "fc": "head.fc",
+}
+_FROM_V2_MODULES = {timm: ours for ours, timm in _V2_MODULES.items()}
+
+
+def variant_of(architecture: str) -> str:
+    """Return the name here of one of timm's architectures.
+
+    Raises:
+        UserError: There is no such model here; the message holds the reason where it is known.
+    """
+    name = architecture
+    for pattern, replacement in FORMER_NAMES:
+        if match := re.fullmatch(pattern, architecture):
+            name = match.expand(replacement)
+            break
+    if name in ARCHITECTURES:
+        return name
+    for pattern, reason in UNSUPPORTED.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            raise UserError(f"timm's {architecture} is not supported: {reason}")
+    raise UserError(f"{architecture!r} is not one of timm's ResNets that are supported")
+
+
+def v2_name(name: str) -> str:
+    """Return the name in timm's ``ResNetV2`` of an array by its name in torchvision's style."""
+    module, _, leaf = name.rpartition(".")
+    if match := re.fullmatch(r"layer(\d+)\.(\d+)\.(\w+)(\.\d)?", module):
+        stage, block, layer = int(match[1]) - 1, match[2], match[3].replace("bn", "norm")
+        layer = "downsample.conv" if layer == "downsample" else layer
+        return f"stages.{stage}.blocks.{block}.{layer}.{leaf}"
+    return f"{_V2_MODULES[module]}.{leaf}"
+
+
+def is_v2(names: Iterable[str]) -> bool:
+    """Return whether these are names of a ``ResNetV2`` of timm."""
+    return "stages.0.blocks.0.conv1.weight" in names
+
+
+def from_v2_names(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename arrays of a ``ResNetV2`` to torchvision's style.
+
+    All that have a deep stem average the pixels before they project a shortcut (ResNet-D), which
+    the names do not say.
+    """
+    projection = "downsample.1" if "stem.conv1.weight" in found else "downsample.0"
+    return {_from_v2_name(name, projection): value for name, value in found.items()}
+
+
+def _from_v2_name(name: str, projection: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    if match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.([\w.]+)", module):
+        layer = match[3].replace("norm", "bn").replace("downsample.conv", projection)
+        return f"layer{int(match[1]) + 1}.{match[2]}.{layer}.{leaf}"
+    return f"{_FROM_V2_MODULES.get(module, module)}.{leaf}"
