@@ -206,6 +206,8 @@ def test_damaged_description(folder, file, content):
         ("resnet18", {"stem": "cifar"}, "stem='cifar'"),
         ("resnet164_v2", {}, "version='v2'"),
         ("resnet18", {"hidden": (8,)}, "hidden"),
+        ("resnetblur50", {}, "anti_alias='blur'"),
+        ("seresnet50", {}, "attention='se'"),
     ],
 )
 def test_models_that_transformers_lacks(name, options, named):
