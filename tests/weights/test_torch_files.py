@@ -180,7 +180,8 @@ def zip_file(**entries):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in entries.items():
-            archive.writestr(name, content)
+            # An entry of that name has a fixed date: each test worker must make the same bytes.
+            archive.writestr(zipfile.ZipInfo(name), content)
     return stream.getvalue()
 
 
