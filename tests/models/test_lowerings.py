@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import flax_resnet as fr
 from flax_resnet.models.lowerings import Convolution, choose, convolve, grouped, max_pool
@@ -109,8 +109,9 @@ def equations(jaxpr):
     """Every equation of a jaxpr, those of inner jaxprs too."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
+        for value in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(value, Jaxpr | ClosedJaxpr):
+                yield from equations(getattr(value, "jaxpr", value))
 
 
 def group_counts(function, *operands):

@@ -114,12 +114,18 @@ def match_vma(*arrays: jax.Array) -> list[jax.Array]:
 
     Custom gradient rules must return gradients that vary over the same axes as their operands.
     """
-    varying = [jax.typeof(array).mat.varying for array in arrays]
+    varying = [_varying_axes(array) for array in arrays]
     everywhere = frozenset().union(*varying)
     return [
         lax.pcast(array, tuple(everywhere - axes), to="varying") if everywhere - axes else array
         for array, axes in zip(arrays, varying, strict=True)
     ]
+
+
+def _varying_axes(array: jax.Array) -> frozenset[str]:
+    array_type = jax.typeof(array)
+    # JAX 0.10 renamed the attribute.
+    return array_type.mat.varying if hasattr(array_type, "mat") else array_type.vma
 
 
 def check(conv: Convolution) -> None:
