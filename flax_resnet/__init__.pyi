@@ -3,6 +3,7 @@ from . import data as data
 from . import inference as inference
 from . import metrics as metrics
 from . import models as models
+from . import nnx as nnx
 from . import report as report
 from . import training as training
 from . import weights as weights

@@ -32,6 +32,7 @@ PYTHON_PAGES = {
     "docs/guides/photos.md",
     "docs/guides/finetuning.md",
     "docs/guides/library.md",
+    "docs/guides/nnx.md",
     "docs/guides/weights.md",
     "docs/guides/devices.md",
 }
@@ -277,3 +278,11 @@ def test_the_guide_to_devices_runs(photos, capsys):
     assert ran == ["summary"]
     assert names["model"].conv_impl == "reference"
     assert "25,557,032" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_guide_to_nnx_runs(photos):
+    names, _ = run_page("docs/guides/nnx.md")
+    print(f"accuracy on the test images of digits: {names['accuracy']:.4f}")
+    assert names["accuracy"] >= 0.97
+    assert (photos / "weights.safetensors").stat().st_size > 10**8

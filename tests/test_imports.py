@@ -12,6 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYER = {
     "cli": 7,
     "commands": 6,
+    "nnx": 6,
     "inference": 5,
     "training": 4,
     "report": 3,

@@ -1,0 +1,220 @@
+"""Models as NNX modules: the bits of the Linen models, and the habits of NNX."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import flax_resnet as fr
+
+TORCHVISION = [
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+]
+IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+LABELS = jnp.array([0, 1, 2, 1])
+
+
+def random_variables(model, dtype=jnp.float32, images=IMAGES):
+    """Variables of random values that are not an initialisation's: statistics too."""
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        positive = path[-1].key in ("var", "scale")
+        spread = 0.1 if positive else np.sqrt(2 / max(1, np.prod(leaf.shape[:-1])))
+        return jnp.asarray(positive + spread * rng.uniform(-1, 1, leaf.shape), dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def resnet20():
+    model = fr.create_model("resnet20", num_classes=3, stage_sizes=(1, 1, 1))
+    return model, random_variables(model)
+
+
+def assert_trees_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION[1:])]
+)
+def test_logits_are_the_bits_of_linen(name):
+    linen = fr.create_model(name, num_classes=10)
+    variables = random_variables(linen)
+    expected = jax.jit(partial(linen.apply, train=False))(variables, IMAGES)
+    model = fr.nnx.to_nnx(variables, linen)
+    model.eval()
+    logits = nnx.jit(lambda model, x: model(x))(model, IMAGES)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_conversion_is_exact_both_ways(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    assert_trees_equal(fr.nnx.from_nnx(model), variables)
+    assert isinstance(model.layer2_0.conv1.kernel, nnx.Param)
+    assert isinstance(model.bn1.mean, nnx.BatchStat)
+    np.testing.assert_array_equal(model.fc.bias[...], variables["params"]["fc"]["bias"])
+
+
+def train_linen(linen, variables, tx, steps):
+    """Three steps written with Linen and optax alone."""
+    params, stats = variables["params"], variables["batch_stats"]
+    opt_state = tx.init(params)
+
+    @jax.jit
+    def step(params, stats, opt_state):
+        def loss(params):
+            logits, new = linen.apply(
+                {"params": params, "batch_stats": stats},
+                IMAGES,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+            return losses.mean(), new["batch_stats"]
+
+        gradients, stats_after = jax.grad(loss, has_aux=True)(params)
+        updates, new_opt_state = tx.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), stats_after, new_opt_state, gradients
+
+    for _ in range(steps):
+        params, stats, opt_state, gradients = step(params, stats, opt_state)
+    return params, stats, gradients
+
+
+@nnx.jit
+def train_step(model, optimizer):
+    def loss(model):
+        logits = model(IMAGES)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+
+    gradients = nnx.grad(loss)(model)
+    optimizer.update(model, gradients)
+    return gradients
+
+
+def test_three_steps_equal_linens_in_float64(resnet20):
+    with jax.enable_x64(True):
+        linen = resnet20[0].clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        variables = random_variables(linen, jnp.float64)
+        tx = optax.sgd(0.1, momentum=0.9)
+        params, stats, expected = train_linen(linen, variables, tx, 3)
+        model = fr.nnx.to_nnx(variables, linen)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for _ in range(3):
+            gradients = train_step(model, optimizer)
+        trained = fr.nnx.from_nnx(model)
+        close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+        jax.tree.map(close, nnx.to_pure_dict(gradients), expected)
+        jax.tree.map(close, trained["params"], params)
+        jax.tree.map(close, trained["batch_stats"], stats)
+        moved = jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max()), stats, variables["batch_stats"]
+        )
+        assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_running_statistics_change_in_training_alone(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    before = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    assert jax.tree.leaves(before)
+    model.eval()
+    model(IMAGES)
+    assert_trees_equal(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), before)
+    model.train()
+    model(IMAGES)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    _, expected = linen.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    assert_trees_equal(after, jax.tree.map(jnp.asarray, expected["batch_stats"]))
+
+
+def test_split_and_merge_keep_the_model(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    model.eval()
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    copy = nnx.merge(graph, params, stats)
+    np.testing.assert_array_equal(copy(IMAGES), model(IMAGES))
+
+
+def test_features_are_linens(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    model.eval()
+    expected = linen.apply(variables, IMAGES, train=False, method="features")
+    assert_trees_equal(model.features(IMAGES), expected)
+
+
+def test_a_new_classifier_has_its_own_number_of_classes(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    model.eval()
+    pooled = model.features(IMAGES)["pooled"]
+    model.fc = nnx.Linear(64, 7, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(model(IMAGES), model.fc(pooled), rtol=1e-5, atol=1e-5)
+    assert model(IMAGES).shape == (4, 7)
+
+
+def test_layers_with_other_variables_are_refused(resnet20):
+    linen, variables = resnet20
+    model = fr.nnx.to_nnx(variables, linen)
+    model.conv1 = nnx.Conv(3, 16, (3, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"1 variable more \(conv1\.bias\)"):
+        model(IMAGES)
+    model = fr.nnx.to_nnx(variables, linen)
+    model.fc = nnx.Sequential(nnx.Linear(64, 9, rngs=nnx.Rngs(0)), nnx.relu)
+    with pytest.raises(ValueError, match=r"build other heads on model\.features"):
+        model(IMAGES)
+
+
+def test_one_layer_has_no_training_mode(resnet20):
+    model = fr.nnx.to_nnx(resnet20[1], resnet20[0])
+    for layer in (model.layer1_0, model.layer1_0.bn1):
+        with pytest.raises(ValueError, match="call train\\(\\) or eval\\(\\) on the model"):
+            layer.eval()
+
+
+def test_dropout_draws_new_numbers_at_each_call():
+    options = {"num_classes": 3, "stage_sizes": (1, 1, 1), "dropout": 0.5}
+    model = fr.nnx.create_model("resnet20", rngs=nnx.Rngs(0), **options)
+    first, second = model(IMAGES), model(IMAGES)
+    assert np.abs(first - second).max() > 0
+    model.eval()
+    np.testing.assert_array_equal(model(IMAGES), model(IMAGES))
+
+
+def test_created_from_a_seed():
+    a, b, c = (
+        fr.nnx.create_model("resnet20", rngs=nnx.Rngs(seed), stage_sizes=(1, 1, 1), channels=1)
+        for seed in (0, 0, 1)
+    )
+    assert a.conv1.kernel.shape == (3, 3, 1, 16)
+    np.testing.assert_array_equal(a.conv1.kernel[...], b.conv1.kernel[...])
+    assert np.abs(a.conv1.kernel[...] - c.conv1.kernel[...]).max() > 0
+    with pytest.raises(ValueError, match=r"did you mean .*resnet20"):
+        fr.nnx.create_model("resnet21x", rngs=nnx.Rngs(0))
+
+
+def test_load_takes_the_sources_of_fr_load(resnet20, tmp_path):
+    linen = fr.create_model("resnet20", num_classes=3)
+    variables = random_variables(linen)
+    path = tmp_path / "weights.safetensors"
+    fr.save_weights(path, variables, linen)
+    model = fr.nnx.load(path)
+    assert model.use_running_average
+    assert_trees_equal(fr.nnx.from_nnx(model), variables)
+    expected = linen.apply(variables, IMAGES, train=False)
+    np.testing.assert_array_equal(model(IMAGES), expected)
+    assert fr.nnx.load(path, num_classes=5)(IMAGES).shape == (4, 5)
