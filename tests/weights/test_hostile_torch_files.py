@@ -1,9 +1,15 @@
-"""Files made to run code, to fill the memory, or to read what is not theirs: all are refused."""
+"""Files made to run code, to fill the memory, or to read what is not theirs.
 
+Nothing that a file names is imported or called: it becomes an inert ``Foreign``. All else that is
+out of bounds is refused.
+"""
+
+import copyreg
 import io
 import os
 import pickle
 import struct
+import sys
 import tracemalloc
 import zipfile
 import zlib
@@ -12,6 +18,7 @@ import pytest
 
 from flax_resnet.errors import UserError
 from flax_resnet.weights.formats import unpickle
+from flax_resnet.weights.formats.pickled_names import Foreign, ForeignClass
 from flax_resnet.weights.formats.torch_files import read_torch_file
 
 COMMAND = b"X\x0c\x00\x00\x00touch canary"
@@ -102,39 +109,66 @@ def test_the_files_are_sound_but_for_the_attack(read):
         assert read(content).tolist() == [[1, 3], [2, 4]]
 
 
-CODE = {
-    "REDUCE": (name("os", "system") + b"(" + COMMAND + b"tR.", "names os.system, which is code"),
+INERT = {
+    "REDUCE": (name("os", "system") + b"(" + COMMAND + b"tR.", "os.system"),
     "STACK_GLOBAL": (b"\x8c\x05posix\x8c\x06system\x93" + COMMAND + b"\x85R.", "posix.system"),
     "eval": (name("builtins", "eval") + b"(X\x01\x00\x00\x001tR.", "builtins.eval"),
-    "getattr": (name("__builtin__", "getattr") + b"0N.", "__builtin__.getattr"),
-    "INST": (b"(S'touch canary'\nios\nsystem\n.", "instruction INST"),
-    "OBJ": (b"(" + name("collections", "OrderedDict") + b"o.", "instruction OBJ"),
-    "NEWOBJ": (name("collections", "OrderedDict") + b")\x81.", "instruction NEWOBJ"),
-    "NEWOBJ_EX": (name("collections", "OrderedDict") + b")}\x92.", "instruction NEWOBJ_EX"),
+    "class": (name("__builtin__", "getattr") + b".", "__builtin__.getattr"),
+    "INST": (b"(S'touch canary'\nios\nsystem\n.", "os.system"),
+    "OBJ": (b"(" + name("os", "system") + COMMAND + b"o.", "os.system"),
+    "NEWOBJ": (name("os", "system") + COMMAND + b"\x85\x81.", "os.system"),
+    "NEWOBJ_EX": (name("os", "system") + COMMAND + b"\x85}\x92.", "os.system"),
+    "BUILD": (name("os", "system") + b")R" + value({"__setstate__": 1}) + b"b.", "os.system"),
+    "APPEND": (name("os", "system") + b")R" + COMMAND + b"a.", "os.system"),
+    "SETITEM": (name("os", "system") + b")RN" + COMMAND + b"s.", "os.system"),
+    "called twice": (name("os", "system") + b")R" + COMMAND + b"\x85R.", "os.system"),
+    "dotted GLOBAL": (name("torch._utils", "sys.modules") + b")R.", "torch._utils.sys.modules"),
+    "dotted STACK_GLOBAL": (
+        value("collections") + value("OrderedDict.__init__.__globals__") + b"\x93)R.",
+        "collections.OrderedDict.__init__.__globals__",
+    ),
+    "terminal": (name("os\x1b[2J", "system") + b".", r"os\x1b[2J.system"),
+    "long name": (name("os", "x" * 10_000) + b".", "os." + "x" * 77 + "…"),
+    "torch.nn class": (
+        name("torch.nn.modules.conv", "Conv2d") + b".",
+        "torch.nn.modules.conv.Conv2d",
+    ),
+    "sparse tensor": (
+        name("torch._utils", "_rebuild_sparse_tensor") + b")R.",
+        "torch._utils._rebuild_sparse_tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrap", [zip_bytes, legacy_bytes])
+@pytest.mark.parametrize("case", INERT)
+def test_code_is_inert(read, case, wrap):
+    """No import, no call: the canary of ``no_canary`` is not there, and no module is loaded."""
+    pickled, shown = INERT[case]
+    before = set(sys.modules)
+    found = read(wrap(pickled))
+    assert isinstance(found, Foreign | ForeignClass) and str(found) == shown
+    assert set(sys.modules) == before
+
+
+CODE = {
     "EXT1": (b"\x82\x01.", "instruction EXT1"),
     "NEXT_BUFFER": (b"\x97.", "instruction NEXT_BUFFER"),
-    "dotted GLOBAL": (name("torch._utils", "sys.modules") + b".", "torch._utils.sys.modules"),
-    "dotted STACK_GLOBAL": (
-        value("collections") + value("OrderedDict.__init__.__globals__") + b"\x93.",
-        "OrderedDict.__init__.__globals__",
-    ),
     "name of an object": (b"]" + value("system") + b"\x93.", "not text"),
-    "terminal": (name("os\x1b[2J", "system") + b".", r"os\x1b[2J.system"),
-    "long name": (name("os", "x" * 10_000) + b".", "xxx…"),
     "BUILD of a function": (
         name("torch._utils", "_rebuild_tensor_v2") + value({"__code__": 1}) + b"b.",
         "damaged",
     ),
+    "BUILD of a class": (name("os", "system") + value({"__code__": 1}) + b"b.", "damaged"),
     "BUILD of a list": (b"]" + value({"append": 1}) + b"b.", "damaged"),
     "call of text": (value("a") + b")R.", "no function"),
+    "instance of text": (value("a") + b")\x81.", "no function"),
+    "instance of nothing": (b"(o.", "no function"),
+    "keywords that are none": (name("a", "b") + b")N\x92.", "no function"),
     "call of a storage type": (name("torch", "FloatStorage") + b")R.", "no function"),
     "call without a tuple": (name("collections", "OrderedDict") + b"]R.", "no function"),
     "arguments": (name("torch._utils", "_rebuild_tensor_v2") + b")R.", "number of arguments"),
     "codec": (name("_codecs", "encode") + value(("a", "hex")) + b"R.", "wrong argument"),
-    "torch.nn class": (name("torch.nn.modules.conv", "Conv2d") + b".", "save its state_dict()"),
-    "torchvision class": (name("torchvision.models.resnet", "ResNet") + b".", "state_dict()"),
-    "own class": (name("__main__", "Net") + b".", "save the state_dict()"),
-    "sparse tensor": (name("torch._utils", "_rebuild_sparse_tensor") + b".", "kind of tensor"),
     "protocol 0": (b"Pstorage\n.", "pickle_protocol=0"),
 }
 
@@ -144,6 +178,16 @@ CODE = {
 def test_code(refused, case, wrap):
     pickled, words = CODE[case]
     assert words in refused(wrap(pickled))
+
+
+def test_an_extension_code_is_not_looked_up(refused):
+    """Python's unpickler returns what the process registered, without asking ``find_class``."""
+    copyreg.add_extension("os", "system", 1)
+    try:
+        pickle.loads(b"\x80\x02\x82\x01.")  # now it is in a cache
+        assert "instruction EXT1" in refused(zip_bytes(b"\x82\x01" + COMMAND + b"\x85R."))
+    finally:
+        copyreg.remove_extension("os", "system", 1)
 
 
 GARBLED = {

@@ -207,8 +207,6 @@ def safetensors_file(header_bytes=60):  # 60 is also the code of "<"
         (zip_file(), "empty zip archive"),
         (zip_file(word="hello"), "no data.pkl"),
         (zip_file(**{"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "more than one data.pkl"),
-        (zip_file(**{"a/data.pkl": b"N.", "a/constants.pkl": b"N."}), "TorchScript"),
-        (zip_file(**{"a/data.pkl": b"N.", "a/code/__torch__.py": b""}), "TorchScript"),
         (zip_file(**{"a/data.pkl": b"N.", "a/byteorder": b"big"}), "big-endian"),
         (b"weights", "begins with the bytes 77 65 69"),
     ],
@@ -217,9 +215,11 @@ def test_other_kinds_of_files(refused, content, words):
     assert words in refused(content)
 
 
-def test_whole_model():
-    message = message_about(FILES / "whole_model.pth")
-    assert "torch.nn.modules.linear.Linear" in message and "state_dict()" in message
+def test_whole_model_is_described_and_not_built():
+    model = read_torch_file(FILES / "whole_model.pth")
+    assert str(model) == "torch.nn.modules.linear.Linear"
+    assert model.state["in_features"] == 1
+    assert model.state["_parameters"]["weight"].shape == (1, 1)
 
 
 def test_big_endian_legacy(refused):

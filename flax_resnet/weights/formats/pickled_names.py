@@ -1,4 +1,4 @@
-"""The table of names that a pickle may hold, with our functions in place of imports."""
+"""The names that a pickle holds: a table of our functions, and inert stand-ins for all others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +80,42 @@ class Function:
     copies: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class ForeignClass:
+    """A class or function outside of the table, neither imported nor called."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.module}.{self.name}")
+
+
+@dataclass(eq=False, slots=True)
+class Foreign:
+    """An object of a class outside of the table, not built: what the pickle says about it.
+
+    Attributes:
+        kind: Its class or function, or another object that is called.
+        arguments: Those of the call.
+        state: What ``__setstate__`` would get; of most objects the dict of their attributes.
+        items: Values that would be appended or added.
+        entries: Values that would be set by key.
+    """
+
+    kind: "ForeignClass | Foreign"
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+    items: list[Any] | None = None
+    entries: dict[Any, Any] | None = None
+
+    def __str__(self) -> str:
+        kind = self.kind
+        while isinstance(kind, Foreign):
+            kind = kind.kind
+        return str(kind)
+
+
 def damaged(what: str) -> Unreadable:
     return Unreadable(f"is damaged ({what}): {AGAIN}")
 
@@ -98,32 +134,13 @@ def as_key(value: Any) -> Any:
     Raises:
         Unreadable: It may not.
     """
-    if type(value) in (str, bytes, float, bool, type(None)) or (
+    if type(value) in (str, bytes, float, bool, type(None), ForeignClass, Foreign) or (
         type(value) is int and value.bit_length() <= MAX_KEY_BITS
     ):
         return value
     raise Unreadable(
         f"has a key of type {type(value).__name__} in a dict or set, where only text, bytes and "
         "plain numbers are read: save the state_dict() alone"
-    )
-
-
-def refusal(module: str, name: str) -> Unreadable:
-    """Return why a name outside of the table is refused, and what to do instead."""
-    shown = printable(f"{module}.{name}")
-    if f"{module}.".startswith(("torch.nn.", "torchvision.", "timm.")):
-        return Unreadable(
-            f"holds a whole model ({shown}), which is code: if you trust its origin, load it in "
-            "PyTorch and save its state_dict() instead"
-        )
-    if module in ("torch", "torch._utils", "torch.storage"):
-        return Unreadable(
-            f"holds {shown}, a kind of tensor that is not read: save plain dense tensors with "
-            "torch.save"
-        )
-    return Unreadable(
-        f"names {shown}, which is code: only tensors and containers are read; if you trust its "
-        "origin, load it in PyTorch and save the state_dict() alone"
     )
 
 
@@ -141,6 +158,10 @@ def _mapping(content: Any = ()) -> dict[Any, Any]:
             raise _wrong_argument()
         made[as_key(pair[0])] = pair[1]
     return made
+
+
+def _default_dict(_factory: Any = None, content: Any = ()) -> dict[Any, Any]:
+    return _mapping(content)
 
 
 def _set(items: Any = ()) -> set[Any]:
@@ -224,6 +245,7 @@ _BUILTINS = {
 NAMES: dict[tuple[str, str], object] = {
     ("collections", "OrderedDict"): Function(_mapping, 0, 1, copies=True),
     ("collections", "Counter"): Function(_mapping, 0, 1, copies=True),
+    ("collections", "defaultdict"): Function(_default_dict, 0, 2, copies=True),
     ("_codecs", "encode"): Function(_encode, 2, 2, copies=True),
     # Protocols 0 to 2 have Python 2's name of the module.
     **{

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...paths import expand
-from .pickled_names import AGAIN, Unreadable, damaged, printable
+from .pickled_names import AGAIN, ForeignClass, Unreadable, damaged, printable
 from .torch_tensors import Storage, build_tensor, storage_id, view_storage
 from .unpickle import read_pickle
 
@@ -49,6 +49,7 @@ class _Entry:
     start: int
     content: memoryview
     crc: int | None
+    compressed: bool
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -61,11 +62,12 @@ def read_torch_file(path: str | Path) -> Any:
     Returns:
         dict, list, tuple, str, bytes, numbers, and so on, as saved. Tensors and parameters of
         every device are read-only NumPy arrays with the tensor's strides; bfloat16 and float8
-        are those of ml_dtypes. Arrays out of the older format may be unaligned.
+        are those of ml_dtypes. Arrays out of the older format may be unaligned. Objects of all
+        other classes are ``Foreign``: described, not built.
 
     Raises:
-        UserError: Not a file, no permission, another kind of file, damaged, made to do harm, big
-            endian, or holds anything but tensors and containers.
+        UserError: Not a file, no permission, another kind of file, damaged, made to do harm, or
+            big endian.
     """
     path = expand(path)
     try:
@@ -156,22 +158,17 @@ def _archive_name(names: set[str]) -> str:
         if any(name.endswith(".npy") for name in names):
             raise Unreadable("is a NumPy archive: give it the ending .npz")
         raise Unreadable("is a zip archive, but none of torch.save: it has no data.pkl")
-    code = (f"{prefixes[0]}/constants.pkl", f"{prefixes[0]}/code/")
-    if any(name.startswith(code) for name in names):
-        raise Unreadable(
-            "is a TorchScript archive, which is code: if you trust its origin, load it with "
-            "torch.jit.load and torch.save its state_dict()"
-        )
     return prefixes[0]
 
 
 def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entry]:
     """Return the entries by name.
 
-    None may be compressed or share bytes, so that none is larger than the file.
+    None may share bytes, and none that is read may be compressed (the code in TorchScript
+    archives is), so that together they are no larger than the file.
 
     Raises:
-        Unreadable: An entry is compressed, shares bytes, or reaches out of the file.
+        Unreadable: An entry is encrypted, shares bytes, or reaches out of the file.
     """
     whole = memoryview(mapped)
     has_crc = any(info.CRC for info in infos)  # PyTorch writes 0 for all where it computes none
@@ -181,11 +178,6 @@ def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entr
         name = printable(info.filename)
         if info.flag_bits & _ENCRYPTED:
             raise Unreadable(f"has an encrypted entry, {name}: save it without a password")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise Unreadable(
-                f"has a compressed entry, {name}, as torch.save never writes: pack it again with "
-                "zip -0"
-            )
         if info.header_offset < last_end or info.filename in entries:
             raise Unreadable(
                 f"has overlapping entries at {name}: it is damaged, or made to do harm"
@@ -195,15 +187,21 @@ def _entries(infos: list[zipfile.ZipInfo], mapped: mmap.mmap) -> dict[str, _Entr
             raise damaged(f"{name} is cut short")
         signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
-        last_end = start + info.file_size
+        last_end = start + info.compress_size
         if signature != b"PK\x03\x04" or last_end > len(whole):
             raise damaged(f"{name} is cut short or garbled")
         crc = info.CRC if has_crc else None
-        entries[info.filename] = _Entry(name, start, whole[start:last_end], crc)
+        stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        entries[info.filename] = _Entry(name, start, whole[start:last_end], crc, not stored)
     return entries
 
 
 def _checked_content(entry: _Entry) -> memoryview:
+    if entry.compressed:
+        raise Unreadable(
+            f"has a compressed entry, {entry.name}, as torch.save never writes: pack it again with "
+            "zip -0"
+        )
     if entry.crc is not None and zlib.crc32(entry.content) != entry.crc:
         raise damaged(f"the checksum of {entry.name} does not fit")
     return entry.content
@@ -223,15 +221,20 @@ def _read_legacy(mapped: mmap.mmap) -> Any:
     start = file.tell()
     dtypes: dict[str, np.dtype[Any]] = {}
 
-    def note(persistent_id: object) -> None:
+    def note(persistent_id: object) -> object:
+        if (source := _class_with_source(persistent_id)) is not None:
+            return source
         identity = storage_id(persistent_id, sizes=(5, 6))
         if dtypes.setdefault(identity.key, identity.dtype) != identity.dtype:
             raise damaged(f"storage {printable(identity.key)} has two types")
+        return None
 
     read_pickle(file, lambda plan: None, note)
     storages = _legacy_storages(mapped, _read_plain(file), dtypes)
 
-    def load(persistent_id: object) -> Storage:
+    def load(persistent_id: object) -> object:
+        if (source := _class_with_source(persistent_id)) is not None:
+            return source
         identity = storage_id(persistent_id, sizes=(5, 6))
         if identity.key not in storages:
             raise damaged(f"it lacks storage {printable(identity.key)}")
@@ -239,6 +242,15 @@ def _read_legacy(mapped: mmap.mmap) -> Any:
 
     file.seek(start)
     return read_pickle(file, build_tensor, load)
+
+
+def _class_with_source(persistent_id: object) -> ForeignClass | None:
+    """Return the class in ("module", class, file, source), which the older format may hold."""
+    if type(persistent_id) is not tuple or len(persistent_id) != 4:
+        return None
+    word, kind, *_ = persistent_id
+    known = type(word) is str and word == "module" and isinstance(kind, ForeignClass)
+    return kind if known else None
 
 
 def _legacy_storages(

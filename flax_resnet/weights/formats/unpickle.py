@@ -1,9 +1,14 @@
-"""A reader of pickles that knows tensors and containers, and nothing that runs code.
+"""A reader of pickles that builds tensors and containers, and imports and calls nothing.
 
-Python's own unpickler imports and calls whatever a pickle names. This one interprets the
-instructions itself, as `pickletools` documents them, and looks names up in one table. Time and
-memory grow with the length of the pickle, whatever it claims: no instruction copies more than was
-read, nothing recurses, and keys are values that hash at once and cannot be made to collide.
+It interprets the instructions of ``pickletools`` and looks names up in one table; an object of any
+other class becomes a ``Foreign``, which only records what the pickle says about it. Time and memory
+grow with the length of the pickle, whatever it claims: no instruction copies more than was read,
+nothing recurses, and keys are values that hash at once and cannot be made to collide.
+
+``pickle.Unpickler`` with ``find_class`` would import nothing either, but it cannot be bounded: one
+instruction of six bytes (LONG_BINPUT) makes it allocate a memo of 64 GB, another (BINBYTES8) the
+bytes that it claims before it reads them, keys that are tuples of tuples take 2**40 steps to hash,
+and its extension codes return what the process has registered without asking ``find_class``.
 """
 
 import pickletools
@@ -12,7 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from .pickled_names import NAMES, Function, TensorPlan, Unreadable, as_key, damaged, refusal
+from .pickled_names import (
+    NAMES,
+    Foreign,
+    ForeignClass,
+    Function,
+    TensorPlan,
+    Unreadable,
+    as_key,
+    damaged,
+)
 
 # A tensor takes some 35 instructions; the deepest published ResNet (1202 layers) with the two
 # moments of Adam needs half a million.
@@ -58,11 +72,12 @@ def read_pickle(
     Returns:
         dict (also for OrderedDict and Counter; their attributes are dropped), list, tuple (also for
         torch.Size), set, frozenset, str (also for torch.device), bytes, bytearray, numbers, bool,
-        None, NumPy dtypes, and results of the two functions. Structures may be deep or cyclic.
+        None, NumPy dtypes, results of the two functions, and ``Foreign`` and ``ForeignClass`` for
+        all else. Structures may be deep or cyclic.
 
     Raises:
-        Unreadable: The pickle is damaged, out of bounds, or has a name or an instruction that is
-            not in the tables.
+        Unreadable: The pickle is damaged, out of bounds, or has an instruction that is not in the
+            table.
     """
     machine = _Machine(file, build_tensor, load_persistent, file.tell())
     for count, (name, argument) in enumerate(_instructions(file)):
@@ -75,8 +90,8 @@ def read_pickle(
             break
         if name not in _INSTRUCTIONS:
             raise Unreadable(
-                f"uses the pickle instruction {name}, which tensors and containers do not need: if "
-                "you trust its origin, load it in PyTorch and save the state_dict() alone"
+                f"uses the pickle instruction {name}, which no model needs: if you trust its "
+                "origin, load it in PyTorch and save the state_dict() alone"
             )
         _INSTRUCTIONS[name](machine, argument)
     return _pop(machine)
@@ -164,27 +179,30 @@ def _tuple_of(length: int) -> Callable[[_Machine, Any], None]:
 
 def _append(machine: _Machine, _: None) -> None:
     value = _pop(machine)
-    _target(machine, list).append(value)
+    _items(machine, list).append(value)
 
 
 def _appends(machine: _Machine, _: None) -> None:
     values = _pop_mark(machine)
-    _target(machine, list).extend(values)
+    _items(machine, list).extend(values)
 
 
 def _set_item(machine: _Machine, _: None) -> None:
     value, key = _pop(machine), _pop(machine)
-    _target(machine, dict)[as_key(key)] = value
+    _entries(machine)[as_key(key)] = value
 
 
 def _set_items(machine: _Machine, _: None) -> None:
     items = _pop_mark(machine)
-    _fill(_target(machine, dict), items)
+    _fill(_entries(machine), items)
 
 
 def _add_items(machine: _Machine, _: None) -> None:
-    items = _pop_mark(machine)
-    _target(machine, set).update(map(as_key, items))
+    values = _pop_mark(machine)
+    if type(_top(machine)) is Foreign:
+        _items(machine, list).extend(values)
+    else:
+        _target(machine, set).update(map(as_key, values))
 
 
 def _dict(machine: _Machine, _: None) -> None:
@@ -196,6 +214,22 @@ def _target(machine: _Machine, kind: type) -> Any:
     if type(target) is not kind:
         raise damaged(f"its pickle fills a {kind.__name__} that is none")
     return target
+
+
+def _items(machine: _Machine, kind: type) -> Any:
+    top = _top(machine)
+    if type(top) is not Foreign:
+        return _target(machine, kind)
+    top.items = [] if top.items is None else top.items
+    return top.items
+
+
+def _entries(machine: _Machine) -> dict[Any, Any]:
+    top = _top(machine)
+    if type(top) is not Foreign:
+        return _target(machine, dict)
+    top.entries = {} if top.entries is None else top.entries
+    return top.entries
 
 
 def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
@@ -218,15 +252,20 @@ def _stack_global(machine: _Machine, _: None) -> None:
 
 
 def _push_named(machine: _Machine, module: str, name: str) -> None:
-    if (module, name) not in NAMES:
-        raise refusal(module, name)
-    machine.stack.append(NAMES[module, name])
+    known = (module, name) in NAMES
+    machine.stack.append(NAMES[module, name] if known else ForeignClass(module, name))
 
 
 def _reduce(machine: _Machine, _: None) -> None:
     arguments, function = _pop(machine), _pop(machine)
-    if not (isinstance(function, Function) and type(arguments) is tuple):
+    machine.stack.append(_call(machine, function, arguments))
+
+
+def _call(machine: _Machine, function: Any, arguments: Any) -> object:
+    if not (isinstance(function, _CALLABLE) and type(arguments) is tuple):
         raise damaged("its pickle calls what is no function")
+    if not isinstance(function, Function):
+        return Foreign(function, arguments)
     if not function.fewest <= len(arguments) <= function.most:
         raise damaged("its pickle calls a function with a wrong number of arguments")
     if function.copies:
@@ -235,13 +274,45 @@ def _reduce(machine: _Machine, _: None) -> None:
         if machine.copied > machine.file.tell() - machine.start:
             raise Unreadable("copies its values over and over: it is made to fill the memory")
     made = function.call(*arguments)
-    machine.stack.append(machine.build_tensor(made) if isinstance(made, TensorPlan) else made)
+    return machine.build_tensor(made) if isinstance(made, TensorPlan) else made
+
+
+def _new(machine: _Machine, _: None) -> None:
+    arguments, kind = _pop(machine), _pop(machine)
+    machine.stack.append(_instance(machine, kind, arguments))
+
+
+def _new_with_keywords(machine: _Machine, _: None) -> None:
+    keywords, arguments, kind = (_pop(machine) for _ in range(3))
+    if type(keywords) is not dict or type(arguments) is not tuple:
+        raise damaged("its pickle calls what is no function")
+    machine.stack.append(_instance(machine, kind, (*arguments, keywords)))
+
+
+def _object(machine: _Machine, _: None) -> None:
+    kind, *arguments = _pop_mark(machine) or [None]
+    machine.stack.append(_instance(machine, kind, tuple(arguments)))
+
+
+def _inst(machine: _Machine, names: str) -> None:
+    arguments = tuple(_pop_mark(machine))
+    _global(machine, names)
+    machine.stack.append(_instance(machine, _pop(machine), arguments))
+
+
+def _instance(machine: _Machine, kind: Any, arguments: Any) -> object:
+    # Of the table's classes, such as OrderedDict, the empty instance is made; it is filled later.
+    return _call(machine, kind, () if isinstance(kind, Function) else arguments)
 
 
 def _build(machine: _Machine, _: None) -> None:
-    # Attributes of an OrderedDict: `_metadata`, which state_dict() adds, is not needed.
-    _pop(machine)
-    _target(machine, dict)
+    state = _pop(machine)
+    top = _top(machine)
+    if type(top) is Foreign:
+        top.state = state
+    else:
+        # Attributes of an OrderedDict: `_metadata`, which state_dict() adds, is not needed.
+        _target(machine, dict)
 
 
 def _persistent(machine: _Machine, _: None) -> None:
@@ -255,6 +326,7 @@ def _protocol_0_tensor(machine: _Machine, _: str) -> None:
 
 
 _SIZED = (str, bytes, list, tuple, dict)
+_CALLABLE = (Function, ForeignClass, Foreign)
 
 _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), _nothing),
@@ -293,6 +365,10 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
+    "NEWOBJ": _new,
+    "NEWOBJ_EX": _new_with_keywords,
+    "OBJ": _object,
+    "INST": _inst,
     "BUILD": _build,
     "BINPERSID": _persistent,
     "PERSID": _protocol_0_tensor,
