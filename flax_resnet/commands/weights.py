@@ -1,6 +1,8 @@
 """Commands for weights: convert, inspect."""
 
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 from ..errors import UserError
 from .grammar import command
@@ -15,6 +17,8 @@ def convert_command(
     model: str | None = None,
     num_classes: int | None = None,
     verify: bool = False,
+    key: str | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> None:
     """Convert weights between .pth, .safetensors, .npz and run folders.
 
@@ -24,12 +28,18 @@ def convert_command(
         model: The model's name; by default it is derived from the arrays.
         num_classes: Another number of classes: the classifier is initialised again.
         verify: Read the written file and compare logits, also with those of torchvision.
+        key: Of a file with several ResNets, the key of one, such as state_dict_ema.
+        head: Keep the classifier, or drop it and write the backbone alone.
     """
     from ..inference import convert_weights
 
-    done = convert_weights(source, target, model=model, num_classes=num_classes, verify=verify)
-    name, classes = done.classifier.info.config.name, len(done.classifier.classes)
-    print(f"{target}: {name}, {classes} classes, {done.arrays} arrays")
+    done = convert_weights(
+        source, target, model=model, num_classes=num_classes, verify=verify, key=key, head=head
+    )
+    info, count = done.classifier.info, len(done.classifier.classes)
+    classes = f"{count} classes" if count else "no classifier"
+    print(f"{target}: {info.config.name}, {classes}, {done.arrays} arrays")
+    _print_rows(info.origin)
     for other, difference in done.differences.items():
         print(
             f"largest difference of a logit, {other}: {difference:.3g} "
@@ -38,26 +48,35 @@ def convert_command(
 
 
 @command
-def inspect_command(file: str, /) -> None:
+def inspect_command(file: str, /, *, key: str | None = None) -> None:
     """Show the arrays of a weights file and which model they fit.
 
     Args:
-        file: A .pth, .safetensors or .npz file.
+        file: A weights file.
+        key: Of a file with several ResNets, the key of one, such as state_dict_ema.
     """
     from rich.console import Console
 
     from ..report import arrays_table
-    from ..weights import infer_model, read_weights, torchvision_names
+    from ..weights import find_weights, infer_model, read_file
 
-    arrays = {name: (value.shape, value.dtype.name) for name, value in read_weights(file).items()}
+    weights = find_weights(read_file(file), key, file)
+    arrays = {name: (value.shape, value.dtype.name) for name, value in weights.tensors.items()}
     Console(highlight=False).print(arrays_table(file, arrays))
-    names = torchvision_names(arrays)
-    shapes = {name: arrays[original][0] for name, original in names.items()}
+    shapes = weights.shapes()
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if "running_" not in name}
     print(f"arrays      {len(arrays)}")
     print(f"parameters  {sum(sizes.values()):,}")
+    _print_rows(weights.origin())
     try:
         print(f"model       {infer_model(shapes)}")
     except UserError as error:
         print("model       unknown")
         raise UserError(f"{file}: {error}") from error
+    if weights.resnet.head_problem:
+        print(f"classifier  none is read: the file {weights.resnet.head_problem}")
+
+
+def _print_rows(rows: Mapping[str, str]) -> None:
+    for name, row in rows.items():
+        print(f"{name:12}{row}")

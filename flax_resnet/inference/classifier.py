@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..models import ResNet
@@ -14,10 +14,12 @@ from ..paths import expand
 from ..transform import EvalTransform
 from ..weights import (
     WeightsInfo,
+    describe,
     load_source,
-    save_weights,
+    to_torchvision,
     write_description,
     write_run_weights,
+    write_weights,
 )
 from . import embed as _embed
 from . import evaluate as _evaluate
@@ -66,6 +68,9 @@ class Classifier:
     def save(self, target: str | Path) -> None:
         """Write the weights to a file, or all of the classifier to a run's folder.
 
+        Weights without a classifier are written without one. A ``.safetensors`` file also holds
+        the model's options, classes and transform, which ``load`` reads.
+
         Args:
             target: A file that ends in ``.safetensors``, ``.npz``, ``.pth`` or ``.pt``; or a name
                 without ending for a run's folder, which must not exist or be empty.
@@ -76,8 +81,16 @@ class Classifier:
         """
         target = expand(target)
         if target.suffix:
-            save_weights(target, self.variables, self.model)
+            state_dict = to_torchvision(self.variables, self.model)
+            if not self.classes:
+                state_dict = {n: a for n, a in state_dict.items() if not n.startswith("fc.")}
+            write_weights(target, state_dict, describe(self.info))
             return
+        if not self.classes:
+            raise UserError(
+                f"{self.info.source} holds no classifier, which a run's folder needs: write a file "
+                "such as weights.safetensors."
+            )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UserError(f"{target} is there already: choose another name for the run's folder.")
         if more := self.info.model_options:
@@ -101,6 +114,8 @@ def load(
     classes: Sequence[str] | str | Path | None = None,
     model: str | None = None,
     num_classes: int | None = None,
+    key: str | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> Classifier:
     """Load a trained model.
 
@@ -112,12 +127,16 @@ def load(
         classes: Other names of the classes, or the path of a file that ``read_classes`` reads.
         model: Name of the model; by default it is inferred from the arrays.
         num_classes: Another number of classes than the weights have creates a random classifier.
+        key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
+        head: ``"drop"`` leaves out the classifier of a file.
 
     Raises:
         UserError: Nothing or more than one thing of that name, damaged files, weights of another
             model, or more or fewer names than the model has classes.
     """
-    module, variables, info = load_source(source, model=model).create(num_classes)
+    module, variables, info = load_source(source, model=model, key=key, head=head).create(
+        num_classes
+    )
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
     if classes is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -39,6 +40,8 @@ def convert_weights(
     model: str | None = None,
     num_classes: int | None = None,
     verify: bool = False,
+    key: str | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> Conversion:
     """Convert weights from ``source`` to ``target``.
 
@@ -48,18 +51,26 @@ def convert_weights(
             folder, which must not exist yet.
         model: Name of the model; by default it is inferred from the arrays.
         num_classes: Another number of classes than the weights have creates a random classifier.
-        verify: Whether to read the target again and compare logits, also with torchvision's where
+        verify: Whether to read the target again and compare outputs, also with torchvision's where
             that is installed.
+        key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
+        head: ``"drop"`` leaves out the classifier.
 
     Raises:
         UserError: A file is missing, damaged or of another kind, or the weights are of another
             model.
     """
     target = expand(target)
-    classifier = load(source, model=model, num_classes=num_classes)
+    classifier = load(source, model=model, num_classes=num_classes, key=key, head=head)
     classifier.save(target)
     differences, largest = _verify(classifier, target) if verify else ({}, 0.0)
-    return Conversion(classifier, len(jax.tree.leaves(classifier.variables)), differences, largest)
+    leaves = jax.tree_util.tree_leaves_with_path(classifier.variables)
+    written = [path for path, _ in leaves if classifier.classes or not _of_head(path)]
+    return Conversion(classifier, len(written), differences, largest)
+
+
+def _of_head(path: tuple[Any, ...]) -> bool:
+    return str(path[1].key).startswith("fc")
 
 
 def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], float]:

@@ -2,6 +2,7 @@
 
 ``load.py`` resolves every form of ``source``, ``repository.py`` reads folders of the Hugging Face
 hub's layout; ``formats/`` reads and writes each kind of file;
+``find.py`` finds the ResNet in what a file holds, and ``infer.py`` its architecture;
 ``convert.py``, ``names.py`` and ``layouts.py`` map names and layouts; ``published.py`` is the table
 of torchvision's weights, which ``hub.py`` fetches.
 """
@@ -14,10 +15,11 @@ from .convert import (
     to_torchvision,
     to_transformers,
 )
-from .formats.files import load_weights, read_weights, save_weights, write_weights
+from .description import describe
+from .find import FoundWeights, find_weights
+from .formats.files import load_weights, read_file, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .info import LoadedWeights, WeightsInfo
-from .layouts import torchvision_names
 from .load import is_published_set, load_pretrained, load_source
 from .published import (
     PublishedWeights,
@@ -33,12 +35,15 @@ from .run_folder import (
 
 __all__ = [
     "RUN_WEIGHTS",
+    "FoundWeights",
     "IncompatibleKeys",
     "InferredModel",
     "LoadedWeights",
     "PublishedWeights",
     "WeightsInfo",
     "build_model",
+    "describe",
+    "find_weights",
     "from_torchvision",
     "imagenet_classes",
     "infer_model",
@@ -47,13 +52,13 @@ __all__ = [
     "load_source",
     "load_weights",
     "published_weights",
+    "read_file",
     "read_weights",
     "remove_run_weights",
     "save_weights",
     "to_timm",
     "to_torchvision",
     "to_transformers",
-    "torchvision_names",
     "usual_transform",
     "write_description",
     "write_run_weights",

@@ -13,9 +13,9 @@ from flax import traverse_util
 
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
+from .find import FoundWeights, find_weights
 from .infer import infer_model
-from .layouts import torchvision_names, unwrap
-from .names import COUNTER, Leaf, as_numpy, fresh_variables, input_channels, torch_leaves
+from .names import COUNTER, Leaf, as_numpy, fresh_variables, torch_leaves
 from .timm import v2_name
 from .transformers import transformers_config, transformers_name
 
@@ -53,7 +53,7 @@ class IncompatibleKeys:
 
 @overload
 def from_torchvision(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | FoundWeights,
     model: ResNet,
     *,
     strict: Literal[True] = True,
@@ -64,7 +64,7 @@ def from_torchvision(
 
 @overload
 def from_torchvision(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | FoundWeights,
     model: ResNet,
     *,
     strict: Literal[False],
@@ -74,7 +74,7 @@ def from_torchvision(
 
 
 def from_torchvision(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | FoundWeights,
     model: ResNet,
     *,
     strict: bool = True,
@@ -83,8 +83,9 @@ def from_torchvision(
 ) -> dict[str, Any] | tuple[dict[str, Any], IncompatibleKeys]:
     """Convert a PyTorch state dict to the variables ``{"params", "batch_stats"}`` of ``model``.
 
-    Arrays are cast to the model's ``param_dtype``; float32 to float32 keeps every bit. The names
-    may have the prefixes and wrappers that ``layouts.py`` lists.
+    Arrays are cast to the model's ``param_dtype``; float32 to float32 keeps every bit. The ResNet
+    may be in a checkpoint or a larger model, and have the names of other projects, see
+    ``layouts.py``.
 
     Args:
         state_dict: Arrays of NumPy, JAX or PyTorch by name, in PyTorch's layout: kernels
@@ -102,26 +103,23 @@ def from_torchvision(
         UserError: Strict, and something is missing, unexpected or of another shape: all of it is
             listed, and the model it looks like is named.
     """
-    tensors = unwrap(state_dict)
-    names = torchvision_names(tensors)
-    channels = 3
-    if (first := names.get("conv1.weight") or names.get("conv1.0.weight")) is not None:
-        conv1 = tensors[first]
-        channels = input_channels(conv1) if len(conv1.shape) == 4 else 3
-    leaves = torch_leaves(model, channels)
+    weights = state_dict if isinstance(state_dict, FoundWeights) else find_weights(state_dict)
+    names = dict(weights.names)
     if head == "drop":
         names = {name: original for name, original in names.items() if not _of_head(name)}
+    channels = _image_channels(weights)
+    leaves = torch_leaves(model, channels)
 
     converted, mismatched = {}, []
     for name, leaf in leaves.items():
         if name in names:
-            array = as_numpy(tensors[names[name]])
+            array = as_numpy(weights.tensors[names[name]])
             if array.ndim == 4 and array.shape[2:] == (1, 1) and len(leaf.shape) == 2:
                 array = array[..., 0, 0]  # a classifier that is a 1x1 convolution
             if problem := _problem(array, leaf):
                 mismatched.append(f"{name} {problem}")
             else:
-                converted[leaf.path] = jax.device_put(leaf.from_torch(array))
+                converted[leaf.path] = leaf.from_torch(array)
     dropped = [name for name in leaves if head == "drop" and _of_head(name)]
     incompatible = IncompatibleKeys(
         missing=tuple(name for name in leaves if name not in names and name not in dropped),
@@ -130,7 +128,7 @@ def from_torchvision(
     )
     if strict and incompatible:
         raise UserError(
-            f"These weights do not fit the model: {_advice(tensors, names, incompatible)}. "
+            f"These weights do not fit the model: {_advice(weights, names, incompatible)}. "
             f"{incompatible}."
         )
     if dropped:
@@ -232,14 +230,21 @@ def _of_head(name: str) -> bool:
     return name.startswith("fc.")  # also the layers of a projection head, fc.0, fc.2
 
 
-def _advice(
-    tensors: Mapping[str, Any], names: Mapping[str, str], incompatible: IncompatibleKeys
-) -> str:
+def _image_channels(weights: FoundWeights) -> int:
+    shapes = weights.shapes()
+    kernel = shapes.get("conv1.weight") or shapes.get("conv1.0.weight") or ()
+    return kernel[1] if len(kernel) == 4 else 3
+
+
+def _advice(weights: FoundWeights, names: Mapping[str, str], incompatible: IncompatibleKeys) -> str:
     wrong = (*incompatible.missing, *incompatible.unexpected, *incompatible.mismatched)
     if all(_of_head(name) for name in wrong):
+        if weights.resnet.head_problem:
+            return f"the file {weights.resnet.head_problem}; head='drop' starts with a fresh one"
         return "only the classifier differs, head='drop' starts with a fresh one"
     try:
-        inferred = infer_model({name: tensors[names[name]].shape for name in names})
+        shapes = weights.shapes()
+        inferred = infer_model({name: shapes[name] for name in names})
     except UserError as error:
         return str(error).rstrip(".")
     return f"they look like those of {inferred}"

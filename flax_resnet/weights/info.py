@@ -11,9 +11,11 @@ import jax
 from ..config import ModelConfig
 from ..errors import UserError
 from ..models import ResNet
+from ..models.variants import variant_options
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import from_torchvision
+from .find import FoundWeights
 
 Kind = Literal["run", "file", "torchvision", "timm", "transformers", "random"]
 
@@ -29,6 +31,7 @@ class WeightsInfo:
         path: The file or the run's folder; None for random values.
         config: Name and options of the model.
         classes: Names of the classes, in the order of the logits; numbers where they are unknown.
+            Empty where the weights hold no classifier and none was asked for.
         transform: How evaluation turns an image file into the model's input.
         has_classifier: False where the classifier is random, because the weights held none or one
             for other classes.
@@ -36,6 +39,8 @@ class WeightsInfo:
         settings: Settings of the training run, by dotted name as in ``config.json``.
         step: Training steps behind the weights, of a run.
         model_options: Options of ``create_model`` for which ``config`` has no field.
+        origin: What was used of a file and what was left, as rows of a report: ``"used"``, the key
+            of the arrays; ``"averages"``, keys of moving averages; and ``"left"``, all else.
     """
 
     source: str
@@ -49,6 +54,7 @@ class WeightsInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +63,12 @@ class LoadedWeights:
 
     Attributes:
         info: Description of the weights.
-        tensors: Arrays in PyTorch's layout by the names that their file has for them; large ones
-            are read when they are looked up.
+        weights: Arrays in PyTorch's layout by name, or as they were found in a file; large ones are
+            read when they are looked up.
     """
 
     info: WeightsInfo
-    tensors: Mapping[str, Any]
+    weights: Mapping[str, Any] | FoundWeights
 
     def create(
         self, num_classes: int | None = None, *, key: jax.Array | None = None, **options: Any
@@ -83,10 +89,12 @@ class LoadedWeights:
             UserError: The arrays do not fit the model, or an option is unknown.
         """
         info = self.info
-        count = num_classes or len(info.classes)
+        usual = variant_options(info.config.name).get("num_classes", 1000)
+        count = num_classes or len(info.classes) or usual
         keep = info.has_classifier and count == len(info.classes)
         if not keep:
-            info = dataclasses.replace(info, has_classifier=False, classes=numbered_classes(count))
+            classes = numbered_classes(num_classes or 0)
+            info = dataclasses.replace(info, has_classifier=False, classes=classes)
         model = build_model(info.config, count, **{**info.model_options, **options})
         return model, self.variables_of(model, keep_classifier=keep, key=key), info
 
@@ -105,7 +113,7 @@ class LoadedWeights:
         """
         head: Literal["keep", "drop"] = "keep" if keep_classifier else "drop"
         try:
-            return from_torchvision(self.tensors, model, head=head, key=key)
+            return from_torchvision(self.weights, model, head=head, key=key)
         except UserError as error:
             if str(self.info.path) in str(error):
                 raise

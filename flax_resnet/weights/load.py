@@ -3,26 +3,34 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from ..config import ModelConfig
+from ..download import PublishedFile, is_published
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet, create_model
+from ..models.variants import variant_options
 from ..paths import expand
 from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from .architecture import build_model, config_of, usual_transform
-from .formats.files import READERS, array_shapes, read_weights
+from .description import read_description
+from .find import find_weights
+from .formats.files import ENDINGS, read_file
 from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
 from .infer import infer_model
 from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
-from .layouts import torchvision_names
 from .names import fresh_variables, torch_leaves
-from .published import find_published, imagenet_classes, published_weights
+from .published import (
+    PublishedWeights,
+    find_published,
+    imagenet_classes,
+    published_weights,
+)
 from .repository import read_json_object, read_transformers
 from .run_folder import read_run
 
@@ -34,7 +42,12 @@ _SET = re.compile(r"DEFAULT|IMAGENET1K_V\d+")
 
 
 def load_source(
-    source: str | Path, *, model: str | None = None, cache: Path | None = None
+    source: str | Path,
+    *,
+    model: str | None = None,
+    cache: Path | None = None,
+    key: str | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> LoadedWeights:
     """Load the weights that ``source`` names.
 
@@ -47,6 +60,8 @@ def load_source(
         model: Name of the model that the weights must be of. With it, the name of a set alone,
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
+        key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
+        head: ``"drop"`` leaves out the classifier of a file.
 
     Raises:
         UserError: Nothing has that name, or two things have it; no connection; damaged files; or
@@ -69,8 +84,8 @@ def load_source(
         return published()
     if path.is_dir():
         return _load_folder(path, word, model)
-    if path.exists() or path.suffix.lower() in READERS:
-        return _load_file(path, "file", word, model)
+    if path.exists() or path.suffix.lower() in ENDINGS:
+        return _load_local(path, word, model, key, head)
     raise UserError(_not_found(word, model, is_path))
 
 
@@ -165,14 +180,13 @@ def _load_torchvision(
     if model not in (None, name):
         raise UserError(_of_another_model(word, name, model))
     entry = find_published(name, chosen)
-    metrics = {"acc@1": entry.acc1, "acc@5": entry.acc5}
-    path = fetch_published(entry, cache)
-    return _load_file(path, "torchvision", word, name, entry.transform, metrics)
+    return _load_published(fetch_published(entry, cache), "torchvision", word, name, entry)
 
 
 def _load_timm(word: str, model: str | None) -> LoadedWeights:
     path, config = fetch_timm(word)
-    return _load_file(path, "timm", word, model, timm_transform(config))
+    # The sets under this name with 1,000 classes are of ImageNet-1k.
+    return _load_file(path, "timm", word, model, timm_transform(config), classes=imagenet_classes())
 
 
 def _load_repository(word: str, model: str | None) -> LoadedWeights:
@@ -184,7 +198,10 @@ def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
     config = read_json_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
     if "architecture" in config:
         transform = timm_transform(config.get("pretrained_cfg", config))
-        return _load_file(weights_in(folder), "timm", source, model, transform)
+        classes = config.get("label_names") or ()
+        return _load_file(
+            weights_in(folder), "timm", source, model, transform, classes=tuple(map(str, classes))
+        )
     loaded = (
         read_transformers(folder, source) if "model_type" in config else read_run(folder, source)
     )
@@ -194,6 +211,26 @@ def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
     return loaded
 
 
+def _load_local(
+    path: Path, source: str, model: str | None, key: str | None, head: Literal["keep", "drop"]
+) -> LoadedWeights:
+    """Read a file that is not known to be a published one."""
+    entry = next((entry for entry in published_weights() if entry.file == path.name), None)
+    if entry is not None and is_published(
+        path, PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
+    ):
+        return _load_published(path, "file", source, model, entry)
+    return _load_file(path, "file", source, model, key=key, head=head)
+
+
+def _load_published(
+    path: Path, kind: Kind, source: str, model: str | None, entry: PublishedWeights
+) -> LoadedWeights:
+    metrics = {"acc@1": entry.acc1, "acc@5": entry.acc5}
+    classes = imagenet_classes()
+    return _load_file(path, kind, source, model, entry.transform, metrics, classes)
+
+
 def _load_file(
     path: Path,
     kind: Kind,
@@ -201,34 +238,56 @@ def _load_file(
     model: str | None,
     transform: EvalTransform | None = None,
     metrics: Mapping[str, float] | None = None,
+    classes: Sequence[str] = (),
+    key: str | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> LoadedWeights:
-    """Read a file of weights, whose model is inferred from its arrays."""
-    tensors = read_weights(path)
-    stored = array_shapes(tensors)
-    shapes = {name: stored[original] for name, original in torchvision_names(tensors).items()}
+    """Read a file of weights, whose model it describes or is inferred from its arrays."""
+    weights = find_weights(read_file(path), key, str(path))
+    shapes = weights.shapes()
+    description = read_description(path)
     try:
         inferred = infer_model(shapes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     config, more = config_of(inferred)
-    channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 3)))[1]
-    count = inferred.classes or create_model(inferred.name).num_classes
-    if model not in (None, inferred.name):
+    if description is not None:
+        config, more = description.config, description.model_options
+    elif model not in (None, inferred.name):
         config, more = ModelConfig(name=model), {}
-        if not _fits(build_model(config, count), shapes, channels):
-            raise UserError(_of_another_model(path, inferred, model))
+    count = inferred.classes or variant_options(config.name).get("num_classes", 1000)
+    channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 3)))[1]
+    chosen = build_model(config, count, **more)
+    differs = description is not None or config.name != inferred.name
+    if model not in (None, config.name) or (differs and not _fits(chosen, shapes, channels)):
+        raise UserError(_of_another_model(path, inferred, model or config.name))
+    has_classifier = (
+        inferred.classes is not None and head == "keep" and not weights.resnet.is_projection
+    )
+    if (problem := weights.resnet.head_problem) and head == "keep":
+        raise UserError(
+            f"{path} {problem}: take the backbone alone (flax-resnet convert --head drop; "
+            'head="drop" in Python).'
+        )
+    if description is not None:
+        classes, transform = description.classes, description.transform
+    if not has_classifier:
+        classes = ()
+    elif len(classes) != count:
+        classes = numbered_classes(count)
     info = WeightsInfo(
         source=source,
         kind=kind,
         path=path,
         config=config,
-        classes=imagenet_classes() if count == 1000 else numbered_classes(count),
-        transform=transform or usual_transform(build_model(config, count, **more), channels),
-        has_classifier=inferred.classes is not None,
+        classes=tuple(classes),
+        transform=transform or usual_transform(chosen, channels),
+        has_classifier=has_classifier,
         metrics=metrics or {},
         model_options=more,
+        origin=weights.origin(),
     )
-    return LoadedWeights(info, tensors)
+    return LoadedWeights(info, weights)
 
 
 def _fits(model: ResNet, shapes: Mapping[str, tuple[int, ...]], channels: int) -> bool:

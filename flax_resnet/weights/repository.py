@@ -7,10 +7,10 @@ from typing import Any
 
 from ..errors import UserError
 from .architecture import build_model, nearest_config, usual_transform
-from .formats.files import array_shapes, read_weights
+from .find import find_weights
+from .formats.files import read_file
 from .hub import CONFIG_FILE, weights_in
 from .info import LoadedWeights, WeightsInfo, numbered_classes
-from .layouts import torchvision_names
 from .transformers import class_names, model_options, processor_transform
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,8 @@ def read_transformers(folder: Path, source: str) -> LoadedWeights:
     try:
         options = model_options(config)
         path = weights_in(folder)
-        tensors = read_weights(path)
-        stored = array_shapes(tensors)
-        shapes = {name: stored[original] for name, original in torchvision_names(tensors).items()}
+        weights = find_weights(read_file(path), source=str(path))
+        shapes = weights.shapes()
         head = shapes.get("fc.weight")
         count = head[0] if head else len(config.get("id2label") or range(1000))
         classes = class_names(config, count) or numbered_classes(count)
@@ -75,4 +74,4 @@ def read_transformers(folder: Path, source: str) -> LoadedWeights:
         has_classifier=head is not None,
         model_options=more,
     )
-    return LoadedWeights(info, tensors)
+    return LoadedWeights(info, weights)

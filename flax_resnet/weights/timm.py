@@ -6,7 +6,7 @@ timm calls the arrays of its ``ResNet`` as torchvision does; those of its ``ResN
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -94,11 +94,6 @@ def v2_name(name: str) -> str:
         layer = "downsample.conv" if layer == "downsample" else layer
         return f"stages.{stage}.blocks.{block}.{layer}.{leaf}"
     return f"{_V2_MODULES[module]}.{leaf}"
-
-
-def is_v2(names: Iterable[str]) -> bool:
-    """Return whether these are names of a ``ResNetV2`` of timm."""
-    return "stages.0.blocks.0.conv1.weight" in names
 
 
 def from_v2_names(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """ResNets of the library transformers: names of arrays, ``config.json``, and image processors."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -54,11 +54,6 @@ _FIXED: Mapping[str, Any] = {
 _FILTERS: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _PROCESSORS = ("ConvNext", "ViT", "Bit", "CLIP")
 _SQUEEZES_FROM = 384  # ConvNextImageProcessor crops smaller images only
-
-
-def is_transformers(names: Collection[str]) -> bool:
-    """Return whether names of arrays are those of a ResNet of transformers."""
-    return any(name.endswith(f"{_STEM}convolution.weight") for name in names)
 
 
 def torchvision_name(name: str) -> str:

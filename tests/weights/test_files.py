@@ -137,7 +137,7 @@ def test_wrong_paths_are_said(tmp_path, resnet20):
     with pytest.raises(UserError, match="is a folder"):
         fr.load_weights(tmp_path, model)
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(UserError, match=r"must end in one of \.safetensors"):
+    with pytest.raises(UserError, match="is empty"):
         fr.load_weights(tmp_path / "weights.h5", model)
     with pytest.raises(UserError, match=r"must end in one of \.safetensors"):
         fr.save_weights(tmp_path / "weights.onnx", variables, model)

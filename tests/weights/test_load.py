@@ -204,7 +204,7 @@ def test_each_use_takes_the_same_forms(published, file, tmp_path, capsys):
         config = fr.finetune_config(tmp_path, weights=source)
         assert (config.model.name, config.transfer.weights) == ("resnet18", source)
         _, variables, info = fr.load_pretrained("resnet18", weights=source)
-        assert info.classes[0] == "tench"
+        assert info.classes[0] == ("0" if number == 2 else "tench")  # a file does not name them
         again = fr.load(tmp_path / f"run{number}")
         bias = np.asarray(again.variables["params"]["fc"]["bias"])
         assert np.array_equal(bias, variables["params"]["fc"]["bias"])

@@ -1,12 +1,15 @@
-"""Files of weights: .safetensors, .npz and PyTorch's .pth, read and written."""
+"""Files of weights: .safetensors, .npz and PyTorch's .pth, read and written.
+
+A file is read by its first bytes, whatever its name.
+"""
 
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,9 +19,11 @@ from ...errors import UserError
 from ...models import ResNet
 from ...output_files import replacing
 from ...paths import expand
+from ..arrays import LazyArrays
 from ..convert import from_torchvision, to_torchvision
-from ..layouts import unwrap
+from ..find import find_weights
 from .torch_files import read_torch_file
+from .write_torch import write_torch
 
 # A .npz that unpacks to more than this times its own size is no file of weights: they hardly
 # compress.
@@ -33,16 +38,15 @@ def load_weights(path: str | Path, model: ResNet, **options: Any) -> dict[str, A
     """Read a file of weights as the variables of ``model``.
 
     Args:
-        path: ``.pth``, ``.pt``, ``.th``, ``.bin`` or ``.tar`` of PyTorch, ``.safetensors`` or
-            ``.npz``.
+        path: A file of torch.save, a pickle, ``.safetensors`` or ``.npz``, under any name.
         model: Any model of flax_resnet.
         **options: Options of ``from_torchvision``: ``head="drop"``, ``strict=False``, ``key``.
 
     Raises:
-        UserError: The file is missing, damaged, holds code, or does not fit the model.
+        UserError: The file is missing, damaged, or does not fit the model.
     """
     try:
-        return from_torchvision(read_weights(path), model, **options)
+        return from_torchvision(read_file(path), model, **options)
     except UserError as error:
         if str(path) in str(error):
             raise
@@ -53,14 +57,12 @@ def save_weights(path: str | Path, variables: Mapping[str, Any], model: ResNet) 
     """Write the variables of ``model`` under torchvision's names, whole or not at all.
 
     Args:
-        path: A name that ends in ``.safetensors``, ``.npz``, or, where PyTorch is installed,
-            ``.pth`` or ``.pt``.
+        path: A name that ends in ``.safetensors``, ``.npz``, ``.pth`` or ``.pt``.
         variables: ``{"params", "batch_stats"}``.
         model: The module that they belong to.
 
     Raises:
-        UserError: Another ending, no PyTorch, a folder that cannot be written, or variables of
-            another model.
+        UserError: Another ending, a folder that cannot be written, or variables of another model.
     """
     write_weights(path, to_torchvision(variables, model))
 
@@ -69,23 +71,48 @@ def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
     """Read the arrays of a file by the names that it has for them.
 
     Arrays of ``.safetensors`` and ``.npz`` are read when they are looked up; the checksums of those
-    that we wrote are compared then.
+    that we wrote are compared then. Of a checkpoint, they are those of the state dict with the
+    ResNet.
 
     Raises:
-        UserError: The file is missing, damaged, of an unknown kind, or holds code.
+        UserError: The file is missing, damaged, of an unknown kind, or holds no arrays.
+    """
+    return find_weights(read_file(path), source=str(path)).tensors
+
+
+def read_file(path: str | Path) -> Any:
+    """Read a file of weights, whose kind is known by its first bytes, whatever its name.
+
+    Returns:
+        Arrays by name of ``.safetensors`` and ``.npz``, read when they are looked up; of PyTorch's
+        files and pickles, what ``read_torch_file`` returns.
+
+    Raises:
+        UserError: The file is missing, damaged, or of an unknown kind.
     """
     path = expand(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}: give the path of a file of weights.")
-    return _choose(READERS, path, "read")(path)
+    return _reader_of(path)(path)
 
 
-def array_shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array, read from the header where the file has one."""
-    if isinstance(arrays, _LazyArrays):
-        return {name: tuple(arrays.read_shape(name)) for name in arrays}
-    return {name: tuple(array.shape) for name, array in arrays.items()}
+def _reader_of(path: Path) -> Callable[[Path], Any]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+    if head[8:9] == b"{" or (head and path.suffix.lower() == ".safetensors"):
+        return _read_safetensors
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_npz = any(name.endswith(".npy") for name in archive.namelist())
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+            is_npz = path.suffix.lower() == ".npz"
+        return _read_npz if is_npz else read_torch_file
+    return read_torch_file
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -107,46 +134,22 @@ def write_weights(
     Args:
         path: See ``save_weights``.
         state_dict: Arrays in PyTorch's layout.
-        metadata: More entries for the header of a ``.safetensors`` file.
+        metadata: More entries for the header of a ``.safetensors`` file; other files have none.
 
     Raises:
-        UserError: An unknown ending, no PyTorch, or a folder that cannot be written.
+        UserError: An unknown ending, or a folder that cannot be written.
     """
     path = expand(path)
-    write = _choose(WRITERS, path, "written")
-    if metadata:
+    if path.suffix.lower() not in WRITERS:
+        raise UserError(
+            f"{path} cannot be written: its name must end in one of {', '.join(WRITERS)}.",
+            exit_code=2,
+        )
+    write = WRITERS[path.suffix.lower()]
+    if metadata and write is _write_safetensors:
         write = partial(_write_safetensors, metadata=metadata)
     with replacing(path) as fresh:
         write(fresh, state_dict)
-
-
-class _LazyArrays(Mapping[str, np.ndarray]):
-    """Arrays that are read one at a time, so that a conversion never holds the file twice."""
-
-    def __init__(
-        self,
-        names: list[str],
-        read: Callable[[str], np.ndarray],
-        read_shape: Callable[[str], Sequence[int]] | None = None,
-    ) -> None:
-        self._names = dict.fromkeys(names)
-        self._read = read
-        self.read_shape = read_shape or (lambda name: read(name).shape)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _read_torch(path: Path) -> Mapping[str, np.ndarray]:
-    return unwrap(read_torch_file(path), str(path))
 
 
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
@@ -164,7 +167,7 @@ def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
             )
         return array
 
-    return _LazyArrays(list(file.keys()), read, lambda name: file.get_slice(name).get_shape())
+    return LazyArrays(list(file.keys()), read, lambda name: file.get_slice(name).get_shape())
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -185,9 +188,11 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
             total = sum(entry.file_size for entry in entries)
             if total > MOST_COMPRESSION * path.stat().st_size + 2**20:
                 raise UserError(f"{path} unpacks to {total:,} bytes: that is no file of weights.")
+            shapes = {}
             for entry in entries:
                 with archive.open(entry) as stream:
-                    _check_npy(stream, entry.file_size)
+                    shape = _check_npy(stream, entry.file_size)
+                shapes[entry.filename.removesuffix(".npy")] = shape
         file = np.load(path, allow_pickle=False)
     except (
         ValueError,
@@ -198,11 +203,15 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         NotImplementedError,
     ) as error:
         raise UserError(f"{path} is not a sound .npz file ({error}).") from error
-    return _LazyArrays(list(file.files), lambda name: _npz_entry(path, file, name))
+    return LazyArrays(file.files, lambda name: _npz_entry(path, file, name), shapes.__getitem__)
 
 
-def _check_npy(stream: Any, size: int) -> None:
-    """Check the size that the header claims, which NumPy allocates before it reads."""
+def _check_npy(stream: Any, size: int) -> tuple[int, ...]:
+    """Check the size that the header claims, which NumPy allocates before it reads.
+
+    Returns:
+        The shape of the array.
+    """
     version = np.lib.format.read_magic(stream)
     read_header = (
         np.lib.format.read_array_header_1_0
@@ -217,6 +226,7 @@ def _check_npy(stream: Any, size: int) -> None:
         claimed *= length
     if min(shape, default=0) < 0 or stream.tell() + claimed != size:
         raise ValueError(f"an array claims {claimed} bytes, its entry has {size}")
+    return tuple(shape)
 
 
 def _npz_entry(path: Path, file: Any, name: str) -> np.ndarray:
@@ -248,42 +258,10 @@ def _write_npz(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _write_torch(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"PyTorch is needed to write a {path.suffix} file: pip install torch, or choose a "
-            ".safetensors file, which PyTorch programs read too."
-        ) from error
-    tensors = {}
-    for name, array in state_dict.items():
-        if array.dtype.name == "bfloat16":
-            tensors[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            tensors[name] = torch.from_numpy(array)
-    torch.save(tensors, path)
-
-
-Reader = Callable[[Path], Mapping[str, np.ndarray]]
-Writer = Callable[[Path, Mapping[str, np.ndarray]], None]
-F = TypeVar("F")
-
-READERS: dict[str, Reader] = {
-    ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
-    **dict.fromkeys((".pth", ".pt", ".th", ".bin", ".tar"), _read_torch),
-}
-WRITERS: dict[str, Writer] = {
+# The usual endings of files of weights; they are read under any name.
+ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl", ".model")
+WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
-    **dict.fromkeys((".pth", ".pt"), _write_torch),
+    **dict.fromkeys((".pth", ".pt"), write_torch),
 }
-
-
-def _choose(table: Mapping[str, F], path: Path, verb: str) -> F:
-    if path.suffix.lower() in table:
-        return table[path.suffix.lower()]
-    raise UserError(
-        f"{path} cannot be {verb}: its name must end in one of {', '.join(table)}.", exit_code=2
-    )

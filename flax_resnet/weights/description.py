@@ -1,0 +1,74 @@
+"""What the metadata of a ``.safetensors`` file of ours says about its arrays."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..transform import EvalTransform
+from .formats.files import read_metadata
+from .info import WeightsInfo
+
+ENTRY = "flax_resnet"
+
+
+@dataclass(frozen=True)
+class Description:
+    """The model, classes and transform of a file; without a classifier there are no classes."""
+
+    config: ModelConfig
+    model_options: dict[str, Any]
+    classes: tuple[str, ...]
+    transform: EvalTransform
+
+
+def describe(info: WeightsInfo) -> dict[str, str]:
+    """Return the metadata that ``read_description`` reads."""
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(info.config)
+        if (value := getattr(info.config, field.name)) != field.default or field.name == "name"
+    }
+    content = {
+        "model": changed,
+        "model_options": dict(info.model_options),
+        "classes": list(info.classes),
+        "transform": info.transform.to_json(),
+    }
+    return {ENTRY: json.dumps(content)}
+
+
+def read_description(path: Path) -> Description | None:
+    """Read the description in a file of weights; None where there is none.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
+    with path.open("rb") as file:
+        if file.read(9)[8:] != b"{":
+            return None
+    content = read_metadata(path).get(ENTRY)
+    if content is None:
+        return None
+    try:
+        held = json.loads(content)
+        return Description(
+            config=ModelConfig(**_tuples(held["model"])),
+            model_options=_tuples(held["model_options"]),
+            classes=tuple(map(str, held["classes"])),
+            transform=EvalTransform.from_json(held["transform"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} describes its model in a way that this version does not read ({error})."
+        ) from error
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as JSON holds them, with tuples for its lists."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
