@@ -33,6 +33,7 @@ PYTHON_PAGES = {
     "docs/guides/finetuning.md",
     "docs/guides/library.md",
     "docs/guides/nnx.md",
+    "docs/guides/features.md",
     "docs/guides/weights.md",
     "docs/guides/devices.md",
 }
@@ -253,6 +254,23 @@ def test_the_library_guide_runs(capsys, monkeypatch):
     assert float(names["metrics"]["count"]) == 2
     assert int(names["state"].step) == 2
     assert "'layer4': (2, 4, 4, 2048)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_guide_to_features_runs(monkeypatch):
+    """As written, on a shallower model that is quickly traced."""
+    shallow = partial(create_model, stage_sizes=(1, 1, 1, 1), conv_impl="reference")
+    monkeypatch.setattr(flax_resnet, "create_model", shallow)
+    names, _ = run_page("docs/guides/features.md")
+    shapes = {stage: level.shape for stage, level in names["pyramid"].items()}
+    assert shapes == {
+        "layer4": (1, 3, 4, 256),
+        "layer3": (1, 6, 8, 256),
+        "layer2": (1, 12, 16, 256),
+    }
+    assert names["features"]["layer4"].shape == (1, 12, 16, 512)
+    held = names["variables"]["params"]["backbone"]["conv1"]["kernel"]
+    assert held is names["pretrained"]["params"]["conv1"]["kernel"]
 
 
 @pytest.mark.slow

@@ -17,16 +17,30 @@ EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block / its pl
 
 
 def conv_specs(
-    block: str, planes: int, stride: int, version: str, groups: int, width_per_group: int
+    block: str,
+    planes: int,
+    stride: int,
+    version: str,
+    groups: int,
+    width_per_group: int,
+    dilations: tuple[int, int] = (1, 1),
 ) -> tuple[ConvSpec, ...]:
-    """The convolutions of a block, first to last (He et al. 2015a, figure 5; Xie et al. 2017)."""
+    """The convolutions of a block, first to last (He et al. 2015a, figure 5; Xie et al. 2017).
+
+    Args:
+        block, version, groups, width_per_group: As in ``ResNet``.
+        planes: Planes of the stage.
+        stride: Stride of the block.
+        dilations: Dilation of the block's first 3x3 convolution, and of its second.
+    """
     if block == "basic":
-        return ConvSpec(planes, 3, stride), ConvSpec(planes, 3)
+        first, second = dilations
+        return ConvSpec(planes, 3, stride, 1, first), ConvSpec(planes, 3, 1, 1, second)
     width = int(planes * (width_per_group / 64)) * groups
     first, second = (stride, 1) if version == "v1" else (1, stride)
     return (
         ConvSpec(width, 1, first),
-        ConvSpec(width, 3, second, groups),
+        ConvSpec(width, 3, second, groups, dilations[0]),
         ConvSpec(planes * EXPANSION[block], 1),
     )
 
@@ -45,6 +59,7 @@ class ResidualBlock(nn.Module):
         avg_pool_shortcut: As in ``ResNet``.
         residual: As in ``ResNet``.
         zero_init_residual: As in ``ResNet``.
+        dilation: Dilation of the stage.
         drop_path: Probability that training skips the residual branch of an example.
         dropout: Dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 3.4).
         axis_name: As in ``ResNet``.
@@ -59,6 +74,7 @@ class ResidualBlock(nn.Module):
     avg_pool_shortcut: bool = False
     residual: bool = True
     zero_init_residual: bool = False
+    dilation: int = 1
     drop_path: float = 0.0
     dropout: float = 0.0
     axis_name: str | None = None
@@ -90,6 +106,9 @@ class ResidualBlock(nn.Module):
             window = (stride, stride)
             x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
             stride = 1
+        elif self.avg_pool_shortcut and self.dilation > 1:
+            # In a dilated stage timm pools without a stride, over a zero beyond the last pixels.
+            x = nn.avg_pool(x, (2, 2), (1, 1), ((0, 1), (0, 1)))
         conv = self.conv(ConvSpec(features, 1, stride), name="downsample_conv")
         if not with_norm:
             return conv(x)

@@ -43,12 +43,13 @@ def dense_bias_init(fan_in: int | None) -> Initializer:
 
 
 class ConvSpec(NamedTuple):
-    """Output channels, kernel size, stride and groups of one square convolution."""
+    """Output channels, kernel size, stride, groups and dilation of one square convolution."""
 
     features: int
     kernel: int
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
 
 
 def standardize(kernel: jax.Array) -> jax.Array:
@@ -63,7 +64,7 @@ def standardize(kernel: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """A square convolution, padded by ``kernel // 2`` on every side.
+    """A square convolution, padded by ``kernel // 2 * dilation`` on every side.
 
     Attributes:
         spec: Shape of the convolution.
@@ -100,7 +101,7 @@ class Conv(nn.Module):
         Returns:
             Images ``[N, H', W', F]``.
         """
-        features, size, _, groups = self.spec
+        features, size, _, groups, _ = self.spec
         shape = (size, size, x.shape[-1] // groups, features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if self.standardized:
@@ -119,9 +120,9 @@ class Conv(nn.Module):
 
     def convolution(self, x: jax.Array, kernel: jax.Array) -> Convolution:
         """The operands and options of the convolution of ``x`` by ``kernel``."""
-        _, size, stride, groups = self.spec
+        _, size, stride, groups, dilation = self.spec
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return Convolution(x, kernel, stride, size // 2, groups)
+        return Convolution(x, kernel, stride, size // 2 * dilation, groups, dilation)
 
 
 @dataclass(frozen=True)

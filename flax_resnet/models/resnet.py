@@ -11,7 +11,7 @@ et al. 2020 (BiT) and Bello et al. 2021 (ResNet-RS).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -91,6 +91,10 @@ class ResNet(nn.Module):
             or ``"conv_pool"``, a 3x3 convolution, norm, ReLU and 2x2 max-pool before its blocks.
         pooling: What the classifier sees of the last stage: the ``"mean"`` over the pixels, or
             ``"flatten"``, every pixel, which fixes the image size at initialisation.
+        output_stride: Pixels of the image, in each direction, for a pixel of the last stage; by
+            default each stage after the first halves its input. Stages that would exceed it keep
+            their stride at 1 and dilate their 3x3 convolutions instead (Chen et al. 2017), as
+            torchvision's ``replace_stride_with_dilation`` and timm's ``output_stride``.
         shortcut: Where the shape changes, ``"A"`` pads the identity with zero channels and ``"B"``
             projects; ``"C"`` projects everywhere (He et al. 2015a, section 4.1).
         avg_pool_shortcut: 2x2 average pool, then a 1x1 projection of stride 1 (ResNet-D).
@@ -144,6 +148,7 @@ class ResNet(nn.Module):
     standardized_kernels: bool = False
     downsampling: str = "stride"
     pooling: str = "mean"
+    output_stride: int | None = None
     shortcut: str = "B"
     avg_pool_shortcut: bool = False
     residual: bool = True
@@ -185,12 +190,31 @@ class ResNet(nn.Module):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)
                 raise ValueError(f"{option}={getattr(self, option)!r} is not a stage: {known}")
+        strides = [self._stem_stride * 2**i for i in range(len(self.stage_sizes))]
+        if self.output_stride not in (None, *strides):
+            known = ", ".join(map(str, strides))
+            raise ValueError(f"output_stride={self.output_stride} is not one of {known}")
+        if self.output_stride not in (None, strides[-1]) and self.downsampling != "stride":
+            raise ValueError("output_stride needs downsampling='stride'")
         super().__post_init__()
 
     @property
     def stages(self) -> tuple[str, ...]:
         """``"stem"``, ``"layer1"``, ... and ``"fc"``, the head, in the order they run."""
         return "stem", *(f"layer{i + 1}" for i in range(len(self.stage_sizes))), "fc"
+
+    @property
+    def stage_strides(self) -> dict[str, int]:
+        """Pixels of the image, in each direction, for a pixel of the output of each stage."""
+        most = self.output_stride or self._stem_stride * 2 ** len(self.stage_sizes)
+        strides = {"stem": self._stem_stride}
+        for i, stage in enumerate(self.stages[1:-1]):
+            strides[stage] = min(self._stem_stride * 2**i, most)
+        return strides
+
+    @property
+    def _stem_stride(self) -> int:
+        return STEMS[self.stem][1] * STEM_POOLS.get(self.stem, (1, 1, 0))[1]
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -262,7 +286,8 @@ class ResNet(nn.Module):
     def _setup_stages(self, conv: Callable[..., Conv], norm: Callable[..., Any]) -> None:
         block = PreActivationBlock if self.version == "v2" else PostActivationBlock
         constructor = nn.remat(block, static_argnums=(2,)) if self.remat else block
-        total, number = sum(self.stage_sizes), 0
+        total, number, dilation = sum(self.stage_sizes), 0, 1
+        strides = [*self.stage_strides.values()]
         for stage, (size, planes) in enumerate(
             zip(self.stage_sizes, self.widths, strict=True), start=1
         ):
@@ -270,12 +295,20 @@ class ResNet(nn.Module):
             if pools:
                 setattr(self, f"conv{stage}", conv(ConvSpec(planes, 3)))
                 setattr(self, f"bn{stage}", norm())
+            halves = strides[stage] > strides[stage - 1]
+            # The first block of a stage still has the dilation of the stage before it.
+            first_dilation, dilation = dilation, dilation * (1 if stage == 1 or halves else 2)
             blocks = []
             for i in range(size):
                 number += 1
-                stride = 2 if stage > 1 and i == 0 and not pools else 1
                 specs = conv_specs(
-                    self.block, planes, stride, self.version, self.groups, self.width_per_group
+                    self.block,
+                    planes,
+                    2 if halves and i == 0 and not pools else 1,
+                    self.version,
+                    self.groups,
+                    self.width_per_group,
+                    (first_dilation if i == 0 else dilation, dilation),
                 )
                 blocks.append(
                     constructor(
@@ -288,6 +321,7 @@ class ResNet(nn.Module):
                         avg_pool_shortcut=self.avg_pool_shortcut,
                         residual=self.residual,
                         zero_init_residual=self.zero_init_residual,
+                        dilation=dilation,
                         drop_path=self.stochastic_depth * number / total,
                         dropout=self.block_dropout,
                         axis_name=self.axis_name,
@@ -295,24 +329,38 @@ class ResNet(nn.Module):
                 )
             setattr(self, f"layer{stage}", blocks)  # Linen names them layer1_0, layer1_1, ...
 
-    def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """The output of every stage before the head, and the input of the head.
+    def features(
+        self, x: jax.Array, train: bool = False, stages: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """The output of stages before the head, and the input of the head.
 
         Args:
             x: Images ``[N, H, W, C]``, or the input of ``start_stage``.
             train: Whether the model trains.
+            stages: Names of the outputs; the model runs up to the last of them. By default all.
 
         Returns:
             ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``, and ``"pooled"``
-            ``[N, C]``.
+            ``[N, C]``. ``stage_strides`` has the scale of each.
+
+        Raises:
+            ValueError: A name in ``stages`` is not one of these.
         """
         start = self.stages.index(self.start_stage or "stem")
         trained = self.stages.index(self.freeze_before or "stem")
+        names = (*self.stages[start:-1], "pooled")
+        wanted = names if stages is None else tuple(stages)
+        if unknown := set(wanted) - set(names):
+            raise ValueError(f"no output is named {min(unknown)!r}; known: {', '.join(names)}")
+        last = max(map(names.index, wanted), default=-1)
         outputs, y = {}, x.astype(self.dtype)
-        for i, stage in enumerate(self.stages[start:-1], start):
-            y = outputs[stage] = self._run_stage(stage, y, train and i >= trained)
-        outputs["pooled"] = y if self.start_stage == "fc" else self._pool(y)
-        return outputs
+        for i, name in enumerate(names[: last + 1], start):
+            if name == "pooled":
+                y = y if self.start_stage == "fc" else self._pool(y)
+            else:
+                y = self._run_stage(name, y, train and i >= trained)
+            outputs[name] = y
+        return {name: y for name, y in outputs.items() if name in wanted}
 
     def _run_stage(self, stage: str, x: jax.Array, train: bool) -> jax.Array:
         if stage == "stem":

@@ -19,6 +19,7 @@ class Convolution(NamedTuple):
         stride: Stride in both directions.
         padding: Number of zeros on each of the four sides.
         groups: Groups of channels (``feature_group_count``).
+        dilation: Distance of the kernel's taps in both directions (``rhs_dilation``).
     """
 
     x: jax.Array
@@ -26,12 +27,13 @@ class Convolution(NamedTuple):
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    dilation: int = 1
 
     @property
     def out_size(self) -> tuple[int, int]:
         """``(H', W')`` of the result."""
         height, width = (
-            (side + 2 * self.padding - window) // self.stride + 1
+            (side + 2 * self.padding - self.dilation * (window - 1) - 1) // self.stride + 1
             for side, window in zip(self.x.shape[1:3], self.kernel.shape[:2], strict=True)
         )
         return height, width
@@ -104,6 +106,7 @@ def reference(conv: Convolution) -> jax.Array:
         conv.kernel,
         (conv.stride, conv.stride),
         (side, side),
+        rhs_dilation=(conv.dilation, conv.dilation),
         dimension_numbers=DIMENSIONS,
         feature_group_count=conv.groups,
     )

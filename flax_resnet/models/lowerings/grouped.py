@@ -64,7 +64,7 @@ def lower_small(conv: Convolution) -> jax.Array:
     The product is ``[B, N H' W', h w c] x [B, h w c, f]``, over B blocks of c input and f output
     channels each.
     """
-    x, kernel, stride, padding, groups = conv
+    x, kernel, stride, padding, groups, _ = conv
     height, width, in_size, features = kernel.shape
     out_size = features // groups
     merged = math.gcd(groups, max(1, BLOCK_CHANNELS // max(in_size, out_size)))

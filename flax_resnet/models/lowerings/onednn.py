@@ -67,7 +67,7 @@ def lower(conv: Convolution) -> jax.Array:
     """
     from flax_resnet_onednn import convolution
 
-    x, kernel, stride, padding, groups = conv
+    x, kernel, stride, padding, groups, _ = conv
     return convolution(x, kernel, stride=stride, padding=padding, groups=groups)
 
 
@@ -124,7 +124,7 @@ def pack(conv: Convolution) -> jax.Array | None:
 
     if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
         return None
-    x, kernel, stride, padding, groups = conv
+    x, kernel, stride, padding, groups, _ = conv
     return pack_kernel(kernel, x.shape, stride=stride, padding=padding, groups=groups)
 
 

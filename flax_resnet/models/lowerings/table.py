@@ -44,6 +44,8 @@ def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
         )
     if 0 in conv.x.shape or 0 in conv.kernel.shape:
         return REFERENCE
+    if conv.dilation > 1:  # no row below computes it
+        return REFERENCE
     backend, families = jax.default_backend(), ALLOWED_FAMILIES[conv_impl]
     for row in TABLE:
         is_allowed = row.backend == backend and row.family in families
@@ -64,7 +66,7 @@ def convolve(conv: Convolution, conv_impl: str = "auto") -> jax.Array:
     another device than the default one computes correct results, but may be slower.
 
     Args:
-        conv: Operands of one floating dtype, stride, padding and groups.
+        conv: Operands of one floating dtype, stride, padding, groups and dilation.
         conv_impl: ``"auto"``, ``"jax"`` (without oneDNN), ``"onednn"`` or ``"reference"``.
 
     Returns:
