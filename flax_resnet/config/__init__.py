@@ -1,8 +1,8 @@
 """The settings of a training run: the only place with defaults."""
 
 from .check import check_config
+from .effects import EFFECTS
 from .fields import (
-    RESUME_MAY_CHANGE,
     AugmentConfig,
     Config,
     DataConfig,
@@ -14,7 +14,7 @@ from .fields import (
 from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
 
 __all__ = [
-    "RESUME_MAY_CHANGE",
+    "EFFECTS",
     "AugmentConfig",
     "Config",
     "DataConfig",

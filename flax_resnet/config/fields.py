@@ -255,26 +255,6 @@ class Config:
     """The folder of compiled programs, for quick restarts; None turns it off."""
     dry_run: bool = False
     """Print the plan of memory, communication and scaling, and stop."""
-
-
-# Settings that may differ when a run is resumed. They do not change the numbers of a step, except
-# for rounding and, with batch norm per device, the number of devices.
-RESUME_MAY_CHANGE = (
-    "model.conv_impl",
-    "data.dir",
-    "data.download",
-    "max_steps",
-    "workdir",
-    "compile_cache",
-    "dry_run",
-    "transfer.feature_cache",
-    "parallel.mode",
-    "parallel.shard_params",
-    "parallel.distributed",
-    "parallel.coordinator",
-    "parallel.processes",
-    "parallel.process",
-    "parallel.timeout",
-    "parallel.flop_rate",
-    "parallel.bandwidth",
-)
+    overwrite: bool = False
+    """Delete a run in workdir that has other settings or other data, and train in its place.
+    Without it such a run is kept, and this one refused."""

@@ -14,7 +14,6 @@ from ..config import Config, check_config
 from ..errors import UserError
 from ..paths import expand
 from ..report import Progress
-from ..weights import remove_run_weights, write_description
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -63,10 +62,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         if config.dry_run:
             print_budget(run, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
-        workdir = open_workdir(config, write=is_primary)
-        if is_primary:
-            write_description(workdir, run.dataset.classes, run.transform)
-            remove_run_weights(workdir)  # until the run is finished again
+        workdir = open_workdir(run)
         state = run.init()
         if run.views:
             run = keep_features(run, state, console)

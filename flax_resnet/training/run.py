@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -146,6 +147,14 @@ class Run:
             self.partitioning.put_batch,
         )
 
+    def with_epochs(self, epochs: int) -> "Run":
+        """The run with another number of epochs: its steps, their learning rates and phases."""
+        config = dataclasses.replace(self.config, epochs=epochs)
+        steps, schedule, phases = _plan(config, len(self.dataset.train), self.model.stages)
+        return dataclasses.replace(
+            self, config=config, total_steps=steps, schedule=schedule, phases=phases
+        )
+
     def step_for(self, phase: Phase, image_size: int | None = None) -> TrainStep:
         """The train step in ``phase`` on training images of ``image_size``."""
         config, stages = self.config, self.model.stages
@@ -216,13 +225,12 @@ def resolve(config: Config) -> Run:
     model = build_model(config.model, num_classes=len(dataset.classes))
     if partitioning.batch_norm_groups > 1:
         model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
-    total_steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
+    total_steps, schedule, phases = _plan(config, len(dataset.train), stages)
     transform = build_transform(
         dataset, config.data.image_size, None if start is None else start.info.transform
     )
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     views = choose_views(config.transfer, mixes=mix is not None)
-    rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
     return Run(
         config=config,
         dataset=dataset,
@@ -242,14 +250,24 @@ def resolve(config: Config) -> Run:
             else None,
         ),
         transform=transform,
-        schedule=create_schedule(rates, total_steps, config.epochs),
-        phases=plan_phases(config.transfer, stages, total_steps, config.epochs),
+        schedule=schedule,
+        phases=phases,
         total_steps=total_steps,
         partitioning=partitioning,
         start=start,
         views=views,
         solver=choose_solver(config, views),
     )
+
+
+def _plan(
+    config: Config, images: int, stages: Sequence[str]
+) -> tuple[int, optax.Schedule, tuple[Phase, ...]]:
+    """The number of steps of a run, their learning rates, and their phases."""
+    steps = math.ceil(config.epochs * images / config.data.batch_size)
+    rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
+    schedule = create_schedule(rates, steps, config.epochs)
+    return steps, schedule, plan_phases(config.transfer, stages, steps, config.epochs)
 
 
 def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> DataConfig:

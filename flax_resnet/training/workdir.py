@@ -1,53 +1,154 @@
-"""A run's folder and its settings."""
+"""A run's folder: whether it holds the same run, and the files that describe it."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..config import RESUME_MAY_CHANGE, Config, flatten
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ..config import EFFECTS, flatten
+from ..data.fingerprint import Fingerprint, differences, fingerprint
 from ..errors import UserError
 from ..output_files import write_json
 from ..paths import expand
+from ..weights import RUN_WEIGHTS, newest_checkpoint, write_description
+from .run import Run
+
+CONFIG, DATA = "config.json", "data.json"
+
+# All that a run writes; anything else in its folder is kept when the run is deleted.
+_FILES = (
+    *(CONFIG, DATA, "classes.json", "class_indices.json", "preprocessing.json"),
+    *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report"),
+)
 
 
-def open_workdir(config: Config, write: bool = True) -> Path:
-    """Create the run's folder if it does not exist, and write ``config.json`` into it.
+def open_workdir(run: Run) -> Path:
+    """Create the run's folder if it does not exist, and write what describes the run.
+
+    That is ``config.json``, ``data.json`` (``data.fingerprint``), the classes and the transform. Of
+    several processes the first one writes.
 
     Args:
-        config: The settings of the run.
-        write: Whether this process writes; of several processes the first one does.
+        run: The run.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: The folder holds a run with other settings (each difference is named), or cannot
-            be written.
+        UserError: The folder holds a run with other settings or other data (each difference is
+            named), and is as it was; or it cannot be written.
     """
+    config, is_primary = run.config, jax.process_index() == 0
     workdir = expand(config.workdir or "runs/run")
-    path = workdir / "config.json"
-    settings = flatten(config)
-    if path.exists():
+    conflicts = list(_setting_conflicts(workdir, run))
+    data = fingerprint(run.dataset, config.data.dir) if is_primary else None
+    if data is not None:
+        conflicts += _data_conflicts(workdir, data)
+    if conflicts and not config.overwrite:
+        raise UserError(
+            f"{workdir} holds another run: {'; '.join(conflicts)}. Choose another --workdir, or "
+            "add --overwrite to delete that run and train again."
+        )
+    if data is not None:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            names = [*settings, *(name for name in before if name not in settings)]
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path} is not readable as JSON ({error}): choose another --workdir."
-            ) from error
-        differences = [
-            f"{name} was {before.get(name)!r}, is now {settings.get(name)!r}"
-            for name in names
-            if before.get(name) != settings.get(name) and name not in RESUME_MAY_CHANGE
-        ]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run with other settings: {'; '.join(differences)}. "
-                "Choose another --workdir, or delete that folder to start afresh."
-            )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if write:
-            write_json(path, settings)
-    except OSError as error:
-        raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
+            if conflicts:
+                _delete_run(workdir)
+            write_json(workdir / CONFIG, flatten(config))
+            write_json(workdir / DATA, data.to_json(), indent=None)
+            write_description(workdir, run.dataset.classes, run.transform)
+        except OSError as error:
+            raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
+    if jax.process_count() > 1:  # the others look for checkpoints that the first one deletes
+        multihost_utils.sync_global_devices("open_workdir")
     return workdir
+
+
+def _setting_conflicts(workdir: Path, run: Run) -> Iterator[str]:
+    """Describe the settings that differ from those of the run in a folder and decide numbers."""
+    before, now = _read(workdir / CONFIG), flatten(run.config)
+    if before is None:
+        return
+    if not isinstance(before, dict):
+        raise UserError(f"{workdir / CONFIG} holds no settings: choose another --workdir.")
+    for name in [*now, *(name for name in before if name not in now)]:
+        old, new = before.get(name), now.get(name)
+        if old == new or EFFECTS.get(name, "numbers") != "numbers":
+            continue
+        if name != "epochs":
+            yield f"{name} was {old!r}, is now {new!r}"
+        elif reason := _obstacle_to_epochs(run, old, newest_checkpoint(workdir), workdir):
+            yield f"epochs was {old!r}, is now {new!r}, {reason}"
+
+
+def _obstacle_to_epochs(run: Run, epochs: Any, steps: int, workdir: Path) -> str | None:
+    """Return why a run of so many epochs cannot go on with another number; None if it can.
+
+    It can where its steps would have been the same: where their learning rates do not depend on the
+    end of training, and the same stages trained.
+
+    Args:
+        run: The run with the new number of epochs.
+        epochs: The former number.
+        steps: Steps done.
+        workdir: The run's folder.
+    """
+    if run.solver == "lbfgs":  # there are no epochs
+        return None
+    if steps > run.total_steps:
+        return f"of which it has done more ({steps:,} of {run.total_steps:,} steps)"
+    before = run.with_epochs(epochs)
+    done = jnp.arange(max(steps, 0))
+    rates = [np.broadcast_to(one.schedule(done), done.shape) for one in (before, run)]
+    phases = [[phase for phase in one.phases if phase.first_step < steps] for one in (before, run)]
+    if np.array_equal(rates[0], rates[1]) and phases[0] == phases[1]:
+        return None
+    return (
+        "which changes steps that are done, because schedule "
+        f"{run.config.optimizer.schedule} and mode {run.config.transfer.mode} follow the epochs "
+        f"(to train further from its weights, start another run: finetune --weights {workdir}, or "
+        f"train --transfer.weights {workdir})"
+    )
+
+
+def _data_conflicts(workdir: Path, data: Fingerprint) -> list[str]:
+    """Describe the differences from the data that a folder's weights were trained on."""
+    if newest_checkpoint(workdir) < 0 and not (workdir / RUN_WEIGHTS).exists():
+        return []
+    held, classes = _read(workdir / DATA), _read(workdir / "classes.json")
+    try:
+        if held is not None:
+            return differences(Fingerprint.from_json(held), data)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{workdir / DATA} does not describe data ({error}): choose another --workdir."
+        ) from error
+    # A run that did not know its files yet.
+    if classes is not None and tuple(classes) != data.classes:
+        return [f"its classes are {', '.join(map(str, classes))}"]
+    return []
+
+
+def _read(path: Path) -> Any:
+    """Return the value of a JSON file, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not readable as JSON ({error}): choose another --workdir."
+        ) from error
+
+
+def _delete_run(workdir: Path) -> None:
+    for path in (workdir / name for name in _FILES):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

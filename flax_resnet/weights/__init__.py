@@ -28,7 +28,7 @@ from .published import (
 )
 from .run_folder import (
     RUN_WEIGHTS,
-    remove_run_weights,
+    newest_checkpoint,
     write_description,
     write_run_weights,
 )
@@ -51,10 +51,10 @@ __all__ = [
     "load_pretrained",
     "load_source",
     "load_weights",
+    "newest_checkpoint",
     "published_weights",
     "read_file",
     "read_weights",
-    "remove_run_weights",
     "save_weights",
     "to_timm",
     "to_torchvision",

@@ -59,11 +59,6 @@ def write_run_weights(
     return path
 
 
-def remove_run_weights(folder: Path) -> None:
-    """Remove ``model.safetensors`` of a run that is going to train further."""
-    (folder / RUN_WEIGHTS).unlink(missing_ok=True)
-
-
 def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
     """Read the best weights of a run, and their description.
 
@@ -113,8 +108,8 @@ def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
     if path.is_file():
         metadata = read_metadata(path)
         step, last_step = (int(metadata.get(name, 0)) for name in (_STEP, _LAST_STEP))
-        # Training removes the file when it resumes; a copied folder may hold one of before.
-        if _newest_checkpoint(folder) <= last_step:
+        # A run that trained further has a newer checkpoint.
+        if newest_checkpoint(folder) <= last_step:
             return step, read_weights(path)
     step, variables = read_checkpoint(folder / "checkpoints")
     try:
@@ -123,7 +118,7 @@ def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
         raise UserError(f"{folder}: {error}") from error
 
 
-def _newest_checkpoint(folder: Path) -> int:
+def newest_checkpoint(folder: Path) -> int:
     """Return the step of the newest checkpoint, -1 without one.
 
     Orbax names a checkpoint's folder by its step when all of it is written.

@@ -13,6 +13,7 @@ from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
+from flax_resnet.training.run import resolve
 from flax_resnet.training.workdir import open_workdir
 
 
@@ -20,7 +21,8 @@ def test_a_home_in_the_workdir_is_expanded(tmp_path, monkeypatch):
     """``--workdir=~/x``, which no shell expands, made a folder called ``~``."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert open_workdir(Config(workdir="~/x")) == tmp_path / "x"
+    run = resolve(Config(ModelConfig(name="resnet8"), DataConfig(name="digits"), workdir="~/x"))
+    assert open_workdir(run) == tmp_path / "x"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

@@ -65,6 +65,7 @@ class ImageFiles:
     Attributes:
         bad: Name and reason of each file found so far that cannot be decoded, if such files are
             skipped.
+        files: The image files and their labels.
         streams: True, because images are decoded and cropped when a batch is gathered.
         transform: How images become pixels where there are no random crops.
     """
@@ -104,7 +105,7 @@ class ImageFiles:
             UserError: ``resize`` is less than ``size``, or ``size`` is less than 1.
         """
         self.bad: dict[str, str] = {}
-        self._files = files
+        self.files = files
         self.transform = EvalTransform.center_crop(size, resize, interpolation)
         if self.transform.resize is None or not 1 <= size <= self.transform.resize:
             raise UserError(
@@ -131,27 +132,27 @@ class ImageFiles:
         return images
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     @property
     def labels(self) -> npt.NDArray[Any]:
         """int32 ``[N]``, or float32 ``[N, classes]`` if an image has any number of classes."""
-        return self._files.labels
+        return self.files.labels
 
     def content_digests(self) -> list[str]:
         """Return the ``content_digest`` of each file; that of its name if it cannot be read."""
         count = range(len(self))
-        if isinstance(self._files, Records):
+        if isinstance(self.files, Records):
             digests = [
                 None if digest is None else digest.content
-                for digest in digest_files(self._files.paths)
+                for digest in digest_files(self.files.paths)
             ]
         else:
             digests = list(self._pool.map(self._content_digest, count))
-        return [digests[n] or content_digest(os.fsencode(self._files.name_of(n))) for n in count]
+        return [digests[n] or content_digest(os.fsencode(self.files.name_of(n))) for n in count]
 
     def _content_digest(self, index: int) -> str | None:
-        content, _ = self._files.read(index)
+        content, _ = self.files.read(index)
         if isinstance(content, np.ndarray | Image.Image):
             return content_digest(content.tobytes())
         try:
@@ -198,7 +199,7 @@ class ImageFiles:
         transform = self.transform if size is None else self.transform.scaled(size)
         shape = (transform.height, transform.width, transform.channels)
         images = np.empty((len(index), *shape), np.uint8)
-        label_shape = self._files.label_shape
+        label_shape = self.files.label_shape
         labels = np.zeros((len(index), *label_shape), np.float32 if label_shape else np.int32)
 
         def fill(row: int) -> bool:
@@ -206,8 +207,8 @@ class ImageFiles:
             # In training the next files replace one that cannot be decoded.
             for step in range(1 if uniforms is None else count):
                 file = (int(index[row]) + step) % count
-                content, labels[row] = self._files.read(file)
-                pixels = self._decoded(self._files.name_of(file), content, uniforms, transform)
+                content, labels[row] = self.files.read(file)
+                pixels = self._decoded(self.files.name_of(file), content, uniforms, transform)
                 if pixels is not None:
                     images[row] = pixels
                     return True

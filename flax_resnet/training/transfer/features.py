@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ...config import scaled_learning_rate
 from ...data import UNIFORMS_PER_CROP, Batch, Preprocessing, Source, Split
 from ...data.images import content_digest
 from ...models import fold_batch_norm, stage_of
 from ...paths import expand
 from ...transform import EvalTransform
 from ..forward_pass import forward, static_batch_size
-from ..optim import create_schedule
 from ..run import Run
 from ..state import TrainState
 from .feature_store import FeatureStore, Rows
@@ -131,17 +128,12 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
             f"{extractor.found:,} found in {folder}, in {time.perf_counter() - began:.1f} s."
         )
     )
-    config, dataset = run.config, dataclasses.replace(run.dataset, **splits)
-    steps = math.ceil(config.epochs * len(dataset.train) / config.data.batch_size)
-    rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
     model = run.model.clone(start_stage=start_stage)
     return dataclasses.replace(
         run,
-        dataset=dataset,
+        dataset=dataclasses.replace(run.dataset, **splits),
         step=dataclasses.replace(run.step, model=model, augment=None, preprocess=None),
-        schedule=create_schedule(rates, steps, config.epochs),
-        total_steps=steps,
-    )
+    ).with_epochs(run.config.epochs)
 
 
 def content_hashes(source: Source) -> list[str]:

@@ -109,7 +109,7 @@ def test_train_alone_is_divided_by_the_ratios_and_always_equally(root):
     one, other = (opened(root[0], "photos", splits=(2, 1, 1)) for _ in range(2))
     pieces = []
     for split, count in {"train": 20, "validation": 10, "test": 10}.items():
-        indices = [getattr(dataset, split)._files.indices for dataset in (one, other)]
+        indices = [getattr(dataset, split).files.indices for dataset in (one, other)]
         np.testing.assert_array_equal(*indices)
         assert len(indices[0]) == count
         np.testing.assert_array_equal(getattr(one, split).labels, indices[0] % 3)

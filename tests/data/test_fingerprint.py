@@ -1,0 +1,110 @@
+"""The fingerprint of a data set: what changes it, what does not, and how differences are named."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_resnet.config import AugmentConfig, DataConfig
+from flax_resnet.data import fingerprint as module
+from flax_resnet.data import open_dataset
+from flax_resnet.data.fingerprint import Fingerprint, differences, fingerprint
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                color = (number, len(split), 99 * (name == "cat"))
+                path = tmp_path / "photos" / split / name / f"{number}.png"
+                Image.new("RGB", (4, 4), color).save(path)
+    return tmp_path / "photos"
+
+
+def of_folder(folder, **data):
+    dataset = open_dataset(DataConfig(name="folder", dir=str(folder), **data), AugmentConfig())
+    return fingerprint(dataset, folder)
+
+
+def test_it_is_as_documented(photos):
+    """``data.json`` is stable: its digests are computed here from the files alone."""
+    found = json.loads(json.dumps(of_folder(photos).to_json()))
+    assert found["classes"] == ["cat", "dog"]
+    expected, rows = {}, b""
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(2):
+            path = photos / "val" / name / f"{number}.png"
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            expected[f"val/{name}/{number}.png"] = content
+            rows += f"{label} {content}\n".encode()
+    split = found["splits"]["validation"]
+    assert split["files"] == expected and split["images"] == 4
+    assert split["digest"] == hashlib.blake2b(rows, digest_size=16).hexdigest()
+    assert Fingerprint.from_json(found) == of_folder(photos)
+
+
+def test_a_moved_folder_has_the_same(photos, tmp_path, monkeypatch):
+    before = of_folder(photos)
+    photos.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert of_folder("moved") == before and of_folder("./moved/") == before
+
+
+def test_a_large_folder_is_not_read(photos, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    before = of_folder(photos)
+    assert before.contents() == frozenset()
+    path = photos / "train" / "cat" / "0.png"
+    os.chmod(path, 0)
+    assert of_folder(photos) == before
+    os.chmod(path, 0o600)
+    path.write_bytes(path.read_bytes() + b"\0")
+    (clause,) = differences(before, of_folder(photos))
+    assert clause == "the images, labels or order of train are others"
+    path.unlink()
+    assert differences(before, of_folder(photos)) == ["train had 12 images and has 11"]
+
+
+def test_a_file_that_moves_between_splits_is_named(photos):
+    before = of_folder(photos, splits=(8, 1, 1))
+    (photos / "val" / "cat" / "0.png").rename(photos / "test" / "cat" / "new.png")
+    clauses = differences(before, of_folder(photos))
+    assert clauses == [
+        "1 image was added (test/cat/new.png)",
+        "1 image was removed (val/cat/0.png)",
+    ]
+
+
+def test_other_proportions_of_splits_are_named(photos):
+    before = of_folder(photos / "train", splits=(1, 0, 0))
+    (clause,) = differences(before, of_folder(photos / "train", splits=(1, 9, 9)))
+    assert "images were moved to another split (cat/" in clause
+
+
+def test_arrays_are_known_by_their_values(tmp_path):
+    images = np.zeros((20, 4, 4, 1), np.uint8)
+    found = []
+    for value in (0, 0, 1):
+        images[:, 0, 0, 0] = value
+        np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(20) % 2)
+        found.append(of_folder(tmp_path / "set.npz"))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "clause"),
+    [
+        (("dog", "cat"), "the order of the classes is another"),
+        (("cat", "dog", "fox", "owl"), "the classes fox, owl were added"),
+        (("cat",), "the class dog was removed"),
+        (("ant", "bee"), "the classes were cat, dog and are ant, bee"),
+    ],
+)
+def test_classes_that_differ_are_named(photos, classes, clause):
+    before = of_folder(photos)
+    assert differences(before, Fingerprint(classes, before.splits)) == [clause]
