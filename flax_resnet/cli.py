@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Literal, NamedTuple
 
 from .errors import UserError
-from .runtime import tune_cpu
+from .runtime import tune_cpu, warn_of_wrong_results
 
 
 class Command(NamedTuple):
@@ -112,6 +112,7 @@ def _tune(arguments: Sequence[str]) -> None:
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command and command.tuning and not {"-h", "--help"} & set(arguments):
         tune_cpu(restart=command.tuning == "restart")
+        warn_of_wrong_results()
 
 
 def _usage() -> str:

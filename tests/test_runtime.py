@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
 import pytest
 
 from flax_resnet import runtime
@@ -15,12 +19,12 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings"
 
 @on_linux
 def test_settings_join_the_users():
-    assert cpu_environment({}) == {"XLA_FLAGS": XLA_FLAG, "GLIBC_TUNABLES": ALLOCATOR}
+    assert cpu_environment({}, "0.12.0") == {"XLA_FLAGS": XLA_FLAG, "GLIBC_TUNABLES": ALLOCATOR}
     users = {"XLA_FLAGS": "--xla_dump_to=x", "GLIBC_TUNABLES": "glibc.cpu.x86_ibt=off"}
-    new = cpu_environment(users)
+    new = cpu_environment(users, "0.12.0")
     assert new["XLA_FLAGS"] == f"--xla_dump_to=x {XLA_FLAG}"
     assert new["GLIBC_TUNABLES"] == f"glibc.cpu.x86_ibt=off:{ALLOCATOR}"
-    assert cpu_environment(users | new) == {}
+    assert cpu_environment(users | new, "0.12.0") == {}
 
 
 def test_the_users_own_choices_stay():
@@ -28,7 +32,43 @@ def test_the_users_own_choices_stay():
         "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=dot",
         "GLIBC_TUNABLES": "glibc.malloc.arena_max=1",
     }
-    assert cpu_environment(users) == {}
+    assert cpu_environment(users, "0.12.0") == {}
+
+
+@on_linux
+@pytest.mark.parametrize("jaxlib", ["0.8.3", "0.9.0.1", "0.10.1", "0.12.0.1"])
+def test_xla_gets_a_flag_that_it_knows(jaxlib):
+    assert cpu_environment({}, jaxlib)["XLA_FLAGS"] == XLA_FLAG
+
+
+@on_linux
+@pytest.mark.parametrize("jaxlib", ["0.7.2", "0.8.1", "0.13.0", "1.0"])
+def test_xla_gets_no_flag_at_which_it_may_end_the_process(jaxlib):
+    assert set(cpu_environment({}, jaxlib)) == {"GLIBC_TUNABLES"}
+
+
+def test_this_jaxlib_computes_right_results():
+    """The reproducer of jax-ml/jax issue 39103, whatever the version is."""
+    rows = np.random.default_rng(0).normal(size=(32_769, 3)).astype(np.float32)
+    matrix = jnp.eye(3)
+    computed = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(rows)
+    expected = (rows.astype(np.float64) ** 2).sum(axis=1)
+    error = float(np.abs(computed - expected).max() / expected.max())
+    print(f"jaxlib {jaxlib.__version__}: largest error {error:.2e} of the largest sum")
+    assert error < 1e-6
+
+
+@pytest.mark.parametrize(("version", "is_wrong"), [("0.10.1", False), ("0.10.2", True)])
+def test_a_jaxlib_with_wrong_results_is_named_in_one_sentence(
+    version, is_wrong, monkeypatch, capsys
+):
+    monkeypatch.setattr(importlib.metadata, "version", {"jaxlib": version}.get)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    runtime.warn_of_wrong_results()
+    assert capsys.readouterr().err.count("computes wrong results on a CPU") == is_wrong
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    runtime.warn_of_wrong_results()
+    assert not capsys.readouterr().err
 
 
 def test_other_devices_are_left_alone(monkeypatch):
