@@ -44,7 +44,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best validation score, or None."""
-        self._manager.wait_until_finished()
+        self._wait()
         return self._manager.best_step()
 
     def save(
@@ -58,23 +58,47 @@ class Checkpoints:
             score: Its validation score, if it has one.
             evaluated: False if the evaluation that is due at this step was not done; a later save
                 at the same step then replaces this one.
+
+        Raises:
+            UserError: This save or the one before it failed. The earlier checkpoints are kept.
         """
+        self._wait()
         if self._manager.latest_step() == step:
             if not (evaluated and self.eval_pending(step)):
                 return
-            self._manager.wait_until_finished()
             self._manager.delete(step)
         tree = serialization.to_state_dict(tree)
-        self._manager.save(
-            step,
-            args=ocp.args.StandardSave(tree | {CHECKSUM: checksum(tree)}),
-            metrics=None if score is None else {METRIC: score},
-            custom_metadata={EVAL_PENDING: not evaluated},
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.StandardSave(tree | {CHECKSUM: checksum(tree)}),
+                metrics=None if score is None else {METRIC: score},
+                custom_metadata={EVAL_PENDING: not evaluated},
+            )
+        except Exception as error:
+            raise self._failed_save(error) from error
+
+    def _wait(self) -> None:
+        """Wait for the save in the background."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed_save(error) from error
+
+    def _failed_save(self, error: Exception) -> UserError:
+        # After a failed save orbax has forgotten the steps before it, which are still on the disk
+        # (orbax-checkpoint 0.11.25 to 0.12.8).
+        self._manager.reload()
+        latest = self._manager.latest_step()
+        kept = "there is none before it" if latest is None else f"that of step {latest} is kept"
+        return UserError(
+            f"A checkpoint could not be written to {self._folder} ({first_line(error)}); {kept}. "
+            "Make space or check the folder, and run the same command again."
         )
 
     def eval_pending(self, step: int) -> bool:
         """Whether a signal came before the evaluation that was due at that checkpoint."""
-        self._manager.wait_until_finished()
+        self._wait()
         return bool((self._manager.metadata(step).custom_metadata or {}).get(EVAL_PENDING))
 
     def restore(self, step: int, template: Any) -> Any:
@@ -83,7 +107,7 @@ class Checkpoints:
         Raises:
             UserError: The checkpoint is damaged, or belongs to another model.
         """
-        self._manager.wait_until_finished()
+        self._wait()
         tree = serialization.to_state_dict(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
         # With an explicit sharding; otherwise orbax requires the devices that wrote the file.
@@ -103,8 +127,15 @@ class Checkpoints:
         return serialization.from_state_dict(template, restored)
 
     def close(self) -> None:
-        """Wait for unfinished saves."""
-        self._manager.close()
+        """Wait for unfinished saves.
+
+        Raises:
+            UserError: The last save failed.
+        """
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
 
 
 def _verify(restored: dict[str, Any]) -> None:

@@ -1,0 +1,57 @@
+"""Checkpoints of which a save fails."""
+
+import resource
+import signal
+from contextlib import contextmanager
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_resnet.errors import UserError
+from flax_resnet.training.checkpoint import Checkpoints
+
+
+@contextmanager
+def no_file_larger_than(size):
+    """Every write beyond ``size`` bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def tree_of(step):
+    numbers = np.random.default_rng(step).normal(size=100_000)
+    return {"weights": jnp.asarray(numbers, jnp.float32), "step": jnp.array(step)}
+
+
+def test_earlier_checkpoints_are_known_after_a_failed_save(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, tree_of(1), score=0.5)
+    assert checkpoints.best_step() == 1
+    with no_file_larger_than(50_000), pytest.raises(UserError) as failure:
+        checkpoints.save(2, tree_of(2), score=0.9)
+        checkpoints.best_step()  # waits for the save in the background
+    assert "could not be written" in str(failure.value) and "\n" not in str(failure.value)
+    assert "that of step 1 is kept" in str(failure.value)
+    assert (checkpoints.latest_step(), checkpoints.best_step()) == (1, 1)
+    restored = checkpoints.restore(1, tree_of(0))
+    np.testing.assert_array_equal(restored["weights"], tree_of(1)["weights"])
+    checkpoints.save(3, tree_of(3), score=0.4)  # worse than the first, which must stay the best
+    assert (checkpoints.latest_step(), checkpoints.best_step()) == (3, 1)
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert (again.latest_step(), again.best_step()) == (3, 1)
+    again.close()
+
+
+def test_a_save_that_fails_last_is_reported(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with no_file_larger_than(50_000), pytest.raises(UserError, match="there is none before it"):
+        checkpoints.save(1, tree_of(1))
+        checkpoints.close()
