@@ -1,4 +1,4 @@
-"""Print pip requirements: each dependency of pyproject.toml in the lowest version that it allows."""
+"""Print pip requirements: each dependency of pyproject.toml in its lowest version."""
 
 import re
 import sys
