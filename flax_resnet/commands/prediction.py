@@ -186,6 +186,8 @@ def evaluate_command(
         truth = [", ".join(itertools.compress(run.classes, row)) for row in done.labels]
     else:
         truth = [run.classes[label] for label in done.labels]
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
     console = Console(highlight=False)
     for table in evaluation_tables(done.result):
         console.print(table)

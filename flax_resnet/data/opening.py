@@ -55,7 +55,8 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     found = find_images(path, ratios=data.splits)
     train, validation, test = (stream(found.splits[split]) for split in SPLITS)
     name = path.resolve().name
-    return Dataset(name, found.classes, train, validation, test, notes=found.notes)
+    notes = found.notes + found.missing_classes
+    return Dataset(name, found.classes, train, validation, test, notes=notes)
 
 
 def _is_misspelt(data: DataConfig) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,8 @@ import numpy as np
 
 from ..config import AugmentConfig, DataConfig
 from ..data import FOLDER, Source, open_dataset
-from ..data.images import SPLITS, ImageFiles, Records, find_images
+from ..data.images import NUMBERS, SPLITS, ImageFiles, Records, find_images, first_few
+from ..data.tfds import imagenet_synsets
 from ..errors import UserError
 from ..metrics import (
     Evaluation,
@@ -21,11 +22,16 @@ from ..metrics import (
 )
 from ..paths import expand
 from ..training import BatchOutputs
+from ..weights import imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
 from .predict import Predictions, to_probabilities
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+
+MOST_NAMES = 900
+"""A model with this many class names of ImageNet-1k's 1,000 in their order is one of ImageNet-1k;
+spellings of the others differ between libraries."""
 
 SplitName = Literal["train", "validation", "test", "all"]
 
@@ -40,11 +46,14 @@ class EvalResult:
             which are left out of the figures.
         labels: The true classes of all images of ``predictions``: int ``[N]``, or ``[N, K]`` of 0
             and 1.
+        notes: Sentences for the user about the images, such as how folders were matched to
+            classes.
     """
 
     result: Evaluation | MultiLabelEvaluation
     predictions: Predictions
     labels: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,13 @@ class _Selection:
         splits: The splits by name.
         chosen: Name of the split to evaluate.
         title: Name of the data set and the split, for reports.
+        notes: Sentences for the user about what was found.
     """
 
     splits: dict[str, _NamedSplit]
     chosen: str
     title: str
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -126,7 +137,7 @@ def evaluate(
     title, classes = selection.title, classifier.classes
     if multi_label:
         ranked = evaluate_multi_label(title, logits, labels[read], classes)
-        return EvalResult(ranked, predictions, labels)
+        return EvalResult(ranked, predictions, labels, selection.notes)
     validation = None
     held_out = selection.splits.get("validation")
     if selection.chosen == "test" and held_out is not None and len(held_out.images):
@@ -134,7 +145,7 @@ def evaluate(
         if len(_logits(others)):
             validation = _logits(others), np.concatenate([batch.labels for batch in others])
     result = evaluate_logits(title, logits, labels[read], classes, validation)
-    return EvalResult(result, predictions, labels)
+    return EvalResult(result, predictions, labels, selection.notes)
 
 
 def _logits(batches: list[BatchOutputs]) -> np.ndarray:
@@ -156,9 +167,15 @@ def _select(
         return _select_of_config(settings, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
-    found = find_images(root, ratios=ratios, classes=classifier.classes)  # type: ignore[arg-type]
+    found = find_images(
+        root,
+        ratios=ratios,  # type: ignore[arg-type]
+        classes=classifier.classes,
+        other_names=_other_names(classifier.classes),
+    )
     records: dict[str, Records] = {name: part for name, part in found.splits.items() if len(part)}
-    chosen = split or ("test" if own or _has_splits(root) else "all")
+    has_splits = not {"validation", "test"}.isdisjoint(found.given_splits)
+    chosen = split or ("test" if own or has_splits else "all")
     if chosen == "test" and "test" not in records and split is None:
         chosen = "validation"
     records["all"] = _joined(list(found.splits.values()))
@@ -169,7 +186,8 @@ def _select(
         name: _NamedSplit(ImageFiles.from_transform(part, transform), part.paths)
         for name, part in records.items()
     }
-    return _Selection(splits, chosen, f"{root} ({chosen})")
+    left_out = [f"{root}: left out are {first_few([*found.left_out])}"] if found.left_out else []
+    return _Selection(splits, chosen, f"{root} ({chosen})", (*found.notes, *left_out))
 
 
 def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _Selection:
@@ -197,9 +215,19 @@ def _same(one: str | Path, other: str | Path) -> bool:
     return expand(one).resolve() == expand(other).resolve()
 
 
-def _has_splits(root: str) -> bool:
-    folder = expand(root)
-    return any((folder / name).is_dir() for name in ("test", "val", "valid", "validation"))
+def _other_names(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return other names that folders of a model's classes may have: the numbers of the logits
+    where the model has no names of its own or is one of ImageNet-1k, and then also WordNet IDs."""
+    numbers = tuple(map(str, range(len(classes))))
+    is_numbered = tuple(classes) == numbers
+    imagenet = imagenet_classes()
+    if len(classes) == len(imagenet):
+        # transformers has all synonyms of a class: "great white shark, white shark, ...".
+        first = [name.split(",")[0].casefold() for name in classes]
+        same = sum(one == other.casefold() for one, other in zip(first, imagenet, strict=True))
+        if is_numbered or same >= MOST_NAMES:
+            return {"WordNet IDs": imagenet_synsets(), NUMBERS: numbers}
+    return {NUMBERS: numbers} if is_numbered else {}
 
 
 def _joined(parts: list[Records]) -> Records:

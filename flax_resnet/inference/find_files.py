@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from ..data.images import EXTENSIONS
+from ..data.images.tree import HIDDEN, LOOP, read_tree
 from ..paths import expand_text
 
 STDIN = "-"
@@ -19,7 +19,8 @@ class FoundFiles:
 
     Attributes:
         paths: Each file once, in the order of the arguments; those of a folder sorted by path.
-        missing: Word -> reason why it names no file, as the end of a sentence.
+        missing: Word or path -> reason why it names no file that can be read, as the end of a
+            sentence.
         skipped: Number of files in folders without an image's extension.
     """
 
@@ -44,61 +45,55 @@ def find_files(
     missing: dict[str, str] = {}
     skipped = 0
     for argument in _with_list(arguments, stdin):
-        paths, why = _of_argument(argument)
-        if isinstance(paths, _Folder):
-            skipped += paths.others
-            paths = paths.images
-        if why:
-            missing[argument] = why
-        for path in paths:
+        one = _of_argument(argument)
+        for path in one.paths:
             found.setdefault(os.path.abspath(path), path)
+        missing |= one.missing
+        skipped += one.skipped
     return FoundFiles(tuple(found.values()), missing, skipped)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    images: list[str]
-    others: int
 
 
 def _with_list(arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None) -> Iterator[str]:
     for argument in arguments:
         if argument == STDIN and stdin is not None:
             text = stdin.read()
-            lines = text.split("\0") if "\0" in text else text.splitlines()
-            yield from (line.strip() for line in lines if line.strip())
+            if "\0" in text:
+                yield from filter(None, text.split("\0"))
+                continue
+            # Not splitlines: names may have other characters that end a line in Unicode.
+            for line in text.split("\n"):
+                name = line.removesuffix("\r")
+                if name.strip():
+                    yield name if os.path.lexists(name) else name.strip()
         else:
             yield expand_text(argument)
 
 
-def _of_argument(argument: str) -> tuple["list[str] | _Folder", str]:
-    """Return the files of a argument, or the reason why there are none."""
+def _of_argument(argument: str) -> FoundFiles:
+    """Return the files of an argument, or the reason why there are none."""
     if os.path.isdir(argument):
-        folder = _below(argument)
-        return folder, "" if folder.images else "holds no images"
-    if os.path.exists(argument):
-        return [argument], ""
+        return _below(argument)
+    if os.path.lexists(argument):
+        return FoundFiles((argument,), {}, 0)
     if re.match(r"https?://", argument):
-        return [], "is an address: download the image and give the file"
+        return _none(argument, "is an address: download the image and give the file")
     if glob.has_magic(argument):
         matched = sorted(glob.glob(argument, recursive=True))
-        files = [path for path in matched if os.path.isfile(path)]
-        return files, "" if files else "matches no files"
-    return [], "does not exist"
+        files = tuple(path for path in matched if os.path.isfile(path))
+        return FoundFiles(files, {}, 0) if files else _none(argument, "matches no files")
+    return _none(argument, "does not exist")
 
 
-def _below(folder: str) -> _Folder:
-    images, others = [], 0
-    seen: set[tuple[int, int]] = set()  # links may form a cycle
-    for where, names, files in os.walk(folder, followlinks=True):
-        status = os.stat(where)
-        if (status.st_dev, status.st_ino) in seen:
-            names.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
-        shown = [name for name in files if not name.startswith(".")]
-        chosen = [name for name in shown if name.lower().endswith(EXTENSIONS)]
-        images += [os.path.join(where, name) for name in chosen]
-        others += len(shown) - len(chosen)
-    return _Folder(sorted(images), others)
+def _none(argument: str, reason: str) -> FoundFiles:
+    return FoundFiles((), {argument: reason}, 0)
+
+
+def _below(path: str) -> FoundFiles:
+    """Return the images below a folder, and what is named like an image but cannot be read."""
+    tree = read_tree(path, once=True)
+    missing = {path: why for path, why in tree.left_out().items() if why not in (HIDDEN, LOOP)}
+    missing |= {folder.path: folder.unreadable for folder in tree.walk() if folder.unreadable}
+    if not tree.count and not missing:
+        missing[path] = "holds no images"
+    skipped = sum(len(folder.others) for folder in tree.walk())
+    return FoundFiles(tuple(tree.image_paths()), missing, skipped)

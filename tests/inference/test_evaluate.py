@@ -33,7 +33,8 @@ def test_its_own_test_images_give_what_training_found(run, run_folder):
 
 
 def test_figures_are_those_of_scikit_learn(run, photos):
-    result, predictions, labels = vars(run.evaluate(photos, split="all")).values()
+    done = run.evaluate(photos, split="all")
+    result, predictions, labels = done.result, done.predictions, done.labels
     assert len(labels) == 3 * 34
     read = np.array([name not in predictions.failed for name in predictions.names])
     predicted = predictions.probabilities[read].argmax(1)

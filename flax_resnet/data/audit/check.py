@@ -85,6 +85,7 @@ class FolderReport:
         classes: Class names.
         counts: Number of images of each class, by split.
         notes: Notes of ``find_images``.
+        left_out: Reason for each path that is named like an image and is in no split.
         unreadable: Reason for each path that cannot be read.
         extension_mismatch: Format of the content of each file with the extension of another format.
         duplicates: Groups of files with the same content.
@@ -96,6 +97,7 @@ class FolderReport:
     classes: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
+    left_out: Mapping[str, str]
     unreadable: Mapping[str, str]
     extension_mismatch: Mapping[str, str]
     duplicates: tuple[DuplicateGroup, ...]
@@ -177,7 +179,8 @@ def check_folder(
             split: tuple(np.bincount(records.labels, minlength=len(found.classes)).tolist())
             for split, records in found.splits.items()
         },
-        notes=found.notes,
+        notes=found.notes + found.missing_classes,
+        left_out=found.left_out,
         unreadable={
             path: file.reason for path, file in zip(paths, inspected, strict=True) if file.reason
         },
@@ -302,9 +305,11 @@ def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
             files.append(f"{short(path)} ({', '.join(facts)})" if facts else short(path))
         return ", ".join(files)
 
+    left_out = [f"{short(path)} {reason}" for path, reason in report.left_out.items()]
     unreadable = [f"{short(path)} {reason}" for path, reason in report.unreadable.items()]
     mismatches = [f"{short(path)} is {name}" for path, name in report.extension_mismatch.items()]
     findings: list[tuple[str, list[str]]] = [
+        ("left out", left_out),
         ("no image, or damaged", unreadable),
         ("extension of another format", mismatches),
     ]

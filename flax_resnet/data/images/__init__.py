@@ -25,6 +25,7 @@ from .digests import (
 )
 from .files import ImageFiles, LabeledFiles, OnBadImage
 from .folder import find_images
+from .matching import NUMBERS
 from .pixels import (
     ImageHeader,
     Pixels,
@@ -35,9 +36,7 @@ from .pixels import (
     thumbnail,
 )
 from .records import (
-    SPLIT_ALIASES,
     SPLIT_RATIOS,
-    SPLITS,
     Records,
     SplitRatios,
     SplitRecords,
@@ -46,6 +45,7 @@ from .records import (
     pluralize,
     split_by_hash,
 )
+from .splits import SPLIT_ALIASES, SPLITS
 from .transform import fit_image, load_image
 from .writing import write_picture
 
@@ -53,6 +53,7 @@ __all__ = [
     "EXTENSIONS",
     "FORMATS",
     "MAX_PIXELS",
+    "NUMBERS",
     "SPLITS",
     "SPLIT_ALIASES",
     "SPLIT_RATIOS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -124,13 +125,26 @@ def read_bytes(path: str) -> bytes:
     """Return the content of a file.
 
     Raises:
-        ImageDecodeError: The file cannot be read.
+        ImageDecodeError: The file cannot be read, or is a pipe or a device, from which reading
+            could wait forever.
     """
     try:
-        with open(expand_text(path), "rb", buffering=0) as file:
+        with open(expand_text(path), "rb", buffering=0, opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not _is_substitution(path):
+                raise ImageDecodeError(path, "is a pipe or another special file")
             return file.read()
     except OSError as error:
         raise ImageDecodeError(path, f"cannot be read ({error.strerror or error})") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is not waited for."""
+    return os.open(path, flags | (0 if _is_substitution(path) else os.O_NONBLOCK))
+
+
+def _is_substitution(path: str) -> bool:
+    """Return whether a path is that of an open pipe, which shells pass for ``<(command)``."""
+    return path.startswith("/dev/fd/")
 
 
 def orientation(image: Image.Image) -> int:

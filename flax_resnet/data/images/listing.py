@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax_resnet.data.images.records import SPLIT_ALIASES, Entry, first_few
+from flax_resnet.data.images.records import Entry, first_few
+from flax_resnet.data.images.splits import SPLIT_ALIASES
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from flax_resnet.data.images.digests import content_fraction, digest_files
+from flax_resnet.data.images.splits import SPLITS
 from flax_resnet.errors import UserError
 
-SPLITS = ("train", "validation", "test")
-# The split of each name that folders and lists may use for it, in upper or lower case.
-SPLIT_ALIASES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 SplitRatios = tuple[float, float, float]
 """Proportions of train, validation and test, such as ``(8, 1, 1)``."""
 SPLIT_RATIOS: SplitRatios = (8, 1, 1)
@@ -73,6 +66,9 @@ class SplitRecords:
         classes: Class names; ``classes[label]`` is the name of a label.
         train, validation, test: The files of each split.
         notes: Sentences for the user about what was found.
+        missing_classes: Sentences about the classes that have no image in a split.
+        left_out: Reason for each path that is named like an image and is in no split.
+        given_splits: The splits that the source itself has; the others were taken out of these.
     """
 
     classes: tuple[str, ...]
@@ -80,6 +76,9 @@ class SplitRecords:
     validation: Records
     test: Records
     notes: tuple[str, ...] = ()
+    missing_classes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    given_splits: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Records]:
@@ -102,6 +101,7 @@ def assemble(
     classes: Sequence[str],
     ratios: SplitRatios,
     notes: Iterable[str] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> SplitRecords:
     """Put every entry into its split, in the given order.
 
@@ -116,6 +116,8 @@ def assemble(
         classes: Class names in the order of the labels.
         ratios: Proportions of the splits.
         notes: Sentences for the user, to which more are added.
+        left_out: Reason for each path that is not among the entries although it is named like an
+            image.
 
     Raises:
         UserError: There is no entry or only one class, or the ratios are not valid.
@@ -131,18 +133,25 @@ def assemble(
     notes = list(notes)
     if None in given:
         entries = _with_splits(entries, ratios)
-    elif "validation" not in given and ratios[1] > 0:
+    elif "train" in given and "validation" not in given and ratios[1] > 0:
         train = [entry for entry in entries if entry.split == "train"]
         others = [entry for entry in entries if entry.split != "train"]
         entries = _with_splits(train, (ratios[0], ratios[1], 0)) + others
         notes.append(f"{source} has no validation images: some of train are used, by their content")
-    records = {}
+    records, missing = {}, []
     for split in SPLITS:
         chosen = [entry for entry in entries if entry.split == split]
         labels = np.array([entry.label for entry in chosen], np.int32)
         records[split] = Records(tuple(entry.path for entry in chosen), labels)
-        notes += _missing_classes(source, split, labels, classes)
-    return SplitRecords(tuple(classes), **records, notes=tuple(notes))
+        missing += _missing_classes(source, split, labels, classes)
+    return SplitRecords(
+        tuple(classes),
+        **records,
+        notes=tuple(notes),
+        missing_classes=tuple(missing),
+        left_out=dict(left_out),
+        given_splits=tuple(split for split in SPLITS if split in given),
+    )
 
 
 def split_by_hash(content: bytes | memoryview, ratios: SplitRatios = SPLIT_RATIOS) -> str:

@@ -7,6 +7,7 @@ and ``load_prepared`` makes a ``Dataset`` of it.
 
 from .dataset import load_prepared
 from .folders import find_prepared
+from .imagenet import imagenet_synsets
 from .prepare import preparable_names, prepare
 from .reader import Prepared, PreparedSplit, open_prepared
 
@@ -14,6 +15,7 @@ __all__ = [
     "Prepared",
     "PreparedSplit",
     "find_prepared",
+    "imagenet_synsets",
     "load_prepared",
     "open_prepared",
     "preparable_names",

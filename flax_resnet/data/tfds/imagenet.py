@@ -6,10 +6,11 @@ so a reader of ours must convert decoded images to RGB.
 
 from __future__ import annotations
 
+import importlib.util
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from flax_resnet.data.tfds.archives import (
@@ -54,11 +55,10 @@ def read_imagenet(source: Path, scratch: Path) -> DatasetContents:
 
     if not source.is_dir():
         raise UserError(f"{source} is no folder: give {WANTED}")
-    lists = tfds.core.tfds_path("datasets/imagenet2012")
-    classes = tfds.features.ClassLabel(names_file=lists / "labels.txt")
+    classes = tfds.features.ClassLabel(names=list(imagenet_synsets()))
     synsets = {synset: label for label, synset in enumerate(classes.names)}
     # Line n is the synset of validation image n.
-    truth = [synsets[synset] for synset in (lists / "validation_labels.txt").read_text().split()]
+    truth = [synsets[synset] for synset in _read_list("validation_labels.txt")]
     splits = {
         "train": _train_shards(source, synsets),
         "validation": _validation_shards(source, scratch, synsets, truth),
@@ -81,6 +81,22 @@ def read_imagenet(source: Path, scratch: Path) -> DatasetContents:
             if not shards
         ),
     )
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """Return the WordNet IDs of ImageNet-1k's 1,000 classes, by label, such as ``n01440764``.
+
+    They are those of TFDS; torchvision and timm number the classes in the same order.
+    """
+    return tuple(_read_list("labels.txt"))
+
+
+def _read_list(name: str) -> list[str]:
+    """Return the lines of one of TFDS's lists; it is not imported, which would take a second."""
+    package = importlib.util.find_spec("tensorflow_datasets")
+    assert package is not None and package.origin is not None
+    return (Path(package.origin).parent / "datasets/imagenet2012" / name).read_text().split()
 
 
 def _train_shards(source: Path, synsets: Mapping[str, int]) -> list[ShardContents]:

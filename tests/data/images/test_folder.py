@@ -95,7 +95,7 @@ def test_the_order_of_the_classes_can_be_given(tmp_path):
     images = find_images(tmp_path, ratios=(1, 0, 0), classes=("b", "c", "a"))
     assert images.classes == ("b", "c", "a")
     assert sorted(found(images.train, tmp_path)) == [("a/1.jpg", 2), ("b/2.jpg", 0)]
-    assert any("1 class has no image in train (c)" in note for note in images.notes)
+    assert any("1 class has no image in train (c)" in note for note in images.missing_classes)
 
 
 # --- Splits by content ----------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_pipe_named_like_an_image_is_not_waited_for(two):
 
 def test_a_class_that_validation_lacks_is_named(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg")
-    (note,) = find_images(tmp_path).notes
+    (note,) = find_images(tmp_path).missing_classes
     assert "1 class has no image in validation (b)" in note
 
 

@@ -32,7 +32,7 @@ def read(path: Path, text: str | bytes, **options):
         for split, records in found.splits.items()
         for file, label in zip(records.paths, records.labels, strict=True)
     }
-    return entries, found.classes, found.notes
+    return entries, found.classes, found.notes + found.missing_classes
 
 
 def message_of(path: Path, text: str | bytes, **options) -> str:

@@ -1,0 +1,95 @@
+"""Names of splits, as people give them to folders and to columns of lists."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+SPLITS = ("train", "validation", "test")
+UNLABELED = "unlabeled"
+# The split of each word, in lower case: the keywords by which Hugging Face's ``datasets`` finds
+# splits (data_files.py, SPLIT_KEYWORDS), and VOC's trainval.
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "trainval": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_UNLABELED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled")
+_KEYWORDS = SPLIT_ALIASES | dict.fromkeys(_UNLABELED_WORDS, UNLABELED)
+# Words that say nothing about what is in a folder.
+_NEUTRAL = frozenset(
+    (
+        *("set", "sets", "data", "dataset", "datasets", "archive", "input", "raw", "all"),
+        *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
+        *("jpg", "jpeg", "png", "split", "splits", "folder", "folders", "dir", "class", "classes"),
+    )
+)
+_TOKENS = re.compile(r"[^\W\d_]+|\d+")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def is_neutral(name: str) -> bool:
+    """Return whether a name says nothing about what is in a folder, such as ``Images_2``."""
+    tokens = _tokens(name)
+    return bool(tokens) and all(token in _NEUTRAL or token.isdigit() for token in tokens)
+
+
+def same_name(one: str, other: str) -> bool:
+    """Return whether two names differ in case and separators only."""
+    return one == other or (bool(_tokens(one)) and _tokens(one) == _tokens(other))
+
+
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the split of each name among ``names`` that names one.
+
+    ``Training``, ``test_set`` and ``valid-images`` do so by themselves; ``seg_train`` and
+    ``seg_test`` do so together, because they differ in the split only.
+
+    Args:
+        names: Names of the folders next to each other.
+
+    Returns:
+        One of ``SPLITS`` or ``UNLABELED`` for each name of a split.
+    """
+    by_rest: defaultdict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in names:
+        if found := _split_and_rest(name):
+            by_rest[found[1]][name] = found[0]
+    plain = by_rest.pop((), {})
+    pairs = [found for found in by_rest.values() if {"train"} < set(found.values())]
+    if set(plain.values()) <= {UNLABELED} and len(pairs) == 1:
+        return plain | pairs[0]
+    return plain
+
+
+def _split_and_rest(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the split that a name has as a word, and its other words that are not neutral."""
+    splits, rest = [], []
+    for token in _tokens(name):
+        split = _keyword(token)
+        if split:
+            splits.append(split)
+        elif token not in _NEUTRAL and not token.isdigit():
+            rest.append(token)
+    return (splits[0], tuple(rest)) if len(splits) == 1 else None
+
+
+def _keyword(token: str) -> str | None:
+    """Return the split of a word such as ``train`` or ``trainset``."""
+    if token in _KEYWORDS:
+        return _KEYWORDS[token]
+    stems = (token.removesuffix(end) for end in _NEUTRAL if token.endswith(end))
+    return next((_KEYWORDS[stem] for stem in stems if stem in _KEYWORDS), None)
+
+
+def _tokens(name: str) -> list[str]:
+    return [token.lower() for token in _TOKENS.findall(_CAMEL_CASE.sub(" ", name))]
