@@ -16,7 +16,8 @@ from flax_resnet.data.images import (
     SPLITS,
     SplitRatios,
     check_ratios,
-    split_by_hash,
+    content_fraction,
+    divide,
 )
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text
@@ -165,7 +166,8 @@ def _with_all_splits(found: Mapping[str | None, Split], ratios: SplitRatios) -> 
 
 
 def _by_content(whole: Split, ratios: SplitRatios) -> dict[str, Split]:
-    names = np.array([split_by_hash(image.tobytes(), ratios) for image in whole.images])
+    fractions = [content_fraction(image.tobytes()) for image in whole.images]
+    names = np.array(divide(fractions, whole.labels.tolist(), ratios))
     return {
         split: Split(whole.images[names == split], whole.labels[names == split]) for split in SPLITS
     }

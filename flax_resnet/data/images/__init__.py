@@ -20,6 +20,7 @@ from .digests import (
     FileDigest,
     cache_folder,
     content_digest,
+    content_fraction,
     digest_files,
     map_in_threads,
 )
@@ -36,16 +37,13 @@ from .pixels import (
     thumbnail,
 )
 from .records import (
-    SPLIT_RATIOS,
     Records,
-    SplitRatios,
     SplitRecords,
     check_ratios,
     first_few,
     pluralize,
-    split_by_hash,
 )
-from .splits import SPLIT_ALIASES, SPLITS
+from .splits import SPLIT_ALIASES, SPLIT_RATIOS, SPLITS, SplitRatios, divide
 from .transform import fit_image, load_image
 from .writing import write_picture
 
@@ -73,8 +71,10 @@ __all__ = [
     "cache_folder",
     "check_ratios",
     "content_digest",
+    "content_fraction",
     "crop_box",
     "digest_files",
+    "divide",
     "find_images",
     "first_few",
     "fit_image",
@@ -87,7 +87,6 @@ __all__ = [
     "read_header",
     "read_image",
     "resize_center_crop",
-    "split_by_hash",
     "thumbnail",
     "to_rgb",
     "write_picture",

@@ -13,15 +13,14 @@ from flax_resnet.data.images.layout import Layout, find_layout, no_images
 from flax_resnet.data.images.listing import read_listing
 from flax_resnet.data.images.matching import Namings, match_classes
 from flax_resnet.data.images.records import (
-    SPLIT_RATIOS,
     Entry,
-    SplitRatios,
     SplitRecords,
     assemble,
     check_ratios,
     first_few,
     pluralize,
 )
+from flax_resnet.data.images.splits import SPLIT_RATIOS, SplitRatios
 from flax_resnet.data.images.tree import LOOP, Folder, read_tree
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text

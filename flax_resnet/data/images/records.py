@@ -10,13 +10,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.images.digests import content_fraction, digest_files
-from flax_resnet.data.images.splits import SPLITS
+from flax_resnet.data.images.digests import digest_files
+from flax_resnet.data.images.splits import SPLITS, SplitRatios, divide
 from flax_resnet.errors import UserError
-
-SplitRatios = tuple[float, float, float]
-"""Proportions of train, validation and test, such as ``(8, 1, 1)``."""
-SPLIT_RATIOS: SplitRatios = (8, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +101,7 @@ def assemble(
 ) -> SplitRecords:
     """Put every entry into its split, in the given order.
 
-    Entries without a split get one by the hash of their content (``split_by_hash``); those whose
+    Entries without a split get one by the hash of their content (``splits.divide``); those whose
     file cannot be read are in train, where they are left out and named. If the entries
     have splits but no validation, validation is taken out of train in the same way, in the
     proportion train : validation of the ratios. If the entries have splits, no test split is made.
@@ -131,19 +127,22 @@ def assemble(
         )
     given = {entry.split for entry in entries}
     notes = list(notes)
+    divided: tuple[str, ...] = ()
     if None in given:
-        entries = _with_splits(entries, ratios)
+        entries, divided = _with_splits(entries, ratios), SPLITS
     elif "train" in given and "validation" not in given and ratios[1] > 0:
         train = [entry for entry in entries if entry.split == "train"]
         others = [entry for entry in entries if entry.split != "train"]
-        entries = _with_splits(train, (ratios[0], ratios[1], 0)) + others
+        ratios = (ratios[0], ratios[1], 0)
+        entries, divided = _with_splits(train, ratios) + others, ("train", "validation")
         notes.append(f"{source} has no validation images: some of train are used, by their content")
     records, missing = {}, []
     for split in SPLITS:
         chosen = [entry for entry in entries if entry.split == split]
         labels = np.array([entry.label for entry in chosen], np.int32)
         records[split] = Records(tuple(entry.path for entry in chosen), labels)
-        missing += _missing_classes(source, split, labels, classes)
+        needed = sum(ratio > 0 for ratio in ratios) if split in divided else None
+        missing += _missing_classes(source, split, labels, classes, needed)
     return SplitRecords(
         tuple(classes),
         **records,
@@ -152,21 +151,6 @@ def assemble(
         left_out=dict(left_out),
         given_splits=tuple(split for split in SPLITS if split in given),
     )
-
-
-def split_by_hash(content: bytes | memoryview, ratios: SplitRatios = SPLIT_RATIOS) -> str:
-    """Return the split of a file, which depends on its content alone.
-
-    The BLAKE2b hash of the content, as a number in [0, 1), falls into the interval of one split.
-    So a split does not change when files are added or renamed, equal files are in the same split,
-    and every class is divided in these proportions up to chance.
-    """
-    return _split_at(content_fraction(content), ratios)
-
-
-def _split_at(fraction: float, ratios: SplitRatios) -> str:
-    edges = [sum(ratios[: n + 1]) / sum(ratios) for n in range(len(ratios))]
-    return next(split for split, edge in zip(SPLITS, edges, strict=True) if fraction < edge)
 
 
 def check_ratios(ratios: SplitRatios) -> None:
@@ -198,23 +182,33 @@ def pluralize(number: int, one: str, many: str) -> str:
 def _with_splits(entries: Sequence[Entry], ratios: SplitRatios) -> list[Entry]:
     """Give every entry a split. A file that cannot be read is in train, where it is reported."""
     digests = digest_files([entry.path for entry in entries])
-    return [
-        Entry(
-            entry.path,
-            entry.label,
-            "train" if digest is None else _split_at(digest.fraction, ratios),
-        )
+    readable = [
+        (entry, digest.fraction)
         for entry, digest in zip(entries, digests, strict=True)
+        if digest is not None
     ]
+    splits = divide(
+        [fraction for _, fraction in readable], [entry.label for entry, _ in readable], ratios
+    )
+    chosen = {entry.path: split for (entry, _), split in zip(readable, splits, strict=True)}
+    return [Entry(entry.path, entry.label, chosen.get(entry.path, "train")) for entry in entries]
 
 
 def _missing_classes(
-    source: str, split: str, labels: npt.NDArray[np.int32], classes: Sequence[str]
+    source: str,
+    split: str,
+    labels: npt.NDArray[np.int32],
+    classes: Sequence[str],
+    needed: int | None,
 ) -> list[str]:
-    """Return a sentence if some classes have no image in a split that has other images."""
+    """Return a sentence if some classes have no image in a split that has other images.
+
+    ``needed`` is the number of images that a class needs if the split was divided from others.
+    """
     counts = np.bincount(labels, minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if not absent or not len(labels):
         return []
     noun = "class has" if len(absent) == 1 else "classes have"
-    return [f"{source}: {len(absent)} {noun} no image in {split} ({first_few(absent)})"]
+    why = "" if needed is None else f", because it takes {needed} different ones to divide a class"
+    return [f"{source}: {len(absent)} {noun} no image in {split} ({first_few(absent)}){why}"]

@@ -1,10 +1,11 @@
-"""Names of splits, as people give them to folders and to columns of lists."""
+"""Splits: their names, as people give them to folders and lists, and the division into them."""
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 SPLITS = ("train", "validation", "test")
 UNLABELED = "unlabeled"
@@ -23,6 +24,10 @@ SPLIT_ALIASES = {
     "eval": "test",
     "evaluation": "test",
 }
+SplitRatios = tuple[float, float, float]
+"""Proportions of train, validation and test, such as ``(8, 1, 1)``."""
+SPLIT_RATIOS: SplitRatios = (8, 1, 1)
+
 _UNLABELED_WORDS = ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled")
 _KEYWORDS = SPLIT_ALIASES | dict.fromkeys(_UNLABELED_WORDS, UNLABELED)
 # Words that say nothing about what is in a folder.
@@ -35,6 +40,58 @@ _NEUTRAL = frozenset(
 )
 _TOKENS = re.compile(r"[^\W\d_]+|\d+")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def divide(
+    fractions: Sequence[float], labels: Sequence[int], ratios: SplitRatios = SPLIT_RATIOS
+) -> list[str]:
+    """Return the split of each image, which depends on the contents of its class alone.
+
+    The hash of the content, as a number in [0, 1), falls into the interval of one split. So equal
+    images are in the same split, also in different classes, and every class is divided in these
+    proportions up to chance. If chance gives a class none in a split, although it has as many
+    different images as there are splits, its image whose number is nearest to the interval goes
+    there. Train comes first, and has an image of every class.
+
+    An image keeps its split when others are added, except in classes that are so small.
+
+    Args:
+        fractions: A number in [0, 1) for each image, the same for the same content.
+        labels: The class of each image.
+        ratios: Proportions of the splits.
+    """
+    edges = _edges(ratios)
+    split_of = {fraction: SPLITS[bisect.bisect_right(edges, fraction)] for fraction in fractions}
+    classes_of: defaultdict[float, set[int]] = defaultdict(set)
+    contents_of: defaultdict[int, set[float]] = defaultdict(set)
+    for fraction, label in zip(fractions, labels, strict=True):
+        classes_of[fraction].add(label)
+        contents_of[label].add(fraction)
+    wanted = [split for split, ratio in zip(SPLITS, ratios, strict=True) if ratio > 0]
+    for _, contents in sorted(contents_of.items()):
+        # Images that another class has too stay, because moving one would change that class.
+        own = sorted(content for content in contents if len(classes_of[content]) == 1)
+        for split in wanted:
+            counts = Counter(split_of[content] for content in contents)
+            if counts[split] or (split != "train" and len(contents) < len(wanted)):
+                continue
+            spare = [content for content in own if counts[split_of[content]] > 1]
+            if movable := spare or (own if split == "train" else []):
+                low, high = (0.0, *edges)[SPLITS.index(split) :][:2]
+                nearest = min(movable, key=lambda at: max(low - at, at - high))
+                split_of[nearest] = split
+    return [split_of[fraction] for fraction in fractions]
+
+
+def split_at(fraction: float, ratios: SplitRatios = SPLIT_RATIOS) -> str:
+    """Return the split whose interval has a number in [0, 1)."""
+    return SPLITS[bisect.bisect_right(_edges(ratios), fraction)]
+
+
+def _edges(ratios: SplitRatios) -> list[float]:
+    """Return where the interval of each split ends."""
+    total = sum(ratios)
+    return [sum(ratios[: number + 1]) / total for number in range(len(ratios))]
 
 
 def is_neutral(name: str) -> bool:
