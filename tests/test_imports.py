@@ -23,7 +23,10 @@ LAYER = {
     "runtime": 1,
 }
 # Modules that every package but `models` may import; each may itself import those of `BASE`.
-SHARED = ("config", "download", "errors", "jax_internals", "output_files", "paths", "transform")
+SHARED = (
+    *("config", "download", "errors", "file_names", "jax_internals", "output_files", "paths"),
+    *("text_files", "transform"),
+)
 BASE = ("errors", "paths")
 
 

@@ -8,11 +8,14 @@ from .grammar import command
 
 
 @command
-def check_command(source: str, /, *, sheet: str | None = None, most: int = 5) -> None:
+def check_command(
+    source: str, /, *, columns: str | None = None, sheet: str | None = None, most: int = 5
+) -> None:
     """Read every image of a folder or list and report defects.
 
     Args:
-        source: A folder of images, a .csv or a .jsonl.
+        source: A folder of images, or a list: .csv, .tsv or .jsonl.
+        columns: The list's columns of paths, labels and optionally splits, such as id,breed.
         sheet: Also write a picture with examples of each class to this file.
         most: The number of files to name for each defect.
     """
@@ -21,9 +24,11 @@ def check_command(source: str, /, *, sheet: str | None = None, most: int = 5) ->
     from ..data.audit import check_folder, contact_sheet, render
     from ..data.images import find_images
 
-    Console(highlight=False).print(render(check_folder(source), limit=most), soft_wrap=True)
+    chosen = columns.split(",") if columns else None
+    report = render(check_folder(source, columns=chosen), limit=most)
+    Console(highlight=False).print(report, soft_wrap=True)
     if sheet:
-        contact_sheet(find_images(source), sheet)
+        contact_sheet(find_images(source, columns=chosen), sheet)
         print(f"Look at {sheet}.")
 
 

@@ -1,5 +1,6 @@
 """Commands that apply a trained model to images: predict, embed, evaluate, report."""
 
+import io
 import itertools
 import os
 import sys
@@ -28,6 +29,7 @@ def predict_command(
     paths: tuple[str, ...],
     /,
     *,
+    columns: str | None = None,
     top_k: int = 5,
     format: _Format | None = None,
     output: str | None = None,
@@ -41,7 +43,9 @@ def predict_command(
 
     Args:
         model: A run's folder, a weights file, or a published model such as resnet50.
-        paths: Files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.
+        paths: Files, folders, patterns such as 'photos/**/*.jpg', lists (.csv, .tsv, .jsonl), or -
+            for a list on stdin.
+        columns: The column of paths of a list, such as filename.
         top_k: The number of classes to print for each photo.
         format: The format of the predictions; by default from the extension of --output, else a
             table.
@@ -55,7 +59,7 @@ def predict_command(
     _check_positive(top_k=top_k, batch_size=batch_size)
     extension = Path(output or "").suffix.lower()
     written = format or _FORMATS.get(extension, "table")
-    found = _find(paths)
+    found = _find(paths, columns)
     run = _load(model, classes)
 
     from ..inference.write_predictions import write_predictions
@@ -90,6 +94,7 @@ def embed_command(
     paths: tuple[str, ...],
     /,
     *,
+    columns: str | None = None,
     output: str,
     classes: str | None = None,
     batch_size: int = 32,
@@ -98,13 +103,15 @@ def embed_command(
 
     Args:
         model: A run's folder, a weights file, or a published model such as resnet50.
-        paths: Files, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.
+        paths: Files, folders, patterns such as 'photos/**/*.jpg', lists (.csv, .tsv, .jsonl), or -
+            for a list on stdin.
+        columns: The column of paths of a list, such as filename.
         output: The file to write, .npz or .parquet.
         classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
         batch_size: Images in a batch.
     """
     _check_positive(batch_size=batch_size)
-    found = _find(paths)
+    found = _find(paths, columns)
     run = _load(model, classes)
 
     from ..inference import write_embeddings
@@ -130,6 +137,7 @@ def evaluate_command(
     /,
     *,
     split: Literal["train", "validation", "test", "all"] | None = None,
+    columns: str | None = None,
     tta: Literal["flip"] | None = None,
     output: str | None = None,
     json: str | None = None,
@@ -145,9 +153,11 @@ def evaluate_command(
 
     Args:
         model: A run's folder, a weights file, or a published model such as resnet50.
-        source: A folder with a folder for each class, or a .csv or .jsonl of path and label; by
+        source: A folder with a folder for each class, or a .csv, .tsv or .jsonl of path and label;
+            by
             default the run's own data.
         split: The images to evaluate; by default the test images where there are any.
+        columns: The list's columns of paths and labels, such as id,breed.
         tta: Average the logits with those of the mirror image.
         output: Also write the prediction for every file to this .csv.
         json: Also write the metrics to this .json.
@@ -178,6 +188,7 @@ def evaluate_command(
         done = run.evaluate(
             source,
             split=split,
+            columns=columns.split(",") if columns else None,
             batch_size=batch_size,
             tta=tta,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -225,13 +236,16 @@ def _check_positive(**values: int) -> None:
             raise UserError(f"--{option} is {value}; it must be 1 or more.", exit_code=2)
 
 
-def _find(arguments: Sequence[str]) -> "FoundFiles":
+def _find(arguments: Sequence[str], columns: str | None) -> "FoundFiles":
     """Find the photos that arguments of the command line name."""
     from ..inference.find_files import find_files
 
     if not arguments:
         raise UserError("PATHS is missing: name files, folders or patterns.", exit_code=2)
-    found = find_files(arguments, sys.stdin)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # A file name may hold any bytes, and any line break.
+        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
+    found = find_files(arguments, sys.stdin, columns.split(",") if columns else None)
     if not found.paths:
         reasons = "; ".join(f"{word} {reason}" for word, reason in found.missing.items())
         raise UserError(f"There is nothing to predict: {reasons or 'the list is empty'}.")

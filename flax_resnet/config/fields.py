@@ -57,6 +57,9 @@ class DataConfig:
     folder, .csv, .jsonl or .npz that dir names."""
     dir: str | None = None
     """The folder of the original files or prepared sets; default ~/tensorflow_datasets."""
+    columns: str | None = None
+    """The columns of a list that hold paths, labels and optionally splits, such as id,breed; by
+    default they are recognized."""
     download: bool = True
     """Download missing files."""
     batch_size: int = 128

@@ -52,7 +52,8 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     path = expand(data.dir)
     if path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
-    found = find_images(path, ratios=data.splits)
+    columns = data.columns.split(",") if data.columns else None
+    found = find_images(path, ratios=data.splits, columns=columns)
     train, validation, test = (stream(found.splits[split]) for split in SPLITS)
     name = path.resolve().name
     notes = found.notes + found.missing_classes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
+from ..file_names import escape
 from ..output_files import replacing
 from ..paths import expand
 from .inputs import Images
@@ -74,7 +75,8 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
 
     Args:
         path: ``.npz`` (``files`` ``[N]``, ``features`` ``[N, C]``) or ``.parquet`` (columns
-            ``file`` and ``features``, a list of C numbers).
+            ``file`` and ``features``, a list of C numbers). Names are those of
+            ``file_names.escape``.
         embeddings: The features.
 
     Raises:
@@ -83,14 +85,15 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     path = expand(path)
     if path.suffix.lower() not in (".npz", ".parquet"):
         raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
+    names = [escape(name) for name in embeddings.names]
     with replacing(path) as fresh:
         if path.suffix.lower() == ".npz":
-            np.savez(fresh, files=np.array(embeddings.names), features=embeddings.features)
+            np.savez(fresh, files=np.array(names), features=embeddings.features)
         else:
-            _write_parquet(fresh, embeddings)
+            _write_parquet(fresh, names, embeddings.features)
 
 
-def _write_parquet(path: Path, embeddings: Embeddings) -> None:
+def _write_parquet(path: Path, names: list[str], rows: np.ndarray) -> None:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -98,8 +101,9 @@ def _write_parquet(path: Path, embeddings: Embeddings) -> None:
         raise UserError(
             "Writing .parquet needs pyarrow: pip install pyarrow, or write .npz."
         ) from error
-    flat = pyarrow.array(embeddings.features.ravel())
-    width = embeddings.features.shape[1]
-    features = pyarrow.FixedSizeListArray.from_arrays(flat, width)
-    columns = {"file": list(embeddings.names), "features": features}
+    flat = pyarrow.array(rows.ravel())
+    columns = {
+        "file": names,
+        "features": pyarrow.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
+    }
     pyarrow.parquet.write_table(pyarrow.table(columns), path)

@@ -86,6 +86,7 @@ def evaluate(
     source: str | Path | None = None,
     *,
     split: SplitName | None = None,
+    columns: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     tta: TestTimeAugmentation | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -101,6 +102,7 @@ def evaluate(
             label; None for the data that the run was trained on.
         split: Which images; by default the test split of the run's own data or of a source that
             has splits, and all images of any other source.
+        columns: Columns of paths and labels of a list; by default they are recognized.
         batch_size: As in ``predict``.
         tta: As in ``predict``.
         progress: Called with the number of images done and of all.
@@ -114,7 +116,7 @@ def evaluate(
             f"This run was trained on images with any number of classes, and {source} would give "
             "each image one: name no folder, and the run's own data are used."
         )
-    selection = _select(classifier, source, split)
+    selection = _select(classifier, source, split, columns)
     tested = selection.splits[selection.chosen]
     total = len(tested.images)
     program = logits_program(classifier, tta)
@@ -153,7 +155,10 @@ def _logits(batches: list[BatchOutputs]) -> np.ndarray:
 
 
 def _select(
-    classifier: Classifier, source: str | Path | None, split: SplitName | None
+    classifier: Classifier,
+    source: str | Path | None,
+    split: SplitName | None,
+    columns: Sequence[str] | None,
 ) -> _Selection:
     """Find the labelled images to evaluate on."""
     settings = classifier.info.settings
@@ -167,11 +172,14 @@ def _select(
         return _select_of_config(settings, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
+    if own and columns is None and settings.get("data.columns"):
+        columns = settings["data.columns"].split(",")
     found = find_images(
         root,
         ratios=ratios,  # type: ignore[arg-type]
         classes=classifier.classes,
         other_names=_other_names(classifier.classes),
+        columns=columns,
     )
     records: dict[str, Records] = {name: part for name, part in found.splits.items() if len(part)}
     has_splits = not {"validation", "test"}.isdisjoint(found.given_splits)

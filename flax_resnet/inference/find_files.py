@@ -3,10 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from ..data.images import TABLE_EXTENSIONS, read_listed_files
 from ..data.images.tree import HIDDEN, LOOP, read_tree
 from ..paths import expand_text
 
@@ -30,7 +31,9 @@ class FoundFiles:
 
 
 def find_files(
-    arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None = None
+    arguments: Iterable[str | os.PathLike[str]],
+    stdin: TextIO | None = None,
+    columns: Sequence[str] | None = None,
 ) -> FoundFiles:
     """Find the image files that ``arguments`` name.
 
@@ -38,13 +41,25 @@ def find_files(
 
     Args:
         arguments: Files of any name; folders, for all files in them with an image's extension
-            except hidden ones; patterns such as ``photos/**/*.jpg``; or ``-`` for ``stdin``.
+            except hidden ones; patterns such as ``photos/**/*.jpg``; lists (``.csv``, ``.tsv``,
+            ``.jsonl``) with a column of paths; or ``-`` for ``stdin``.
         stdin: A list of such arguments, one a line or each ended by NUL.
+        columns: Columns of a list, the first of them that of the paths.
+
+    Raises:
+        UserError: A list cannot be read or parsed, or its columns are not clear.
     """
     found: dict[str, str] = {}  # by absolute path, as first named
     missing: dict[str, str] = {}
     skipped = 0
     for argument in _with_list(arguments, stdin):
+        if argument.lower().endswith(TABLE_EXTENSIONS) and os.path.isfile(argument):
+            for listed in read_listed_files(argument, columns):
+                if listed.error:
+                    missing[listed.path] = listed.error
+                else:
+                    found.setdefault(os.path.abspath(listed.path), listed.path)
+            continue
         one = _of_argument(argument)
         for path in one.paths:
             found.setdefault(os.path.abspath(path), path)
@@ -61,7 +76,7 @@ def _with_list(arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None
                 yield from filter(None, text.split("\0"))
                 continue
             # Not splitlines: names may have other characters that end a line in Unicode.
-            for line in text.split("\n"):
+            for line in text.removeprefix("\ufeff").split("\n"):
                 name = line.removesuffix("\r")
                 if name.strip():
                     yield name if os.path.lexists(name) else name.strip()

@@ -1,10 +1,16 @@
-"""Predictions as text: a table, CSV, JSON or JSON lines."""
+"""Predictions as text: a table, CSV, JSON or JSON lines.
+
+Names of files and classes are those of ``file_names.escape``, so that a file in UTF-8 holds every
+name.
+"""
 
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, TextIO, get_args
 
+from ..file_names import escape
 from .predict import Prediction, Predictions
 
 Format = Literal["table", "csv", "json", "jsonl"]
@@ -52,7 +58,14 @@ def _rows(
     true = None if truth is None else iter(truth)
     for batch in batches:
         for name, found in zip(batch.names, batch.top(top_k), strict=True):
-            yield name, found, batch.failed.get(name), None if true is None else next(true)
+            written = [replace(prediction, label=escape(prediction.label)) for prediction in found]
+            error = batch.failed.get(name)
+            yield (
+                escape(name),
+                written,
+                None if error is None else escape(error),
+                None if true is None else escape(next(true)),
+            )
 
 
 def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) -> None:
@@ -77,6 +90,9 @@ def _write_json(file: TextIO, rows: Iterable[_Row], *, lines: bool) -> None:
         entry = {"file": name, "predictions": [_as_dict(prediction) for prediction in found]}
         entry |= {} if true is None else {"true": true}
         text = json.dumps(entry | {"error": error}, ensure_ascii=False)
+        # Some readers take these for the ends of lines, and JSON allows them escaped only.
+        for separator in "\x7f\x85\u2028\u2029":
+            text = text.replace(separator, f"\\u{ord(separator):04x}")
         file.write((between if number else "") + text)
     file.write("\n" if lines else "\n]\n")
 
@@ -87,8 +103,9 @@ def _as_dict(prediction: Prediction) -> dict[str, str | int | float]:
 
 
 def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> None:
-    width = min(max(map(len, names), default=0), _NAME_WIDTH)
+    width = min(max(map(len, map(_on_one_line, names)), default=0), _NAME_WIDTH)
     for name, found, error, _ in rows:
+        name = _on_one_line(name)
         cells = [
             f"{prediction.probability:6.1%} {_short(prediction.label)}" for prediction in found
         ]
@@ -96,6 +113,15 @@ def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> No
         file.flush()
 
 
+def _on_one_line(text: str) -> str:
+    """Return a text whose control characters, such as line breaks, are escaped."""
+    return "".join(
+        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode()
+        for c in escape(text)
+    )
+
+
 def _short(label: str) -> str:
+    label = _on_one_line(label)
     shown = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
     return f"{shown:{_LABEL_WIDTH}}"

@@ -134,6 +134,7 @@ def check_folder(
     source: str | os.PathLike[str],
     *,
     ratios: SplitRatios = SPLIT_RATIOS,
+    columns: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FolderReport:
     """Read and decode every image of a folder or list, and report what is wrong.
@@ -141,12 +142,13 @@ def check_folder(
     Args:
         source: The folder or list, see ``find_images``.
         ratios: Proportions of the splits, see ``find_images``.
+        columns: The columns of a list, see ``find_images``.
         max_pixels: Largest number of pixels of an image, see ``read_image``.
 
     Raises:
         UserError: As for ``find_images``. A file that cannot be read is a finding, not an error.
     """
-    found = find_images(source, ratios=ratios)
+    found = find_images(source, ratios=ratios, columns=columns)
     paths = [path for records in found.splits.values() for path in records.paths]
     splits = [split for split, records in found.splits.items() for _ in records.paths]
     labels = np.concatenate([records.labels for records in found.splits.values()])

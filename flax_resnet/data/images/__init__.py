@@ -26,6 +26,7 @@ from .digests import (
 )
 from .files import ImageFiles, LabeledFiles, OnBadImage
 from .folder import find_images
+from .listing import ListedFile, read_listed_files
 from .matching import NUMBERS
 from .pixels import (
     ImageHeader,
@@ -44,6 +45,7 @@ from .records import (
     pluralize,
 )
 from .splits import SPLIT_ALIASES, SPLIT_RATIOS, SPLITS, SplitRatios, divide
+from .tables import TABLE_EXTENSIONS
 from .transform import fit_image, load_image
 from .writing import write_picture
 
@@ -55,6 +57,7 @@ __all__ = [
     "SPLITS",
     "SPLIT_ALIASES",
     "SPLIT_RATIOS",
+    "TABLE_EXTENSIONS",
     "UNIFORMS_PER_CROP",
     "Box",
     "FileDigest",
@@ -63,6 +66,7 @@ __all__ = [
     "ImageHeader",
     "ImageSource",
     "LabeledFiles",
+    "ListedFile",
     "OnBadImage",
     "Pixels",
     "Records",
@@ -86,6 +90,7 @@ __all__ = [
     "read_bytes",
     "read_header",
     "read_image",
+    "read_listed_files",
     "resize_center_crop",
     "thumbnail",
     "to_rgb",

@@ -21,11 +21,12 @@ from flax_resnet.data.images.records import (
     pluralize,
 )
 from flax_resnet.data.images.splits import SPLIT_RATIOS, SplitRatios
+from flax_resnet.data.images.tables import TABLE_EXTENSIONS
 from flax_resnet.data.images.tree import LOOP, Folder, read_tree
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text
 
-_LIST_EXTENSIONS = (".csv", ".jsonl")
+_LISTS = ", ".join(TABLE_EXTENSIONS)
 
 
 def find_images(
@@ -34,6 +35,7 @@ def find_images(
     ratios: SplitRatios = SPLIT_RATIOS,
     classes: Sequence[str] | None = None,
     other_names: Namings = MappingProxyType({}),
+    columns: Sequence[str] | None = None,
 ) -> SplitRecords:
     """Find the image files of a folder, or of a CSV or JSONL list (``listing.read_listing``).
 
@@ -51,6 +53,7 @@ def find_images(
         ratios: Proportions in which images without a split are divided, see ``records.assemble``.
         classes: Class names in their order; by default the folders of train.
         other_names: Other names that the folders of ``classes`` may have, see ``match_classes``.
+        columns: The columns of a list, see ``read_listing``.
 
     Raises:
         UserError: The source does not exist, has another layout or cannot be read, has only one
@@ -60,14 +63,14 @@ def find_images(
     check_ratios(ratios)
     if os.path.isdir(path):
         return _read_folder(path, ratios, classes, other_names)
-    if os.path.isfile(path) and path.lower().endswith(_LIST_EXTENSIONS):
-        entries, names, notes = read_listing(path, classes)
+    if os.path.isfile(path) and path.lower().endswith(TABLE_EXTENSIONS):
+        entries, names, notes = read_listing(path, classes, columns)
         return assemble(path, entries, names, ratios, notes)
     if os.path.isfile(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         raise UserError(f"{path} is an archive: unpack it and name the folder")
     if os.path.exists(path):
-        raise UserError(f"{path} is neither a folder nor a .csv or .jsonl list: name one of these")
-    raise UserError(f"{path} does not exist: name a folder of images or a .csv or .jsonl list")
+        raise UserError(f"{path} is neither a folder nor a list ({_LISTS}): name one of these")
+    raise UserError(f"{path} does not exist: name a folder of images or a list ({_LISTS})")
 
 
 def _read_folder(

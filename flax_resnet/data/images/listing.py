@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from flax_resnet.data.images.columns import choose_columns
+from flax_resnet.data.images.listed_files import find_listed
 from flax_resnet.data.images.records import Entry, first_few
 from flax_resnet.data.images.splits import SPLIT_ALIASES
+from flax_resnet.data.images.tables import Table, read_table
 from flax_resnet.errors import UserError
-from flax_resnet.paths import expand_text
 
-_COLUMNS = ("path", "label", "split")
-_WHOLE_NUMBER = re.compile(r"-?\d{1,9}")
+_WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -28,100 +27,95 @@ class _Row:
     split: str
 
 
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a list; ``error`` says why it cannot be used, as a predicate, and is "" if it can.
+
+    Attributes:
+        path: The file, or the path as the list has it if there is no such file.
+        error: Such as ``does not exist``.
+    """
+
+    path: str
+    error: str = ""
+
+
 def read_listing(
-    path: str, classes: Sequence[str] | None = None
+    path: str, classes: Sequence[str] | None = None, columns: Sequence[str] | None = None
 ) -> tuple[list[Entry], tuple[str, ...], list[str]]:
     """Read a list of images.
 
-    A CSV file begins with a line of column names, ``path,label`` or ``path,label,split`` in any
-    order, separated by commas, semicolons or tabs; other columns are ignored. Each line of a
-    JSONL file is an object with these keys. Paths are relative to the list's folder. A split is
-    one of ``SPLIT_ALIASES``, on every line or on none.
+    The first line of a CSV file (``tables.read_table``) names the columns: ``path``, ``label`` and
+    optionally ``split``, or other usual names (``columns.choose_columns``). Each line of a JSONL
+    file is an object with such keys. Paths are those of ``listed_files.find_listed``. Labels are
+    strings as written, without spaces around them: ``1`` and ``01`` are two classes. A split is one
+    of ``SPLIT_ALIASES``, on every line or on none.
 
     Args:
         path: Path of the list.
-        classes: Class names in order; a label is then a class name or a number from 0. Without
-            them, the sorted labels are the class names, sorted as numbers if all are numbers.
+        classes: Class names in order; the labels are then all class names, or all numbers from 0.
+            Without them, the sorted labels are the class names, sorted as numbers if all are
+            numbers.
+        columns: Names of the columns of path, label and optionally split; by default they are
+            recognized.
 
     Returns:
         The entries in the list's order, the class names, and notes for the user.
 
     Raises:
-        UserError: The list cannot be read or parsed or is empty, names files that do not exist,
-            names a file twice with different labels or splits, or has a label out of range.
+        UserError: The list cannot be read or parsed or is empty, its columns are not clear, it
+            names files that do not exist, names a file twice with different labels or splits, or
+            has a label out of range.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 ({error}): save it as such") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    read = _csv_rows if path.lower().endswith(".csv") else _jsonl_rows
-    rows = list(read(path, text))
-    if not rows:
+    table = read_table(path)
+    if not table.rows:
         raise UserError(f"{path} lists no images: add lines with a path and a label")
+    chosen, notes = choose_columns(table, columns)
+    rows = list(_rows(table, chosen))
     for row in rows:
         if not row.path or not row.label:
             raise UserError(f"{path}, line {row.line}: the path or the label is empty; fill it in")
     splits = _splits(path, rows)
-    files = _files(path, rows)
-    names, labels, notes = _labels(path, rows, classes)
+    files, relative = _files(path, rows)
+    names, labels, about_labels = _labels(path, rows, classes)
     entries = [Entry(*entry) for entry in zip(files, labels, splits, strict=True)]
+    notes += [*([relative] if relative else []), *about_labels]
     return _without_repeats(path, rows, entries), names, notes
 
 
-def _csv_rows(path: str, text: str) -> Iterator[_Row]:
-    heading = text.partition("\n")[0]
-    delimiter = max(",;\t", key=heading.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        columns = [name.strip().lower() for name in next(reader, [])]
-        if "path" not in columns or "label" not in columns or len(set(columns)) < len(columns):
-            raise UserError(
-                f"{path}, line 1: it must name the columns, as in path,label or path,label,split; "
-                f"it is {heading.strip()[:80]!r}"
-            )
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(columns):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} values for {len(columns)} "
-                    "columns; put values that hold the separator into double quotes"
-                )
-            values = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-            yield _Row(reader.line_num, *(values.get(name, "") for name in _COLUMNS))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); correct it") from error
+def read_listed_files(path: str, columns: Sequence[str] | None = None) -> list[ListedFile]:
+    """Read the files of a list that needs no labels, in order.
+
+    Args:
+        path: Path of the list.
+        columns: Name of the column of paths, first; by default it is recognized.
+
+    Raises:
+        UserError: The list cannot be read or parsed, or its columns are not clear.
+    """
+    table = read_table(path)
+    if not table.rows:
+        return []
+    chosen, _ = choose_columns(table, columns, labelled=False)
+    texts = table.column(chosen[0])
+    found, _ = find_listed(path, texts)
+    listed = []
+    for line, text, files in zip(table.lines, texts, found, strict=True):
+        if len(files) == 1:
+            listed.append(ListedFile(files[0]))
+        elif files:
+            reason = f"could be {files[0]} or {files[1]} (line {line} of {path})"
+            listed.append(ListedFile(text, reason))
+        else:
+            listed.append(ListedFile(text, f"does not exist (line {line} of {path})"))
+    return listed
 
 
-def _jsonl_rows(path: str, text: str) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); correct it") from error
-        if not isinstance(value, dict) or "path" not in value or "label" not in value:
-            raise UserError(
-                f'{path}, line {number}: not of the form {{"path": "a.jpg", "label": "cat"}}, '
-                'optionally with "split"; correct it'
-            )
-        yield _Row(number, *(_text(path, number, name, value.get(name)) for name in _COLUMNS))
-
-
-def _text(path: str, number: int, name: str, value: Any) -> str:
-    """Return a string or whole number as text; null becomes the empty string."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(
-            f"{path}, line {number}: {name} is {str(value)[:40]}; it must be a string, or, for a "
-            "label, a whole number"
-        )
-    return str(value).strip()
+def _rows(table: Table, columns: Sequence[str]) -> Iterator[_Row]:
+    values = [table.column(name) for name in columns]
+    splits = values[2] if len(values) > 2 else [""] * len(table.lines)
+    for line, path, label, split in zip(table.lines, *values[:2], splits, strict=True):
+        yield _Row(line, path, label.strip(), split.strip())
 
 
 def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
@@ -142,13 +136,23 @@ def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
     return splits
 
 
-def _files(path: str, rows: Sequence[_Row]) -> list[str]:
-    """Return the paths of the files, after checking that all of them exist."""
+def _files(path: str, rows: Sequence[_Row]) -> tuple[list[str], str]:
+    """Return the paths of the files, and a note about the folder that they are relative to.
+
+    Raises:
+        UserError: A file does not exist, or a path could name two files.
+    """
+    found, note = find_listed(path, [row.path for row in rows])
+    for row, files in zip(rows, found, strict=True):
+        if len(files) > 1:
+            raise UserError(
+                f"{path}, line {row.line}: {row.path} could be {files[0]} or {files[1]}; write "
+                "the whole name"
+            )
+    if all(found):
+        return [file for (file,) in found], note
     folder = os.path.dirname(path)
-    files = [os.path.join(folder, expand_text(row.path)) for row in rows]
-    absent = [row for row, file in zip(rows, files, strict=True) if not os.path.isfile(file)]
-    if not absent:
-        return files
+    absent = [row for row, files in zip(rows, found, strict=True) if not files]
     if all(os.path.isfile(os.path.join(folder, row.label)) for row in absent):
         raise UserError(f"{path} has files in the column label: swap the column names")
     raise UserError(
@@ -163,42 +167,78 @@ def _labels(
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
     """Return the class names, the label of every row, and notes."""
     found = {row.label for row in rows}
-    numbers = all(_WHOLE_NUMBER.fullmatch(label) for label in found)
     if len(found) > 1 and all(label.lower() in SPLIT_ALIASES for label in found):
         raise UserError(
             f"{path} has splits in the column label ({first_few(sorted(found))}): swap the "
             "column names"
         )
+    notes = _similar_labels(path, found)
     if classes is not None:
-        label_of = {name: label for label, name in enumerate(classes)}
-        if numbers:
-            label_of = {str(label): label for label in range(len(classes))} | label_of
-        for row in rows:
-            if row.label not in label_of:
-                raise UserError(
-                    f"{path}, line {row.line}: the label {row.label!r} is out of range; it must be "
-                    f"one of {first_few(list(classes), 5)} or a number from 0 to {len(classes) - 1}"
-                )
-        return tuple(classes), [label_of[row.label] for row in rows], []
-    if not numbers:
-        label_of = {name: label for label, name in enumerate(sorted(found))}
-        return tuple(label_of), [label_of[row.label] for row in rows], []
-    values = sorted({int(label) for label in found})
-    if values[0] < 0:
-        line = next(row.line for row in rows if int(row.label) < 0)
+        index_of = _index_of(path, rows, classes)
+        return tuple(classes), [index_of[row.label] for row in rows], notes
+    names = sorted(found)
+    if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
+        names.sort(key=int)
+        if int(names[0]) < 0:
+            line = next(row.line for row in rows if int(row.label) < 0)
+            raise UserError(
+                f"{path}, line {line}: the label {names[0]} is out of range; labels count from 0, "
+                "and images without a label cannot be used"
+            )
+        if [int(name) for name in names] != list(range(len(names))):
+            notes.append(
+                f"{path}: the labels are not 0 to {len(names) - 1}; they are renumbered in order, "
+                f"and remain the class names ({first_few(names)})"
+            )
+    index_of = {name: index for index, name in enumerate(names)}
+    return tuple(names), [index_of[row.label] for row in rows], notes
+
+
+def _index_of(path: str, rows: Sequence[_Row], classes: Sequence[str]) -> dict[str, int]:
+    """Return the index of each label among given classes, by its name or by its number.
+
+    Raises:
+        UserError: A label is neither, or the labels are numbers and names at once.
+    """
+    by_name = {name: index for index, name in enumerate(classes)}
+    by_number = {str(index): index for index in range(len(classes))}
+    line_of = {row.label: row.line for row in reversed(rows)}
+    if line_of.keys() <= by_name.keys():
+        return by_name
+    # With the classes 1, 2 and 3, the label 1 could be the first or the second.
+    value_of = {int(name): name for name in classes if _WHOLE_NUMBER.fullmatch(name)}
+    for label, line in sorted(line_of.items(), key=lambda item: item[1]):
+        index = by_number.get(label, by_name.get(label))
+        if index is None:
+            raise UserError(
+                f"{path}, line {line}: the label {label!r} is out of range; it must be one of "
+                f"{first_few(list(classes), 5)} or a number from 0 to {len(classes) - 1}"
+            )
+        named = value_of.get(int(label), classes[index]) if label in by_number else classes[index]
+        if named != classes[index]:
+            raise UserError(
+                f"{path}, line {line}: the label {label!r} could be the class {named!r}, or by its "
+                f"number from 0 the class {classes[index]!r}; write the names of classes"
+            )
+    if named_only := sorted(line_of.keys() - by_number.keys()):
+        number = next(label for label in line_of if label not in by_name)
         raise UserError(
-            f"{path}, line {line}: the label {values[0]} is out of range; labels count from 0, "
-            "and images without a label cannot be used"
+            f"{path}: the label {named_only[0]!r} is the name of a class, and {number!r} the "
+            "number of one; write the names of all"
         )
-    index_of = {value: label for label, value in enumerate(values)}
-    notes = []
-    if values != list(range(len(values))):
-        notes = [
-            f"{path}: the labels are not 0 to {len(values) - 1}; they are renumbered in order, and "
-            f"remain the class names ({first_few([str(value) for value in values])})"
-        ]
-    labels = [index_of[int(row.label)] for row in rows]
-    return tuple(str(value) for value in values), labels, notes
+    return by_number
+
+
+def _similar_labels(path: str, labels: set[str]) -> list[str]:
+    """Return a note if labels differ only in case, zeros, spaces or the composition of accents."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(labels):
+        text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        groups[str(int(text)) if _WHOLE_NUMBER.fullmatch(text) else text].append(label)
+    similar = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if not similar:
+        return []
+    return [f"{path}: similar labels are different classes ({first_few(similar)})"]
 
 
 def _without_repeats(path: str, rows: Sequence[_Row], entries: Sequence[Entry]) -> list[Entry]:

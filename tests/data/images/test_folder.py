@@ -272,7 +272,7 @@ def test_invalid_ratios_are_refused(two, ratios):
 
 def test_a_source_that_is_neither_a_folder_nor_a_list(tmp_path):
     write(tmp_path, "photo.jpg")
-    assert "neither a folder nor a .csv or .jsonl list" in message_of(tmp_path / "photo.jpg")
+    assert "neither a folder nor a list (.csv, .tsv, .jsonl)" in message_of(tmp_path / "photo.jpg")
     assert "does not exist" in message_of(tmp_path / "absent")
 
 

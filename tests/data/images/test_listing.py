@@ -130,7 +130,7 @@ def test_given_classes_are_named_or_numbered(images, labels):
         ("path,label,split\na.jpg,x,val\nb.jpg,y,test\n", "no line with the split train"),
         ("path,label\na.jpg,cat\nb.jpg,cat\n", "one class only, 'cat'"),
         (b"path,label\na.jpg,caf\xe9\n", "is not text in UTF-8"),
-        ("path,label\na.jpg\0,cat\nb.jpg,dog\n", "do not exist"),
+        ("path,label\na.jpg\0,cat\nb.jpg,dog\n", "holds NUL characters"),
     ],
 )
 def test_a_csv_is_refused_with_its_line(images, text, sentence):

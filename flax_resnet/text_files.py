@@ -1,0 +1,33 @@
+"""Text files as the programs of other people write them."""
+
+import codecs
+
+# The longer marks first: that of UTF-32 begins as that of UTF-16 does.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decode_text(content: bytes) -> str:
+    """Return the text of a file in UTF-8, or in the encoding that its byte-order mark names.
+
+    The mark is no part of the text. Line breaks stay as they are.
+
+    Raises:
+        ValueError: The bytes are in another encoding; the message says so as a predicate.
+    """
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        expected = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        raise ValueError(f"is not text in {expected} ({error.reason}): save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(
+            "holds NUL characters, as UTF-16 without a byte-order mark does: save it as UTF-8"
+        )
+    return text
