@@ -194,8 +194,9 @@ class ResNet(nn.Module):
         if self.output_stride not in (None, *strides):
             known = ", ".join(map(str, strides))
             raise ValueError(f"output_stride={self.output_stride} is not one of {known}")
-        if self.output_stride not in (None, strides[-1]) and self.downsampling != "stride":
-            raise ValueError("output_stride needs downsampling='stride'")
+        dilates = self.output_stride not in (None, strides[-1])
+        if dilates and (self.downsampling != "stride" or self.anti_alias):
+            raise ValueError("output_stride needs downsampling='stride' and anti_alias=None")
         super().__post_init__()
 
     @property
@@ -214,7 +215,8 @@ class ResNet(nn.Module):
 
     @property
     def _stem_stride(self) -> int:
-        return STEMS[self.stem][1] * STEM_POOLS.get(self.stem, (1, 1, 0))[1]
+        pools = self.stem in STEM_POOLS if self.stem_pool is None else self.stem_pool != "none"
+        return STEMS[self.stem][1] * (2 if pools else 1)
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}

@@ -62,6 +62,10 @@ def test_a_dilated_convolution(conv_impl, groups):
         ({"output_stride": 16}, [4, 4, 8, 16, 16]),
         ({"output_stride": 8}, [4, 4, 8, 8, 8]),
         ({"stem": "cifar", "output_stride": 2}, [1, 1, 2, 2, 2]),
+        ({"stem": "cifar", "stem_pool": "max"}, [2, 2, 4, 8, 16]),
+        ({"stem_pool": "none"}, [2, 2, 4, 8, 16]),
+        ({"stem": "deep", "stem_pool": "conv"}, [4, 4, 8, 16, 32]),
+        ({"anti_alias": "mean"}, [4, 4, 8, 16, 32]),
     ],
 )
 def test_strides_are_those_of_the_outputs(variables, options, strides):
@@ -86,6 +90,7 @@ def test_output_stride_keeps_the_parameters(variables):
         ({"output_stride": 64}, "output_stride=64 is not one of 4, 8, 16, 32"),
         ({"output_stride": 2}, "output_stride=2 is not one of"),
         ({"output_stride": 8, "downsampling": "conv_pool"}, "downsampling"),
+        ({"output_stride": 8, "anti_alias": "blur"}, "anti_alias"),
     ],
 )
 def test_output_strides_that_no_stage_has(options, message):
