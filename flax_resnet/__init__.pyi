@@ -13,6 +13,7 @@ from .config import list_configs as list_configs
 from .config import load_config as load_config
 from .errors import UserError as UserError
 from .inference import load as load
+from .inference import push_to_hub as push_to_hub
 from .models import ResNet as ResNet
 from .models import create_model as create_model
 from .models import fold_batch_norm as fold_batch_norm

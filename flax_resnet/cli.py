@@ -46,6 +46,7 @@ COMMANDS = {
     "summary": Command("models", "Show a model's size, cost, output shapes and memory."),
     "convert": Command("weights", "Convert weights between file formats and run folders."),
     "inspect": Command("weights", "Show the arrays of a weights file and which model they fit."),
+    "push": Command("weights", "Upload a model to the Hugging Face hub, with a model card."),
     "check": Command("data", "Read every image of a folder or list and report defects."),
     "prepare": Command("data", "Write a data set in the format of TFDS, without TensorFlow."),
     "augment-preview": Command("training", "Write a picture of a config's augmented images."),

@@ -1,4 +1,4 @@
-"""Commands for weights: convert, inspect."""
+"""Commands for weights: convert, inspect, push."""
 
 import math
 from collections.abc import Mapping
@@ -45,6 +45,46 @@ def convert_command(
             f"largest difference of a logit, {other}: {difference:.3g} "
             f"(largest logit {done.largest_logit:.3g})"
         )
+
+
+@command
+def push_command(
+    source: str,
+    name: str,
+    /,
+    *,
+    classes: str | None = None,
+    license: str | None = None,
+    private: bool = False,
+    update: bool = False,
+    folder: str | None = None,
+) -> None:
+    """Upload a model to the Hugging Face hub, in timm's format where timm has the model.
+
+    The repository gets the weights, their description and a model card. An access token with the
+    right to write is needed: log in with the command hf auth login, or set HF_TOKEN.
+
+    Args:
+        source: A run's folder, a weights file, or a published model such as resnet50.
+        name: The repository, as org/name.
+        classes: A file with other names of the classes: .txt with one a line, or .json.
+        license: The licence of the weights, such as mit or apache-2.0, for the model card.
+        private: Make a repository that only its owners see.
+        update: Add a commit to a repository that exists.
+        folder: Write the files to this folder instead, and upload nothing.
+    """
+    from ..inference import load, push_to_hub
+
+    classifier = load(source, classes=classes)
+    if folder is None:
+        where, written = push_to_hub(
+            classifier, name, private=private, license=license, update=update
+        )
+    else:
+        written = classifier.save_pretrained(folder, name=name, license=license)
+        where = folder
+    why = f", because {written.reason}" if written.reason else ""
+    print(f"{where}: in the format of {written.format}{why}")
 
 
 @command

@@ -24,6 +24,7 @@ from ..weights import (
 from . import embed as _embed
 from . import evaluate as _evaluate
 from . import predict as _predict
+from . import publish as _publish
 from .class_names import read_classes
 
 
@@ -64,6 +65,7 @@ class Classifier:
     predict_batches = _predict.predict_batches
     embed = _embed.embed
     evaluate = _evaluate.evaluate
+    save_pretrained = _publish.save_pretrained
 
     def save(self, target: str | Path) -> None:
         """Write the weights to a file, or all of the classifier to a run's folder.

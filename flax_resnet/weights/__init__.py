@@ -1,7 +1,7 @@
 """Weights in and out: torchvision's names, files, runs, and published sets.
 
-``load.py`` resolves every form of ``source``, ``repository.py`` reads folders of the Hugging Face
-hub's layout; ``formats/`` reads and writes each kind of file;
+``load.py`` resolves every form of ``source``, ``repository.py`` reads and writes folders of the
+Hugging Face hub's layout; ``formats/`` reads and writes each kind of file;
 ``find.py`` finds the ResNet in what a file holds, and ``infer.py`` its architecture;
 ``convert.py``, ``names.py`` and ``layouts.py`` map names and layouts; ``published.py`` is the table
 of torchvision's weights, which ``hub.py`` fetches.
@@ -26,6 +26,7 @@ from .published import (
     imagenet_classes,
     published_weights,
 )
+from .repository import Repository, write_repository
 from .run_folder import (
     RUN_WEIGHTS,
     newest_checkpoint,
@@ -40,6 +41,7 @@ __all__ = [
     "InferredModel",
     "LoadedWeights",
     "PublishedWeights",
+    "Repository",
     "WeightsInfo",
     "build_model",
     "describe",
@@ -61,6 +63,7 @@ __all__ = [
     "to_transformers",
     "usual_transform",
     "write_description",
+    "write_repository",
     "write_run_weights",
     "write_weights",
 ]

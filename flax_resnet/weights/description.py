@@ -17,12 +17,16 @@ ENTRY = "flax_resnet"
 
 @dataclass(frozen=True)
 class Description:
-    """The model, classes and transform of a file; without a classifier there are no classes."""
+    """The model, classes, transform and loss of a file.
+
+    Without a classifier there are no classes.
+    """
 
     config: ModelConfig
     model_options: dict[str, Any]
     classes: tuple[str, ...]
     transform: EvalTransform
+    loss: str | None = None
 
 
 def describe(info: WeightsInfo) -> dict[str, str]:
@@ -38,6 +42,8 @@ def describe(info: WeightsInfo) -> dict[str, str]:
         "classes": list(info.classes),
         "transform": info.transform.to_json(),
     }
+    if "loss" in info.settings:  # it decides how logits become probabilities
+        content["loss"] = info.settings["loss"]
     return {ENTRY: json.dumps(content)}
 
 
@@ -60,6 +66,7 @@ def read_description(path: Path) -> Description | None:
             model_options=_tuples(held["model_options"]),
             classes=tuple(map(str, held["classes"])),
             transform=EvalTransform.from_json(held["transform"]),
+            loss=held.get("loss"),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(

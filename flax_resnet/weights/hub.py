@@ -16,7 +16,8 @@ from .published import PublishedWeights
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 CONFIG_FILE = "config.json"
 # Other files that describe the weights, by a key of the config.json that goes with them.
-DESCRIPTIONS = {
+DESCRIPTIONS: dict[str, tuple[str, ...]] = {
+    "flax_resnet": (),  # ours
     "architecture": (),  # timm's
     "model_type": ("preprocessor_config.json",),  # transformers'
     "model.name": ("classes.json", "preprocessing.json"),  # a run's folder

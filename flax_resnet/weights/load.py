@@ -18,11 +18,11 @@ from ..models.variants import variant_options
 from ..paths import expand
 from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from .architecture import build_model, config_of, usual_transform
-from .description import read_description
+from .description import ENTRY, read_description
 from .find import find_weights
 from .formats.files import ENDINGS, read_file
 from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
-from .infer import infer_model
+from .infer import InferredModel, infer_model
 from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
 from .names import fresh_variables, torch_leaves
 from .published import (
@@ -146,10 +146,13 @@ def timm_transform(config: Mapping[str, Any]) -> EvalTransform:
     size = (config.get("test_input_size") or config.get("input_size") or (3, 224, 224))[-1]
     crop_ratio = config.get("test_crop_pct") or config.get("crop_pct") or 0.875
     bicubic = config.get("interpolation") == "bicubic"
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash") or (mode == "squash" and crop_ratio != 1):
+        raise UserError(f"timm's crop_mode={mode} with crop_pct={crop_ratio} is not supported")
     return EvalTransform(
         height=size,
         width=size,
-        resize=math.floor(size / crop_ratio),
+        resize=math.floor(size / crop_ratio) if mode == "center" else None,
         interpolation="bicubic" if bicubic else "bilinear",
         mean=tuple(config.get("mean", IMAGENET_MEAN)),
         std=tuple(config.get("std", IMAGENET_STD)),
@@ -196,6 +199,8 @@ def _load_repository(word: str, model: str | None) -> LoadedWeights:
 def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
     """Read a run's folder, or one in the layout of the Hugging Face hub."""
     config = read_json_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    if ENTRY in config:
+        return _load_file(weights_in(folder), "file", source, model)
     if "architecture" in config:
         transform = timm_transform(config.get("pretrained_cfg", config))
         classes = config.get("label_names") or ()
@@ -249,7 +254,10 @@ def _load_file(
     try:
         inferred = infer_model(shapes)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        if description is None:
+            raise UserError(f"{path}: {error}") from error
+        classified = len(description.classes) or None
+        inferred = InferredModel(description.config.name, description.model_options, classified)
     config, more = config_of(inferred)
     if description is not None:
         config, more = description.config, description.model_options
@@ -269,8 +277,10 @@ def _load_file(
             f"{path} {problem}: take the backbone alone (flax-resnet convert --head drop; "
             'head="drop" in Python).'
         )
+    settings = {}
     if description is not None:
         classes, transform = description.classes, description.transform
+        settings = {"loss": description.loss} if description.loss else {}
     if not has_classifier:
         classes = ()
     elif len(classes) != count:
@@ -284,6 +294,7 @@ def _load_file(
         transform=transform or usual_transform(chosen, channels),
         has_classifier=has_classifier,
         metrics=metrics or {},
+        settings=settings,
         model_options=more,
         origin=weights.origin(),
     )

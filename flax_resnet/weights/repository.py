@@ -2,20 +2,45 @@
 
 import json
 import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UserError
+from ..models import ResNet
+from ..models.blocks import EXPANSION
+from ..output_files import write_json
+from ..transform import EvalTransform
 from .architecture import build_model, nearest_config, usual_transform
+from .convert import to_timm, to_torchvision
+from .description import ENTRY, describe
 from .find import find_weights
-from .formats.files import read_file
-from .hub import CONFIG_FILE, weights_in
+from .formats.files import read_file, write_weights
+from .hub import CONFIG_FILE, WEIGHTS_FILES, weights_in
 from .info import LoadedWeights, WeightsInfo, numbered_classes
+from .timm import timm_architecture
 from .transformers import class_names, model_options, processor_transform
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder that was written for the hub.
+
+    Attributes:
+        folder: Its path.
+        format: ``"timm"`` where timm can express the model, else ``"flax_resnet"``.
+        reason: Why it is not timm's.
+    """
+
+    folder: Path
+    format: Literal["timm", "flax_resnet"]
+    reason: str = ""
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -69,9 +94,90 @@ def read_transformers(folder: Path, source: str) -> LoadedWeights:
         kind="transformers",
         path=path,
         config=model_config,
-        classes=classes,
+        classes=classes if head else (),
         transform=transform,
         has_classifier=head is not None,
         model_options=more,
     )
     return LoadedWeights(info, weights)
+
+
+def write_repository(
+    folder: Path, variables: Mapping[str, Any], model: ResNet, info: WeightsInfo
+) -> Repository:
+    """Write ``model.safetensors`` and ``config.json`` in timm's format, or in our own.
+
+    ``load_source`` reads both; the file of weights describes the model, classes and transform.
+
+    Args:
+        folder: The folder, which is made.
+        variables: ``{"params", "batch_stats"}``.
+        model: The module that they belong to.
+        info: Description of the weights.
+
+    Raises:
+        UserError: The folder cannot be written, or the variables are not this model's.
+    """
+    metadata = describe(info)
+    own = {ENTRY: json.loads(metadata[ENTRY])}
+    try:
+        config = own | _timm_config(variables, model, info)
+        repository, convert = Repository(folder, "timm"), to_timm
+    except UserError as error:
+        config = {"library_name": "flax_resnet", "num_classes": len(info.classes)} | own
+        repository, convert = Repository(folder, "flax_resnet", str(error)), to_torchvision
+    state_dict = convert(variables, model)
+    if not info.classes:
+        heads = ("fc.", "head.fc.")
+        state_dict = {name: a for name, a in state_dict.items() if not name.startswith(heads)}
+    write_weights(folder / WEIGHTS_FILES[0], state_dict, metadata)
+    write_json(folder / CONFIG_FILE, config)
+    return repository
+
+
+def _timm_config(variables: Mapping[str, Any], model: ResNet, info: WeightsInfo) -> dict[str, Any]:
+    """Return timm's ``config.json``.
+
+    Raises:
+        UserError: timm cannot express the model or its preprocessing.
+    """
+    architecture, arguments = timm_architecture(model)
+    params, transform = variables["params"], info.transform
+    channels = params["conv1" if "conv1" in params else "conv1_0"]["kernel"].shape[2]
+    if transform.model_size is not None:
+        raise UserError("timm has no preprocessing that resizes the pixels after the crop")
+    if channels != transform.channels:
+        raise UserError("timm has no preprocessing that makes grey images of photos")
+    if channels != 3:
+        arguments["in_chans"] = channels
+    pretrained = {
+        "input_size": [channels, transform.height, transform.width],
+        "interpolation": transform.interpolation,
+        "mean": list(transform.mean),
+        "std": list(transform.std),
+        "num_classes": len(info.classes),
+        "first_conv": "conv1" if "conv1" in params else "conv1.0",
+        "classifier": "fc",
+    }
+    if model.version == "v2":
+        first = "stem.conv" if "conv1" in params else "stem.conv1"
+        pretrained |= {"first_conv": first, "classifier": "head.fc"}
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": len(info.classes),
+        "num_features": model.widths[-1] * EXPANSION[model.block],
+        "global_pool": "avg",
+        "label_names": list(info.classes),
+        "pretrained_cfg": pretrained | _crop(transform),
+    }
+    return config | ({"model_args": arguments} if arguments else {})
+
+
+def _crop(transform: EvalTransform) -> dict[str, Any]:
+    """Return timm's description of a crop: it resizes to ``floor(size / crop_pct)``."""
+    if transform.resize is None:
+        return {"crop_pct": 1.0, "crop_mode": "squash"}
+    ratio = transform.height / transform.resize
+    while math.floor(transform.height / ratio) < transform.resize:  # rounding
+        ratio = math.nextafter(ratio, 0)
+    return {"crop_pct": ratio, "crop_mode": "center"}

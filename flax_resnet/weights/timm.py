@@ -4,13 +4,16 @@ timm calls the arrays of its ``ResNet`` as torchvision does; those of its ``ResN
 ``stem.conv1``, ``stages.0.blocks.0.norm1``, ``norm`` and ``head.fc``.
 """
 
+import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
+from ..models import ResNet
 from ..models.timm_variants import TIMM_VARIANTS
+from ..models.variants import variant_options
 
 # timm's architectures under the same names here: those of torchvision, and the table of its own.
 TORCHVISION = (
@@ -84,6 +87,65 @@ def variant_of(architecture: str) -> str:
         if fnmatch.fnmatchcase(name, pattern):
             raise UserError(f"timm's {architecture} is not supported: {reason}")
     raise UserError(f"{architecture!r} is not one of timm's ResNets that are supported")
+
+
+# Options that decide what a model computes, by the argument of timm's ``ResNet`` for each.
+_ARGUMENTS = {
+    "stage_sizes": "layers",
+    "widths": "channels",
+    "groups": "cardinality",
+    "width_per_group": "base_width",
+    "avg_pool_shortcut": "avg_down",
+    "output_stride": "output_stride",
+}
+# Options of training, or of how something is computed.
+_OF_TRAINING = {
+    *("num_classes", "in_channels", "zero_init_residual", "stochastic_depth", "dropout"),
+    *("block_dropout", "momentum", "frozen_statistics", "frozen_affine", "freeze_before"),
+    *("axis_name", "conv_impl", "batch_norm_groups", "dtype", "param_dtype", "remat"),
+}
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(ResNet)
+    if field.name not in ("parent", "name")
+}
+
+
+def timm_architecture(model: ResNet) -> tuple[str, dict[str, Any]]:
+    """Return timm's architecture for a model, and arguments of timm's ``create_model``.
+
+    Raises:
+        UserError: timm cannot express the model; the options that differ are named.
+    """
+    wanted = _comparable({name: getattr(model, name) for name in _DEFAULTS})
+    candidates = {}
+    for name in (*TORCHVISION, *sorted(ARCHITECTURES - set(TORCHVISION))):
+        row = _comparable(_DEFAULTS | variant_options(name))
+        candidates[name] = {key: value for key, value in wanted.items() if row[key] != value}
+    # timm's ``ResNetV2`` has arguments of other names; all of its models have four stages.
+    takes_arguments = model.version != "v2" and len(model.stage_sizes) == 4
+    known = set(_ARGUMENTS) | ({"stem_width"} if "deep" in str(model.stem) else set())
+
+    def left(name: str) -> list[str]:
+        return [key for key in candidates[name] if not takes_arguments or key not in known]
+
+    name = min(candidates, key=lambda name: (len(left(name)), len(candidates[name])))
+    if differing := left(name):
+        described = ", ".join(f"{key}={candidates[name][key]!r}" for key in differing)
+        raise UserError(f"timm has no {name} with {described}")
+    arguments = {_ARGUMENTS[k]: v for k, v in candidates[name].items() if k in _ARGUMENTS}
+    if "stem_width" in candidates[name]:
+        arguments["stem_width"] = candidates[name]["stem_width"] // 2
+    return name, arguments
+
+
+def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model computes as options that are equal for equal models."""
+    compared = {name: value for name, value in options.items() if name not in _OF_TRAINING}
+    compared["stem_width"] = options["stem_width"] or options["widths"][0]
+    if options["block"] == "basic" and options["version"] == "v1":
+        compared["version"] = "v1.5"  # they differ in bottlenecks only
+    return compared
 
 
 def v2_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """A server on the loopback interface that answers as the Hugging Face hub does."""
 
 import hashlib
+import json
 from http.server import BaseHTTPRequestHandler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -13,7 +14,34 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_GET(self):
-        self.wfile.write(self.answer())
+        if found := getattr(self.server, "answers", {}).get(self.path):
+            self.reply(*found)
+        else:
+            self.wfile.write(self.answer())
+
+    def do_POST(self):
+        """Answer as the server's function ``post`` of a path and a body does."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self.read_chunks()
+        self.server.requests.append(f"POST {self.path}")
+        self.reply(*self.server.post(self.path, body))
+
+    def read_chunks(self):
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def reply(self, status, value):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def answer(self):
         self.server.requests.append(f"{self.command} {self.path}")
