@@ -16,9 +16,11 @@ All hashes are BLAKE2b of 128 bits, as hex digits.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,10 @@ from flax_resnet.data.datasets import Dataset, Split
 from flax_resnet.data.images import SPLITS, ImageFiles, Records, first_few, map_in_threads
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.dataset import Subset
+from flax_resnet.errors import UserError, first_line
 from flax_resnet.paths import expand
+
+FILE = "data.json"
 
 # A folder with more files or bytes than this is identified by paths and sizes.
 MOST_FILES = 100_000
@@ -96,6 +101,24 @@ def fingerprint(dataset: Dataset, root: str | os.PathLike[str] | None = None) ->
     base = os.path.abspath(folder if folder.is_dir() else folder.parent)
     splits = {split: _of_split(source, is_large, base) for split, source in sources.items()}
     return Fingerprint(dataset.classes, splits)
+
+
+def read_fingerprint(folder: Path) -> Fingerprint | None:
+    """Read ``data.json`` of a run's folder; None if there is no such file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = folder / FILE
+    try:
+        return Fingerprint.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read as the fingerprint of a run's data ({first_line(error)}): copy "
+            "the run's folder again, or choose another."
+        ) from error
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> list[str]:

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data.fingerprint import FILE as FINGERPRINT
+from ..data.fingerprint import read_fingerprint
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
@@ -107,6 +109,10 @@ class Classifier:
         step = self.info.step or 0
         write_json(target / "config.json", settings)
         write_description(target, self.classes, self.transform)
+        if self.info.kind == "run" and self.info.path is not None:
+            data = read_fingerprint(self.info.path)
+            if data is not None:  # evaluation knows the images of training by it
+                write_json(target / FINGERPRINT, data.to_json(), indent=None)
         write_run_weights(target, self.variables, self.model, step=step, last_step=step)
 
 

@@ -25,6 +25,7 @@ from ..training import BatchOutputs
 from ..weights import imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
 from .predict import Predictions, to_probabilities
+from .training_images import leave_out, training_images
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -47,7 +48,7 @@ class EvalResult:
         labels: The true classes of all images of ``predictions``: int ``[N]``, or ``[N, K]`` of 0
             and 1.
         notes: Sentences for the user about the images, such as how folders were matched to
-            classes.
+            classes, and that some were trained on.
     """
 
     result: Evaluation | MultiLabelEvaluation
@@ -101,7 +102,9 @@ def evaluate(
         source: A folder with a folder for each class, or a ``.csv`` or ``.jsonl`` of path and
             label; None for the data that the run was trained on.
         split: Which images; by default the test split of the run's own data or of a source that
-            has splits, and all images of any other source.
+            has splits, and all images of any other source. Image files that the run was trained on,
+            or that chose its weights, are left out of both, by their contents; ``"all"`` includes
+            them. ``notes`` has their number.
         columns: Columns of paths and labels of a list; by default they are recognized.
         batch_size: As in ``predict``.
         tta: As in ``predict``.
@@ -189,13 +192,21 @@ def _select(
     records["all"] = _joined(list(found.splits.values()))
     if chosen not in records:
         raise UserError(f"{root} has no {chosen} images: choose --split {' or '.join(records)}.")
-    transform = classifier.transform
+    title, transform = f"{root} ({chosen})", classifier.transform
+    notes: tuple[str, ...] = ()
+    seen = training_images(classifier.info, own, chosen)
+    if seen is None:
+        if not own:
+            notes = (f"whether the run was trained on images of {root} is not known",)
+    else:
+        ask = split is not None and chosen != "test"
+        records[chosen], title, notes = leave_out(records[chosen], seen, title, keep=ask)
     splits = {
         name: _NamedSplit(ImageFiles.from_transform(part, transform), part.paths)
         for name, part in records.items()
     }
     left_out = [f"{root}: left out are {first_few([*found.left_out])}"] if found.left_out else []
-    return _Selection(splits, chosen, f"{root} ({chosen})", (*found.notes, *left_out))
+    return _Selection(splits, chosen, title, (*found.notes, *left_out, *notes))
 
 
 def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _Selection:

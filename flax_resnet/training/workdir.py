@@ -12,18 +12,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..config import EFFECTS, flatten
-from ..data.fingerprint import Fingerprint, differences, fingerprint
+from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..output_files import write_json
 from ..paths import expand
 from ..weights import RUN_WEIGHTS, newest_checkpoint, write_description
 from .run import Run
 
-CONFIG, DATA = "config.json", "data.json"
+CONFIG = "config.json"
 
 # All that a run writes; anything else in its folder is kept when the run is deleted.
 _FILES = (
-    *(CONFIG, DATA, "classes.json", "class_indices.json", "preprocessing.json"),
+    *(CONFIG, FILE, "classes.json", "class_indices.json", "preprocessing.json"),
     *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report"),
 )
 
@@ -60,7 +60,7 @@ def open_workdir(run: Run) -> Path:
             if conflicts:
                 _delete_run(workdir)
             write_json(workdir / CONFIG, flatten(config))
-            write_json(workdir / DATA, data.to_json(), indent=None)
+            write_json(workdir / FILE, data.to_json(), indent=None)
             write_description(workdir, run.dataset.classes, run.transform)
         except OSError as error:
             raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
@@ -120,15 +120,10 @@ def _data_conflicts(workdir: Path, data: Fingerprint) -> list[str]:
     """Describe the differences from the data that a folder's weights were trained on."""
     if newest_checkpoint(workdir) < 0 and not (workdir / RUN_WEIGHTS).exists():
         return []
-    held, classes = _read(workdir / DATA), _read(workdir / "classes.json")
-    try:
-        if held is not None:
-            return differences(Fingerprint.from_json(held), data)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{workdir / DATA} does not describe data ({error}): choose another --workdir."
-        ) from error
-    # A run that did not know its files yet.
+    before = read_fingerprint(workdir)
+    if before is not None:
+        return differences(before, data)
+    classes = _read(workdir / "classes.json")  # of a run that did not know its files yet
     if classes is not None and tuple(classes) != data.classes:
         return [f"its classes are {', '.join(map(str, classes))}"]
     return []

@@ -35,6 +35,8 @@ def test_its_own_test_images_give_what_training_found(run, run_folder):
 def test_figures_are_those_of_scikit_learn(run, photos):
     done = run.evaluate(photos, split="all")
     result, predictions, labels = done.result, done.predictions, done.labels
+    seen = "87 of the 102 images are among those that the run was trained on"
+    assert any(note.startswith(seen) for note in done.notes)  # 24 of train and 5 of val each
     assert len(labels) == 3 * 34
     read = np.array([name not in predictions.failed for name in predictions.names])
     predicted = predictions.probabilities[read].argmax(1)

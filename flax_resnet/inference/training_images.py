@@ -1,0 +1,73 @@
+"""Images that a run was trained on, recognised by their contents among those of a test."""
+
+import itertools
+
+from ..data import FOLDER
+from ..data.fingerprint import read_fingerprint
+from ..data.images import Records, digest_files
+from ..errors import UserError
+from ..weights import WeightsInfo
+
+
+def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str] | None:
+    """Return hashes of the contents of the image files that a test must not have.
+
+    They are those of training and, but for a score of validation images, those that chose the
+    weights.
+
+    Args:
+        info: Description of the model.
+        own: Whether the images are those of the run itself, by their path.
+        chosen: The split to evaluate.
+
+    Returns:
+        The hashes: none where the model was not trained on image files, and None where a run did
+        not keep them.
+    """
+    if info.kind != "run" or info.path is None or chosen == "train":
+        return frozenset()
+    data = read_fingerprint(info.path)
+    if data is None or not data.contents():
+        by_name = info.settings.get("data.name") not in (None, FOLDER)
+        return frozenset() if by_name else None
+    seen = data.contents(["train"] if chosen == "validation" else ["train", "validation"])
+    # An image that the run has in test, too, is in the score that the run itself reports.
+    return seen - data.contents(["test"]) if own else seen
+
+
+def leave_out(
+    records: Records, seen: frozenset[str], title: str, *, keep: bool
+) -> tuple[Records, str, tuple[str, ...]]:
+    """Leave out the files whose contents are in ``seen``.
+
+    Args:
+        records: The files.
+        seen: Hashes of contents.
+        title: The title of their evaluation.
+        keep: Whether the files are only counted.
+
+    Returns:
+        The other files, their title, and notes.
+
+    Raises:
+        UserError: No file is left.
+    """
+    digests = digest_files(records.paths) if seen else []
+    is_new = [digest is None or digest.content not in seen for digest in digests]
+    count, total = is_new.count(False), len(records)
+    if not count:
+        return records, title, ()
+    note = f"{count:,} of the {total:,} images are among those that the run was trained on"
+    if keep:
+        return records, title, (f"{note}: this is no test score",)
+    if count == total:
+        raise UserError(
+            f"All {total:,} images of {title} are among those that the run was trained on: name "
+            "other images, or --split all, which is no test."
+        )
+    kept = Records(tuple(itertools.compress(records.paths, is_new)), records.labels[is_new])
+    return (
+        kept,
+        f"{title[:-1]} without {count:,} of training)",
+        (f"{note}; they are left out (--split all evaluates them too)",),
+    )
