@@ -53,7 +53,7 @@ def predict_command(
         sheet: Also write a contact sheet to this picture.
         tta: Average the logits with those of the mirror image.
         temperature: Divide the logits by this number.
-        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
     _check_positive(top_k=top_k, batch_size=batch_size)
@@ -107,7 +107,7 @@ def embed_command(
             for a list on stdin.
         columns: The column of paths of a list, such as filename.
         output: The file to write, .npz or .parquet.
-        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
     _check_positive(batch_size=batch_size)
@@ -163,7 +163,7 @@ def evaluate_command(
         json: Also write the metrics to this .json.
         confusion: Also draw the confusion matrix to this picture.
         mistakes: Also show the most confident wrong predictions in this picture.
-        classes: A file of class names: class_indices.json ({"0": "daisy", ...}) or one name a line.
+        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
     _check_positive(batch_size=batch_size)
