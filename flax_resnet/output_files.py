@@ -1,6 +1,7 @@
 """Output files, each written whole or not at all."""
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -59,13 +60,33 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
-    """Write a value as JSON, by default indented.
+    """Write a value as JSON, by default indented; see ``to_json``.
 
     Raises:
         UserError: The file cannot be written; the former one is then as it was.
     """
     with open_text(path) as file:
-        file.write(json.dumps(value, indent=indent) + "\n")
+        file.write(to_json(value, indent=indent) + "\n")
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Return a value as JSON, which has neither NaN nor infinity: such a number becomes ``null``.
+
+    Args:
+        value: Mappings with keys of text, lists, tuples, text, numbers, booleans and None.
+        **options: Those of ``json.dumps``.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def _checked(named: Path) -> Path | None:

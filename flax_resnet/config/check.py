@@ -1,10 +1,11 @@
 """A check of settings: impossible ones raise an error, unusual ones give warnings."""
 
+import math
 import re
 
 from ..errors import UserError
 from .fields import Config
-from .recipes import scaled_learning_rate
+from .recipes import flatten, scaled_learning_rate
 
 
 def check_config(config: Config) -> list[str]:
@@ -19,6 +20,11 @@ def check_config(config: Config) -> list[str]:
     Raises:
         UserError: A setting is impossible.
     """
+    for name, value in flatten(config).items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {value}; it must be finite.", exit_code=2)
     positive = {
         "epochs": config.epochs,
         "data.batch-size": config.data.batch_size,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ..errors import UserError
 from ..models import default_image_shape
 from ..paths import expand
 from ..weights import load_weights, to_torchvision
@@ -57,8 +58,8 @@ def convert_weights(
         head: ``"drop"`` leaves out the classifier.
 
     Raises:
-        UserError: A file is missing, damaged or of another kind, or the weights are of another
-            model.
+        UserError: A file is missing, damaged or of another kind, the weights are of another model
+            or hold NaN or infinity, or ``verify`` finds logits that are not finite.
     """
     target = expand(target)
     classifier = load(source, model=model, num_classes=num_classes, key=key, head=head)
@@ -88,6 +89,11 @@ def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], flo
     theirs = _torchvision_logits(classifier, image)
     if theirs is not None:
         differences["torchvision"] = float(np.abs(before - theirs).max())
+    if not np.isfinite([*differences.values(), np.abs(before).max()]).all():
+        raise UserError(
+            f"{target} is written, but the logits of a random image are not finite: these weights "
+            "are of no use, so look for others."
+        )
     return differences, float(np.abs(before).max())
 
 

@@ -22,6 +22,7 @@ from ..metrics import (
 )
 from ..paths import expand
 from ..training import BatchOutputs
+from ..training.forward_pass import NOT_FINITE
 from ..weights import imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
 from .predict import Predictions, to_probabilities
@@ -130,10 +131,12 @@ def evaluate(
         done += len(batch.names)
         progress(done, total)
     logits = _logits(batches)
+    failed = {name: why for batch in batches for name, why in batch.failed.items()}
+    if NOT_FINITE in failed.values() and not len(logits):
+        raise UserError(f"Every image of {selection.title} {NOT_FINITE}.")
     if not len(logits):
         raise UserError(f"{selection.title} has no image that can be read: name other images.")
     read = np.concatenate([batch.read for batch in batches])
-    failed = {name: why for batch in batches for name, why in batch.failed.items()}
     probabilities = np.full((total, len(classifier.classes)), np.nan, np.float32)
     probabilities[read] = to_probabilities(classifier, logits)
     predictions = Predictions(tested.names, classifier.classes, probabilities, failed)

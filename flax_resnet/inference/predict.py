@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,8 +40,9 @@ class Predictions:
     Attributes:
         names: Paths as they were given; of other images their numbers, from 0.
         classes: Names, in the order of ``probabilities``.
-        probabilities: Float32 ``[N, K]``; NaN in the rows of images that could not be read.
-        failed: Name -> reason of each image that could not be read.
+        probabilities: Float32 ``[N, K]``; NaN in the rows of images that failed.
+        failed: Name -> reason of each image that could not be read, or whose logits hold NaN or
+            infinity.
     """
 
     names: tuple[str, ...]
@@ -93,13 +95,17 @@ def predict_batches(
     Raises:
         UserError: As in ``predict``.
     """
-    if temperature <= 0 or batch_size < 1:
+    if not 0 < temperature < math.inf or batch_size < 1:
         raise UserError("The temperature and the batch size must be above 0.", exit_code=2)
     program = logits_program(classifier, tta)
     classes = classifier.classes
     for batch in forward_images(program, images, classifier.transform, batch_size):
         probabilities = np.full((len(batch.names), len(classes)), np.nan, np.float32)
-        probabilities[batch.read] = to_probabilities(classifier, batch.outputs / temperature)
+        with np.errstate(over="ignore", divide="ignore"):
+            scaled = batch.outputs / np.float32(temperature)
+        if not np.isfinite(scaled).all():
+            raise UserError(f"The temperature {temperature:g} is too low for these logits.")
+        probabilities[batch.read] = to_probabilities(classifier, scaled)
         yield Predictions(batch.names, classes, probabilities, batch.failed)
 
 

@@ -5,12 +5,12 @@ name.
 """
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, TextIO, get_args
 
 from ..file_names import escape
+from ..output_files import to_json
 from .predict import Prediction, Predictions
 
 Format = Literal["table", "csv", "json", "jsonl"]
@@ -89,7 +89,7 @@ def _write_json(file: TextIO, rows: Iterable[_Row], *, lines: bool) -> None:
     for number, (name, found, error, true) in enumerate(rows):
         entry = {"file": name, "predictions": [_as_dict(prediction) for prediction in found]}
         entry |= {} if true is None else {"true": true}
-        text = json.dumps(entry | {"error": error}, ensure_ascii=False)
+        text = to_json(entry | {"error": error}, ensure_ascii=False)
         # Some readers take these for the ends of lines, and JSON allows them escaped only.
         for separator in "\x7f\x85\u2028\u2029":
             text = text.replace(separator, f"\\u{ord(separator):04x}")

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from . import lowerings
 from .lowerings import Convolution, Epilogue, convolve, convolve_fused, pack
 from .norm import BatchNorm, Initializer
 
@@ -157,7 +158,7 @@ class Fusible:
 
 def relu(y: jax.Array | Fusible) -> jax.Array:
     """ReLU, fused with the layer and the sum before it where that is supported."""
-    return y.relu() if isinstance(y, Fusible) else nn.relu(y)
+    return y.relu() if isinstance(y, Fusible) else lowerings.relu(y)
 
 
 def value(y: jax.Array | Fusible) -> jax.Array:

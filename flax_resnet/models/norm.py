@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .lowerings import Epilogue
+from .lowerings.convolution import is_static
 from .lowerings.normalization import (
     batch_statistics,
     has_custom_gradient,
@@ -47,8 +48,8 @@ class BatchNorm(nn.Module):
         scale_init: Initialiser of the scale.
 
     Raises:
-        ValueError: ``groups`` does not divide the batch, or neither of groups and devices divides
-            the other.
+        ValueError: ``groups`` does not divide the batch, neither of groups and devices divides the
+            other, or ``jax.export`` traces training for a batch of unknown size.
     """
 
     momentum: float = 0.9
@@ -96,6 +97,11 @@ class BatchNorm(nn.Module):
             x = x.astype(jnp.promote_types(x.dtype, stats_dtype))
             return affine(x, running_mean.value, running_var.value)
 
+        if not is_static(x):
+            raise ValueError(
+                "batch norm in training counts its examples, and this batch is of unknown size: "
+                "export with train=False, or for images of one shape"
+            )
         groups, sharing_devices = self._groups_per_device(len(x))
         average = partial(_average, axis_name=self.axis_name, sharing_devices=sharing_devices)
         count = math.prod(x.shape[:-1]) // groups * len(sharing_devices[0])

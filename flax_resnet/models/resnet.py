@@ -404,13 +404,13 @@ class ResNet(nn.Module):
         return max_pool(x, window, stride, padding, self.conv_impl)
 
     def _pool(self, x: jax.Array) -> jax.Array:
-        return x.reshape(len(x), -1) if self.pooling == "flatten" else jnp.mean(x, axis=(1, 2))
+        return x.reshape(x.shape[0], -1) if self.pooling == "flatten" else jnp.mean(x, axis=(1, 2))
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Computes logits ``[N, num_classes]`` of images ``[N, H, W, C]``."""
         y = self.features(x, train)["pooled"]
         for dense in self.fc_hidden:
-            y = nn.relu(dense(y))
+            y = relu(dense(y))
         logits = self.fc(self.head_dropout(y, train))
         # A loss in bfloat16 would round away small differences.
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

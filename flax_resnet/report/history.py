@@ -4,7 +4,8 @@ Each evaluation adds a line with the keys ``step``, ``epoch``, ``time`` (seconds
 far), ``train_loss train_top1 val_loss val_top1 val_top5 learning_rate images_per_second
 data_wait``. The last line of a finished run has ``test_loss test_top1 test_top5`` of the best
 checkpoint. If images can have any number of classes there are also ``val_map`` and ``test_map``,
-mean average precisions. Accuracies and ``data_wait`` are fractions.
+mean average precisions. Accuracies and ``data_wait`` are fractions. A loss that is not finite is
+``null``.
 """
 
 import json
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..output_files import open_text
+from ..output_files import open_text, to_json
 
 Entry = dict[str, Any]
 
@@ -20,7 +21,7 @@ Entry = dict[str, Any]
 def append_history(path: Path, entry: Entry) -> None:
     """Add one line, which is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(to_json(entry) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -55,5 +56,5 @@ def truncate_history(path: Path, step: int) -> list[Entry]:
     ]
     if path.exists():
         with open_text(path) as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in kept)
+            file.writelines(to_json(entry) + "\n" for entry in kept)
     return kept

@@ -210,11 +210,11 @@ def _history(evaluated: Sequence[Entry]) -> Table:
 
 
 def _percent(entry: Entry | None, key: str) -> str | None:
-    return f"{entry[key]:.2%}" if entry and key in entry else None
+    return f"{entry[key]:.2%}" if entry and entry.get(key) is not None else None
 
 
 def _number(entry: Entry | None, key: str) -> str | None:
-    return f"{entry[key]:.4f}" if entry and key in entry else None
+    return f"{entry[key]:.4f}" if entry and entry.get(key) is not None else None
 
 
 def _duration(seconds: float) -> str:

@@ -59,7 +59,11 @@ def learning_curves_svg(history: Sequence[Mapping[str, Any]]) -> str:
             figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
         ):
             for key, name, color in lines:
-                points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+                points = [
+                    (entry["epoch"], entry[key])
+                    for entry in history
+                    if entry.get(key) is not None  # a loss that is not finite is null
+                ]
                 marker = "o" if len(points) < 15 else ""
                 axes.plot(*zip(*points, strict=True) if points else ((), ()), color=color,
                           label=name, marker=marker, markersize=3.5, linewidth=1.8)  # fmt: skip

@@ -13,6 +13,8 @@ from .mesh import DATA_AXIS, data_mesh
 
 Function = Callable[[Any, jax.Array], Any]
 
+NOT_FINITE = "gives NaN or infinity: the weights are broken"
+
 
 @dataclass(frozen=True)
 class BatchOutputs:
@@ -21,10 +23,11 @@ class BatchOutputs:
     Attributes:
         start: Index in the source of the first of the ``m`` images.
         names: Names of the images.
-        read: False for images that could not be read, bool ``[m]``.
-        labels: Labels of the ``n`` images that could be read.
+        read: False for images that could not be read, and for those whose output holds NaN or
+            infinity, bool ``[m]``.
+        labels: Labels of the ``n`` other images.
         outputs: Pytree of NumPy arrays ``[n, ...]``, without padding.
-        failed: Name -> reason of the images that could not be read.
+        failed: Name -> reason of the images without an output.
     """
 
     start: int
@@ -36,7 +39,7 @@ class BatchOutputs:
 
     @property
     def indices(self) -> np.ndarray:
-        """Indices in the source of the images that could be read, int64 ``[n]``."""
+        """Indices in the source of the images with an output, int64 ``[n]``."""
         return self.start + np.flatnonzero(self.read)
 
 
@@ -119,14 +122,16 @@ def _placed(batch: Batch, rows: Any) -> Batch:
 def _trimmed(
     batch: Batch, running: Any, source: Source, names: Sequence[str] | None
 ) -> BatchOutputs:
-    start, read = int(batch["start"]), batch["read"]
-    end = start + len(read)
+    start, decoded = int(batch["start"]), batch["read"]
+    end = start + len(decoded)
     own = tuple(map(str, range(start, end)) if names is None else names[start:end])
-    kept = np.flatnonzero(read)
-    outputs = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], running)
+    outputs = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(decoded)], running)
+    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(outputs)]
+    read = decoded & np.all(finite, axis=0)
     failed = {
-        name: source.bad.get(name, "cannot be read")
-        for name, fine in zip(own, read, strict=True)
+        name: NOT_FINITE if was_decoded else source.bad.get(name, "cannot be read")
+        for name, was_decoded, fine in zip(own, decoded, read, strict=True)
         if not fine
     }
-    return BatchOutputs(start, own, read, batch["label"][kept], outputs, failed)
+    outputs = jax.tree.map(lambda leaf: leaf[read], outputs)
+    return BatchOutputs(start, own, read, batch["label"][read], outputs, failed)

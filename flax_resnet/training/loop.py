@@ -1,6 +1,5 @@
 """The training loop: step, log, evaluate, save; resume where a run stopped."""
 
-import math
 import time
 from contextlib import closing, suppress
 from itertools import chain
@@ -11,13 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config import Config, check_config
-from ..errors import UserError
 from ..paths import expand
 from ..report import Progress
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .distributed import connect, watch_peers
+from .divergence import check_loss, check_state
 from .evaluation import to_means
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
@@ -44,7 +43,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
 
     Raises:
         UserError: Settings are wrong, data are missing, the workdir holds another run, or the loss
-            is not finite.
+            or the state is not finite.
     """
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
@@ -135,7 +134,7 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():
                     means = to_means(sums)
-                    _check_finite(means["loss"], done, run.config)
+                    check_loss(means["loss"], done, run.config)
                     progress.update(
                         done,
                         epoch=run.epoch_at(done),
@@ -145,16 +144,8 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                         wait=clock.data_wait,
                     )
                 if saves:
+                    check_state(state, done, run.config)
                     sums, stopping = recorder.evaluate_and_save(done, state, sums, clock, stopping)
                 if stopping:
                     return state, done
     return state, done
-
-
-def _check_finite(loss: float, step: int, config: Config) -> None:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss is not finite at step {step}: training diverged. Lower the learning rate "
-            f"(--optimizer.learning-rate, now {config.optimizer.learning_rate:g}) or add warm-up "
-            "(--optimizer.warmup-epochs 5); the checkpoints saved before are kept."
-        )

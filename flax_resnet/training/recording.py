@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -259,6 +260,9 @@ class Recorder:
         if test.logits is None:
             shown, split, fitted = validation, "validation", SplitEvaluation({})
         if shown.logits is None or shown.labels is None or not len(shown.labels):
+            return None
+        logits = [part.logits for part in (shown, fitted) if part.logits is not None]
+        if not all(np.isfinite(rows).all() for rows in logits):
             return None
         calibration = None
         if fitted.logits is not None and fitted.labels is not None and len(fitted.labels):

@@ -1,7 +1,7 @@
 """Conversion between torchvision's state dicts and Flax variables, strict, without PyTorch."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
@@ -100,8 +100,8 @@ def from_torchvision(
         The variables, and with ``strict=False`` also the ``IncompatibleKeys``.
 
     Raises:
-        UserError: Strict, and something is missing, unexpected or of another shape: all of it is
-            listed, and the model it looks like is named.
+        UserError: An array holds NaN or infinity. Or strict, and something is missing, unexpected
+            or of another shape: all of it is listed, and the model it looks like is named.
     """
     weights = state_dict if isinstance(state_dict, FoundWeights) else find_weights(state_dict)
     names = dict(weights.names)
@@ -110,7 +110,7 @@ def from_torchvision(
     channels = _image_channels(weights)
     leaves = torch_leaves(model, channels)
 
-    converted, mismatched = {}, []
+    converted, mismatched, broken = {}, [], []
     for name, leaf in leaves.items():
         if name in names:
             array = as_numpy(weights.tensors[names[name]])
@@ -118,8 +118,11 @@ def from_torchvision(
                 array = array[..., 0, 0]  # a classifier that is a 1x1 convolution
             if problem := _problem(array, leaf):
                 mismatched.append(f"{name} {problem}")
+            elif not np.isfinite(array).all():
+                broken.append(names[name])
             else:
                 converted[leaf.path] = leaf.from_torch(array)
+    _refuse_broken(broken)
     dropped = [name for name in leaves if head == "drop" and _of_head(name)]
     incompatible = IncompatibleKeys(
         missing=tuple(name for name in leaves if name not in names and name not in dropped),
@@ -148,7 +151,8 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
         model: The model they belong to.
 
     Raises:
-        UserError: The variables are not this model's; all that is wrong is listed.
+        UserError: The variables are not this model's; all that is wrong is listed. Or an array
+            holds NaN or infinity.
     """
     held = traverse_util.flatten_dict(
         {name: variables.get(name, {}) for name in ("params", "batch_stats")}
@@ -167,9 +171,11 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
     )
     if incompatible:
         raise UserError(f"These variables are not of this model ({incompatible}).")
+    arrays = {name: np.asarray(held[leaf.path]) for name, leaf in leaves.items()}
+    _refuse_broken([name for name, array in arrays.items() if not np.isfinite(array).all()])
     state_dict = {}
     for name, leaf in leaves.items():
-        state_dict[name] = leaf.to_torch(np.asarray(held[leaf.path]))
+        state_dict[name] = leaf.to_torch(arrays[name])
         module, _, kind = name.rpartition(".")
         if kind == "running_var":
             state_dict[f"{module}.{COUNTER}"] = np.zeros((), np.int64)
@@ -186,7 +192,8 @@ def to_timm(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.ndarray
         model: The model they belong to.
 
     Raises:
-        UserError: The variables are not this model's; all that is wrong is listed.
+        UserError: The variables are not this model's; all that is wrong is listed. Or an array
+            holds NaN or infinity.
     """
     state_dict = to_torchvision(variables, model)
     if model.version != "v2":
@@ -213,6 +220,16 @@ def to_transformers(variables: Mapping[str, Any], model: ResNet) -> dict[str, np
     transformers_config(model)  # refuses
     state_dict = to_torchvision(variables, model)
     return {transformers_name(name): array for name, array in state_dict.items()}
+
+
+def _refuse_broken(names: Sequence[str]) -> None:
+    """Raise an error where there are names: those of arrays that hold NaN or infinity."""
+    if names:
+        others = f" and {len(names) - 5} other arrays" if len(names) > 5 else ""
+        raise UserError(
+            f"These weights hold NaN or infinity, as after training that diverged, in "
+            f"{', '.join(names[:5])}{others}: use an earlier checkpoint, or copy the file again."
+        )
 
 
 def _problem(array: np.ndarray, leaf: Leaf) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 TARGETS = (
     "flax_resnet_forward",
@@ -60,13 +62,39 @@ def call(name: str, result: Any) -> Callable[..., Any]:
     library()
     function = jax.ffi.ffi_call(name, result, vmap_method="sequential")
 
-    def run(*operands: jax.Array, **attributes: Any) -> Any:
+    def run(first: jax.Array, *others: jax.Array, **attributes: Any) -> Any:
+        operands = _on_this_cpu.bind(first), *others
         axes = _varying_axes(operands)
         results = function(*operands, **attributes)
         # JAX does not know that the results of a custom call vary over the axes of its operands.
         return jax.tree.map(lambda array: _cast_to_varying(array, axes), results)
 
     return run
+
+
+# The identity, which cannot be lowered for ``jax.export`` or another platform than the CPU. Every
+# custom call is behind it, because JAX itself would lower the call for any platform.
+_on_this_cpu = Primitive("flax_resnet_on_this_cpu")
+_on_this_cpu.def_impl(lambda x: x)
+_on_this_cpu.def_abstract_eval(lambda x: x)
+batching.defvectorized(_on_this_cpu)
+
+
+def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
+    if context.module_context.lowering_parameters.for_export:
+        return _refuse(context, x)
+    return [x]
+
+
+def _refuse(*_: Any) -> Any:
+    raise NotImplementedError(
+        "flax_resnet_onednn computes on this machine's CPU only and can be neither exported nor "
+        'compiled for another platform: create the model with conv_impl="reference" for that.'
+    )
+
+
+mlir.register_lowering(_on_this_cpu, _lower, platform="cpu")
+mlir.register_lowering(_on_this_cpu, _refuse)
 
 
 def match_vma(*arrays: jax.Array) -> list[jax.Array]:

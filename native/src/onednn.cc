@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <limits>
 #include <shared_mutex>
 #include <unordered_map>
 #include <vector>
@@ -53,6 +54,14 @@ memory::desc plain_kernel_desc(const Problem& p) {
   return {{g, f / g, c, p.kernel_height, p.kernel_width}, type, {f / g, 1, f, row, column}};
 }
 
+// Appends x * clip(FLT_MAX * x, 0, 1), which is ReLU and keeps NaN. oneDNN's own ReLU is max(x, 0),
+// which on x86 is 0 if x is NaN. The result is x for every positive x (within its rounding error
+// below 3e-39) and -0 for a negative one. For minus infinity it is NaN.
+void append_relu(dnnl::post_ops& after_sum) {
+  after_sum.append_eltwise(dnnl::algorithm::eltwise_hardswish, std::numeric_limits<float>::max(),
+                           0);
+}
+
 // Makes the primitive of one pass. Of the epilogue's arrays it matters only which ones exist.
 std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, const Epilogue& epilogue,
                                        const memory::desc* kernel_format) {
@@ -77,7 +86,7 @@ std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, const Epilog
     dnnl::post_ops after_sum;
     if (epilogue.residual != nullptr)
       after_sum.append_binary(dnnl::algorithm::binary_add, result->y);
-    if (epilogue.relu) after_sum.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
+    if (epilogue.relu) append_relu(after_sum);
     attr.set_post_ops(after_sum);
     const auto make = [&](const memory::desc& kernel) {
       return dnnl::convolution_forward::primitive_desc(engine(), dnnl::prop_kind::forward_inference,

@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import flax_resnet_onednn as onednn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -319,3 +321,55 @@ def test_a_kernel_packed_for_other_images_of_another_layout_is_refused():
     wrong = jnp.zeros(12, jnp.uint8)
     with pytest.raises(Exception, match="packed for images of another shape"):
         onednn.fused_convolution(x, wrong, padding=1, packed_from=kernel.shape).block_until_ready()
+
+
+# Images, kernel, stride and groups of a convolution by each algorithm of float32, and by oneDNN.
+EACH_ALGORITHM = {
+    "oneDNN 3x3": ((2, 6, 5, 3), (3, 3, 3, 5), 1, 1),
+    "oneDNN 7x7": ((1, 20, 20, 3), (7, 7, 3, 64), 2, 1),
+    "oneDNN 1x1": ((2, 6, 5, 16), (1, 1, 16, 64), 1, 1),
+    "oneDNN grouped": ((2, 6, 5, 6), (3, 3, 3, 6), 1, 2),
+    "Winograd": ((2, 14, 14, 64), (3, 3, 64, 64), 1, 1),
+    "indirect": ((1, 7, 7, 256), (1, 1, 256, 256), 1, 1),
+    "grouped": ((2, 14, 14, 128), (3, 3, 4, 128), 1, 32),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("operand", ["images", "kernel", "bias", "residual"])
+@pytest.mark.parametrize("case", EACH_ALGORITHM)
+def test_relu_keeps_nan_and_infinity(case, operand, packs, dtype):
+    if dtype == jnp.bfloat16 and not onednn.bf16_is_fast():
+        pytest.skip("fused convolutions take bfloat16 where it is fast")
+    x_shape, kernel_shape, stride, groups = EACH_ALGORITHM[case]
+    options = {"stride": stride, "padding": kernel_shape[0] // 2, "groups": groups}
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=x_shape), np.abs(rng.normal(size=kernel_shape))
+    y_shape = jax.eval_shape(partial(reference, **options), x, kernel).shape
+    given = {"images": x, "kernel": kernel, "bias": rng.normal(size=y_shape[3])}
+    given["residual"] = rng.normal(size=y_shape)
+    for value, is_value in [(np.nan, np.isnan), (np.inf, lambda y: y == np.inf)]:
+        broken = {name: array.copy() for name, array in given.items()}
+        array = broken[operand]
+        array[tuple(size // 2 for size in array.shape)] = value
+        x, kernel, bias, residual = (jnp.asarray(a, dtype) for a in broken.values())
+        more = {}
+        if packs:
+            more["packed_from"] = kernel.shape
+            kernel = onednn.pack_kernel(kernel, x.shape, **options)
+        y = onednn.fused_convolution(x, kernel, bias, residual, relu=True, **options, **more)
+        found = np.asarray(y, np.float32)
+        # Infinity times a transformed value of Winograd, or a zero of a group, is NaN.
+        assert is_value(found).any() or (value == np.inf and np.isnan(found).any())
+
+
+def test_export_is_refused():
+    x = jnp.ones((1, 4, 4, 3))
+    program = jax.jit(lambda x: onednn.max_pool(x, 2, 2))
+    for platforms in (["cpu"], ["tpu"], ["cpu", "tpu"]):
+        with pytest.raises(NotImplementedError, match="can be neither exported nor compiled for"):
+            jax.export.export(program, platforms=platforms)(x)
+    with pytest.raises(NotImplementedError, match="can be neither exported nor compiled for"):
+        program.trace(x).lower(lowering_platforms=("cuda",))
+    assert program(x).shape == (1, 2, 2, 3)

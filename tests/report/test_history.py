@@ -8,7 +8,7 @@ from flax_resnet.report import append_history, read_history, truncate_history
 def test_lines_are_appended_and_read(tmp_path):
     path = tmp_path / "history.jsonl"
     assert read_history(path) == [] and truncate_history(path, 5) == []
-    lines = [{"step": 1, "val_loss": 0.5}, {"step": 2, "val_loss": float("inf")}]
+    lines = [{"step": 1, "val_loss": 0.5}, {"step": 2, "val_loss": None}]
     for line in lines:
         append_history(path, line)
     assert read_history(path) == lines

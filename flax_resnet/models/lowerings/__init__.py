@@ -4,7 +4,7 @@ A lowering is chosen while a program is traced. On GPU and TPU XLA's own convolu
 stay; on CPU ``table.py`` chooses by shape and dtype.
 """
 
-from .convolution import Convolution, Epilogue, Lowering
+from .convolution import Convolution, Epilogue, Lowering, relu
 from .pooling import max_pool
 from .table import CONV_IMPLS, choose, convolve, convolve_fused, pack
 
@@ -18,4 +18,5 @@ __all__ = [
     "convolve_fused",
     "max_pool",
     "pack",
+    "relu",
 ]

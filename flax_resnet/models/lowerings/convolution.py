@@ -61,7 +61,20 @@ class Epilogue(NamedTuple):
         """Applies the operations to ``y`` one by one: the reference implementation."""
         for summand in (self.bias, self.residual):
             y = y if summand is None else y + summand
-        return jax.nn.relu(y) if self.relu else y
+        return relu(y) if self.relu else y
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """ReLU, of which NaN is NaN, in values of any shape and dtype.
+
+    XLA on CPU fuses ``max(x, 0)`` with a sum or mean that follows (its YNN fusions, seen in jaxlib
+    0.10.2 and 0.12.0.1), and that fusion makes NaN zero: a diverged network would have finite
+    logits. A selection is not fused with them and costs the same. Other backends keep the maximum,
+    which XLA on GPU fuses with the convolution before it.
+    """
+    if jax.default_backend() == "cpu":
+        return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
+    return jax.nn.relu(x)
 
 
 def always(conv: Convolution) -> bool:
@@ -129,6 +142,11 @@ def _varying_axes(array: jax.Array) -> frozenset[str]:
     array_type = jax.typeof(array)
     # JAX 0.10 renamed the attribute.
     return array_type.mat.varying if hasattr(array_type, "mat") else array_type.vma
+
+
+def is_static(x: jax.Array) -> bool:
+    """Whether all sizes of ``x`` are known; those that ``jax.export`` calls symbolic are not."""
+    return all(isinstance(size, int) for size in x.shape)
 
 
 def check(conv: Convolution) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import onednn
-from .convolution import Epilogue, match_vma
+from .convolution import Epilogue, match_vma, relu
 from .table import ALLOWED_FAMILIES
 
 Average = Callable[[Any], Any]
@@ -44,8 +44,8 @@ def batch_statistics(
 def _mean_and_variance(moments: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance from the mean and the mean square."""
     mean, mean_square = moments
-    # Rounding may push a zero variance below zero.
-    return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+    # Rounding may push a zero variance below zero. Not a maximum, for the reason in ``relu``.
+    return mean, relu(mean_square - jnp.square(mean))
 
 
 def normalize(

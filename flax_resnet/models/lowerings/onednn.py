@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .convolution import Convolution, Epilogue, Lowering
+from .convolution import Convolution, Epilogue, Lowering, is_static
 
 
 @cache
@@ -35,14 +35,16 @@ def _has_avx2() -> bool:
 
 def supports_batch_norm(x: jax.Array, *dtypes: Any) -> bool:
     """Whether the package computes batch norm of ``x``: it must be float32 throughout."""
-    if jax.default_backend() != "cpu" or x.size == 0 or not is_available():
+    if jax.default_backend() != "cpu" or not is_static(x) or not x.size or not is_available():
         return False
     return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _has_avx2()
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array | None:
     """As ``lowerings.max_pool``, or None where the package does not support the operands."""
-    if x.dtype != jnp.float32 or jax.default_backend() != "cpu" or not is_available():
+    if x.dtype != jnp.float32 or jax.default_backend() != "cpu" or not is_static(x):
+        return None
+    if not is_available():
         return None
     import flax_resnet_onednn
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import onednn
+from .convolution import is_static
 from .table import ALLOWED_FAMILIES
 
 
@@ -39,6 +40,7 @@ def max_pool(
     if (
         "jax" in ALLOWED_FAMILIES[conv_impl]
         and jax.default_backend() == "cpu"
+        and is_static(x)
         and x.size
         and window < 16
     ):

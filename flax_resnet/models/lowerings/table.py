@@ -9,7 +9,15 @@ implementation (``convolution.reference``).
 import jax
 
 from . import grouped, onednn, pointwise, strided
-from .convolution import Convolution, Epilogue, Lowering, always, check, reference
+from .convolution import (
+    Convolution,
+    Epilogue,
+    Lowering,
+    always,
+    check,
+    is_static,
+    reference,
+)
 
 # Value of ``conv_impl`` -> families of algorithms that it allows.
 ALLOWED_FAMILIES: dict[str, tuple[str, ...]] = {
@@ -42,7 +50,7 @@ def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
         raise ValueError(
             "conv_impl='onednn' needs the package flax-resnet-onednn, which is not installed"
         )
-    if 0 in conv.x.shape or 0 in conv.kernel.shape:
+    if not is_static(conv.x) or 0 in conv.x.shape or 0 in conv.kernel.shape:
         return REFERENCE
     if conv.dilation > 1:  # no row below computes it
         return REFERENCE

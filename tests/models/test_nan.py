@@ -1,0 +1,216 @@
+"""NaN in an array, an image or an activation reaches the logits, in every implementation.
+
+XLA loses NaN in some of its fusions, and processors have instructions that lose it, so programs are
+compiled here as users compile them.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
+
+import flax_resnet as fr
+from flax_resnet.models import ResNet, create_model
+from flax_resnet.models.lowerings import max_pool, onednn, relu
+
+TINY = {"stage_sizes": (1, 1), "widths": (8, 16), "num_classes": 5, "stem": "cifar"}
+MODELS = {
+    "basic": ResNet(block="basic", **TINY),
+    "resnext": ResNet(block="bottleneck", groups=4, width_per_group=32, **TINY),
+    "resnet-d": ResNet(block="bottleneck", avg_pool_shortcut=True, **TINY | {"stem": "deep"}),
+    "imagenet stem": ResNet(block="basic", hidden=(6,), **TINY | {"stem": "imagenet"}),
+    "v2": ResNet(block="bottleneck", version="v2", **TINY),
+    "attention": ResNet(block="basic", anti_alias="mean", attention="se", **TINY),
+    "group norm": ResNet(block="basic", norm="group", **TINY),
+    "mnist": create_model("resnet_mnist", widths=(4, 8), num_classes=5),
+}
+# ImageNet's and CIFAR's networks of every version, with their own numbers of blocks and widths.
+NAMED = {
+    "resnet18": create_model("resnet18", num_classes=10),
+    "resnet50": create_model("resnet50", num_classes=10),
+    "resnet50 v2": create_model("resnet50", num_classes=10, version="v2"),
+    "resnext50_32x4d": create_model("resnext50_32x4d", num_classes=10),
+    "resnet20": create_model("resnet20"),
+    "resnet29_v2": create_model("resnet29_v2"),
+    "wrn10_4": create_model("wrn10_4"),
+    "resnext29_32x4d": create_model("resnext29_32x4d"),
+}
+CONV_IMPLS = ("auto", "jax", "reference") if onednn.is_available() else ("jax", "reference")
+# How the logits are computed: the algorithms, and "plain", "folded" or "packed"; only the native
+# package packs.
+FORMS = [(conv_impl, form) for conv_impl in CONV_IMPLS for form in ("plain", "folded")]
+FORMS += [("auto", "packed")] if onednn.is_available() else []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """Switch XLA's optimisations on, which the other tests do without."""
+    option = "jax_disable_most_optimizations"
+    before = jax.config.read(option)
+    jax.config.update(option, False)
+    yield
+    jax.config.update(option, before)
+
+
+def images(size):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(2, size, size, 3)), jnp.float32)
+
+
+def variables_of(model, size):
+    """He's initialisation for kernels, and statistics far from the initial 0 and 1, as NumPy."""
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images(size))
+    rng = np.random.default_rng(1)
+
+    def fill(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return rng.normal(0, spread, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def planted(variables):
+    """Each array's path, and the variables with one NaN in it, at a kernel's central pixel."""
+    flat = flatten_dict(variables)
+    for path, array in flat.items():
+        broken = array.copy()
+        # Kernels of 3x3 see padding only around the center where an image has become one pixel.
+        middle = [size // 2 for size in array.shape[:-2]]
+        broken[tuple(middle) + (0,) * (array.ndim - len(middle))] = np.nan
+        yield "/".join(path), unflatten_dict(flat | {path: broken})
+
+
+def predictor(model, variables, form, x):
+    """A function of the model's variables to its logits, compiled once for all their values."""
+    if form == "plain":
+        return partial(jax.jit(partial(model.apply, train=False)), x=x)
+    folded, _ = fr.fold_batch_norm(model, variables)
+    apply = jax.jit(partial(folded.apply, train=False))
+    pack = jax.jit(partial(folded.apply, train=False, mutable=["packed"]))
+
+    def predict(variables):
+        _, fewer = fr.fold_batch_norm(model, variables)
+        if form == "packed":
+            fewer = fewer | pack(fewer, x)[1]
+            assert "packed" in fewer
+        return apply(fewer, x)
+
+    return predict
+
+
+def sweep(model, form, size):
+    """Assert that a NaN in any one array reaches the logits of every image."""
+    variables = variables_of(model, size)
+    predict = predictor(model, variables, form, images(size))
+    assert np.isfinite(predict(variables)).all()
+    lost = [path for path, broken in planted(variables) if not np.isnan(predict(broken)).any()]
+    assert not lost
+
+
+def is_possible(model, form):
+    """Group norm is not folded, and the convolutions of v2 have no bias to be fused with."""
+    return form == "plain" or (model.norm == "batch" and (form, model.version) != ("packed", "v2"))
+
+
+@pytest.mark.parametrize(("conv_impl", "form"), FORMS)
+@pytest.mark.parametrize("name", MODELS)
+def test_nan_in_any_array_reaches_the_logits(name, conv_impl, form):
+    model = MODELS[name].clone(conv_impl=conv_impl)
+    if is_possible(model, form):
+        sweep(model, form, 28 if name == "mnist" else 16)
+
+
+@pytest.mark.parametrize("form", ["plain", "folded"])
+@pytest.mark.parametrize("name", ["basic", "v2"])
+def test_nan_in_any_array_reaches_the_logits_in_bfloat16(name, form):
+    sweep(MODELS[name].clone(dtype=jnp.bfloat16), form, 16)
+
+
+@pytest.mark.slow  # half an hour: 2,000 arrays, each in up to fourteen programs
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("conv_impl", "form"), FORMS)
+@pytest.mark.parametrize("name", NAMED)
+def test_nan_in_any_array_of_named_models_reaches_the_logits(name, conv_impl, form, dtype):
+    if form == "packed" and dtype == "bfloat16":
+        import flax_resnet_onednn
+
+        if not flax_resnet_onednn.bf16_is_fast():
+            pytest.skip("nothing is packed where bfloat16 is converted to float32")
+    model = NAMED[name].clone(conv_impl=conv_impl, dtype=jnp.dtype(dtype))
+    if is_possible(model, form):
+        sweep(model, form, 32 if model.stem == "cifar" else 64)
+
+
+@pytest.mark.parametrize(("conv_impl", "form"), FORMS)
+def test_nan_in_an_image_reaches_its_logits_alone(conv_impl, form):
+    model = MODELS["basic"].clone(conv_impl=conv_impl)
+    variables = variables_of(model, 16)
+    broken = images(16).at[0, 3, 4, 1].set(jnp.nan)
+    logits = predictor(model, variables, form, broken)(variables)
+    assert np.isnan(logits[0]).all() and np.isfinite(logits[1]).all()
+
+
+@pytest.mark.parametrize(("conv_impl", "form"), FORMS)
+@pytest.mark.parametrize("name", ["basic", "resnext", "v2"])
+def test_overflow_in_activations_reaches_the_logits(name, conv_impl, form):
+    """Each weight is finite, also after folding, and their sums of products are not."""
+    model = MODELS[name].clone(conv_impl=conv_impl)
+    if not is_possible(model, form):
+        return
+    variables = variables_of(model, 16)
+    predict = predictor(model, variables, form, images(16))
+    flat = flatten_dict(variables)
+    path = next(path for path in flat if path[1:] == ("layer1_0", "conv2", "kernel"))
+    kernel = flat[path] / np.abs(flat[path]).max() * np.float32(1e38)
+    assert np.isfinite(kernel).all()
+    assert not np.isfinite(predict(unflatten_dict(flat | {path: kernel}))).all()
+
+
+REDUCTIONS = {
+    "mean of pixels": lambda x: jnp.mean(x, (1, 2)),
+    "sum": jnp.sum,
+    "sum of squares": lambda x: jnp.sum(jnp.square(x), (0, 1, 2)),
+    "mean of products": lambda x: jnp.mean(x * 2 + 1, (0, 1, 2)),
+    "mean of means": lambda x: jnp.mean(jnp.mean(x, 1), 1),
+    "average pool": lambda x: lax.reduce_window(
+        x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    ),
+    "max-pool": lambda x: max_pool(x, 3, 2, 1, "jax"),
+    "XLA's max-pool": lambda x: max_pool(x, 3, 2, 1, "reference"),
+    "max-pool by default": lambda x: max_pool(x, 3, 2, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_relu_keeps_nan_whatever_it_is_fused_with(reduction, dtype):
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 16))
+    x[1, 3, 2, 5] = np.nan
+    program = jax.jit(lambda x: REDUCTIONS[reduction](relu(x + 1)))
+    assert np.isnan(program(jnp.asarray(x, dtype)).astype(jnp.float32)).any()
+
+
+def test_relu_is_the_maximum_with_zero():
+    x = jnp.asarray([-jnp.inf, -3.0, -1e-30, -0.0, 0.0, 1e-30, 2.0, jnp.inf])
+    np.testing.assert_array_equal(jax.jit(relu)(x), np.maximum(x, 0))
+    slopes = jax.jit(jax.vmap(jax.grad(relu)))(x)
+    np.testing.assert_array_equal(slopes, [0] * 5 + [1] * 3)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("conv_impl", CONV_IMPLS)
+def test_statistics_of_a_batch_keep_nan(conv_impl, groups):
+    """Also where the mean square overflows, so that the variance is infinity minus infinity."""
+    model = fr.ResNet(block="basic", batch_norm_groups=groups, **TINY).clone(conv_impl=conv_impl)
+    variables = variables_of(model, 16)
+    train = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
+    for value in (np.nan, 3e38):
+        x = images(16).at[0, 0, 0, 0].set(value)
+        _, updated = train(variables, x)
+        stats = updated["batch_stats"]["bn1"]
+        assert not np.isfinite(stats["var"]).all()
