@@ -26,3 +26,9 @@ def expand_text(path: str | os.PathLike[str]) -> str:
             "variable HOME, or write the whole path."
         )
     return expanded
+
+
+def cache_folder() -> Path:
+    """Return the folder of what is kept between runs: ``$FLAX_RESNET_CACHE`` or, where that is not
+    set, ``~/.cache/flax_resnet``."""
+    return expand(os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet")

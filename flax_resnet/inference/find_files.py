@@ -1,6 +1,7 @@
 """Image files that arguments of a command line name: files, folders, patterns, or a list."""
 
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +72,8 @@ def find_files(
 def _with_list(arguments: Iterable[str | os.PathLike[str]], stdin: TextIO | None) -> Iterator[str]:
     for argument in arguments:
         if argument == STDIN and stdin is not None:
+            if isinstance(stdin, io.TextIOWrapper):  # names may hold any bytes
+                stdin.reconfigure(errors="surrogateescape", newline="")
             text = stdin.read()
             if "\0" in text:
                 yield from filter(None, text.split("\0"))

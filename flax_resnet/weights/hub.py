@@ -9,7 +9,7 @@ from typing import Any
 
 from ..download import OPEN_SECONDS, READ_SECONDS, PublishedFile, fetch, is_published, within
 from ..errors import UserError
-from ..paths import expand
+from ..paths import cache_folder, expand
 from .published import PublishedWeights
 
 # The files of weights of a repository, in the order they are looked for.
@@ -43,7 +43,7 @@ def fetch_published(entry: PublishedWeights, cache: Path | None = None) -> Path:
         UserError: The file could not be downloaded.
     """
     file = PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
-    target = (cache or _cache_folder()) / entry.file
+    target = (cache or cache_folder() / "weights") / entry.file
     for path in (target, _torch_hub_folder() / entry.file):
         if is_published(path, file):
             return path
@@ -102,11 +102,6 @@ def weights_in(folder: Path) -> Path:
     """Return the file of weights in a repository's folder: the first of ``WEIGHTS_FILES``."""
     found = [folder / file for file in WEIGHTS_FILES if (folder / file).exists()]
     return found[0] if found else folder / WEIGHTS_FILES[0]
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet"
-    return expand(root) / "weights"
 
 
 def _torch_hub_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import os
 import shutil
 from pathlib import Path
@@ -226,6 +227,20 @@ def test_an_archive_is_to_be_unpacked(tmp_path, capsys, name):
         tmp_path / stem, {"zip": "zip", "tar.gz": "gztar"}[form], tmp_path / "in"
     )
     assert "is an archive: unpack it" in refused(Path(archive), capsys)
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\0"])
+def test_a_list_on_stdin_may_have_names_of_any_bytes(tmp_path, between):
+    """Lines ended at characters such as U+2028, and other bytes than UTF-8 were an error."""
+    names = [b" a .png", b"\xe9.png", "a\u2028b.png".encode(), b"a\x0cb.png", b"-x.png"]
+    names += [b"a\nb.png", b"a\rb.png"] if between == "\0" else []
+    paths = [os.fsencode(tmp_path) + b"/" + name for name in names]
+    for path in paths:
+        with open(path, "wb"):
+            pass
+    text = between.encode().join([*paths, b""])
+    stdin = io.TextIOWrapper(io.BytesIO(text), encoding="utf-8", errors="strict")
+    assert [os.fsencode(path) for path in find_files(["-"], stdin).paths] == paths
 
 
 # --- Folders matched to the classes of a model -------------------------

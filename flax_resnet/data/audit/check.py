@@ -290,7 +290,10 @@ def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the title of each finding, with one line for each file or group of files."""
 
     def short(path: str) -> str:
-        return os.path.relpath(path, report.source) if os.path.isdir(report.source) else path
+        relative = os.path.isdir(report.source)
+        name = os.path.relpath(path, report.source) if relative else path
+        # Line breaks and codes that change a terminal's state may be part of a name.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
     def with_size(paths: Sequence[str]) -> list[str]:
         sizes = [report.headers[path] for path in paths]

@@ -18,7 +18,6 @@ from .decoding import (
 )
 from .digests import (
     FileDigest,
-    cache_folder,
     content_digest,
     content_fraction,
     digest_files,
@@ -72,7 +71,6 @@ __all__ = [
     "Records",
     "SplitRatios",
     "SplitRecords",
-    "cache_folder",
     "check_ratios",
     "content_digest",
     "content_fraction",

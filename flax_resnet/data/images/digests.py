@@ -17,16 +17,18 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from flax_resnet.data.images.decoding import ImageDecodeError, read_bytes
+from flax_resnet.errors import UserError
+from flax_resnet.paths import cache_folder
 
 CACHE_FILE = "digests-1.sqlite"  # the number is the version of the table
 # A file that changed this recently is not kept: some file systems count time in steps of two
 # seconds, so that one more change might leave no trace.
 RECENT_NS = 2_000_000_000
 _FILES_PER_TASK = 64  # a task for each file would cost as much as reading a small one
+_ROWS_PER_QUERY = 500
 _STAMP = struct.Struct("<QqqQ")
 _DIGESTS = struct.Struct("<d16s")
 _CHECKSUM = struct.Struct("<I")
@@ -121,16 +123,11 @@ def _changed_ns(stamp: bytes | None) -> int:
     return max(modified, changed)
 
 
-def cache_folder() -> Path:
-    """Return the folder of all that is kept between runs, ``~/.cache/flax_resnet`` by default."""
-    return Path(os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet").expanduser()
-
-
 @contextlib.contextmanager
 def _open_cache() -> Iterator[sqlite3.Connection | None]:
     """Open the table of kept digests; None if there is none and none can be made."""
     connection = None
-    with contextlib.suppress(OSError, RuntimeError, sqlite3.Error):
+    with contextlib.suppress(OSError, UserError, sqlite3.Error):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(folder / CACHE_FILE, timeout=1)
@@ -144,14 +141,15 @@ def _open_cache() -> Iterator[sqlite3.Connection | None]:
 def _lookup(
     cache: sqlite3.Connection | None, keys: Sequence[bytes], stamps: Sequence[bytes | None]
 ) -> list[FileDigest | None]:
-    found: list[FileDigest | None] = [None] * len(keys)
     if cache is None:
-        return found
+        return [None] * len(keys)
+    rows: dict[bytes, bytes] = {}
     with contextlib.suppress(sqlite3.Error):  # damaged, locked, or without the table yet
-        for index, (key, stamp) in enumerate(zip(keys, stamps, strict=True)):
-            for (row,) in cache.execute("SELECT row FROM digests WHERE key = ?", (key,)):
-                found[index] = _parsed(key, stamp, row)
-    return found
+        for start in range(0, len(keys), _ROWS_PER_QUERY):
+            some = keys[start : start + _ROWS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            rows.update(cache.execute(f"SELECT * FROM digests WHERE key IN ({marks})", some))
+    return [_parsed(key, stamp, rows.get(key)) for key, stamp in zip(keys, stamps, strict=True)]
 
 
 def _keep(cache: sqlite3.Connection | None, rows: Sequence[tuple[bytes, bytes]]) -> None:
@@ -174,7 +172,7 @@ def _row(key: bytes, stamp: bytes | None, digest: FileDigest) -> bytes:
     return row + _CHECKSUM.pack(zlib.crc32(key + row))
 
 
-def _parsed(key: bytes, stamp: bytes | None, row: bytes) -> FileDigest | None:
+def _parsed(key: bytes, stamp: bytes | None, row: bytes | None) -> FileDigest | None:
     """Return the digests of a row, or None if the file has changed or the row is damaged."""
     if stamp is None or not isinstance(row, bytes) or not row.startswith(stamp):
         return None

@@ -96,8 +96,8 @@ def _edges(ratios: SplitRatios) -> list[float]:
 
 def is_neutral(name: str) -> bool:
     """Return whether a name says nothing about what is in a folder, such as ``Images_2``."""
-    tokens = _tokens(name)
-    return bool(tokens) and all(token in _NEUTRAL or token.isdigit() for token in tokens)
+    words = {token for token in _tokens(name) if not token.isdigit()}
+    return bool(words) and words <= _NEUTRAL
 
 
 def same_name(one: str, other: str) -> bool:

@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from flax_resnet.data.images import digest_files, digests, find_images
+from flax_resnet.data.images import ImageFiles, digest_files, digests, find_images
 
 
 @pytest.fixture
@@ -147,3 +147,5 @@ def test_a_folder_without_splits_is_read_once(cache, read, tmp_path):
     assert len(read) == 3
     for split, records in first.splits.items():
         assert records.paths == again.splits[split].paths
+        ImageFiles(records, size=8).content_digests()  # those of kept features
+    assert len(read) == 3
