@@ -19,6 +19,7 @@ def convert_command(
     verify: bool = False,
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
+    stem_pool: Literal["none", "max"] | None = None,
 ) -> None:
     """Convert weights between .pth, .safetensors, .npz and run folders.
 
@@ -30,11 +31,19 @@ def convert_command(
         verify: Read the written file and compare logits, also with those of torchvision.
         key: Of a file with several ResNets, the key of one, such as state_dict_ema.
         head: Keep the classifier, or drop it and write the backbone alone.
+        stem_pool: What follows a stem of one 3x3 convolution, where the file does not tell it.
     """
     from ..inference import convert_weights
 
     done = convert_weights(
-        source, target, model=model, num_classes=num_classes, verify=verify, key=key, head=head
+        source,
+        target,
+        model=model,
+        num_classes=num_classes,
+        verify=verify,
+        key=key,
+        head=head,
+        stem_pool=stem_pool,
     )
     info, count = done.classifier.info, len(done.classifier.classes)
     classes = f"{count} classes" if count else "no classifier"
@@ -109,10 +118,13 @@ def inspect_command(file: str, /, *, key: str | None = None) -> None:
     print(f"parameters  {sum(sizes.values()):,}")
     _print_rows(weights.origin())
     try:
-        print(f"model       {infer_model(shapes)}")
+        inferred = infer_model(shapes)
+        print(f"model       {inferred}")
     except UserError as error:
         print("model       unknown")
         raise UserError(f"{file}: {error}") from error
+    if "stem_pool" in inferred.unknown and weights.stem_pool() is None:
+        print("stem        the file does not tell whether a max-pool follows: --stem-pool chooses")
     if weights.resnet.head_problem:
         print(f"classifier  none is read: the file {weights.resnet.head_problem}")
 

@@ -14,10 +14,33 @@ class ModelConfig:
     """The architecture; see flax_resnet.models.ResNet. None stands for the model's own value."""
 
     name: str = "resnet50"
-    """The model's name, one of `flax-resnet list`."""
+    """The model's name, one of `flax-resnet list`, or resnet for the stages and block below."""
+    stage_sizes: tuple[int, ...] | None = None
+    """The number of blocks in each stage, such as 2 2 2 2."""
+    block: Literal["basic", "bottleneck"] | None = None
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1."""
+    widths: tuple[int, ...] | None = None
+    """The planes of each stage."""
+    groups: int | None = None
+    """The groups of the 3x3 convolution of a bottleneck (ResNeXt)."""
+    width_per_group: int | None = None
+    """The width of each group for 64 planes (ResNeXt, wide ResNets)."""
     stem: Literal["imagenet", "cifar", "deep", "tiered"] | None = None
     """The first layers: 7x7 and max-pool, 3x3, or three 3x3 and max-pool (tiered: the first one is
     narrower)."""
+    stem_width: int | None = None
+    """The channels of the stem; by default the planes of the first stage."""
+    stem_pool: Literal["none", "max", "zero_padded_max", "conv"] | None = None
+    """What follows the stem: nothing, a max-pool, one that pads with zeros (BiT), or a convolution
+    of stride 2 (ResNet-RS); by default what is usual after the stem."""
+    attention: Literal["se", "eca"] | None = None
+    """Gates on the channels of each block: squeeze-and-excitation or ECA."""
+    se_reduction: int | None = None
+    """The channels of a block divided by the hidden channels of its gate."""
+    anti_alias: Literal["blur", "mean"] | None = None
+    """A filter in place of strides."""
+    standardized_kernels: bool | None = None
+    """Standardise the kernels of convolutions (BiT)."""
     shortcut: Literal["A", "B", "C"] | None = None
     """A zero-padded identity, a projection where the shape changes, or a projection everywhere."""
     version: Literal["v1", "v1.5", "v2"] | None = None

@@ -124,6 +124,7 @@ def load(
     num_classes: int | None = None,
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
+    stem_pool: Literal["none", "max"] | None = None,
 ) -> Classifier:
     """Load a trained model.
 
@@ -137,14 +138,15 @@ def load(
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier of a file.
+        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
+            ``"none"``, where a file does not tell it.
 
     Raises:
         UserError: Nothing or more than one thing of that name, damaged files, weights of another
             model, or more or fewer names than the model has classes.
     """
-    module, variables, info = load_source(source, model=model, key=key, head=head).create(
-        num_classes
-    )
+    loaded = load_source(source, model=model, key=key, head=head, stem_pool=stem_pool)
+    module, variables, info = loaded.create(num_classes)
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
     if classes is not None:

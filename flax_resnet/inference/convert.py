@@ -43,6 +43,7 @@ def convert_weights(
     verify: bool = False,
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
+    stem_pool: Literal["none", "max"] | None = None,
 ) -> Conversion:
     """Convert weights from ``source`` to ``target``.
 
@@ -56,13 +57,17 @@ def convert_weights(
             that is installed.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier.
+        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
+            ``"none"``, where a file does not tell it.
 
     Raises:
         UserError: A file is missing, damaged or of another kind, the weights are of another model
             or hold NaN or infinity, or ``verify`` finds logits that are not finite.
     """
     target = expand(target)
-    classifier = load(source, model=model, num_classes=num_classes, key=key, head=head)
+    classifier = load(
+        source, model=model, num_classes=num_classes, key=key, head=head, stem_pool=stem_pool
+    )
     classifier.save(target)
     differences, largest = _verify(classifier, target) if verify else ({}, 0.0)
     leaves = jax.tree_util.tree_leaves_with_path(classifier.variables)

@@ -55,6 +55,11 @@ VARIANTS: dict[str, Options] = {
 }
 
 
+# The name without options of its own: all are chosen, the two of REQUIRED at least.
+ANY = "resnet"
+REQUIRED = ("stage_sizes", "block")
+
+
 def _blocks_of(name: str, depth: int, per_stage: int, offset: int = 2) -> int:
     """Blocks in each of the three stages of a network with ``depth`` layers."""
     blocks, rest = divmod(depth - offset, per_stage)
@@ -125,6 +130,8 @@ def variant_options(name: str) -> Options:
     """
     if name in VARIANTS:
         return dict(VARIANTS[name])
+    if name == ANY:
+        return {}
     for pattern, options_of in FAMILIES.items():
         if match := re.fullmatch(pattern, name):
             return options_of(name, *map(int, match.groups()))
@@ -135,7 +142,8 @@ def create_model(name: str, **options: Any) -> ResNet:
     """Creates the model of that name, a Flax Linen module.
 
     Args:
-        name: One of ``list_models()``, or any other depth of the CIFAR families.
+        name: One of ``list_models()``, any other depth of the CIFAR families, or ``"resnet"``,
+            which needs ``stage_sizes`` and ``block``.
         **options: Attributes of ``ResNet`` that replace those of the variant: ``num_classes``,
             ``stem``, ``dtype``, ``shortcut``, ``version``, ``stochastic_depth``, ...
 
@@ -147,7 +155,10 @@ def create_model(name: str, **options: Any) -> ResNet:
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}{_nearest(option, known)}")
-    return ResNet(**variant_options(name) | options)
+    chosen = variant_options(name) | options
+    if missing := [option for option in REQUIRED if option not in chosen]:
+        raise ValueError(f"{name} needs {' and '.join(missing)}")
+    return ResNet(**chosen)
 
 
 def _nearest(word: str, words: list[str]) -> str:

@@ -28,8 +28,8 @@ def build_model(config: ModelConfig, num_classes: int, **options: Any) -> ResNet
         UserError: Unknown name or option; the message holds the nearest ones.
     """
     chosen = {name: value for name, value in vars(config).items() if value is not None} | options
-    if hidden := chosen.get("hidden"):
-        chosen["hidden"] = tuple(hidden)  # a list where it was read from JSON
+    # JSON, from which a run's config is read, has lists only.
+    chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     chosen["dtype"] = jnp.dtype(chosen["dtype"])
     try:
         return create_model(chosen.pop("name"), num_classes=num_classes, **chosen)

@@ -4,10 +4,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UserError
 from .arrays import array_shapes, is_array
+from .formats.numpy_objects import array_of
 from .formats.pickled_names import Foreign, ForeignClass
 from .layouts import FoundResNet, find_resnets
 
@@ -21,6 +22,9 @@ MOST_ITEMS = 64  # of a list
 _AVERAGES = re.compile(r"(^|[._])(ema|momentum|encoder_k|momentum_encoder|shadow|swa|averaged)")
 
 
+StemPool = Literal["none", "max"]
+
+
 @dataclass(frozen=True)
 class FoundWeights:
     """The arrays of a ResNet in a file or checkpoint, and what else is there.
@@ -32,7 +36,7 @@ class FoundWeights:
         resnet: The ResNet among these names.
         averages: Keys of other ResNets that are moving averages of weights.
         left: Descriptions of everything else.
-        modules: Of a whole model, the class of each module by name.
+        max_pools: Of a whole model, the class of each module that is called ``maxpool``, by name.
     """
 
     key: str
@@ -40,7 +44,7 @@ class FoundWeights:
     resnet: FoundResNet
     averages: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-    modules: Mapping[str, str] = field(default_factory=dict)
+    max_pools: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -51,6 +55,12 @@ class FoundWeights:
         """Return shapes by torchvision's name."""
         stored = array_shapes(self.tensors)
         return {name: stored[original] for name, original in self.names.items()}
+
+    def stem_pool(self) -> StemPool | None:
+        """Return whether a max-pool follows the stem, where the names or the modules tell it."""
+        module = self.max_pools.get(f"{self.resnet.prefix}maxpool", "")
+        kinds: dict[str, StemPool] = {"MaxPool2d": "max", "Identity": "none"}
+        return kinds.get(module.rpartition(".")[2], self.resnet.stem_pool)
 
     def origin(self) -> dict[str, str]:
         """Return what was used and what was left, as rows of a report; without empty ones."""
@@ -67,7 +77,7 @@ class FoundWeights:
 class _StateDict:
     path: tuple[str, ...]
     tensors: Mapping[str, Any]
-    modules: Mapping[str, str]
+    max_pools: Mapping[str, str]
 
 
 def find_weights(
@@ -119,9 +129,22 @@ def find_weights(
         tensors=held.tensors,
         resnet=resnet,
         averages=tuple(k for k in averages if k != chosen[0]),
-        left=(*_grouped(resnet), *_siblings(checkpoint, held.path)),
-        modules=held.modules,
+        left=tuple(
+            described
+            for described in (
+                *_grouped(resnet),
+                *[f"{resnet.prefix}fc (a projection, no classifier)"] * resnet.is_projection,
+                *_siblings(checkpoint, held.path),
+            )
+            if not any(_is_part(k, described.split()[0]) for k in averages)
+        ),
+        max_pools=held.max_pools,
     )
+
+
+def _is_part(key: str, described: str) -> bool:
+    """Return whether an entry or a prefix is that of a key."""
+    return f"{key}.".startswith(f"{described}.") or f".{key}".endswith(f".{described}")
 
 
 def _has_stem(resnet: FoundResNet) -> bool:
@@ -137,9 +160,9 @@ def _state_dicts(
         return
     seen.add(id(value))
     if isinstance(value, Foreign):
-        tensors, modules = module_arrays(value)
+        tensors, max_pools = module_arrays(value)
         if tensors:
-            yield _StateDict(path, tensors, modules)
+            yield _StateDict(path, tensors, max_pools)
             return
     elif isinstance(value, Mapping) and not isinstance(value, dict):
         yield _StateDict(path, value, {})  # an open .npz or .safetensors file
@@ -151,9 +174,12 @@ def _state_dicts(
 
 
 def _arrays_in(entries: Mapping[Any, Any]) -> dict[str, Any]:
-    return {
-        name: value for name, value in entries.items() if isinstance(name, str) and is_array(value)
-    }
+    arrays = {}
+    for name, value in entries.items():
+        array = array_of(value) if isinstance(value, Foreign) else value
+        if isinstance(name, str) and is_array(array):
+            arrays[name] = array
+    return arrays
 
 
 def _entries(value: Any) -> dict[str, Any]:
@@ -167,7 +193,7 @@ def _entries(value: Any) -> dict[str, Any]:
 
 
 def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the state dict of a pickled module, and the class of each module in it, by name.
+    """Return the state dict of a pickled module, and the classes of its modules ``maxpool``.
 
     Modules of PyTorch have dicts of parameters, buffers and modules; those of TorchScript have all
     of them as attributes.
@@ -176,17 +202,20 @@ def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
         UserError: There are too many modules: the file is made to fill the memory.
     """
     arrays: dict[str, Any] = {}
-    classes: dict[str, str] = {}
+    max_pools: dict[str, str] = {}
+    count = 0
     waiting: list[tuple[str, Foreign]] = [("", model)]
     while waiting:
         prefix, module = waiting.pop()
-        if len(classes) == MOST_MODULES or len(arrays) > MOST_MODULES or len(prefix) > MOST_LETTERS:
+        count += 1
+        if count > MOST_MODULES or len(arrays) > MOST_MODULES or len(prefix) > MOST_LETTERS:
             raise UserError("The checkpoint has modules without end: it is made to do harm.")
         own, children = _members(module)
-        classes[prefix.rstrip(".")] = str(module)
+        if prefix.endswith("maxpool."):
+            max_pools[prefix.rstrip(".")] = str(module)
         arrays |= {prefix + name: array for name, array in own.items()}
         waiting += [(f"{prefix}{name}.", child) for name, child in reversed(children.items())]
-    return arrays, classes
+    return arrays, max_pools
 
 
 def _members(module: Foreign) -> tuple[dict[str, Any], dict[str, Foreign]]:

@@ -1,5 +1,6 @@
 """Inference of the model that a state dict belongs to, from names and shapes of its arrays."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 from ..errors import UserError
 from ..models import ResNet, create_model
 from ..models.blocks import EXPANSION
-from ..models.variants import VARIANTS, variant_options
+from ..models.variants import ANY, REQUIRED, VARIANTS, variant_options
 from .names import head_modules
 
 Shape = tuple[int, ...]
@@ -18,17 +19,22 @@ Shape = tuple[int, ...]
 class InferredModel:
     """A named model, and the options that differ from those of the name.
 
-    ``version="v1"`` and ``"v1.5"`` have the same arrays; the latter is inferred.
+    Some options leave no trace in arrays; their usual value is inferred. ``version="v1"`` and
+    ``"v1.5"`` have the same arrays: the latter. ``anti_alias`` and ``residual`` have none.
 
     Attributes:
-        name: Name of the variant.
+        name: Name of the variant; ``"resnet"`` where no other name stands for the architecture.
         options: Options that differ from the variant's.
         classes: Number of classes; None where the arrays hold no classifier.
+        unknown: Options of which two values are usual for such arrays: ``"stem_pool"`` after a stem
+            of one 3x3 convolution, ``"standardized_kernels"`` in pre-activation networks with group
+            norm.
     """
 
     name: str
     options: Mapping[str, Any]
     classes: int | None
+    unknown: tuple[str, ...] = ()
 
     def create(self, **options: Any) -> ResNet:
         """Create the model; ``options`` override the inferred ones."""
@@ -43,22 +49,33 @@ def infer_model(shapes: Mapping[str, Shape]) -> InferredModel:
     """Infer the model whose arrays have these torchvision names and PyTorch shapes.
 
     Raises:
-        UserError: The arrays are not those of a ResNet, or of one that no name stands for.
+        UserError: The arrays are not those of a ResNet.
     """
-    found = _architecture(shapes)
+    architecture = _architecture(shapes)
     switches = _switches(shapes)
-    for name in _candidates(found):
+    best: InferredModel | None = None
+    for name in _candidates(architecture):
         row = {**_DEFAULTS, **variant_options(name)}
-        if all(row[option] == value for option, value in found.items()):
+        is_plain = all(row[option] == _DEFAULTS[option] for option in INVISIBLE)
+        if is_plain and all(row[option] == value for option, value in architecture.items()):
             own = switches | {"stem_width": _stem_width(shapes, row)}
             differing = {key: value for key, value in own.items() if row[key] != value}
-            return InferredModel(name, differing, switches.get("num_classes"))
-    described = ", ".join(f"{option}={value!r}" for option, value in found.items())
-    raise UserError(
-        f"These are weights of a ResNet that no name stands for ({described}): create it with "
-        "flax_resnet.ResNet and load them with from_torchvision."
-    )
+            if best is None or len(differing) < len(best.options):
+                best = InferredModel(name, differing, switches.get("num_classes"))
+    if best is None:
+        width = _stem_width(shapes, _DEFAULTS | architecture)
+        own = architecture | switches | {"stem_width": width}
+        differing = {k: v for k, v in own.items() if k in REQUIRED or v != _DEFAULTS[k]}
+        best = InferredModel(ANY, differing, switches.get("num_classes"))
+    # Networks of three stages are those for 32x32 images of He et al. 2015a, which do not pool.
+    pools = switches["stem"] == "cifar" and len(architecture["stage_sizes"]) != 3
+    standardizes = architecture["version"] == "v2" and switches["norm"] == "group"
+    unknown = ["stem_pool"] * pools + ["standardized_kernels"] * standardizes
+    return dataclasses.replace(best, unknown=tuple(unknown))
 
+
+# Options that leave no trace in the names and shapes of arrays.
+INVISIBLE = ("residual", "anti_alias", "standardized_kernels")
 
 _DEFAULTS = {
     name: field.default
@@ -89,6 +106,8 @@ def _architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         raise UserError(
             f"These weights of a ResNet are incomplete: {error} is missing or not a convolution's."
         ) from error
+    if not min(widths):
+        raise UserError("These weights of a ResNet are incomplete: a convolution has no channels.")
     groups = width // fan_in if block == "bottleneck" and fan_in else 1
     return {
         "stage_sizes": sizes,
@@ -97,23 +116,41 @@ def _architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "groups": groups,
         "width_per_group": width * 64 // (groups * widths[0]) if block == "bottleneck" else 64,
         "version": "v2" if "bn_last.weight" in shapes else "v1.5",
-        "residual": True,
+        **_attention(shapes),
     }
+
+
+def _attention(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    if "layer1.0.se.conv.weight" in shapes:
+        return {"attention": "eca"}
+    if "layer1.0.se.fc1.weight" not in shapes:
+        return {"attention": None}
+    last = max(name for name in shapes if name.endswith(".0.se.fc1.weight"))
+    hidden, channels = shapes[last][:2]
+    return {"attention": "se", "se_reduction": channels // hidden}
 
 
 def _switches(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Return the options that every named model has."""
     conv1 = shapes.get("conv1.weight", ())
-    stem = "deep" if "conv1.0.weight" in shapes else "cifar" if conv1[2:] == (3, 3) else "imagenet"
+    stem = "cifar" if conv1[2:] == (3, 3) else "imagenet"
+    if "conv1.0.weight" in shapes:
+        first, second = (shapes.get(f"conv1.{i}.weight", (0,))[0] for i in (0, 3))
+        stem = "deep" if first == second else "tiered"
     projected = [
-        name for name in shapes if re.match(r"layer\d+\.\d+\.downsample\.[01]\.weight$", name)
+        (int(match[1]), int(match[2]))
+        for name in shapes
+        if (match := re.match(r"layer(\d+)\.(\d+)\.downsample\.[01]\.weight$", name))
     ]
-    changes = any(name.startswith("layer2.0.") for name in projected)
-    everywhere = any(name.startswith("layer2.1.") for name in projected)
+    # A basic block of the first stage has no need to project, unless the stem has another width.
+    kernel = shapes.get("layer1.0.conv2.weight", (0, 0))
+    same = "layer1.0.conv3.weight" not in shapes and kernel[0] == _stem_channels(shapes)
+    everywhere = any(block > 0 for _, block in projected) or ((1, 0) in projected and same)
     pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
     switches: dict[str, Any] = {
         "stem": stem,
-        "shortcut": "C" if everywhere else "B" if changes else "A",
+        "stem_pool": "conv" if "maxpool.0.weight" in shapes else None,
+        "shortcut": "C" if everywhere else "B" if projected else "A",
         "avg_pool_shortcut": pooled,
         "norm": "batch" if any(name.endswith("running_mean") for name in shapes) else "group",
     }
@@ -133,10 +170,15 @@ def _hidden(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
     return tuple(shapes[f"fc.{2 * i}.weight"][0] for i in range(count)) if numbers == wanted else ()
 
 
+def _stem_channels(shapes: Mapping[str, Shape]) -> int | None:
+    kernel = shapes.get("conv1.weight") or shapes.get("conv1.6.weight")
+    return kernel[0] if kernel else None
+
+
 def _stem_width(shapes: Mapping[str, Shape], row: Mapping[str, Any]) -> int | None:
-    first = shapes.get("conv1.weight") or shapes.get("conv1.6.weight") or (None,)
+    width = _stem_channels(shapes)
     usual = row["stem_width"] or row["widths"][0]
-    return row["stem_width"] if first[0] in (None, usual) else first[0]
+    return row["stem_width"] if width in (None, usual) else width
 
 
 def _candidates(found: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ arrays.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from .names import COUNTER, head_modules
 from .timm import from_v2_names
@@ -37,6 +38,7 @@ class FoundResNet:
         head_problem: Why its head was left among ``others``: the end of a sentence about the
             weights; empty where there is none or it was taken.
         is_projection: Whether ``fc`` is one of contrastive learning, whose outputs are no classes.
+        stem_pool: ``"none"`` where the project's networks have no pooling after their stem.
     """
 
     prefix: str
@@ -44,6 +46,7 @@ class FoundResNet:
     others: tuple[str, ...]
     head_problem: str = ""
     is_projection: bool = False
+    stem_pool: Literal["none"] | None = None
 
 
 def find_resnets(shapes: Mapping[str, Shape]) -> list[FoundResNet]:
@@ -157,7 +160,9 @@ def _resnet(
     used = set(found.values())
     others = tuple(name for name in names if name not in used)
     contrastive = prefix.rstrip(".").rpartition(".")[2] in CONTRASTIVE
-    return FoundResNet(prefix, found, others, problem, contrastive and bool(head))
+    # kuangliu/pytorch-cifar and weiaicunzai/pytorch-cifar100, which call it so, do not pool.
+    stem_pool: Literal["none"] | None = "none" if any(".shortcut." in n for n in inner) else None
+    return FoundResNet(prefix, found, others, problem, contrastive and bool(head), stem_pool)
 
 
 def _plain_stem(renamed: dict[str, str]) -> dict[str, str]:
@@ -183,8 +188,10 @@ def _outer_heads(
 ) -> dict[str, dict[str, str]]:
     """Return the linear layers on the ResNet's features in the modules around it, by module."""
     found = {}
+    number = prefix.rstrip(".").rpartition(".")[2]
+    next_ones = range(int(number) + 1, int(number) + 5) if number.isdecimal() else ()
     for outer in _enclosing(prefix):
-        for head in HEADS:
+        for head in (*HEADS, *map(str, next_ones)):  # also the rest of an nn.Sequential
             arrays = _below(f"{outer}{head}.", dict(zip(names, names, strict=True)))
             linear, problem = _linear({head: arrays}, shapes)
             if linear and not problem and _features(body, shapes) == shapes[linear["fc.weight"]][1]:

@@ -1,5 +1,6 @@
 """The resolver of every ``source`` of weights: a run's folder, a file, or a published set."""
 
+import dataclasses
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from ..paths import expand
 from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from .architecture import build_model, config_of, usual_transform
 from .description import ENTRY, read_description
-from .find import find_weights
+from .find import StemPool, find_weights
 from .formats.files import ENDINGS, read_file
 from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
 from .infer import InferredModel, infer_model
@@ -48,6 +49,7 @@ def load_source(
     cache: Path | None = None,
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
+    stem_pool: StemPool | None = None,
 ) -> LoadedWeights:
     """Load the weights that ``source`` names.
 
@@ -62,6 +64,8 @@ def load_source(
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier of a file.
+        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
+            ``"none"``, where a file does not tell it.
 
     Raises:
         UserError: Nothing has that name, or two things have it; no connection; damaged files; or
@@ -85,7 +89,7 @@ def load_source(
     if path.is_dir():
         return _load_folder(path, word, model)
     if path.exists() or path.suffix.lower() in ENDINGS:
-        return _load_local(path, word, model, key, head)
+        return _load_local(path, word, model, key, head, stem_pool)
     raise UserError(_not_found(word, model, is_path))
 
 
@@ -116,7 +120,8 @@ def load_pretrained(
         UserError: No such set, no connection, a wrong hash, or weights of another model.
     """
     if weights != "none":
-        loaded = load_source(weights, model=name, cache=cache)
+        chosen = options.get("stem_pool")
+        loaded = load_source(weights, model=name, cache=cache, stem_pool=chosen)
         return loaded.create(num_classes, key=key, **options)
     model = create_model(name, **({"num_classes": num_classes} if num_classes else {}), **options)
     init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
@@ -217,7 +222,12 @@ def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
 
 
 def _load_local(
-    path: Path, source: str, model: str | None, key: str | None, head: Literal["keep", "drop"]
+    path: Path,
+    source: str,
+    model: str | None,
+    key: str | None,
+    head: Literal["keep", "drop"],
+    stem_pool: StemPool | None,
 ) -> LoadedWeights:
     """Read a file that is not known to be a published one."""
     entry = next((entry for entry in published_weights() if entry.file == path.name), None)
@@ -225,7 +235,7 @@ def _load_local(
         path, PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
     ):
         return _load_published(path, "file", source, model, entry)
-    return _load_file(path, "file", source, model, key=key, head=head)
+    return _load_file(path, "file", source, model, key=key, head=head, stem_pool=stem_pool)
 
 
 def _load_published(
@@ -246,6 +256,7 @@ def _load_file(
     classes: Sequence[str] = (),
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
+    stem_pool: StemPool | None = None,
 ) -> LoadedWeights:
     """Read a file of weights, whose model it describes or is inferred from its arrays."""
     weights = find_weights(read_file(path), key, str(path))
@@ -263,6 +274,16 @@ def _load_file(
         config, more = description.config, description.model_options
     elif model not in (None, inferred.name):
         config, more = ModelConfig(name=model), {}
+    elif "standardized_kernels" in inferred.unknown:
+        raise UserError(
+            f"{path} holds a pre-activation ResNet with group norm, and a file does not tell "
+            "whether its kernels are standardised, as in BiT: name the model with --model "
+            "(model= in Python)."
+        )
+    elif "stem_pool" in inferred.unknown:
+        config = dataclasses.replace(
+            config, stem_pool=_checked_pool(path, stem_pool or weights.stem_pool())
+        )
     count = inferred.classes or variant_options(config.name).get("num_classes", 1000)
     channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 3)))[1]
     chosen = build_model(config, count, **more)
@@ -299,6 +320,16 @@ def _load_file(
         origin=weights.origin(),
     )
     return LoadedWeights(info, weights)
+
+
+def _checked_pool(path: Path, stem_pool: StemPool | None) -> StemPool | None:
+    if stem_pool is None:
+        raise UserError(
+            f"{path} begins with one 3x3 convolution, and a file does not tell whether a max-pool "
+            "follows it: choose with flax-resnet convert FILE NEW.safetensors --stem-pool none (or "
+            'max), which the new file holds (stem_pool="none" in Python).'
+        )
+    return None if stem_pool == "none" else stem_pool  # none is that of the stem itself
 
 
 def _fits(model: ResNet, shapes: Mapping[str, tuple[int, ...]], channels: int) -> bool:

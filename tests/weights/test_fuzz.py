@@ -146,6 +146,7 @@ FILES = {
     "files": mutated(GOLDEN),
     "pickles": mutated(PICKLES).map(zipped),
     "streams": STREAMS.map(zipped) | STREAMS.map(in_legacy),
+    "plain": STREAMS.map(lambda pickled: b"\x80\x02" + pickled),
 }
 
 

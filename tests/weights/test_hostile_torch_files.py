@@ -17,7 +17,9 @@ import zlib
 import pytest
 
 from flax_resnet.errors import UserError
+from flax_resnet.weights import find_weights
 from flax_resnet.weights.formats import unpickle
+from flax_resnet.weights.formats.numpy_objects import array_of
 from flax_resnet.weights.formats.pickled_names import Foreign, ForeignClass
 from flax_resnet.weights.formats.torch_files import read_torch_file
 
@@ -59,6 +61,11 @@ def legacy_bytes(pickled, data=FLOATS, numel=4, keys=("0",), magic=0x1950A86A20F
     content += storage() + b"0" + pickled  # names the storage, even if the attack does not
     content += pickle.dumps(list(keys), 2)
     return content + struct.pack("<q", numel) + data
+
+
+def plain_bytes(pickled):
+    """A file of pickle.dump."""
+    return b"\x80\x02" + pickled
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +147,7 @@ INERT = {
 }
 
 
-@pytest.mark.parametrize("wrap", [zip_bytes, legacy_bytes])
+@pytest.mark.parametrize("wrap", [zip_bytes, legacy_bytes, plain_bytes])
 @pytest.mark.parametrize("case", INERT)
 def test_code_is_inert(read, case, wrap):
     """No import, no call: the canary of ``no_canary`` is not there, and no module is loaded."""
@@ -173,7 +180,7 @@ CODE = {
 }
 
 
-@pytest.mark.parametrize("wrap", [zip_bytes, legacy_bytes])
+@pytest.mark.parametrize("wrap", [zip_bytes, legacy_bytes, plain_bytes])
 @pytest.mark.parametrize("case", CODE)
 def test_code(refused, case, wrap):
     pickled, words = CODE[case]
@@ -420,3 +427,70 @@ def test_pickle_without_an_end(refused):
 
 def test_pickle_that_goes_on_into_the_next_entry(refused):
     assert "(its pickle is cut short)" in refused(zip_bytes(b"C\x40", b"." * 120))
+
+
+def nested(content):
+    """A storage as pickle.dump writes it: a file of the older format, in bytes."""
+    size = struct.pack("<I", len(content))
+    return name("torch.storage", "_load_from_bytes") + b"B" + size + content + b"\x85R"
+
+
+def test_nested_files(read, refused):
+    inner = legacy_bytes(storage() + b".")
+    array = read(plain_bytes(tensor((2,), (1,), of=nested(inner)) + b"."))
+    assert array.tolist() == [1, 2]
+    assert "no proper storage" in refused(plain_bytes(nested(legacy_bytes(nested(inner) + b"."))))
+    assert "damaged" in refused(plain_bytes(nested(inner[:-4]) + b"."))
+    assert "damaged" in refused(plain_bytes(tensor((2,), (1,)) + b"."))  # a storage of no file
+    assert "wrong argument" in refused(
+        plain_bytes(name("torch.storage", "_load_from_bytes") + b"N\x85R.")
+    )
+
+
+def test_nested_files_are_not_read_over_and_over(refused):
+    inner = legacy_bytes(storage() + b".", bytes(4000), 1000)
+    again = name("torch.storage", "_load_from_bytes") + b"h\x07R"
+    content = b"B" + struct.pack("<I", len(inner)) + inner + b"\x85q\x070" + again * 100
+    assert "over and over" in refused(plain_bytes(b"N0" * 20 + content + b"."))
+
+
+MODULE = name("a", "Module") + b")\x81"
+
+
+@pytest.mark.parametrize(
+    "children",
+    [
+        # A module inside itself, and 40 modules that each hold the next twice.
+        MODULE + b"q\x01}" + value("_modules") + b"}" + value("a") + b"h\x01ssb",
+        b"".join(
+            MODULE + b"}" + value("_modules") + b"}(" + value("a") + inner + value("b") + inner
+            + b"usb" + f"p{number}\n0".encode()
+            for number in range(100, 140)
+            for inner in (f"g{number - 1}\n".encode() if number > 100 else b"N",)
+        )
+        + b"g139\n",
+    ],
+    ids=["inside itself", "twice each"],
+)  # fmt: skip
+def test_modules_without_end(tmp_path, children):
+    path = tmp_path / "model.pth"
+    path.write_bytes(zip_bytes(children + b"."))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="modules without end"):
+            find_weights(read_torch_file(path))
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2, 3), (-1,), ("a",)])
+def test_arrays_of_numpy_that_claim_too_much(shape):
+    kind = Foreign(ForeignClass("numpy", "dtype"), ("f4", False, True), (3, "<", None))
+    state = (1, shape, kind, False, b"0123")
+    array = Foreign(ForeignClass("numpy.core.multiarray", "_reconstruct"), (), state)
+    assert array_of(array) is None
+    array.state = (1, (1,), kind, False, b"0123")
+    assert array_of(array).dtype == "<f4"
+    kind.arguments = ("O8", False, True)
+    assert array_of(array) is None

@@ -32,7 +32,11 @@ EPOCHS = {"head": 10, "partial": 10, "full": 10, "gradual": 12}
 EPOCHS_FROM_RANDOM = 60
 
 # Model settings that the starting weights decide; all others are those of the new run.
-ARCHITECTURE = ("name", "stem", "shortcut", "version", "norm", "avg_pool_shortcut")
+ARCHITECTURE = (
+    *("name", "stage_sizes", "block", "widths", "groups", "width_per_group"),
+    *("stem", "stem_width", "stem_pool", "attention", "se_reduction", "anti_alias"),
+    *("standardized_kernels", "shortcut", "version", "norm", "avg_pool_shortcut"),
+)
 
 
 def finetune_config(

@@ -65,6 +65,13 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class NestedFile:
+    """The bytes of a file of torch's older format, in which pickle.dump keeps a storage."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Function:
     """Our replacement of a function or class that a pickle may call.
 
@@ -223,6 +230,10 @@ def _check_metadata(metadata: Any) -> None:
         )
 
 
+def _nested(content: Any) -> NestedFile:
+    return NestedFile(_checked(content, bytes))
+
+
 def _parameter(data: Any, *_: Any) -> object:
     return data
 
@@ -255,6 +266,7 @@ NAMES: dict[tuple[str, str], object] = {
     },
     ("torch", "Size"): Function(_size, 0, 1, copies=True),
     ("torch", "device"): Function(_device, 1, 2, copies=True),
+    ("torch.storage", "_load_from_bytes"): Function(_nested, 1, 1, copies=True),
     ("torch._utils", "_rebuild_tensor"): Function(TensorPlan, 4, 4),
     ("torch._utils", "_rebuild_tensor_v2"): Function(_tensor_v2, 6, 7),
     ("torch._utils", "_rebuild_tensor_v3"): Function(_tensor_v3, 7, 8),

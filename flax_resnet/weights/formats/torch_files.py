@@ -1,5 +1,6 @@
 """Reader of the files of torch.save, in both formats, without PyTorch."""
 
+import io
 import mmap
 import stat
 import struct
@@ -14,7 +15,15 @@ import numpy as np
 
 from ...errors import UserError
 from ...paths import expand
-from .pickled_names import AGAIN, ForeignClass, Unreadable, damaged, printable
+from .pickled_names import (
+    AGAIN,
+    ForeignClass,
+    NestedFile,
+    TensorPlan,
+    Unreadable,
+    damaged,
+    printable,
+)
 from .torch_tensors import Storage, build_tensor, storage_id, view_storage
 from .unpickle import read_pickle
 
@@ -32,12 +41,10 @@ _ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotI
 _OTHER_KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run git lfs pull"),
     (257, b"ustar", "is a tar archive: unpack it, or, if torch 0.1 wrote it, save it again"),
-    (8, b'{"', "is in the safetensors format: give it the ending .safetensors"),
     (0, b"\x93NUMPY", "is a NumPy array: save a dict of arrays as .npz"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
     (0, b"\x89HDF", "is an HDF5 file, such as Keras writes: only files of torch.save are read"),
     (0, b"PK\x05\x06", "is an empty zip archive: " + AGAIN),
-    (0, b"\x80", "is a pickle that torch.save did not write: save its tensors with torch.save"),
 )
 
 
@@ -103,7 +110,9 @@ def _read(file: BinaryIO) -> Any:
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(file, mapped)
     if _MAGIC_BYTES in head[:32] or _MAGIC_TEXT in head[:32]:
-        return _read_legacy(mapped)
+        return _read_legacy(cast(BinaryIO, mapped), memoryview(mapped))
+    if head.startswith(b"\x80"):
+        return _read_pickle(cast(BinaryIO, mapped))
     raise Unreadable(_kind_of(head))
 
 
@@ -156,7 +165,7 @@ def _archive_name(names: set[str]) -> str:
         raise Unreadable("is a zip archive with more than one data.pkl, as torch.save never writes")
     if not prefixes:
         if any(name.endswith(".npy") for name in names):
-            raise Unreadable("is a NumPy archive: give it the ending .npz")
+            raise Unreadable("is a NumPy archive, none of torch.save")
         raise Unreadable("is a zip archive, but none of torch.save: it has no data.pkl")
     return prefixes[0]
 
@@ -207,9 +216,24 @@ def _checked_content(entry: _Entry) -> memoryview:
     return entry.content
 
 
-def _read_legacy(mapped: mmap.mmap) -> Any:
+def _read_pickle(file: BinaryIO) -> Any:
+    """Read what pickle.dump wrote, where each storage is a file of the older format."""
+
+    def build(made: TensorPlan | NestedFile) -> object:
+        if isinstance(made, TensorPlan):
+            return build_tensor(made)
+        return _read_legacy(io.BytesIO(made.content), memoryview(made.content))
+
+    content = read_pickle(file, build, _refuse_storage)
+    if file.read(1):
+        raise Unreadable(
+            "is neither one pickle nor a file of torch.save: save the state_dict() with torch.save"
+        )
+    return content
+
+
+def _read_legacy(file: BinaryIO, whole: memoryview) -> Any:
     """Read the older format: pickles of magic number, version, system, object; then storages."""
-    file = cast(BinaryIO, mapped)
     if _read_plain(file) != LEGACY_MAGIC:
         raise damaged("it does not begin as torch.save begins")
     if _read_plain(file) != LEGACY_PROTOCOL:
@@ -230,7 +254,8 @@ def _read_legacy(mapped: mmap.mmap) -> Any:
         return None
 
     read_pickle(file, lambda plan: None, note)
-    storages = _legacy_storages(mapped, _read_plain(file), dtypes)
+    keys = _read_plain(file)
+    storages = _legacy_storages(whole, file.tell(), keys, dtypes)
 
     def load(persistent_id: object) -> object:
         if (source := _class_with_source(persistent_id)) is not None:
@@ -254,13 +279,11 @@ def _class_with_source(persistent_id: object) -> ForeignClass | None:
 
 
 def _legacy_storages(
-    mapped: mmap.mmap, keys: Any, dtypes: Mapping[str, np.dtype[Any]]
+    whole: memoryview, position: int, keys: Any, dtypes: Mapping[str, np.dtype[Any]]
 ) -> dict[str, memoryview]:
     """Return the bytes of the storages: by key an int64 number of elements, then the elements."""
     if type(keys) is not list:
         raise damaged("it has no list of storages")
-    whole = memoryview(mapped)
-    position = mapped.tell()
     storages: dict[str, memoryview] = {}
     for key in keys:
         if type(key) is not str or key not in dtypes or key in storages:
@@ -276,11 +299,11 @@ def _legacy_storages(
 
 def _read_plain(file: BinaryIO) -> Any:
     """Read a pickle without tensors."""
+    return read_pickle(file, _refuse_storage, _refuse_storage)
 
-    def refuse(_: object) -> None:
-        raise damaged("it has a tensor where none can be")
 
-    return read_pickle(file, refuse, refuse)
+def _refuse_storage(_: object) -> None:
+    raise damaged("it has a tensor where none can be")
 
 
 def _endian(order: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .pickled_names import StorageType, TensorPlan, Unreadable, damaged, printable
+from .pickled_names import NestedFile, StorageType, TensorPlan, Unreadable, damaged, printable
 
 # Of a tensor; NumPy has 64 at most. It bounds what one tensor without data may take.
 MAX_AXES = 32
@@ -78,14 +78,14 @@ def view_storage(content: memoryview, identity: StorageId) -> Storage:
     return Storage(np.frombuffer(content, identity.dtype, numel, start))
 
 
-def build_tensor(plan: TensorPlan) -> np.ndarray:
+def build_tensor(plan: TensorPlan | NestedFile) -> np.ndarray:
     """Return the read-only array that a plan describes, a view on its storage.
 
     Raises:
         Unreadable: The array reaches out of the storage or has more elements than it (as some of
             PyTorch's expanded views do; nothing else needs a stride of 0), or is no tensor.
     """
-    if not isinstance(plan.storage, Storage):
+    if not isinstance(plan, TensorPlan) or not isinstance(plan.storage, Storage):
         raise damaged("a tensor has no proper storage")
     shape, strides = plan.size, plan.stride
     if not (type(shape) is tuple and type(strides) is tuple and len(shape) == len(strides)):

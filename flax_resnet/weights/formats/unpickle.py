@@ -22,6 +22,7 @@ from .pickled_names import (
     Foreign,
     ForeignClass,
     Function,
+    NestedFile,
     TensorPlan,
     Unreadable,
     as_key,
@@ -33,7 +34,7 @@ from .pickled_names import (
 MAX_INSTRUCTIONS = 2_000_000
 MAX_INTEGER_BITS = 128  # the magic number of torch's older format has 80
 
-TensorBuilder = Callable[[TensorPlan], object]
+Builder = Callable[[TensorPlan | NestedFile], object]
 PersistentLoader = Callable[[object], object]
 
 
@@ -48,7 +49,7 @@ class _Machine:
     """
 
     file: BinaryIO
-    build_tensor: TensorBuilder
+    build: Builder
     load_persistent: PersistentLoader
     start: int
     stack: list[Any] = field(default_factory=list)
@@ -57,15 +58,14 @@ class _Machine:
     copied: int = 0
 
 
-def read_pickle(
-    file: BinaryIO, build_tensor: TensorBuilder, load_persistent: PersistentLoader
-) -> Any:
+def read_pickle(file: BinaryIO, build: Builder, load_persistent: PersistentLoader) -> Any:
     """Interpret the pickle that begins at the position of ``file``, and leave it right after.
 
     Args:
         file: Its ``read`` must not allocate more than the file has left, as for ``io.BytesIO`` and
             ``mmap.mmap``.
-        build_tensor: Function that checks the plan of a tensor and creates it.
+        build: Function that checks the plan of a tensor and creates it, or reads the storage of a
+            nested file.
         load_persistent: Function that checks a persistent id, which may be any value, and
             creates a storage.
 
@@ -79,7 +79,7 @@ def read_pickle(
         Unreadable: The pickle is damaged, out of bounds, or has an instruction that is not in the
             table.
     """
-    machine = _Machine(file, build_tensor, load_persistent, file.tell())
+    machine = _Machine(file, build, load_persistent, file.tell())
     for count, (name, argument) in enumerate(_instructions(file)):
         if count == MAX_INSTRUCTIONS:
             raise Unreadable(
@@ -274,7 +274,7 @@ def _call(machine: _Machine, function: Any, arguments: Any) -> object:
         if machine.copied > machine.file.tell() - machine.start:
             raise Unreadable("copies its values over and over: it is made to fill the memory")
     made = function.call(*arguments)
-    return machine.build_tensor(made) if isinstance(made, TensorPlan) else made
+    return machine.build(made) if isinstance(made, TensorPlan | NestedFile) else made
 
 
 def _new(machine: _Machine, _: None) -> None:
