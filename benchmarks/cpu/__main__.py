@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.cpu import peak, report
@@ -38,7 +39,7 @@ class Worker:
     def __init__(self, contender):
         self.contender = contender
         plain = {name: value for name, value in os.environ.items() if name not in TUNING_VARIABLES}
-        tuned = cpu_environment(plain) if contender.tuned else {}
+        tuned = cpu_environment(plain, version("jaxlib")) if contender.tuned else {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.cpu.worker"],
             stdin=subprocess.PIPE,
