@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import os
 import re
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -269,7 +270,8 @@ def _fits(file: PublishedFile, size: int, sha256: str) -> bool:
 
 
 def _progress_bar() -> Progress:
-    console = Console(stderr=True)
+    # Control codes and hundreds of redrawn lines would fill a log file.
+    console = Console(stderr=True, quiet=not sys.stderr.isatty())
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -277,8 +279,6 @@ def _progress_bar() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
-        # Control codes and hundreds of redrawn lines would fill a log file.
-        disable=not console.is_terminal,
     )
 
 

@@ -22,6 +22,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 
 from ..metrics import LOSSES, targets_of, top_k_hits
+from ..models.lowerings import varying_axes
 from .state import TrainState
 from .transfer.freezing import Trainable, merge, partition
 
@@ -452,7 +453,7 @@ def _as_varying(tree: Any, axis_name: str) -> Any:
     """The tree with the type of values that differ between devices, as ``shard_map`` checks it."""
 
     def mark(leaf: jax.Array) -> jax.Array:
-        if axis_name in jax.typeof(leaf).manual_axis_type.varying:
+        if axis_name in varying_axes(leaf):
             return leaf
         return lax.pcast(leaf, axis_name, to="varying")
 

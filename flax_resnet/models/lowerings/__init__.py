@@ -4,7 +4,7 @@ A lowering is chosen while a program is traced. On GPU and TPU XLA's own convolu
 stay; on CPU ``table.py`` chooses by shape and dtype.
 """
 
-from .convolution import Convolution, Epilogue, Lowering, relu
+from .convolution import Convolution, Epilogue, Lowering, relu, varying_axes
 from .pooling import max_pool
 from .table import CONV_IMPLS, choose, convolve, convolve_fused, pack
 
@@ -19,4 +19,5 @@ __all__ = [
     "max_pool",
     "pack",
     "relu",
+    "varying_axes",
 ]

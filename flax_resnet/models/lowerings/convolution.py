@@ -130,7 +130,7 @@ def match_vma(*arrays: jax.Array) -> list[jax.Array]:
 
     Custom gradient rules must return gradients that vary over the same axes as their operands.
     """
-    varying = [_varying_axes(array) for array in arrays]
+    varying = [varying_axes(array) for array in arrays]
     everywhere = frozenset().union(*varying)
     return [
         lax.pcast(array, tuple(everywhere - axes), to="varying") if everywhere - axes else array
@@ -138,7 +138,8 @@ def match_vma(*arrays: jax.Array) -> list[jax.Array]:
     ]
 
 
-def _varying_axes(array: jax.Array) -> frozenset[str]:
+def varying_axes(array: jax.Array) -> frozenset[str]:
+    """The mapped axes (``shard_map``) over which an array varies."""
     array_type = jax.typeof(array)
     # JAX 0.10 renamed the attribute.
     return array_type.mat.varying if hasattr(array_type, "mat") else array_type.vma
