@@ -34,6 +34,7 @@ from rich.progress import (
 )
 
 from flax_resnet.errors import UserError
+from flax_resnet.paths import process_folder, writable_folder
 
 # The time for name look-up, connection and response headers together: without a network the user
 # gets a message within 20 seconds, however many addresses the name has.
@@ -78,7 +79,7 @@ class _WrongBytes(Exception):
     """The whole file was received, and it is not the published one."""
 
 
-def fetch(file: PublishedFile, target: Path, otherwise: str) -> None:
+def fetch(file: PublishedFile, target: Path, otherwise: str) -> Path:
     """Download a file.
 
     The bytes go to ``TARGET.part``, which is renamed only when its size and SHA-256 are the
@@ -90,20 +91,31 @@ def fetch(file: PublishedFile, target: Path, otherwise: str) -> None:
         target: The path to write.
         otherwise: What else the user can do, as the end of a sentence.
 
+    Returns:
+        The path of the file: ``target``, or, where its folder cannot be written, one of a folder
+        that is deleted when the process ends; a note then says so on standard error.
+
     Raises:
         UserError: There is no connection, the server answers with an error, the connection is
-            silent or breaks off repeatedly, the bytes are wrong, or the folder cannot be written.
+            silent or breaks off repeatedly, or the bytes are wrong.
     """
+    folder = target.parent
+    if writable_folder(folder) is None:
+        target = process_folder() / file.sha256 / target.name
+        target.parent.mkdir(exist_ok=True)
+        if is_published(target, file):
+            return target
+        note = f"{folder} cannot be written, so {file.name} is downloaded for this process only."
+        print(f"note: {note}", file=sys.stderr)
     part = target.with_name(target.name + ".part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         _download(file, part)
         os.replace(part, target)
+        return target
     except (_WrongBytes, *_FAILURES) as error:
         failed = f"{file.name} could not be downloaded from {file.url} ({_reason(error)})"
         by_hand = (
-            f"put the file ({file.describe()}) into the folder {target.parent} yourself, "
-            f"or {otherwise}"
+            f"put the file ({file.describe()}) into the folder {folder} yourself, or {otherwise}"
         )
         if kept := _length(part):
             raise UserError(

@@ -1,6 +1,10 @@
-"""The one rule by which a path as people write it becomes a path of the system."""
+"""Paths as people write them, and folders of what is kept between runs."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from .errors import UserError
@@ -32,3 +36,22 @@ def cache_folder() -> Path:
     """Return the folder of what is kept between runs: ``$FLAX_RESNET_CACHE`` or, where that is not
     set, ``~/.cache/flax_resnet``."""
     return expand(os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet")
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path | None:
+    """Return a folder, made if there is none; None where no file can be written in it."""
+    try:
+        folder = expand(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, UserError):
+        return None
+
+
+@cache
+def process_folder() -> Path:
+    """Return a folder that is deleted when the process ends."""
+    folder = tempfile.mkdtemp(prefix="flax_resnet-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

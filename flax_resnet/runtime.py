@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 
 from .jax_internals import has_started
+from .paths import writable_folder
 
 # XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
 # hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms instead of 46 on 2 cores
@@ -125,3 +126,21 @@ def cpu_environment(environment: Mapping[str, str], jaxlib: str) -> dict[str, st
     if sys.platform == "linux" and "glibc.malloc" not in tunables:
         new["GLIBC_TUNABLES"] = f"{tunables}:{ALLOCATOR}".strip(":")
     return new
+
+
+def keep_programs(folder: str | os.PathLike[str] | None) -> str | None:
+    """Let JAX keep compiled programs in a folder, for quick restarts; None keeps none.
+
+    Returns:
+        A sentence for the user where the folder cannot be written, and None otherwise: JAX would
+        warn at every program.
+    """
+    if folder is None:
+        return None
+    import jax  # here, because importing this file must be quick
+
+    writable = writable_folder(folder)
+    if writable is None:
+        return f"{folder} cannot be written, so compiled programs are not kept."
+    jax.config.update("jax_compilation_cache_dir", str(writable))
+    return None

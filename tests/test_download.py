@@ -413,6 +413,9 @@ def test_no_network_is_reported_within_20_seconds() -> None:
 
 
 def test_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
+    """The file is downloaded for this process; without a connection, the folder is named."""
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="could not be downloaded"):
-        fetch(published(f"{server.url}/good"), tmp_path / "file" / "set.tar.gz", OTHERWISE)
+    target = tmp_path / "file" / "set.tar.gz"
+    assert fetch(published(f"{server.url}/good"), target, OTHERWISE) != target
+    with pytest.raises(UserError, match=f"into the folder {tmp_path / 'file'} yourself"):
+        fetch(PublishedFile("x", "http://127.0.0.1:9/x", None, "0" * 64), target, OTHERWISE)

@@ -257,10 +257,11 @@ def _load(model: str, classes: str | None) -> Any:
     import jax
 
     from ..inference import load
+    from ..runtime import keep_programs
 
-    if jax.config.values["jax_compilation_cache_dir"] is None and Config().compile_cache:
-        folder = expand(str(Config().compile_cache))
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    named = jax.config.values["jax_compilation_cache_dir"]
+    if named is None and (note := keep_programs(Config().compile_cache)):
+        print(f"note: {note}", file=sys.stderr)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return load(model, classes=classes)
 

@@ -141,8 +141,7 @@ def _download(
             f"{own_folder}, or {_ALTERNATIVE}"
         )
     for file in absent:
-        paths[file.name] = own_folder / file.name
-        fetch(file, paths[file.name], _ALTERNATIVE)
+        paths[file.name] = fetch(file, own_folder / file.name, _ALTERNATIVE)
     return paths
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config import Config, check_config
-from ..paths import expand
 from ..report import Progress
+from ..runtime import keep_programs
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -52,9 +52,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     console.quiet = console.quiet or not is_primary
     for warning in warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
-    if config.compile_cache is not None:
-        cache = expand(config.compile_cache)
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if note := keep_programs(config.compile_cache):
+        console.print(Text.assemble(("note:", "yellow"), f" {note}"))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
         run = resolve(config)
         print_plan(run, console)

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..download import OPEN_SECONDS, READ_SECONDS, PublishedFile, fetch, is_published, within
 from ..errors import UserError
-from ..paths import cache_folder, expand
+from ..paths import cache_folder, expand, process_folder, writable_folder
 from .published import PublishedWeights
 
 # The files of weights of a repository, in the order they are looked for.
@@ -47,8 +48,7 @@ def fetch_published(entry: PublishedWeights, cache: Path | None = None) -> Path:
     for path in (target, _torch_hub_folder() / entry.file):
         if is_published(path, file):
             return path
-    fetch(file, target, _ALTERNATIVES)
-    return target
+    return fetch(file, target, _ALTERNATIVES)
 
 
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
@@ -124,13 +124,18 @@ def _cached(name: str) -> Path | None:
 
 
 def _downloaded(name: str) -> Path:
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
-    hf_hub_download(name, _weights_file(name))
-    folder = Path(hf_hub_download(name, CONFIG_FILE)).parent
+    cache = writable_folder(constants.HF_HUB_CACHE)
+    if cache is None:
+        cache = process_folder() / "hub"
+        note = f"{constants.HF_HUB_CACHE} cannot be written, so {name} is downloaded for this"
+        print(f"note: {note} process only.", file=sys.stderr)
+    hf_hub_download(name, _weights_file(name), cache_dir=cache)
+    folder = Path(hf_hub_download(name, CONFIG_FILE, cache_dir=cache)).parent
     for file in _descriptions(folder):
         with contextlib.suppress(errors.RemoteEntryNotFoundError):
-            hf_hub_download(name, file)
+            hf_hub_download(name, file, cache_dir=cache)
     return folder
 
 

@@ -20,7 +20,7 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAX_RESNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("flax_resnet.download._open", refuse)
-    monkeypatch.setattr(hub, "_check_hub", refuse)
+    monkeypatch.setattr(hub, "_downloaded", refuse)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(4):

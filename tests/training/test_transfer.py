@@ -196,7 +196,7 @@ def test_without_weights_and_network_the_ways_on_are_reported(photos, tmp_path, 
     monkeypatch.setattr("flax_resnet.weights.published.TORCH_URL", "http://127.0.0.1:9/")
     assert main(["finetune", str(photos), "--workdir", str(tmp_path / "run")]) == 1
     shown = " ".join(capfd.readouterr().err.split())
-    for way in ("--weights PATH", "--weights none", "yourself"):
+    for way in ("the path of a file of weights", "--weights none", "yourself"):
         assert way in shown
 
 

@@ -177,6 +177,7 @@ def _find(name: str, recipe: _Recipe, root: Path) -> Path:
     for folder in [own_folder, *common, root / recipe.originals]:
         if all((folder / file.name).exists() for file in recipe.files):
             return _path(recipe, folder)
+    own_folder.mkdir(parents=True, exist_ok=True)  # `fetch` would take a temporary folder
     for file in recipe.files:
         if not (own_folder / file.name).exists():
             fetch(file, own_folder / file.name, f"give {recipe.wanted} with --from")

@@ -1,5 +1,6 @@
 """A cache on disk of a function of images: one row for each image, found by a content hash."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,10 @@ import numpy as np
 
 from ...errors import UserError
 
+# Rows that cannot be written are kept in memory up to this many bytes: 500,000 pooled features of a
+# resnet50.
+BYTES_IN_MEMORY = 4 << 30
+
 
 class FeatureStore:
     """The rows of one function, in one folder.
@@ -17,16 +22,19 @@ class FeatureStore:
     Each ``add`` writes a file of rows and, once that is complete, a JSON file that lists their
     hashes and the checksum of the rows, so what a killed process leaves behind is never read. Files
     with a wrong checksum are deleted when the store is opened, and their rows are computed again.
+    Where the folder cannot be written, rows are kept in memory.
 
     Attributes:
         damaged: Number of files that were damaged.
+        unwritable: Why the folder cannot be written; None while it can.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: list[np.ndarray] = []
         self._locations: dict[str, tuple[int, int]] = {}
-        self.damaged = 0
+        self.damaged = self._bytes_in_memory = 0
+        self.unwritable: str | None = None
         for index in sorted(folder.glob("*.json")):
             self._open(index)
 
@@ -41,8 +49,22 @@ class FeatureStore:
             rows: Array ``[N, ...]``.
 
         Raises:
-            UserError: The rows cannot be written.
+            UserError: The rows cannot be written, and are too many for the memory.
         """
+        if self.unwritable is None:
+            self.unwritable = self._write(hashes, rows)
+        if self.unwritable is not None:
+            self._bytes_in_memory += rows.nbytes
+            if self._bytes_in_memory > BYTES_IN_MEMORY:
+                raise UserError(
+                    f"Features cannot be kept in {self._folder} ({self.unwritable}), and are too "
+                    "many for the memory: free space there, name another folder "
+                    "(--transfer.feature-cache), or compute them at every step (--views 0)."
+                )
+            self._append(hashes, rows)
+
+    def _write(self, hashes: Sequence[str], rows: np.ndarray) -> str | None:
+        """Write rows to files; return why they cannot be written, or None."""
         name = hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
         target = self._folder / f"{name}.npy"
         temporary = self._folder / f"{name}.{os.getpid()}.tmp"
@@ -55,13 +77,11 @@ class FeatureStore:
             temporary.write_text(json.dumps(index_entry), encoding="utf-8")
             temporary.replace(target.with_suffix(".json"))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"Features cannot be kept in {self._folder} ({error.strerror or error}): free "
-                "space there, name another folder (--transfer.feature-cache), or compute them at "
-                "every step (--views 0)."
-            ) from error
+            with contextlib.suppress(OSError):  # the folder may be a file
+                temporary.unlink()
+            return error.strerror or str(error)
         self._open(target.with_suffix(".json"), checked=True)
+        return None
 
     def rows(self, hashes: Sequence[str]) -> "Rows":
         """The rows with these hashes, in their order; all must be in the store."""
@@ -80,9 +100,13 @@ class FeatureStore:
                 raise ValueError("the number of rows is wrong")
         except (OSError, ValueError, KeyError, TypeError):
             self.damaged += 1
-            for path in (index, data):
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder may be for reading only
+                for path in (index, data):
+                    path.unlink(missing_ok=True)
             return
+        self._append(hashes, rows)
+
+    def _append(self, hashes: Sequence[str], rows: np.ndarray) -> None:
         number = len(self._files)
         self._files.append(rows)
         self._locations |= {content_hash: (number, row) for row, content_hash in enumerate(hashes)}

@@ -98,7 +98,7 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
         A run whose data set holds features, and whose model starts at the first stage that trains.
 
     Raises:
-        UserError: The features cannot be written.
+        UserError: The features can be kept neither on disk nor in memory.
     """
     start_stage = run.phases[0].freeze_before
     assert start_stage is not None
@@ -121,6 +121,15 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
         labels = np.asarray(source.labels)[readable]
         splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.transform)
     count = sum(map(len, splits.values()))
+    views = [extractor.plain, *augmented]
+    if why := next(filter(None, (view.store.unwritable for view in views)), None):
+        console.print(
+            Text.assemble(
+                ("note:", "yellow"),
+                f" {folder} cannot be written ({why}), so features are kept in memory and computed "
+                "again by the next run.",
+            )
+        )
     console.print(
         Text(
             f"Features of {count:,} images at {start_stage} "
