@@ -24,10 +24,19 @@ LAYER = {
 }
 # Modules that every package but `models` may import; each may itself import those of `BASE`.
 SHARED = (
-    *("config", "download", "errors", "file_names", "jax_internals", "output_files", "paths"),
+    *(
+        "config",
+        "download",
+        "errors",
+        "file_names",
+        "fonts",
+        "jax_internals",
+        "output_files",
+        "paths",
+    ),
     *("text_files", "transform"),
 )
-BASE = ("errors", "paths")
+BASE = ("errors", "file_names", "paths")
 
 
 def package_of(file):

@@ -1,5 +1,6 @@
 """Commands for data sets: check, prepare."""
 
+import sys
 from typing import Annotated
 
 import tyro
@@ -23,12 +24,16 @@ def check_command(
 
     from ..data.audit import check_folder, contact_sheet, render
     from ..data.images import find_images
+    from ..fonts import missing_letters_note
 
     chosen = columns.split(",") if columns else None
     report = render(check_folder(source, columns=chosen), limit=most)
     Console(highlight=False).print(report, soft_wrap=True)
     if sheet:
-        contact_sheet(find_images(source, columns=chosen), sheet)
+        images = find_images(source, columns=chosen)
+        contact_sheet(images, sheet)
+        if note := missing_letters_note(images.classes):
+            print(f"note: {note}", file=sys.stderr)
         print(f"Look at {sheet}.")
 
 

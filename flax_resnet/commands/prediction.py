@@ -4,7 +4,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -212,6 +212,7 @@ def evaluate_command(
         from ..report.plots import save_confusion
 
         save_confusion(done.result, confusion)
+        _note_missing_letters(run.classes)
     if mistakes:
         _write_mistakes(mistakes, done, run.classes)
     _conclude(len(done.labels), dict(done.predictions.failed), 0)
@@ -316,6 +317,7 @@ def _write_sheet(path: str, batches: Sequence["Predictions"], total: int) -> Non
             )
             photos.append(CaptionedPhoto(name, label, probability, os.path.basename(name)))
     shown = write_photo_sheet(photos, path)
+    _note_missing_letters(text for photo in photos[:shown] for text in (photo.label, photo.note))
     rest = f" (the first {shown:,} of {total:,} photos)" if shown < total else ""
     print(f"Look at {path}{rest}.", file=sys.stderr)
 
@@ -339,9 +341,17 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
     ]
     if photos:
         shown = write_photo_sheet(photos, path)
+        _note_missing_letters(text for photo in photos for text in (photo.label, photo.note))
         print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the most confident first.")
     else:
         print(f"No mistakes in files, so {path} was not written.")
+
+
+def _note_missing_letters(texts: Iterable[str]) -> None:
+    from ..fonts import missing_letters_note
+
+    if note := missing_letters_note(texts):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _conclude(total: int, failed: Mapping[str, str], skipped: int) -> None:

@@ -103,7 +103,7 @@ def _as_dict(prediction: Prediction) -> dict[str, str | int | float]:
 
 
 def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> None:
-    width = min(max(map(len, map(_on_one_line, names)), default=0), _NAME_WIDTH)
+    width = min(max((len(_on_one_line(escape(name))) for name in names), default=0), _NAME_WIDTH)
     for name, found, error, _ in rows:
         name = _on_one_line(name)
         cells = [
@@ -116,8 +116,7 @@ def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> No
 def _on_one_line(text: str) -> str:
     """Return a text whose control characters, such as line breaks, are escaped."""
     return "".join(
-        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode()
-        for c in escape(text)
+        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text
     )
 
 

@@ -5,10 +5,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from ..data.images import MAX_PIXELS, ImageDecodeError, open_image, to_rgb, write_picture
+from ..data.images import (
+    MAX_PIXELS,
+    ImageDecodeError,
+    draw_shortened,
+    open_image,
+    to_rgb,
+    write_picture,
+)
 from ..errors import UserError
+from ..fonts import pillow_font
 
 MAX_PHOTOS = 400  # on one sheet
 _TILE, _GAP, _TEXT = 168, 12, 15
@@ -71,7 +79,6 @@ def _draw(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, photo: CaptionedPhoto, left: int, top: int
 ) -> None:
     sheet.paste(_tile(photo.path), (left, top))
-    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 3)
     bar_top = top + _TILE + 4
     if photo.probability is not None:
         color = _BAD if photo.wrong else _GOOD if photo.probability >= _CONFIDENT else _UNSURE
@@ -79,12 +86,14 @@ def _draw(
         filled = round((_TILE - 1) * photo.probability)
         draw.rectangle((left, bar_top, left + filled, bar_top + 3), fill=color)
     percent = "" if photo.probability is None else f"{photo.probability:.1%}"
-    label_width = _TILE - draw.textlength(percent, font) - 6
-    draw.text((left, bar_top + 7), _shortened(draw, font, photo.label, label_width), _INK, font)
+    font = pillow_font(percent, _TEXT)
     draw.text((left + _TILE, bar_top + 7), percent, _INK, font, anchor="ra")
-    draw.text(
-        (left, bar_top + 9 + _TEXT), _shortened(draw, small, photo.note, _TILE), _FAINT, small
-    )
+    label_width = _TILE - draw.textlength(percent, font) - 6
+    for text, size, color, top, width in (
+        (photo.label, _TEXT, _INK, bar_top + 7, label_width),
+        (photo.note, _TEXT - 3, _FAINT, bar_top + 9 + _TEXT, _TILE),
+    ):
+        draw_shortened(draw, (left, top), text, size, color, width)
 
 
 def _tile(path: str) -> Image.Image:
@@ -101,17 +110,3 @@ def _tile(path: str) -> Image.Image:
         for ends in ((56, 56, 112, 112), (56, 112, 112, 56)):
             draw.line(ends, fill="#aab2bd", width=4)
     return tile
-
-
-def _shortened(
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    text: str,
-    width: float,
-) -> str:
-    """The text on one line, shortened to ``width`` pixels."""
-    text = " ".join(text.split())
-    shown = text
-    while shown and draw.textlength(shown, font) > width:
-        shown = f"{shown.removesuffix('…')[:-1]}…"
-    return shown

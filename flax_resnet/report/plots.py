@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
+from ..fonts import matplotlib_families
 from ..metrics import Evaluation
 from ..output_files import replacing
 
@@ -99,7 +100,8 @@ def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
     import matplotlib as mpl
 
     try:
-        with replacing(path) as fresh, mpl.rc_context(_STYLE):
+        families = {"font.family": matplotlib_families(evaluation.classes)}
+        with replacing(path) as fresh, mpl.rc_context(_STYLE | families):
             _save(_confusion_figure(evaluation), fresh, dpi=150)
     except ValueError as error:  # the suffix is no image format
         raise UserError(

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -254,7 +253,9 @@ def render(report: FolderReport, *, limit: int = 5) -> RenderableType:
 
 
 def _counts(report: FolderReport) -> Table:
-    table = Table("class", title=escape(report.source), box=box.SIMPLE, title_justify="left")
+    table = Table(
+        "class", title=Text(report.source, "table.title"), box=box.SIMPLE, title_justify="left"
+    )
     shown = [split for split in SPLITS if any(report.counts[split])]
     for split in (*shown, "all"):
         table.add_column(split, justify="right")
@@ -265,7 +266,7 @@ def _counts(report: FolderReport) -> Table:
         )
     ]
     for row in rows:
-        table.add_row(escape(str(row[0])), *(f"{number:,}" for number in row[1:]))
+        table.add_row(Text(str(row[0])), *(f"{number:,}" for number in row[1:]))
     table.add_section()
     totals = [sum(report.counts[split]) for split in shown]
     table.add_row("all", *(f"{number:,}" for number in (*totals, sum(totals))))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from flax_resnet.data.images import (
     ImageDecodeError,
     SplitRecords,
+    draw_shortened,
     pluralize,
     resize_center_crop,
     write_picture,
@@ -46,13 +47,13 @@ def contact_sheet(
     pitch = tile + 2 * _MARGIN
     sheet = Image.new("RGB", (_NAME_WIDTH + per_class * pitch, len(classes) * pitch), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_TEXT_SIZE)
     for label, name in enumerate(classes):
         own = np.flatnonzero(records.train.labels == label)
         top = label * pitch + _MARGIN
         number = pluralize(len(own), "image", "images")
-        lines = f"{_shortened(draw, font, name)}\n{number}"
-        draw.multiline_text((_MARGIN, top), lines, fill="black", font=font)
+        for line, text in enumerate((name, number)):
+            corner = _MARGIN, top + line * (_TEXT_SIZE + 5)
+            draw_shortened(draw, corner, text, _TEXT_SIZE, "black", _NAME_WIDTH - 2 * _MARGIN)
         chosen = own[np.linspace(0, len(own) - 1, min(per_class, len(own))).astype(int)]
         for column, index in enumerate(chosen):
             left = _NAME_WIDTH + column * pitch + _MARGIN
@@ -69,14 +70,3 @@ def _example(path: str, tile: int) -> Image.Image:
         draw.line((0, 0, tile, tile), fill="grey", width=3)
         draw.line((0, tile, tile, 0), fill="grey", width=3)
         return cross
-
-
-def _shortened(
-    draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name: str
-) -> str:
-    """Return a class name, shortened to the width of its column."""
-    name = " ".join(name.split())
-    shown = name
-    while shown and draw.textlength(shown, font) > _NAME_WIDTH - 2 * _MARGIN:
-        shown = f"{shown.removesuffix('…')[:-1]}…"
-    return shown

@@ -46,7 +46,7 @@ from .records import (
 from .splits import SPLIT_ALIASES, SPLIT_RATIOS, SPLITS, SplitRatios, divide
 from .tables import TABLE_EXTENSIONS
 from .transform import fit_image, load_image
-from .writing import write_picture
+from .writing import draw_shortened, write_picture
 
 __all__ = [
     "EXTENSIONS",
@@ -77,6 +77,7 @@ __all__ = [
     "crop_box",
     "digest_files",
     "divide",
+    "draw_shortened",
     "find_images",
     "first_few",
     "fit_image",
