@@ -71,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tune(arguments)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have our own limit
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())

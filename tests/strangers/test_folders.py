@@ -31,7 +31,9 @@ def write(root, *names):
             path.mkdir(parents=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (9, 9, 3), np.uint8)
+        pixels = np.random.default_rng(list(os.fsencode(name))).integers(
+            0, 256, (9, 9, 3), np.uint8
+        )
         Image.fromarray(pixels).save(path, "PNG")
     return root
 
@@ -129,6 +131,14 @@ def test_split_folders_under_other_names_are_splits(tmp_path, names):
 def test_folders_with_two_readings_are_refused_with_both(tmp_path, capsys, names, readings):
     shown = refused(write(tmp_path, *names), capsys)
     assert all(reading in shown for reading in readings), shown
+
+
+def test_a_message_may_name_what_is_not_utf8(tmp_path, capsys):
+    """Where standard error was strict, the message was lost in a traceback."""
+    names = [os.fsdecode(name) for name in (b"caf\xe9", b"th\xe9")]
+    for folder in "ab":
+        write(tmp_path, *(f"{folder}/{name}/1.png" for name in names))
+    assert r"caf\udce9, th\udce9" in refused(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +349,13 @@ def test_folders_with_two_readings_are_not_matched(imagenet_model, tmp_path, fol
     with pytest.raises(fr.UserError) as caught:
         imagenet_model(imagenet_classes()).evaluate(tmp_path)
     assert all(sentence in str(caught.value) for sentence in sentences), str(caught.value)
+
+
+def test_labels_of_a_list_may_be_wordnet_ids(imagenet_model, tmp_path):
+    write(tmp_path, "1.png", "2.png")
+    (tmp_path / "list.csv").write_text("path,label\n1.png,n01484850\n2.png,n01440764\n")
+    done = imagenet_model(imagenet_classes()).evaluate(tmp_path / "list.csv")
+    assert done.labels.tolist() == [2, 0]
 
 
 def test_a_name_of_two_classes_is_refused(imagenet_model, tmp_path):

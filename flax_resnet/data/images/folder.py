@@ -52,7 +52,7 @@ def find_images(
         source: The folder or the list.
         ratios: Proportions in which images without a split are divided, see ``records.assemble``.
         classes: Class names in their order; by default the folders of train.
-        other_names: Other names that the folders of ``classes`` may have, see ``match_classes``.
+        other_names: Other names that ``classes`` may have in the source, see ``match_classes``.
         columns: The columns of a list, see ``read_listing``.
 
     Raises:
@@ -64,7 +64,7 @@ def find_images(
     if os.path.isdir(path):
         return _read_folder(path, ratios, classes, other_names)
     if os.path.isfile(path) and path.lower().endswith(TABLE_EXTENSIONS):
-        entries, names, notes = read_listing(path, classes, columns)
+        entries, names, notes = read_listing(path, classes, columns, other_names)
         return assemble(path, entries, names, ratios, notes)
     if os.path.isfile(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         raise UserError(f"{path} is an archive: unpack it and name the folder")

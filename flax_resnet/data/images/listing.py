@@ -8,9 +8,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from flax_resnet.data.images.columns import choose_columns
 from flax_resnet.data.images.listed_files import find_listed
+from flax_resnet.data.images.matching import NUMBERS, Namings
 from flax_resnet.data.images.records import Entry, first_few
 from flax_resnet.data.images.splits import SPLIT_ALIASES
 from flax_resnet.data.images.tables import Table, read_table
@@ -41,7 +43,10 @@ class ListedFile:
 
 
 def read_listing(
-    path: str, classes: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    path: str,
+    classes: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    other_names: Namings = MappingProxyType({}),
 ) -> tuple[list[Entry], tuple[str, ...], list[str]]:
     """Read a list of images.
 
@@ -54,6 +59,7 @@ def read_listing(
     Args:
         path: Path of the list.
         classes: Class names in order; the labels are then all class names, or all numbers from 0.
+        other_names: Other names that labels of ``classes`` may have, see ``match_classes``.
             Without them, the sorted labels are the class names, sorted as numbers if all are
             numbers.
         columns: Names of the columns of path, label and optionally split; by default they are
@@ -77,7 +83,7 @@ def read_listing(
             raise UserError(f"{path}, line {row.line}: the path or the label is empty; fill it in")
     splits = _splits(path, rows)
     files, relative = _files(path, rows)
-    names, labels, about_labels = _labels(path, rows, classes)
+    names, labels, about_labels = _labels(path, rows, classes, other_names)
     entries = [Entry(*entry) for entry in zip(files, labels, splits, strict=True)]
     notes += [*([relative] if relative else []), *about_labels]
     return _without_repeats(path, rows, entries), names, notes
@@ -163,7 +169,7 @@ def _files(path: str, rows: Sequence[_Row]) -> tuple[list[str], str]:
 
 
 def _labels(
-    path: str, rows: Sequence[_Row], classes: Sequence[str] | None
+    path: str, rows: Sequence[_Row], classes: Sequence[str] | None, other_names: Namings
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
     """Return the class names, the label of every row, and notes."""
     found = {row.label for row in rows}
@@ -174,7 +180,7 @@ def _labels(
         )
     notes = _similar_labels(path, found)
     if classes is not None:
-        index_of = _index_of(path, rows, classes)
+        index_of = _index_of(path, rows, classes, other_names)
         return tuple(classes), [index_of[row.label] for row in rows], notes
     names = sorted(found)
     if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
@@ -194,8 +200,10 @@ def _labels(
     return tuple(names), [index_of[row.label] for row in rows], notes
 
 
-def _index_of(path: str, rows: Sequence[_Row], classes: Sequence[str]) -> dict[str, int]:
-    """Return the index of each label among given classes, by its name or by its number.
+def _index_of(
+    path: str, rows: Sequence[_Row], classes: Sequence[str], other_names: Namings
+) -> dict[str, int]:
+    """Return the index of each label among given classes, by its name, another name or its number.
 
     Raises:
         UserError: A label is neither, or the labels are numbers and names at once.
@@ -205,6 +213,10 @@ def _index_of(path: str, rows: Sequence[_Row], classes: Sequence[str]) -> dict[s
     line_of = {row.label: row.line for row in reversed(rows)}
     if line_of.keys() <= by_name.keys():
         return by_name
+    for what, names in other_names.items():
+        by_other = {name: index for index, name in enumerate(names)}
+        if what != NUMBERS and line_of.keys() <= by_other.keys():
+            return by_other
     # With the classes 1, 2 and 3, the label 1 could be the first or the second.
     value_of = {int(name): name for name in classes if _WHOLE_NUMBER.fullmatch(name)}
     for label, line in sorted(line_of.items(), key=lambda item: item[1]):
