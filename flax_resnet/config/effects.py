@@ -6,7 +6,18 @@ Effect = Literal["numbers", "rounding", "none"]
 
 EFFECTS: dict[str, Effect] = {
     "model.name": "numbers",
+    "model.stage_sizes": "numbers",
+    "model.block": "numbers",
+    "model.widths": "numbers",
+    "model.groups": "numbers",
+    "model.width_per_group": "numbers",
     "model.stem": "numbers",
+    "model.stem_width": "numbers",
+    "model.stem_pool": "numbers",
+    "model.attention": "numbers",
+    "model.se_reduction": "numbers",
+    "model.anti_alias": "numbers",
+    "model.standardized_kernels": "numbers",
     "model.shortcut": "numbers",
     "model.version": "numbers",
     "model.norm": "numbers",
@@ -23,6 +34,7 @@ EFFECTS: dict[str, Effect] = {
     "model.dtype": "numbers",
     "data.name": "numbers",
     "data.dir": "none",
+    "data.columns": "none",
     "data.download": "none",
     "data.batch_size": "numbers",
     "data.validation": "numbers",
@@ -101,6 +113,7 @@ EFFECTS: dict[str, Effect] = {
 """For each setting, by dotted name: whether it decides the numbers of a run (``"numbers"``: the
 steps, their metrics, or which checkpoint is the best), only how they are rounded, or neither.
 
-``data.dir`` decides none because the data themselves are compared (``data.fingerprint``);
+``data.dir`` and ``data.columns`` decide none because the data themselves are compared
+(``data.fingerprint``);
 ``data.on_bad_image`` because a run either ends at a file that cannot be read or does the same
 without it. ``epochs`` decides numbers only as far as the learning rate follows it."""
