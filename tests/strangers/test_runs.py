@@ -289,3 +289,11 @@ def test_a_schedule_that_follows_the_epochs_names_the_way_on(tmp_path):
     assert f"train --transfer.weights {workdir}" in printed
     more = ("--transfer.weights", workdir)
     assert train_digits(tmp_path / "more", *more, schedule="cosine", epochs=2)[0] == 0
+
+
+def test_the_way_on_is_open_in_python_too(tmp_path):
+    """The message names --overwrite; ``fr.finetune`` takes the options of the command."""
+    photos = photos_of(tmp_path / "photos", "cat", "dog")
+    options = {"model": "resnet8", "weights": "none", "image_size": 16}
+    assert fr.finetune_config(photos, **options, overwrite=True).overwrite
+    assert not fr.finetune_config(photos, **options).overwrite

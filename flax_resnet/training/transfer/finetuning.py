@@ -3,9 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...config import (
     AugmentConfig,
@@ -16,12 +14,12 @@ from ...config import (
     TransferConfig,
 )
 from ...errors import UserError
-from ...models import default_image_shape
 from ...paths import expand
-from ...weights import build_model, is_published_set
-from ..loop import train
-from ..recording import TrainResult
-from .start import find_start
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..recording import TrainResult
 
 Mode = Literal["head", "partial", "full", "gradual"]
 
@@ -41,6 +39,7 @@ ARCHITECTURE = (
 
 def finetune_config(
     images: str | Path,
+    /,
     *,
     model: str | None = None,
     weights: str | Path = "DEFAULT",
@@ -57,33 +56,45 @@ def finetune_config(
     solver: Literal["lbfgs", "sgd"] | None = None,
     seed: int = 0,
     workdir: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Config:
-    """The settings of a fine-tuning run, for ``train``.
+    """Train a classifier of your photos from pretrained weights.
+
+    The run's folder is all that `flax-resnet predict` needs. Any field of a config can be set too,
+    as in --optimizer.weight-decay 0.1 (`flax-resnet train --help` lists them).
 
     Args:
-        images: A folder that holds a folder of images for each class, optionally below train, val
-            and test; or a .csv, .jsonl or .npz file.
-        model: Name of the model; by default that of the weights, or resnet50.
-        weights: See ``config.TransferConfig``.
-        mode: See ``config.TransferConfig``; by default head, without weights full.
-        freeze_before: See ``config.TransferConfig``.
-        head: ``"linear"``, or ``"hidden:512"`` for a hidden layer of 512 before the classifier;
-            ``"hidden:512,256"`` for two.
-        dropout: Dropout rate before the classifier.
-        layer_decay: See ``config.TransferConfig``.
-        epochs: Number of epochs; the default depends on the mode.
-        batch_size: Images of a batch.
-        learning_rate: The default depends on the mode.
-        image_size: Height and width in pixels; by default those that the weights expect.
-        views: See ``config.TransferConfig``.
-        solver: See ``config.TransferConfig``.
-        seed: Seed of the head's initial values, the order of the images and the augmentation.
-        workdir: The run's folder; by default runs/NAME, named after ``images``.
+        images: A folder with a folder of images for each class (with or without train, val and
+            test above them), a .csv, .jsonl or .npz.
+        model: A name from `flax-resnet list`; by default resnet50, or the model of the weights.
+        weights: DEFAULT, IMAGENET1K_V1 or _V2, timm/NAME, a weights file, a run's folder, or none.
+        mode: Train the head only (seconds, the default), the last stages, the whole model, or one
+            more stage after each epoch.
+        freeze_before: The first stage that is trained, such as layer3; for partial and gradual.
+        head: linear, or hidden:512 for one more layer.
+        dropout: The dropout rate before the classifier.
+        layer_decay: The learning rate of a stage divided by that of the stage above it; gradual
+            uses 1/2.6.
+        epochs: Passes over the training images; by default 10, without weights 60.
+        batch_size: Images in a step.
+        learning_rate: The learning rate of the head; the default depends on the mode.
+        image_size: The height and width of images; by default that of the weights.
+        views: Compute the frozen stages once for this many views of each image; 1 is without
+            augmentation, 0 computes them at each step.
+        solver: The solver for a head on stored features.
+        seed: The seed of the head, the order of images and the augmentation.
+        workdir: The run's folder; by default runs/NAME, named after the images.
+        overwrite: Delete a run there that has other settings or photos, and train in its place.
 
     Raises:
         UserError: The images do not exist, the weights cannot be loaded or belong to another model,
             or options contradict each other.
     """
+    # Here, because the command line parses its words by this function before it waits for JAX.
+    from ...models import default_image_shape
+    from ...weights import build_model, is_published_set
+    from .start import find_start
+
     if not expand(images).exists():  # checked before weights are downloaded
         raise UserError(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
@@ -138,10 +149,13 @@ def finetune_config(
         label_smoothing=0.1 if mode != "head" else 0.0,
         seed=seed,
         workdir=str(workdir or Path("runs") / expand(images).resolve().stem),
+        overwrite=overwrite,
     )
 
 
-def finetune(images: str | Path, *, console: Console | None = None, **options: Any) -> TrainResult:
+def finetune(
+    images: str | Path, *, console: "Console | None" = None, **options: Any
+) -> "TrainResult":
     """Train a classifier for a folder of photos from pretrained weights.
 
     Args:
@@ -155,6 +169,8 @@ def finetune(images: str | Path, *, console: Console | None = None, **options: A
     Raises:
         UserError: See ``finetune_config`` and ``train``.
     """
+    from ..loop import train
+
     return train(finetune_config(images, **options), console)
 
 
