@@ -114,6 +114,6 @@ EFFECTS: dict[str, Effect] = {
 steps, their metrics, or which checkpoint is the best), only how they are rounded, or neither.
 
 ``data.dir`` and ``data.columns`` decide none because the data themselves are compared
-(``data.fingerprint``);
-``data.on_bad_image`` because a run either ends at a file that cannot be read or does the same
-without it. ``epochs`` decides numbers only as far as the learning rate follows it."""
+(``data.fingerprint``); ``data.on_bad_image`` because a run either ends at a file that cannot be
+read or does the same without it. ``epochs`` decides numbers only as far as the learning rate
+follows it."""
