@@ -27,7 +27,8 @@ class EvalTransform:
         resize: Length of the shorter side before the center crop; None squeezes the whole image
             into ``height`` x ``width``.
         interpolation: Filter of the resizing, which is antialiased.
-        channels: 3 (red, green, blue) or 1 (grey, by ITU-R 601 as Pillow's ``convert("L")``).
+        channels: 3 (red, green, blue), 1 (grey, by ITU-R 601 as Pillow's ``convert("L")``), or
+            any other number, for arrays only.
         mean, std: Normalisation of each channel, for values in [0, 1]. Three values for gray
             images give a model of colour photos three channels.
         crop_offset: How half a pixel in the offset of the center crop is rounded: to the nearest
@@ -74,10 +75,18 @@ class EvalTransform:
         return cls(height, width, resize).with_channels(channels)
 
     def with_channels(self, channels: int) -> "EvalTransform":
-        """Return the same transform for images of ``channels``, with ImageNet's normalisation."""
-        if channels == 3:
-            return dataclasses.replace(self, channels=3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        mean, std = ((sum(values) / 3,) * channels for values in (IMAGENET_MEAN, IMAGENET_STD))
+        """Return the same transform for images of ``channels``.
+
+        The normalisation of one channel is the mean of that of all; more channels repeat it in
+        turn, as ``weights.input_channels`` repeats a kernel's.
+        """
+        held = len(self.mean)
+        mean, std = (
+            (sum(values) / held,)
+            if channels == 1
+            else tuple(values[i % held] for i in range(channels))
+            for values in (self.mean, self.std)
+        )
         return dataclasses.replace(self, channels=channels, mean=mean, std=std)
 
     def scaled(self, size: int) -> "EvalTransform":

@@ -20,6 +20,8 @@ def convert_command(
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
     stem_pool: Literal["none", "max"] | None = None,
+    in_channels: int | None = None,
+    in_channels_init: Literal["adapt", "fresh"] = "adapt",
 ) -> None:
     """Convert weights between .pth, .safetensors, .npz and run folders.
 
@@ -32,6 +34,9 @@ def convert_command(
         key: Of a file with several ResNets, the key of one, such as state_dict_ema.
         head: Keep the classifier, or drop it and write the backbone alone.
         stem_pool: What follows a stem of one 3x3 convolution, where the file does not tell it.
+        in_channels: Another number of channels of the images.
+        in_channels_init: The first convolution then: adapt sums the weights' channels for one
+            channel, and else repeats and scales them; fresh is random.
     """
     from ..inference import convert_weights
 
@@ -44,6 +49,8 @@ def convert_command(
         key=key,
         head=head,
         stem_pool=stem_pool,
+        in_channels=in_channels,
+        in_channels_init=in_channels_init,
     )
     info, count = done.classifier.info, len(done.classifier.classes)
     classes = f"{count} classes" if count else "no classifier"

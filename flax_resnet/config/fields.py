@@ -41,6 +41,9 @@ class ModelConfig:
     """A filter in place of strides."""
     standardized_kernels: bool | None = None
     """Standardise the kernels of convolutions (BiT)."""
+    in_channels: int | None = None
+    """The channels of the images that the model takes; by default those of the data, and where
+    grey images are fine-tuned from weights of colour photos, 3."""
     shortcut: Literal["A", "B", "C"] | None = None
     """A zero-padded identity, a projection where the shape changes, or a projection everywhere."""
     version: Literal["v1", "v1.5", "v2"] | None = None
@@ -189,6 +192,9 @@ class TransferConfig:
     resnet50/IMAGENET1K_V2, timm/NAME, a weights file, or a run's folder. The classifier is always
     new. The weights also set the normalisation, and the image_size, resize and interpolation that
     data leaves open."""
+    in_channels_init: Literal["adapt", "fresh"] = "adapt"
+    """The first convolution where the weights have other channels: for one channel their sum, else
+    repeated and scaled (adapt), or random values (fresh)."""
     mode: Literal["full", "partial", "head", "gradual"] = "full"
     """What is trained: the whole model, the stages from freeze_before on, the head, or first the
     head and after each unfreeze_epochs one more stage below it."""

@@ -35,9 +35,9 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
     """Read a data set into memory.
 
     The file has ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test``,
-    ``y_test``; or only ``image`` and ``label``. Images are uint8 ``[N, H, W, C]`` with one or three
-    channels, or ``[N, H, W]``; labels are integers ``[N]`` from 0. ``classes`` may hold the class
-    names. Images without a split get one by their content, like image files
+    ``y_test``; or only ``image`` and ``label``. Images are uint8 ``[N, H, W, C]`` with any
+    number of channels, or ``[N, H, W]``; labels are integers ``[N]`` from 0. ``classes`` may hold
+    the class names. Images without a split get one by their content, like image files
     (``images.records.assemble``).
 
     Args:
@@ -106,10 +106,10 @@ def _find_key(
 def _split(path: str, image: str, images: np.ndarray, label: str, labels: np.ndarray) -> Split:
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.dtype != np.uint8 or images.ndim != 4 or not _are_last(images.shape):
         raise UserError(
             f"{path}: {image} is {images.dtype} {list(images.shape)}; it must be uint8 (0 to 255) "
-            "[N, H, W, C] with one or three channels, last"
+            "[N, H, W, C] with the channels last, and fewer of them than pixels in a row or column"
         )
     if labels.shape == (len(images), 1):  # the shape of Keras's labels
         labels = labels[:, 0]
@@ -124,6 +124,12 @@ def _split(path: str, image: str, images: np.ndarray, label: str, labels: np.nda
             "count from 0"
         )
     return Split(images, labels.astype(np.int32))
+
+
+def _are_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the last of ``[N, H, W, C]`` can only be the channels."""
+    *_, height, width, channels = shape
+    return channels in (1, 3) or 1 < channels < min(height, width)
 
 
 def _classes(

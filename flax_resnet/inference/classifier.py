@@ -125,6 +125,8 @@ def load(
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
     stem_pool: Literal["none", "max"] | None = None,
+    in_channels: int | None = None,
+    in_channels_init: Literal["adapt", "fresh"] = "adapt",
 ) -> Classifier:
     """Load a trained model.
 
@@ -140,13 +142,20 @@ def load(
         head: ``"drop"`` leaves out the classifier of a file.
         stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
             ``"none"``, where a file does not tell it.
+        in_channels: Another number of channels than the weights' images have.
+        in_channels_init: The first convolution then: ``"adapt"`` is the sum over the weights'
+            channels for one channel, and else repeats them in turn and scales them, as timm's
+            ``in_chans``; ``"fresh"`` is random.
 
     Raises:
         UserError: Nothing or more than one thing of that name, damaged files, weights of another
             model, or more or fewer names than the model has classes.
     """
     loaded = load_source(source, model=model, key=key, head=head, stem_pool=stem_pool)
-    module, variables, info = loaded.create(num_classes)
+    options: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
+    module, variables, info = loaded.create(
+        num_classes, in_channels_init=in_channels_init, **options
+    )
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
     if classes is not None:

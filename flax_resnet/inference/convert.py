@@ -44,6 +44,8 @@ def convert_weights(
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
     stem_pool: Literal["none", "max"] | None = None,
+    in_channels: int | None = None,
+    in_channels_init: Literal["adapt", "fresh"] = "adapt",
 ) -> Conversion:
     """Convert weights from ``source`` to ``target``.
 
@@ -59,6 +61,7 @@ def convert_weights(
         head: ``"drop"`` leaves out the classifier.
         stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
             ``"none"``, where a file does not tell it.
+        in_channels, in_channels_init: Another number of channels of the images, see ``load``.
 
     Raises:
         UserError: A file is missing, damaged or of another kind, the weights are of another model
@@ -66,7 +69,14 @@ def convert_weights(
     """
     target = expand(target)
     classifier = load(
-        source, model=model, num_classes=num_classes, key=key, head=head, stem_pool=stem_pool
+        source,
+        model=model,
+        num_classes=num_classes,
+        key=key,
+        head=head,
+        stem_pool=stem_pool,
+        in_channels=in_channels,
+        in_channels_init=in_channels_init,
     )
     classifier.save(target)
     differences, largest = _verify(classifier, target) if verify else ({}, 0.0)

@@ -75,6 +75,7 @@ class ResNet(nn.Module):
         stem: ``"imagenet"`` (7x7 stride 2, 3x3 max-pool stride 2), ``"cifar"`` (3x3), ``"deep"``
             (three 3x3, max-pool; He et al. 2019, ResNet-C), ``"tiered"`` (the same with a narrower
             first one; timm's ResNet-T) or ``"mnist"`` (5x5, 2x2 max-pool).
+        in_channels: Channels of the images; by default those of the first that the model sees.
         stem_width: Channels of the stem; by default the planes of the first stage.
         stem_pool: What follows the stem: by default its max-pool, if it has one; ``"max"``;
             ``"none"``; ``"zero_padded_max"``, whose padding counts as zeros (BiT, Kolesnikov et al.
@@ -140,6 +141,7 @@ class ResNet(nn.Module):
     groups: int = 1
     width_per_group: int = 64
     stem: str = "imagenet"
+    in_channels: int | None = None
     stem_width: int | None = None
     stem_pool: str | None = None
     attention: str | None = None
@@ -186,6 +188,8 @@ class ResNet(nn.Module):
             )
         if self.anti_alias and self.stem_pool in ("zero_padded_max", "conv"):
             raise ValueError(f"anti_alias does not go with stem_pool={self.stem_pool!r}")
+        if self.in_channels is not None and self.in_channels < 1:
+            raise ValueError(f"in_channels={self.in_channels} is not 1 or more")
         for option in ("freeze_before", "start_stage"):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)
@@ -380,6 +384,10 @@ class ResNet(nn.Module):
         return x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.in_channels not in (None, x.shape[-1]):
+            raise ValueError(
+                f"the images {x.shape} have {x.shape[-1]} channels, in_channels={self.in_channels}"
+            )
         if self.stem in DEEP_STEMS:
             x = relu(conv_norm(self.conv1_0, self.bn1_0, x, train))
             x = relu(conv_norm(self.conv1_1, self.bn1_1, x, train))

@@ -59,7 +59,8 @@ class ModelSummary:
 
 def default_image_shape(model: ResNet) -> tuple[int, int, int]:
     """``(H, W, C)`` of the images on which models with this stem are usually trained."""
-    return IMAGE_SHAPES.get(model.stem, (224, 224, 3))
+    height, width, channels = IMAGE_SHAPES.get(model.stem, (224, 224, 3))
+    return height, width, model.in_channels or channels
 
 
 def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) -> ModelSummary:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..config import AugmentConfig
 from ..data import Augmentation, Dataset, Mixing, Split
+from ..errors import UserError
 from ..transform import EvalTransform
 
 
@@ -23,8 +24,35 @@ def build_augmentation(
     return augment, mix if mix != Mixing() else None
 
 
+def model_channels(wanted: int | None, stored: int, weights: int | None) -> int:
+    """Return the number of channels that the model of a run takes.
+
+    Grey images get the channels of colour photos by repetition, where the model takes those.
+
+    Args:
+        wanted: The setting ``model.in_channels``.
+        stored: Channels of the data set's images.
+        weights: Channels of the starting weights, or None.
+
+    Raises:
+        UserError: The images have others.
+    """
+    if wanted is None:
+        return 3 if (stored, weights) == (1, 3) else stored
+    if wanted != stored and (stored, wanted) != (1, 3):
+        raise UserError(
+            f"--model.in-channels {wanted}: the images have {stored} channels; leave it out, or "
+            f"give images [N, H, W, {wanted}] in an .npz.",
+            exit_code=2,
+        )
+    return wanted
+
+
 def build_transform(
-    dataset: Dataset, image_size: int | None, start: EvalTransform | None = None
+    dataset: Dataset,
+    image_size: int | None,
+    start: EvalTransform | None = None,
+    channels: int | None = None,
 ) -> EvalTransform:
     """Return the transform of a data set with the normalisation that the model trains with.
 
@@ -33,6 +61,7 @@ def build_transform(
         image_size: Height and width that the model sees; None for the stored size.
         start: Transform of the starting weights, whose normalisation is kept. Without it, images
             in memory are normalised by their own statistics, image files by ImageNet's.
+        channels: Those that the model takes; by default as many as the images have.
     """
     transform = dataset.transform
     if isinstance(dataset.train, Split):
@@ -40,7 +69,9 @@ def build_transform(
         transform = dataclasses.replace(transform, mean=mean, std=std, model_size=image_size)
     if start is not None:
         transform = dataclasses.replace(transform, mean=start.mean, std=start.std)
-    return transform
+    if channels in (None, len(transform.mean)):
+        return transform
+    return dataclasses.replace(transform.with_channels(channels), channels=transform.channels)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

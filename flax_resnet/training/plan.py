@@ -10,6 +10,7 @@ from rich.text import Text
 from ..config import scaled_learning_rate
 from ..data import Dataset
 from ..models import stage_of
+from ..weights import describe_channels
 from .run import Run
 from .segments import Phase
 from .transfer.start import rate_factors
@@ -84,6 +85,10 @@ def _print_transfer(run: Run, params: dict, console: Console) -> None:
     source = "random values" if run.start is None else run.start.info.path
     mode = run.config.transfer.mode
     console.print(Text(f"Starts from {source}, with a fresh head; mode {mode}."))
+    channels = run.model.in_channels
+    if run.start is not None and channels not in (None, run.start.channels):
+        init = run.config.transfer.in_channels_init
+        console.print(describe_channels(channels, run.start.channels, init))
     console.print(_stages_table(run, params))
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (transform.mean, transform.std))
     resized = f"shorter side to {transform.resize}, " if transform.resize else ""

@@ -61,8 +61,15 @@ def _tile(image: jax.Array, side: int) -> np.ndarray:
     """One image as RGB, centred on a white square of at least ``side`` pixels."""
     factor = max(1, _MIN_SIDE // side)
     pixels = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
-    height, width, channels = pixels.shape
+    height, width, _ = pixels.shape
     tile = np.full((side * factor + _GAP, side * factor + _GAP, 3), 255, np.uint8)
     top, left = (side * factor - height) // 2, (side * factor - width) // 2
-    tile[top : top + height, left : left + width] = pixels.repeat(3 // channels, 2)
+    tile[top : top + height, left : left + width] = _as_rgb(pixels)
     return tile
+
+
+def _as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return ``[H, W, 3]``: grey channels repeated, or the first three channels of more."""
+    if pixels.shape[2] >= 3:
+        return pixels[..., :3]
+    return pixels[..., :1].repeat(3, 2)

@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
 from ..transform import EvalTransform
 from ..weights import LoadedWeights, build_model
-from .build import build_augmentation, build_transform
+from .build import build_augmentation, build_transform, model_channels
 from .mesh import data_mesh, local_shard
 from .optim import create_optimizer, create_schedule
 from .partitioning import Partitioning, choose_partitioning
@@ -188,7 +188,12 @@ class Run:
         jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
         if self.start is None:
             return jitted(partial(step.init, sample=self.sample))(key)
-        variables = self.start.variables_of(self.model, keep_classifier=False, key=key)
+        variables = self.start.variables_of(
+            self.model,
+            keep_classifier=False,
+            key=key,
+            in_channels_init=self.config.transfer.in_channels_init,
+        )
         run_key = jax.random.key_data(jax.random.split(key)[1])
         return jitted(step.init_from)(variables, run_key)
 
@@ -222,12 +227,13 @@ def resolve(config: Config) -> Run:
     start = find_start(config.transfer.weights, config.model.name)
     dataset = open_dataset(_with_expected_images(config.data, start), config.augment)
     _check_labels(dataset, config)
-    model = build_model(config.model, num_classes=len(dataset.classes))
+    channels = _choose_channels(config, dataset, start)
+    model = build_model(config.model, num_classes=len(dataset.classes), in_channels=channels)
     if partitioning.batch_norm_groups > 1:
         model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
     total_steps, schedule, phases = _plan(config, len(dataset.train), stages)
     transform = build_transform(
-        dataset, config.data.image_size, None if start is None else start.info.transform
+        dataset, config.data.image_size, None if start is None else start.info.transform, channels
     )
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     views = choose_views(config.transfer, mixes=mix is not None)
@@ -268,6 +274,29 @@ def _plan(
     rates = dataclasses.replace(config.optimizer, learning_rate=scaled_learning_rate(config))
     schedule = create_schedule(rates, steps, config.epochs)
     return steps, schedule, plan_phases(config.transfer, stages, steps, config.epochs)
+
+
+def _choose_channels(config: Config, dataset: Dataset, start: LoadedWeights | None) -> int | None:
+    """The option ``in_channels`` of the model; None where the images decide.
+
+    Raises:
+        UserError: The images have other channels than the settings, or a random first convolution
+            would not train.
+    """
+    stored = dataset.image_shape[2]
+    if start is None:
+        wanted = config.model.in_channels
+        return wanted and model_channels(wanted, stored, None)
+    channels = model_channels(config.model.in_channels, stored, start.channels)
+    if channels == start.channels:
+        return config.model.in_channels
+    if config.transfer.in_channels_init == "fresh" and config.transfer.mode != "full":
+        raise UserError(
+            f"--transfer.in-channels-init fresh: the first convolution is random and --mode "
+            f"{config.transfer.mode} does not train it at first; use adapt, or --mode full.",
+            exit_code=2,
+        )
+    return channels
 
 
 def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> DataConfig:

@@ -20,6 +20,7 @@ from .find import FoundWeights, find_weights
 from .formats.files import load_weights, read_file, read_weights, save_weights, write_weights
 from .infer import InferredModel, infer_model
 from .info import LoadedWeights, WeightsInfo
+from .input_channels import describe_channels, with_input_channels
 from .load import is_published_set, load_pretrained, load_source
 from .published import (
     PublishedWeights,
@@ -45,6 +46,7 @@ __all__ = [
     "WeightsInfo",
     "build_model",
     "describe",
+    "describe_channels",
     "find_weights",
     "from_torchvision",
     "imagenet_classes",
@@ -62,6 +64,7 @@ __all__ = [
     "to_torchvision",
     "to_transformers",
     "usual_transform",
+    "with_input_channels",
     "write_description",
     "write_repository",
     "write_run_weights",

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
 from .find import FoundWeights, find_weights
 from .infer import infer_model
+from .input_channels import kernel_channels
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, torch_leaves
 from .timm import v2_name
 from .transformers import transformers_config, transformers_name
@@ -107,7 +108,7 @@ def from_torchvision(
     names = dict(weights.names)
     if head == "drop":
         names = {name: original for name, original in names.items() if not _of_head(name)}
-    channels = _image_channels(weights)
+    channels = model.in_channels or kernel_channels(weights.shapes())
     leaves = torch_leaves(model, channels)
 
     converted, mismatched, broken = {}, [], []
@@ -158,7 +159,7 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
         {name: variables.get(name, {}) for name in ("params", "batch_stats")}
     )
     first = held.get(("params", "conv1", "kernel"), held.get(("params", "conv1_0", "kernel")))
-    leaves = torch_leaves(model, 3 if first is None else first.shape[2])
+    leaves = torch_leaves(model, model.in_channels or (3 if first is None else first.shape[2]))
     paths = {leaf.path for leaf in leaves.values()}
     incompatible = IncompatibleKeys(
         missing=tuple("/".join(path) for path in sorted(paths - held.keys())),
@@ -245,12 +246,6 @@ def _problem(array: np.ndarray, leaf: Leaf) -> str:
 
 def _of_head(name: str) -> bool:
     return name.startswith("fc.")  # also the layers of a projection head, fc.0, fc.2
-
-
-def _image_channels(weights: FoundWeights) -> int:
-    shapes = weights.shapes()
-    kernel = shapes.get("conv1.weight") or shapes.get("conv1.0.weight") or ()
-    return kernel[1] if len(kernel) == 4 else 3
 
 
 def _advice(weights: FoundWeights, names: Mapping[str, str], incompatible: IncompatibleKeys) -> str:

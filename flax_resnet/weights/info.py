@@ -14,8 +14,15 @@ from ..models import ResNet
 from ..models.variants import variant_options
 from ..transform import EvalTransform
 from .architecture import build_model
+from .arrays import array_shapes
 from .convert import from_torchvision
 from .find import FoundWeights
+from .input_channels import (
+    ChannelsInit,
+    describe_channels,
+    kernel_channels,
+    with_input_channels,
+)
 
 Kind = Literal["run", "file", "torchvision", "timm", "transformers", "random"]
 
@@ -71,7 +78,12 @@ class LoadedWeights:
     weights: Mapping[str, Any] | FoundWeights
 
     def create(
-        self, num_classes: int | None = None, *, key: jax.Array | None = None, **options: Any
+        self,
+        num_classes: int | None = None,
+        *,
+        key: jax.Array | None = None,
+        in_channels_init: ChannelsInit = "adapt",
+        **options: Any,
     ) -> tuple[ResNet, dict[str, Any], WeightsInfo]:
         """Create the model with these weights.
 
@@ -79,7 +91,9 @@ class LoadedWeights:
             num_classes: Another number of classes than the weights have creates a random
                 classifier.
             key: PRNG key of random values; by default ``jax.random.key(0)``.
-            **options: Options of ``create_model``, such as ``dtype``.
+            in_channels_init: The first convolution for another number of channels than the weights
+                have, see ``input_channels.with_input_channels``.
+            **options: Options of ``create_model``, such as ``dtype`` or ``in_channels``.
 
         Returns:
             The Linen module, its variables ``{"params", "batch_stats"}``, and the description with
@@ -95,25 +109,54 @@ class LoadedWeights:
         if not keep:
             classes = numbered_classes(num_classes or 0)
             info = dataclasses.replace(info, has_classifier=False, classes=classes)
+        channels = options.get("in_channels")
+        if channels not in (None, self.channels):
+            sentence = describe_channels(channels, self.channels, in_channels_init)
+            info = dataclasses.replace(
+                info,
+                config=dataclasses.replace(info.config, in_channels=channels),
+                transform=info.transform.with_channels(channels),
+                origin={**info.origin, "input": sentence},
+            )
         model = build_model(info.config, count, **{**info.model_options, **options})
-        return model, self.variables_of(model, keep_classifier=keep, key=key), info
+        variables = self.variables_of(
+            model, keep_classifier=keep, key=key, in_channels_init=in_channels_init
+        )
+        return model, variables, info
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the first convolution takes."""
+        if isinstance(self.weights, FoundWeights):
+            return kernel_channels(self.weights.shapes())
+        return kernel_channels(array_shapes(self.weights))
 
     def variables_of(
-        self, model: ResNet, *, keep_classifier: bool = True, key: jax.Array | None = None
+        self,
+        model: ResNet,
+        *,
+        keep_classifier: bool = True,
+        key: jax.Array | None = None,
+        in_channels_init: ChannelsInit = "adapt",
     ) -> dict[str, Any]:
         """Convert the arrays to the variables of ``model``.
 
         Args:
-            model: The module, of the same architecture.
+            model: The module, of the same architecture; its ``in_channels`` may differ.
             keep_classifier: False gives it a random classifier.
             key: PRNG key of random values; by default ``jax.random.key(0)``.
+            in_channels_init: As for ``create``.
 
         Raises:
             UserError: The arrays do not fit the model: all that is wrong is listed.
         """
         head: Literal["keep", "drop"] = "keep" if keep_classifier else "drop"
         try:
-            return from_torchvision(self.weights, model, head=head, key=key)
+            # As the weights have it; the first convolution is adapted after.
+            stored = model.clone(in_channels=None)
+            variables = from_torchvision(self.weights, stored, head=head, key=key)
+            channels = model.in_channels or self.channels
+            return with_input_channels(variables, channels, in_channels_init, key)
         except UserError as error:
             if str(self.info.path) in str(error):
                 raise

@@ -25,6 +25,7 @@ from .formats.files import ENDINGS, read_file
 from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
 from .infer import InferredModel, infer_model
 from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
+from .input_channels import ChannelsInit, kernel_channels
 from .names import fresh_variables, torch_leaves
 from .published import (
     PublishedWeights,
@@ -100,6 +101,7 @@ def load_pretrained(
     num_classes: int | None = None,
     key: jax.Array | None = None,
     cache: Path | None = None,
+    in_channels_init: ChannelsInit = "adapt",
     **options: Any,
 ) -> tuple[ResNet, dict[str, Any], WeightsInfo]:
     """Create the model ``name`` with trained weights; published ones are fetched once.
@@ -111,7 +113,9 @@ def load_pretrained(
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: PRNG key of random values; by default ``jax.random.key(0)``.
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
-        **options: Options of ``create_model``, such as ``dtype``.
+        in_channels_init: The first convolution for another number of channels (``in_channels``)
+            than the weights have: ``"adapt"`` or ``"fresh"``, see ``fr.load``.
+        **options: Options of ``create_model``, such as ``dtype`` or ``in_channels``.
 
     Returns:
         The Linen module, its variables ``{"params", "batch_stats"}``, and their description.
@@ -122,16 +126,16 @@ def load_pretrained(
     if weights != "none":
         chosen = options.get("stem_pool")
         loaded = load_source(weights, model=name, cache=cache, stem_pool=chosen)
-        return loaded.create(num_classes, key=key, **options)
+        return loaded.create(num_classes, key=key, in_channels_init=in_channels_init, **options)
     model = create_model(name, **({"num_classes": num_classes} if num_classes else {}), **options)
     init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
     info = WeightsInfo(
         source="none",
         kind="random",
         path=None,
-        config=ModelConfig(name=name),
+        config=ModelConfig(name=name, in_channels=model.in_channels),
         classes=numbered_classes(model.num_classes),
-        transform=usual_transform(model),
+        transform=usual_transform(model, model.in_channels or 3),
         has_classifier=False,
     )
     return model, init(jax.random.key(0) if key is None else key), info
@@ -285,7 +289,7 @@ def _load_file(
             config, stem_pool=_checked_pool(path, stem_pool or weights.stem_pool())
         )
     count = inferred.classes or variant_options(config.name).get("num_classes", 1000)
-    channels = shapes.get("conv1.weight", shapes.get("conv1.0.weight", (0, 3)))[1]
+    channels = kernel_channels(shapes)
     chosen = build_model(config, count, **more)
     differs = description is not None or config.name != inferred.name
     if model not in (None, config.name) or (differs and not _fits(chosen, shapes, channels)):

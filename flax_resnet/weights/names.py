@@ -88,11 +88,11 @@ class Leaf:
 
 
 @functools.lru_cache(maxsize=16)  # tracing takes a second, and a conversion needs it three times
-def torch_leaves(model: ResNet, channels: int = 3) -> Mapping[str, Leaf]:
+def torch_leaves(model: ResNet, channels: int | None = None) -> Mapping[str, Leaf]:
     """Return every array of ``model``'s variables by its PyTorch name, without computing any.
 
     The names are torchvision's for its architectures, timm's for the -D variants, and follow the
-    same rules for all others. The model is for images of ``channels``.
+    same rules for all others. The model is for images of ``channels``, see ``fresh_variables``.
     """
     traced = model.clone(conv_impl="reference")  # the same arrays, traced in half the time
     shapes = jax.eval_shape(lambda: fresh_variables(traced, jax.random.key(0), channels))
@@ -128,11 +128,14 @@ def _torch_order(name: str) -> tuple[Any, ...]:
     return stage, block, last, number, not kind.startswith("conv"), inside, LEAF_ORDER.index(leaf)
 
 
-def fresh_variables(model: ResNet, key: jax.Array, channels: int = 3) -> dict[str, Any]:
-    """Initialise the variables of ``model`` for images of ``channels``."""
+def fresh_variables(model: ResNet, key: jax.Array, channels: int | None = None) -> dict[str, Any]:
+    """Initialise the variables of ``model`` for images of ``channels``.
+
+    By default they are the model's own ``in_channels``, or 3.
+    """
     # Only the classifier of ``resnet_mnist`` depends on the image size, and its images are 28x28.
     height, width, _ = default_image_shape(model)
-    image = jnp.zeros((1, min(height, 32), min(width, 32), channels))
+    image = jnp.zeros((1, min(height, 32), min(width, 32), channels or model.in_channels or 3))
     return dict(model.init(key, image, train=False))
 
 

@@ -33,7 +33,13 @@ def load_image(
 
     Raises:
         ImageDecodeError: As for ``read_image``.
+        UserError: The transform has other channels than 1 or 3.
     """
+    if transform.channels not in (1, 3):
+        raise UserError(
+            f"The model takes images of {transform.channels} channels, which image files do not "
+            "have: give uint8 arrays [H, W, C]."
+        )
     if transform.resize is None:
         size = transform.height, transform.width
         pixels = thumbnail(
@@ -57,7 +63,8 @@ def fit_image(image: np.ndarray | Image.Image, transform: EvalTransform) -> Pixe
     """Transform an image in memory: of PIL, or an array uint8 ``[H, W]`` or ``[H, W, C]``.
 
     An image that has the transform's shape already is returned unchanged. There are 1, 3 or 4
-    channels; the fourth is transparency, which is dropped as ``read_image`` does.
+    channels, or as many as the transform has; a fourth that it does not have is transparency, which
+    is dropped as ``read_image`` does.
 
     Raises:
         ImageDecodeError: A PIL image cannot be decoded, or its range of values is not known.
@@ -67,6 +74,13 @@ def fit_image(image: np.ndarray | Image.Image, transform: EvalTransform) -> Pixe
         image = _pil_pixels(image)
     if image.shape[2:] == (4,) and transform.channels != 4:
         image = image[..., :3]
+    if image.dtype == np.uint8 and image.shape[2:] == (transform.channels,):
+        if image.shape[:2] == (transform.height, transform.width):
+            return image
+        if transform.channels not in (1, 3):  # each channel as a grey image
+            single = transform.with_channels(1)
+            channels = [fit_image(image[..., i], single) for i in range(transform.channels)]
+            return np.concatenate(channels, axis=2)
     grey = image.shape[2:] in ((), (1,))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not (grey or image.shape[2:] == (3,)):
         raise UserError(
