@@ -105,7 +105,7 @@ GOOD = {"x_train": some(6, 4, 4, 3), "y_train": np.arange(6) % 2}
     ("changed", "sentence"),
     [
         ({"x_train": some(6, 4, 4, 3) / 255}, "x_train is float64 [6, 4, 4, 3]; it must be uint8"),
-        ({"x_train": some(6, 3, 4, 4)}, "with one or three channels, last"),
+        ({"x_train": some(6, 3, 4, 4)}, "with the channels last, and fewer"),
         ({"x_train": some(6, 48)}, "x_train is uint8 [6, 48]"),
         ({"y_train": np.arange(5)}, "y_train is int64 [5]; it must be one whole number for each"),
         ({"y_train": np.eye(6)}, "y_train is float64 [6, 6]"),
