@@ -53,7 +53,8 @@ def find_listed(listing: str, paths: Sequence[str]) -> tuple[list[list[str]], st
     """Find the files of a list's paths.
 
     Paths are relative to the list's folder if it has all files. Else they are relative to the only
-    folder that has all, among those next to the list, the one above it, and the current one.
+    folder that has all, among those next to the list, the one above it, and the current one; or to
+    the only one that has any.
 
     Args:
         listing: The list.
@@ -70,14 +71,18 @@ def find_listed(listing: str, paths: Sequence[str]) -> tuple[list[list[str]], st
     found = _find_all(own, paths)
     if all(found):
         return found, ""
-    others: dict[str, tuple[str, list[list[str]]]] = {}
-    for folder in _other_folders(own or "."):
-        in_folder = _find_all(folder, paths, stop=True)
-        if len(in_folder) == len(paths):
-            others.setdefault(os.path.realpath(folder), (folder, in_folder))
-    if not others:
+    others = {
+        os.path.realpath(folder): (folder, _find_all(folder, paths))
+        for folder in _other_folders(own or ".")
+    }
+    suitable = [other for other in others.values() if all(other[1])]
+    if not suitable and not any(found):
+        suitable = [other for other in others.values() if any(other[1])]
+        if len(suitable) > 1:  # of some of the files only: none of them is meant for sure
+            return found, ""
+    if not suitable:
         return found, ""
-    (first, in_first), *more = others.values()
+    (first, in_first), *more = suitable
     if more:
         raise UserError(
             f"{listing}: its paths could be relative to {first} or to {more[0][0]}, which both "
@@ -86,15 +91,9 @@ def find_listed(listing: str, paths: Sequence[str]) -> tuple[list[list[str]], st
     return in_first, f"{listing}: its paths are relative to {first}"
 
 
-def _find_all(folder: str, paths: Sequence[str], stop: bool = False) -> list[list[str]]:
-    """Find the files of all paths; with ``stop``, end at the first that names none."""
-    finder, found = FileFinder(folder), []
-    for path in paths:
-        files = finder.find(path)
-        if stop and not files:
-            break
-        found.append(files)
-    return found
+def _find_all(folder: str, paths: Sequence[str]) -> list[list[str]]:
+    finder = FileFinder(folder)
+    return [finder.find(path) for path in paths]
 
 
 def _other_folders(own: str) -> list[str]:

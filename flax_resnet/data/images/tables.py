@@ -85,8 +85,11 @@ def _read_csv(path: str, text: str) -> Table:
         heading = file.readline()
     else:
         delimiter = _delimiter(path, heading)
-    body = io.StringIO(text[file.tell() - len(heading) :], newline="")
-    reader = csv.reader(body, delimiter=delimiter, strict=True, skipinitialspace=True)
+    text = text[file.tell() - len(heading) :]
+    # Spaces before quotes are none of the value; other spaces may begin the name of a file.
+    spaced = re.search(re.escape(delimiter) + ' +"', text) is not None
+    body = io.StringIO(text, newline="")
+    reader = csv.reader(body, delimiter=delimiter, strict=True, skipinitialspace=spaced)
     try:
         columns = [name.strip() for name in next(reader, [])]
         named = [name.lower() for name in columns if name]
