@@ -3,10 +3,10 @@
     python -m benchmarks.weights
 
 Each measurement is a process of its own, and their order is shuffled. flax_resnet's time is that of
-``load_weights`` for a model that exists; PyTorch's is that of building the model, ``torch.load``
-and ``load_state_dict``. Memory is the peak resident set during the loading less the resident set
-before it, as a multiple of the file's size. Mapped pages of the file count, although the system can
-drop them.
+``load_weights`` for a model that exists, which holds no arrays; PyTorch's is that of ``torch.load``
+and ``load_state_dict``, without and with that of building the model. Memory is the peak resident
+set during the loading less the resident set before it (for PyTorch, before the building), as a
+multiple of the file's size. Mapped pages of the file count, although the system can drop them.
 """
 
 import importlib.util
@@ -24,7 +24,8 @@ import numpy as np
 REPEATS = 5
 LABELS = {
     "flax_resnet": "flax_resnet: load_weights",
-    "pytorch": "PyTorch: build, torch.load, load_state_dict",
+    "pytorch": "PyTorch: torch.load, load_state_dict",
+    "pytorch_build": "PyTorch: build, torch.load, load_state_dict",
 }
 
 
@@ -64,12 +65,21 @@ def measure_pytorch(path):
 
     from tests.weights.torchvision_import import torchvision
 
+    seconds = []
+
     def load():
         model = torchvision.models.resnet50()
+        start = time.perf_counter()
         model.load_state_dict(torch.load(path, weights_only=True))
+        seconds.append(time.perf_counter() - start)
         return model
 
-    return seconds_and_memory(load)
+    whole = seconds_and_memory(load)
+    return {"pytorch": {**whole, "seconds": seconds[0]}, "pytorch_build": whole}
+
+
+def measure_ours(path):
+    return {"flax_resnet": measure_flax_resnet(path)}
 
 
 def write_files(folder):
@@ -96,15 +106,16 @@ def main():
         jobs = [("flax_resnet", extension) for extension in extensions]
         if ".pth" in extensions and importlib.util.find_spec("torchvision"):
             jobs.append(("pytorch", ".pth"))
-        results = {job: [] for job in jobs}
+        results = {}
         schedule = jobs * REPEATS
         random.Random(0).shuffle(schedule)
         for library, extension in schedule:
             path = f"{scratch}/resnet50{extension}"
             command = [sys.executable, "-m", "benchmarks.weights", library, path]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            results[library, extension].append(json.loads(done.stdout.splitlines()[-1]))
-        for (library, extension), measurements in results.items():
+            for label, result in json.loads(done.stdout.splitlines()[-1]).items():
+                results.setdefault((label, extension), []).append(result)
+        for (library, extension), measurements in sorted(results.items()):
             size = Path(f"{scratch}/resnet50{extension}").stat().st_size
             seconds = statistics.median(result["seconds"] for result in measurements)
             memory = statistics.median(result["bytes"] for result in measurements) / size
@@ -113,7 +124,7 @@ def main():
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        measure = {"flax_resnet": measure_flax_resnet, "pytorch": measure_pytorch}[sys.argv[1]]
+        measure = {"flax_resnet": measure_ours, "pytorch": measure_pytorch}[sys.argv[1]]
         print(json.dumps(measure(sys.argv[2])))
     else:
         main()

@@ -14,6 +14,7 @@ from flax import traverse_util
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet
 from .find import FoundWeights, find_weights
+from .formats.torch_tensors import release_pages
 from .infer import infer_model
 from .input_channels import kernel_channels
 from .names import COUNTER, Leaf, as_numpy, fresh_variables, torch_leaves
@@ -123,6 +124,7 @@ def from_torchvision(
                 broken.append(names[name])
             else:
                 converted[leaf.path] = leaf.from_torch(array)
+                release_pages(array)
     _refuse_broken(broken)
     dropped = [name for name in leaves if head == "drop" and _of_head(name)]
     incompatible = IncompatibleKeys(

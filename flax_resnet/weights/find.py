@@ -19,7 +19,7 @@ MOST_LETTERS = 300  # of a module's name
 MOST_ITEMS = 64  # of a list
 
 # Names of moving averages of the weights that were trained.
-_AVERAGES = re.compile(r"(^|[._])(ema|momentum|encoder_k|momentum_encoder|shadow|swa|averaged)")
+_AVERAGES = re.compile(r"(^|[._])(ema|momentum|encoder_k|shadow|swa|averaged?)(\d|[._]|$)")
 
 
 StemPool = Literal["none", "max"]
@@ -36,7 +36,8 @@ class FoundWeights:
         resnet: The ResNet among these names.
         averages: Keys of other ResNets that are moving averages of weights.
         left: Descriptions of everything else.
-        max_pools: Of a whole model, the class of each module that is called ``maxpool``, by name.
+        modules: Of a whole model, the class of each module that is called ``maxpool`` and the
+            stride of each that is called ``conv1``, by name.
     """
 
     key: str
@@ -44,7 +45,7 @@ class FoundWeights:
     resnet: FoundResNet
     averages: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-    max_pools: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -58,9 +59,14 @@ class FoundWeights:
 
     def stem_pool(self) -> StemPool | None:
         """Return whether a max-pool follows the stem, where the names or the modules tell it."""
-        module = self.max_pools.get(f"{self.resnet.prefix}maxpool", "")
+        module = self.modules.get(f"{self.resnet.prefix}maxpool", "")
         kinds: dict[str, StemPool] = {"MaxPool2d": "max", "Identity": "none"}
         return kinds.get(module.rpartition(".")[2], self.resnet.stem_pool)
+
+    def stride(self, convolution: str) -> int | None:
+        """Return the stride of ``conv1`` or ``layer2.0.conv1``, where the modules tell it."""
+        stride = self.modules.get(f"{self.resnet.prefix}{convolution}")
+        return stride[0] if isinstance(stride, tuple) and stride else None
 
     def origin(self) -> dict[str, str]:
         """Return what was used and what was left, as rows of a report; without empty ones."""
@@ -77,7 +83,7 @@ class FoundWeights:
 class _StateDict:
     path: tuple[str, ...]
     tensors: Mapping[str, Any]
-    max_pools: Mapping[str, str]
+    modules: Mapping[str, Any]
 
 
 def find_weights(
@@ -116,8 +122,8 @@ def find_weights(
         chosen = [k for k in chosen if k not in averages] or chosen
     if len(chosen) > 1:
         raise UserError(
-            f"{source} holds {len(chosen)} ResNets: choose one with --key (key= in Python): "
-            f"{', '.join(chosen)}."
+            f"{source} holds {len(chosen)} ResNets: choose one with --key (in Python, key= of "
+            f"flax_resnet.load): {', '.join(chosen)}."
         )
     if not chosen:  # arrays of another model, or of a part of a ResNet
         held = max(state_dicts, key=lambda held: len(held.tensors))
@@ -138,7 +144,7 @@ def find_weights(
             )
             if not any(_is_part(k, described.split()[0]) for k in averages)
         ),
-        max_pools=held.max_pools,
+        modules=held.modules,
     )
 
 
@@ -160,9 +166,9 @@ def _state_dicts(
         return
     seen.add(id(value))
     if isinstance(value, Foreign):
-        tensors, max_pools = module_arrays(value)
+        tensors, modules = module_arrays(value)
         if tensors:
-            yield _StateDict(path, tensors, max_pools)
+            yield _StateDict(path, tensors, modules)
             return
     elif isinstance(value, Mapping) and not isinstance(value, dict):
         yield _StateDict(path, value, {})  # an open .npz or .safetensors file
@@ -192,8 +198,8 @@ def _entries(value: Any) -> dict[str, Any]:
     return {str(name): entry for name, entry in value.items()} if isinstance(value, dict) else {}
 
 
-def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the state dict of a pickled module, and the classes of its modules ``maxpool``.
+def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the state dict of a pickled module, and ``FoundWeights.modules``.
 
     Modules of PyTorch have dicts of parameters, buffers and modules; those of TorchScript have all
     of them as attributes.
@@ -202,7 +208,7 @@ def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
         UserError: There are too many modules: the file is made to fill the memory.
     """
     arrays: dict[str, Any] = {}
-    max_pools: dict[str, str] = {}
+    modules: dict[str, Any] = {}
     count = 0
     waiting: list[tuple[str, Foreign]] = [("", model)]
     while waiting:
@@ -212,10 +218,12 @@ def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, str]]:
             raise UserError("The checkpoint has modules without end: it is made to do harm.")
         own, children = _members(module)
         if prefix.endswith("maxpool."):
-            max_pools[prefix.rstrip(".")] = str(module)
+            modules[prefix.rstrip(".")] = str(module)
+        elif prefix.endswith("conv1.") and isinstance(module.state, dict):
+            modules[prefix.rstrip(".")] = module.state.get("stride")
         arrays |= {prefix + name: array for name, array in own.items()}
         waiting += [(f"{prefix}{name}.", child) for name, child in reversed(children.items())]
-    return arrays, max_pools
+    return arrays, modules
 
 
 def _members(module: Foreign) -> tuple[dict[str, Any], dict[str, Foreign]]:

@@ -40,6 +40,11 @@ class InferredModel:
         """Create the model; ``options`` override the inferred ones."""
         return create_model(self.name, **{**self.options, **options})
 
+    def is_bottleneck(self) -> bool:
+        """Return whether the blocks are bottlenecks, of which v1 and v1.5 differ."""
+        row = {**variant_options(self.name), **self.options}
+        return row["block"] == "bottleneck" and row.get("version") != "v2"
+
     def __str__(self) -> str:
         switches = [f"{option}={value!r}" for option, value in self.options.items()]
         return f"{self.name} ({', '.join(switches)})" if switches else self.name

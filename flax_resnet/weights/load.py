@@ -288,6 +288,10 @@ def _load_file(
         config = dataclasses.replace(
             config, stem_pool=_checked_pool(path, stem_pool or weights.stem_pool())
         )
+    if weights.stride("layer2.0.conv1") == 2 and inferred.is_bottleneck():
+        config = dataclasses.replace(config, version="v1")
+    if config.stem == "cifar" and weights.stride("conv1") not in (None, 1):
+        raise UserError(f"{path} begins with a 3x3 convolution of stride 2, as no model here does.")
     count = inferred.classes or variant_options(config.name).get("num_classes", 1000)
     channels = kernel_channels(shapes)
     chosen = build_model(config, count, **more)

@@ -4,6 +4,7 @@ The files and their logits are those of ``tests/weights/make_checkpoints.py``.
 """
 
 import json
+import pickle
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ from flax_resnet.cli import main
 from flax_resnet.commands.grammar import parse_config
 from flax_resnet.config import Config, ModelConfig
 from flax_resnet.weights import build_model, read_file, read_weights, write_weights
+from tests.weights.conftest import seeded_state_dict, torch_shapes
 from tests.weights.make_checkpoints import CLASSES, FILES, image
 
 LOGITS = np.load(FILES / "logits.npz")
@@ -159,12 +161,56 @@ def test_a_stem_that_files_do_not_tell_is_chosen(tmp_path, capsys):
     assert difference(fr.load(tmp_path / "run"), name) < 1e-5
 
 
+class Module:
+    """A module as torch.nn.Module pickles itself."""
+
+    def __init__(self, arrays, strides, prefix=""):
+        own = {name: array for name, array in arrays.items() if "." not in name}
+        inner = dict.fromkeys(name.partition(".")[0] for name in arrays if "." in name)
+        self._parameters, self._buffers = own, {}
+        self.stride = strides.get(prefix.rstrip("."), (1, 1))
+        self._modules = {
+            child: Module(
+                {
+                    name.removeprefix(f"{child}."): array
+                    for name, array in arrays.items()
+                    if name.startswith(f"{child}.")
+                },
+                strides,
+                f"{prefix}{child}.",
+            )
+            for child in inner
+        }
+
+
+@pytest.mark.parametrize(
+    ("stem", "strides", "version"),
+    [
+        ("imagenet", {"layer2.0.conv2": (2, 2)}, "v1.5"),
+        ("imagenet", {"layer2.0.conv1": (2, 2)}, "v1"),
+        ("cifar", {"conv1": (2, 2)}, None),
+    ],
+)
+def test_a_whole_model_tells_its_strides(tmp_path, stem, strides, version):
+    model = fr.create_model(
+        "resnet", stage_sizes=(1, 1), block="bottleneck", widths=(2, 4), stem=stem
+    )
+    arrays = seeded_state_dict(torch_shapes(model))
+    with (tmp_path / "model.pkl").open("wb") as file:
+        pickle.dump({"model": Module(arrays, strides)}, file)
+    if version is None:
+        with pytest.raises(fr.UserError, match="3x3 convolution of stride 2"):
+            fr.load(tmp_path / "model.pkl", stem_pool="max")
+    else:
+        assert fr.load(tmp_path / "model.pkl").model.version == version
+
+
 def test_several_networks_are_listed(tmp_path, capsys):
     one = read_weights(FILES / "state_dict.pth")
     both = {f"{net}.{key}": array for net in ("student", "teacher") for key, array in one.items()}
     write_weights(tmp_path / "both.pth", both)
     assert main(["inspect", str(tmp_path / "both.pth")]) == 1
-    assert "choose one with --key (key= in Python): student, teacher" in capsys.readouterr().err
+    assert "choose one with --key" in capsys.readouterr().err
     assert fr.load(tmp_path / "both.pth", key="teacher").info.origin["used"] == "teacher"
     with pytest.raises(fr.UserError, match="none under the key net"):
         fr.load(tmp_path / "both.pth", key="net")

@@ -154,6 +154,7 @@ def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
     result = read_pickle(cast(BinaryIO, mapped), build_tensor, load)
     if mapped.tell() > end:
         raise damaged("its pickle is cut short")
+    mapped.madvise(mmap.MADV_DONTNEED)  # the checksums have mapped all pages
     return result
 
 

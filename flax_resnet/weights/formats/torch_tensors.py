@@ -1,6 +1,7 @@
 """PyTorch's tensors as NumPy arrays, with every claim of their pickle checked."""
 
 import math
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,18 @@ def build_tensor(plan: TensorPlan | NestedFile) -> np.ndarray:
     # The stride of an axis of one element is never used, and may be any number.
     steps = [values.itemsize * (n > 1) * stride for n, stride in zip(shape, strides, strict=True)]
     return np.ndarray(shape, values.dtype, values, plan.offset * values.itemsize, steps)
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Let the system drop the pages of the file that ``array`` is a view on, if it is one.
+
+    The array stays valid: what is read again is mapped again.
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap):
+        owner.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
