@@ -104,11 +104,13 @@ def find_weights(
     state_dicts = list(_state_dicts(checkpoint))
     if not state_dicts:
         raise UserError(_no_arrays(checkpoint, source))
-    found = {
-        ".".join([*held.path, resnet.prefix.rstrip(".")]).strip("."): (held, resnet)
-        for held in state_dicts
-        for resnet in find_resnets(array_shapes(held.tensors))
-    }
+    found: dict[str, tuple[_StateDict, FoundResNet]] = {}
+    for held in state_dicts:
+        for resnet in find_resnets(array_shapes(held.tensors)):
+            where = ".".join([*held.path, resnet.prefix.rstrip(".")]).strip(".")
+            if where in found:  # an entry "model" beside names that begin with "model."
+                where += f" ({len(found)})"
+            found[where] = held, resnet
     whole = {k: pair for k, pair in found.items() if _has_stem(pair[1])}
     found = whole or found
     averages = tuple(k for k in found if _AVERAGES.search(k))
