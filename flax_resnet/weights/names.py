@@ -94,13 +94,24 @@ def torch_leaves(model: ResNet, channels: int | None = None) -> Mapping[str, Lea
     The names are torchvision's for its architectures, timm's for the -D variants, and follow the
     same rules for all others. The model is for images of ``channels``, see ``fresh_variables``.
     """
-    traced = model.clone(conv_impl="reference")  # the same arrays, traced in half the time
-    shapes = jax.eval_shape(lambda: fresh_variables(traced, jax.random.key(0), channels))
+    # To trace all blocks would take seconds: the third has the arrays of the second, and so on.
+    sizes = tuple(min(size, 2) for size in model.stage_sizes)
+    traced = model.clone(conv_impl="reference", stage_sizes=sizes)
+    flat = traverse_util.flatten_dict(
+        jax.eval_shape(lambda: fresh_variables(traced, jax.random.key(0), channels))
+    )
+    for stage, size in enumerate(model.stage_sizes, 1):
+        second = {path: leaf for path, leaf in flat.items() if path[1] == f"layer{stage}_1"}
+        for block in range(2, size):
+            flat |= {
+                (kind, f"layer{stage}_{block}", *rest): leaf
+                for (kind, _, *rest), leaf in second.items()
+            }
     downsample = POOLED_DOWNSAMPLE if model.avg_pool_shortcut else DOWNSAMPLE
     modules = DEEP_STEM | STEM_POOL | downsample | head_modules(len(model.hidden))
     leaves = {
         _torch_name(path[1:], modules): Leaf(path, leaf.shape, leaf.dtype)
-        for path, leaf in traverse_util.flatten_dict(shapes).items()
+        for path, leaf in flat.items()
     }
     return {name: leaves[name] for name in sorted(leaves, key=_torch_order)}
 
