@@ -60,8 +60,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         if config.dry_run:
             print_budget(run, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
-        workdir = open_workdir(run)
         state = run.init()
+        workdir = open_workdir(run, state)
         if run.views:
             run = keep_features(run, state, console)
         with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:

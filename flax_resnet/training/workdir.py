@@ -1,25 +1,30 @@
 """A run's folder: whether it holds the same run, and the files that describe it."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from ..config import EFFECTS, flatten
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
+from ..models import stage_of
 from ..output_files import write_json
 from ..paths import expand
 from ..weights import RUN_WEIGHTS, newest_checkpoint, write_description
 from .run import Run
+from .state import TrainState
 
 CONFIG = "config.json"
+START = "transfer.weights_digest"  # an entry of config.json that is no setting
 
 # All that a run writes; anything else in its folder is kept when the run is deleted.
 _FILES = (
@@ -28,7 +33,7 @@ _FILES = (
 )
 
 
-def open_workdir(run: Run) -> Path:
+def open_workdir(run: Run, state: TrainState) -> Path:
     """Create the run's folder if it does not exist, and write what describes the run.
 
     That is ``config.json``, ``data.json`` (``data.fingerprint``), the classes and the transform. Of
@@ -36,6 +41,7 @@ def open_workdir(run: Run) -> Path:
 
     Args:
         run: The run.
+        state: The state before the first step, in this process.
 
     Returns:
         The folder.
@@ -46,7 +52,8 @@ def open_workdir(run: Run) -> Path:
     """
     config, is_primary = run.config, jax.process_index() == 0
     workdir = expand(config.workdir or "runs/run")
-    conflicts = list(_setting_conflicts(workdir, run))
+    settings = flatten(config) | {START: _start_digest(run, state)}
+    conflicts = list(_setting_conflicts(workdir, run, settings))
     data = fingerprint(run.dataset, config.data.dir) if is_primary else None
     if data is not None:
         conflicts += _data_conflicts(workdir, data)
@@ -59,7 +66,7 @@ def open_workdir(run: Run) -> Path:
         try:
             if conflicts:
                 _delete_run(workdir)
-            write_json(workdir / CONFIG, flatten(config))
+            write_json(workdir / CONFIG, settings)
             write_json(workdir / FILE, data.to_json(), indent=None)
             write_description(workdir, run.dataset.classes, run.transform)
         except OSError as error:
@@ -69,9 +76,22 @@ def open_workdir(run: Run) -> Path:
     return workdir
 
 
-def _setting_conflicts(workdir: Path, run: Run) -> Iterator[str]:
+def _start_digest(run: Run, state: TrainState) -> str | None:
+    """Return a hash of the arrays that a run takes from its starting weights; not of the head."""
+    if run.start is None:
+        return None
+    whole, stages = hashlib.blake2b(digest_size=16), run.model.stages
+    variables = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    for path, array in sorted(traverse_util.flatten_dict(variables).items()):
+        if stage_of(path[1], stages[-2]) != stages[-1]:
+            whole.update(f"{path} {array.dtype} {array.shape}".encode())
+            whole.update(array.tobytes())
+    return whole.hexdigest()
+
+
+def _setting_conflicts(workdir: Path, run: Run, now: Mapping[str, Any]) -> Iterator[str]:
     """Describe the settings that differ from those of the run in a folder and decide numbers."""
-    before, now = _read(workdir / CONFIG), flatten(run.config)
+    before = _read(workdir / CONFIG)
     if before is None:
         return
     if not isinstance(before, dict):
@@ -80,7 +100,11 @@ def _setting_conflicts(workdir: Path, run: Run) -> Iterator[str]:
         old, new = before.get(name), now.get(name)
         if old == new or EFFECTS.get(name, "numbers") != "numbers":
             continue
-        if name != "epochs":
+        if name == START:
+            weights = "transfer.weights"
+            if START in before and before.get(weights) == now[weights]:
+                yield f"{now[weights]} held other weights when it started"
+        elif name != "epochs":
             yield f"{name} was {old!r}, is now {new!r}"
         elif reason := _obstacle_to_epochs(run, old, newest_checkpoint(workdir), workdir):
             yield f"epochs was {old!r}, is now {new!r}, {reason}"

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flax_resnet.config import AugmentConfig, DataConfig
+from flax_resnet.data import Dataset, open_dataset
 from flax_resnet.data import fingerprint as module
-from flax_resnet.data import open_dataset
 from flax_resnet.data.fingerprint import Fingerprint, differences, fingerprint
+from flax_resnet.data.images import ImageFiles
+from flax_resnet.data.tfds.dataset import Subset
 
 
 @pytest.fixture
@@ -108,3 +111,26 @@ def test_arrays_are_known_by_their_values(tmp_path):
 def test_classes_that_differ_are_named(photos, classes, clause):
     before = of_folder(photos)
     assert differences(before, Fingerprint(classes, before.splits)) == [clause]
+
+
+def test_a_prepared_set_is_known_by_its_files(tmp_path):
+    """Photos of a prepared set are not read: ImageNet has 140 GB of them."""
+
+    def found(folder, indices):
+        whole = SimpleNamespace(folder=folder, name="train")
+        sources = [
+            ImageFiles(Subset(whole, np.array(chosen, np.intp)), size=8)
+            for chosen in (indices, [2], [])
+        ]
+        return fingerprint(Dataset("set", ("cat", "dog"), *sources), None)
+
+    (tmp_path / "set").mkdir()
+    shard = tmp_path / "set" / "set-train.array_record-00000-of-00001"
+    shard.write_bytes(b"records")
+    before = found(tmp_path / "set", [0, 1])
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert found(tmp_path / "moved", [0, 1]) == before
+    others = "the images, labels or order of train are others"
+    assert differences(before, found(tmp_path / "moved", [1, 0])) == [others]
+    (tmp_path / "moved" / shard.name).write_bytes(b"more records")
+    assert others in differences(before, found(tmp_path / "moved", [0, 1]))

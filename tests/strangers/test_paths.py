@@ -22,7 +22,7 @@ def test_a_home_in_the_workdir_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     run = resolve(Config(ModelConfig(name="resnet8"), DataConfig(name="digits"), workdir="~/x"))
-    assert open_workdir(run) == tmp_path / "x"
+    assert open_workdir(run, run.init()) == tmp_path / "x"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

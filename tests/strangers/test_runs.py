@@ -297,3 +297,19 @@ def test_the_way_on_is_open_in_python_too(tmp_path):
     options = {"model": "resnet8", "weights": "none", "image_size": 16}
     assert fr.finetune_config(photos, **options, overwrite=True).overwrite
     assert not fr.finetune_config(photos, **options).overwrite
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_starting_weights_that_changed_are_noticed(tmp_path, weights, mode):
+    """A head was scored on the features of weights that it does not stand on."""
+    photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
+    start = tmp_path / "start.safetensors"
+    shutil.copy(weights, start)
+    assert finetune(start, photos, workdir, *MODES[mode])[0] == 0
+    before = snapshot(workdir)
+    model = fr.create_model("resnet8", num_classes=10)
+    variables = jax.tree.map(lambda leaf: leaf * 1.5, fr.load_weights(start, model))
+    fr.save_weights(start, variables, model)
+    code, printed = finetune(start, photos, workdir, *MODES[mode])
+    assert code == 1 and f"{start} held other weights when it started" in printed, printed
+    assert snapshot(workdir) == before
