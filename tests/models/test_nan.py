@@ -61,15 +61,15 @@ def images(size):
 
 
 def variables_of(model, size):
-    """He's initialisation for kernels, and statistics far from the initial 0 and 1, as NumPy."""
+    """He's initialisation for kernels, and statistics far from the initial 0 and 1."""
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images(size))
     rng = np.random.default_rng(1)
 
     def fill(path, leaf):
         if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
-        return rng.normal(0, spread, leaf.shape).astype(np.float32)
+        return jnp.asarray(rng.normal(0, spread, leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
@@ -78,11 +78,11 @@ def planted(variables):
     """Each array's path, and the variables with one NaN in it, at a kernel's central pixel."""
     flat = flatten_dict(variables)
     for path, array in flat.items():
-        broken = array.copy()
+        broken = np.array(array)
         # Kernels of 3x3 see padding only around the center where an image has become one pixel.
         middle = [size // 2 for size in array.shape[:-2]]
         broken[tuple(middle) + (0,) * (array.ndim - len(middle))] = np.nan
-        yield "/".join(path), unflatten_dict(flat | {path: broken})
+        yield "/".join(path), unflatten_dict(flat | {path: jnp.asarray(broken)})
 
 
 def predictor(model, variables, form, x):
@@ -92,9 +92,10 @@ def predictor(model, variables, form, x):
     folded, _ = fr.fold_batch_norm(model, variables)
     apply = jax.jit(partial(folded.apply, train=False))
     pack = jax.jit(partial(folded.apply, train=False, mutable=["packed"]))
+    fold = jax.jit(lambda variables: fr.fold_batch_norm(model, variables)[1])
 
     def predict(variables):
-        _, fewer = fr.fold_batch_norm(model, variables)
+        fewer = fold(variables)
         if form == "packed":
             fewer = fewer | pack(fewer, x)[1]
             assert "packed" in fewer
