@@ -17,9 +17,14 @@ from ..text_files import decode_text
 
 # Keys of an object that hold the names: of transformers, Ultralytics and others.
 _KEYS = ("id2label", "label2id", "class_to_idx", "idx_to_class", "names", "classes", "labels")
+_LITERAL = re.compile(r"""\s*([\[{]\s*$|\[\s*['"\]]|\{\s*['"\d}])""", re.MULTILINE)
 _WNID = re.compile(r"n\d{8}")
-_NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[:,;\t]\s*|[.)]\s+|\s+)(.*\S)")
-_NUMBER_LAST = re.compile(r"(.*\S)\s*[:,;\t]\s*(\d+)")
+# Lines with numbers before or after names; all lines of a file have the same separator.
+_SEPARATORS = (r"\s*:\s*", r"\s*,\s*", r"\s*;\s*", r"\s*\t\s*")
+_NUMBER_FIRST = [
+    rf"(?P<number>\d+){between}(?P<name>.*\S)" for between in (*_SEPARATORS, r"[.)]\s+", r"\s+")
+]
+_NUMBER_LAST = [rf"(?P<name>.*\S){between}(?P<number>\d+)" for between in _SEPARATORS]
 # Where numbers could be, more generally than those two.
 _NUMBERED = {
     "before": re.compile(r"(?P<number>\d+)(?P<between>[\s:,;.)]+).*\S"),
@@ -70,7 +75,7 @@ def _parsed(text: str, suffix: str) -> tuple[str, ...]:
     Raises:
         ValueError: There are none, or they could be read in two ways; as a sentence.
     """
-    if suffix == ".json" or text.lstrip()[:1] in ("{", "["):
+    if suffix == ".json" or _LITERAL.match(text):
         return _of_value(_literal(text))
     if suffix in (".yaml", ".yml"):
         try:
@@ -192,11 +197,15 @@ def _of_lines(lines: Sequence[str], *, is_table: bool) -> tuple[str, ...]:
 def _numbered(lines: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the readings of lines that all have a number, 0 to N - 1, before or after the name."""
     readings = []
-    for pattern, group in ((_NUMBER_FIRST, 1), (_NUMBER_LAST, 2)):
-        matches = [match for line in lines if (match := pattern.fullmatch(line))]
-        if matches and len(matches) == len(lines):
-            ordered = _in_order((int(match[group]), match[3 - group]) for match in matches)
-            readings += [] if ordered is None else [tuple(map(_unquoted, ordered))]
+    for patterns in (_NUMBER_FIRST, _NUMBER_LAST):
+        for pattern in patterns:
+            matches = [match for line in lines if (match := re.fullmatch(pattern, line))]
+            if not matches or len(matches) < len(lines):
+                continue
+            ordered = _in_order((int(match["number"]), match["name"]) for match in matches)
+            if ordered is not None:
+                readings.append(tuple(map(_unquoted, ordered)))
+            break  # "0: a" is not the number 0 with the name ": a"
     return readings
 
 

@@ -60,7 +60,7 @@ def draw_list(generator, root):
 
     def choose(what, kinds):
         kind = rng.choice(list(kinds))
-        met[what, str(kind)] += 1
+        met[what, str(kind).encode("unicode_escape").decode()] += 1
         return kind
 
     where = choose("list", ("next to the folder", "in the folder", "relative to another folder"))

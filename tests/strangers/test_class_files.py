@@ -85,6 +85,8 @@ OTHER_NAMES = {
     "twice": ("a.json", '{"0": "crane", "1": "crane"}', ("crane", "crane")),
     "numbers by number": ("a.json", '{"1": 0, "2": 1}', ("1", "2")),
     "brackets": ("a.txt", "new [red]\n(old)\n", ("new [red]", "(old)")),
+    "colons in names": ("a.txt", "0 :dog:\n1 cat\n", (":dog:", "cat")),
+    "a bracket first": ("a.txt", "[new] cats\n{b}\n[old]\n", ("[new] cats", "{b}", "[old]")),
     "scripts": ("a.txt", "\u732b\n\u0642\u0637\u0629\n", ("\u732b", "\u0642\u0637\u0629")),
 }  # fmt: skip
 

@@ -59,9 +59,9 @@ def read_listing(
     Args:
         path: Path of the list.
         classes: Class names in order; the labels are then all class names, or all numbers from 0.
-        other_names: Other names that labels of ``classes`` may have, see ``match_classes``.
             Without them, the sorted labels are the class names, sorted as numbers if all are
             numbers.
+        other_names: Other names that labels of ``classes`` may have, see ``match_classes``.
         columns: Names of the columns of path, label and optionally split; by default they are
             recognized.
 
