@@ -52,3 +52,24 @@ def test_a_grey_image_of_the_right_size_is_kept_with_and_without_an_axis_of_chan
     image = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
     for given in (image, image[..., None]):
         np.testing.assert_array_equal(fit_image(given, transform), image[..., None])
+
+
+def noise(height, width):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_whole_image_is_squeezed_by_the_filter_that_is_named():
+    pixels = noise(46, 61)
+    expected = Image.fromarray(pixels).resize((24, 20), Image.Resampling.BICUBIC)
+    transform = EvalTransform(20, 24, None, "bicubic")
+    np.testing.assert_array_equal(fit_image(pixels, transform), np.asarray(expected))
+
+
+@pytest.mark.parametrize(("crop_offset", "left"), [("nearest", 8), ("down", 7)])
+def test_half_a_pixel_of_the_crop_s_offset(crop_offset, left):
+    """36 of 46 makes 47 of 61 pixels, of which 32 are cropped from 7.5."""
+    pixels = noise(46, 61)
+    resized = Image.fromarray(pixels).resize((47, 36), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((left, 2, left + 32, 34)), int)
+    transform = EvalTransform(32, 32, 36, crop_offset=crop_offset)
+    assert np.abs(fit_image(pixels, transform) - expected).max() <= 1
