@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.strangers.generate import File, Generator
+from tests.strangers.generate import NAME_BYTES, File, Generator
 
 SPLITS = {
     "train": ("train", "Train", "training", "TRAINING", "train_set", "TrainImages", "trainset"),
@@ -24,8 +24,8 @@ class Folders:
         layout: One of ``LAYOUTS``.
         images: Split (None if it is left to the reader) and class of each image in a class folder;
             also of those that cannot be read.
-        left_out: Images that are in no class folder.
-        files: All files by their path.
+        left_out: Images that are hidden, or in no class folder.
+        files: All files that are not hidden, by their path.
         refused: Whether the layout is to be refused.
     """
 
@@ -67,6 +67,12 @@ class _Writer:
         for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "notes.txt", "._1.jpg"):
             if self.rng.random() < 0.1:
                 (folder / name).write_bytes(b"\0")
+        if self.rng.random() < 0.1:  # hidden: `check` names it, and `predict` skips it
+            hidden = folder / f".{self.draw.name('.png')}"[: NAME_BYTES // 4]
+            hidden = hidden.with_name(f"{hidden.name}.png")
+            hidden.write_bytes(b"\0")
+            self.draw.met["name", "leading dot"] += 1
+            self.found.left_out.add(str(hidden))
         if self.rng.random() < 0.05:
             inner = folder / self.rng.choice(("__MACOSX", ".cache", "@eaDir"))
             inner.mkdir(exist_ok=True)
