@@ -91,15 +91,16 @@ def _of_head(path: tuple[Any, ...]) -> bool:
 
 def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], float]:
     model = classifier.model
-    again = load(target).variables if target.is_dir() else load_weights(target, model)
+    head: Literal["keep", "drop"] = "keep" if classifier.classes else "drop"
+    again = load(target).variables if target.is_dir() else load_weights(target, model, head=head)
     params = classifier.variables["params"]
     channels = params["conv1" if "conv1" in params else "conv1_0"]["kernel"].shape[2]
     height, width, _ = default_image_shape(model)
     image = np.random.default_rng(0).standard_normal((1, height, width, channels), np.float32)
     # The highest precision: the matrix units of GPUs and TPUs would round.
     with jax.default_matmul_precision("highest"):
-        before = np.asarray(model.apply(classifier.variables, image, train=False))
-        after = np.asarray(model.apply(again, image, train=False))
+        before = _outputs(classifier, classifier.variables, image)
+        after = _outputs(classifier, again, image)
     differences = {"written and read again": float(np.abs(before - after).max())}
     theirs = _torchvision_logits(classifier, image)
     if theirs is not None:
@@ -112,8 +113,19 @@ def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], flo
     return differences, float(np.abs(before).max())
 
 
+def _outputs(classifier: Classifier, variables: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
+    """Return the logits, or the pooled features of a model without a classifier."""
+    model = classifier.model
+    if classifier.classes:
+        return np.asarray(model.apply(variables, image, train=False))
+    features: Any = model.apply(variables, image, train=False, method="features")
+    return np.asarray(features["pooled"])
+
+
 def _torchvision_logits(classifier: Classifier, image: np.ndarray) -> np.ndarray | None:
     """Return the logits of torchvision's model with these weights; None where it has none."""
+    if not classifier.classes:
+        return None
     try:
         import torch
         from torchvision.models import get_model
