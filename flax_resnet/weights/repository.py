@@ -89,6 +89,11 @@ def read_transformers(folder: Path, source: str) -> LoadedWeights:
             logger.warning("%s has no %s: the usual preprocessing", folder, PROCESSOR_FILE)
     except UserError as error:
         raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{folder}: its {CONFIG_FILE} or {PROCESSOR_FILE} has a value of another type than "
+            f"transformers writes ({error})."
+        ) from error
     info = WeightsInfo(
         source=source,
         kind="transformers",

@@ -206,9 +206,10 @@ def processor_transform(config: Mapping[str, Any], channels: int = 3) -> EvalTra
         "rescale_factor": abs(config.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-6,
         "do_pad": not config.get("do_pad"),
         "resample": config.get("resample") in _FILTERS,
-        "size": sizes is not None,
+        "size": sizes is not None and min(sizes[:2]) > 0,
+        "crop_pct": sizes is None or sizes[2] is None or sizes[2] >= sizes[0],
         "image_mean": _are_numbers(mean, channels),
-        "image_std": _are_numbers(std, channels),
+        "image_std": _are_numbers(std, channels) and min(std or ()) > 0,
     }
     for name, is_supported in supported.items():
         if not is_supported:

@@ -191,6 +191,24 @@ def test_processors(folder, settings, expected):
     assert (transform.height, transform.width, transform.resize) == expected
 
 
+ODD = (None, True, -1, 0, 1e400, "x", [], {}, [None], {"a": 1}, {"shortest_edge": 0})
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_odd_values_are_never_a_traceback(folder, file):
+    """Each entry in turn; what is read in spite of it has the preprocessing of some image."""
+    usual = json.loads((folder / file).read_text())
+    for entry in usual:
+        for value in ODD:
+            change(folder, file, **usual | {entry: value})
+            try:
+                transform = fr.weights.load_source(folder).info.transform
+            except UserError as error:
+                assert str(folder) in str(error), (entry, value)
+            else:
+                assert transform.height > 0 and all(s > 0 for s in transform.std), (entry, value)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
 def test_damaged_description(folder, file, content):
