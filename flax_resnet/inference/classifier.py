@@ -20,8 +20,8 @@ from ..weights import (
     load_source,
     to_torchvision,
     write_description,
+    write_model,
     write_run_weights,
-    write_weights,
 )
 from . import embed as _embed
 from . import evaluate as _evaluate
@@ -88,7 +88,7 @@ class Classifier:
             state_dict = to_torchvision(self.variables, self.model)
             if not self.classes:
                 state_dict = {n: a for n, a in state_dict.items() if not n.startswith("fc.")}
-            write_weights(target, state_dict, describe(self.info))
+            write_model(target, state_dict, self.model, describe(self.info))
             return
         if not self.classes:
             raise UserError(

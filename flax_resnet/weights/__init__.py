@@ -17,7 +17,14 @@ from .convert import (
 )
 from .description import describe
 from .find import FoundWeights, find_weights
-from .formats.files import load_weights, read_file, read_weights, save_weights, write_weights
+from .formats.files import (
+    load_weights,
+    read_file,
+    read_weights,
+    save_weights,
+    write_model,
+    write_weights,
+)
 from .infer import InferredModel, infer_model
 from .info import LoadedWeights, WeightsInfo
 from .input_channels import describe_channels, with_input_channels
@@ -66,6 +73,7 @@ __all__ = [
     "usual_transform",
     "with_input_channels",
     "write_description",
+    "write_model",
     "write_repository",
     "write_run_weights",
     "write_weights",

@@ -10,6 +10,7 @@ from ..config import ModelConfig
 from ..errors import UserError
 from ..transform import EvalTransform
 from .formats.files import read_metadata
+from .infer import OPTIONS_ENTRY, UNSEEN_OPTIONS
 from .info import WeightsInfo
 
 ENTRY = "flax_resnet"
@@ -72,6 +73,22 @@ def read_description(path: Path) -> Description | None:
         raise UserError(
             f"{path} describes its model in a way that this version does not read ({error})."
         ) from error
+
+
+def read_unseen_options(path: Path) -> dict[str, Any]:
+    """Return the options that a file of ours says because its arrays do not show them.
+
+    Raises:
+        UserError: They are damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(9)[8:] != b"{":
+            return {}
+    try:
+        held = json.loads(read_metadata(path).get(OPTIONS_ENTRY, "{}"))
+        return {name: held[name] for name in held if name in UNSEEN_OPTIONS}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} has damaged options of its model ({error}).") from error
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:

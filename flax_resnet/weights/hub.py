@@ -58,14 +58,14 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
         name: Name of the repository, such as ``"timm/resnet50.a1_in1k"``.
 
     Returns:
-        The path of the weights, and the ``pretrained_cfg`` of ``config.json``: ``mean``,
-        ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ``num_classes``, ...
+        The path of the weights, and ``config.json``: ``architecture``, ``pretrained_cfg`` with
+        ``mean``, ``std``, ``input_size``, ``crop_pct``, ``interpolation``, ...
 
     Raises:
         UserError: As ``fetch_repository``.
     """
     folder = fetch_repository(name)
-    return weights_in(folder), _pretrained_cfg(folder / CONFIG_FILE)
+    return weights_in(folder), _timm_config(folder / CONFIG_FILE)
 
 
 def fetch_repository(name: str) -> Path:
@@ -215,12 +215,11 @@ def _reason(error: Exception) -> str:
     return reason
 
 
-def _pretrained_cfg(path: Path) -> dict[str, Any]:
+def _timm_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        # Early repositories have its entries at the top.
-        found = config.get("pretrained_cfg", config)
-        if not isinstance(found, dict):
+        # Early repositories have the entries of pretrained_cfg at the top.
+        if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
             raise TypeError("pretrained_cfg is not an object")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         # Not the file alone: it is a link, and the hub's cache would set it up again.
@@ -228,4 +227,4 @@ def _pretrained_cfg(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as timm's description of its weights ({error}): delete the "
             f"folder {path.parents[2]} and run again"
         ) from error
-    return found
+    return config

@@ -1,6 +1,6 @@
 """Inference of the model that a state dict belongs to, from names and shapes of its arrays."""
 
-import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,21 @@ from typing import Any
 from ..errors import UserError
 from ..models import ResNet, create_model
 from ..models.blocks import EXPANSION
+from ..models.timm_variants import TIMM_VARIANTS
 from ..models.variants import ANY, REQUIRED, VARIANTS, variant_options
 from .names import head_modules
 
 Shape = tuple[int, ...]
+
+# Options that decide what a model computes and may leave no trace in names and shapes of arrays.
+UNSEEN_OPTIONS = (
+    *("version", "residual", "epsilon", "stem_pool", "anti_alias", "standardized_kernels"),
+    *("avg_pool_shortcut", "output_stride", "downsampling", "pooling"),
+)
+# Those of them by which rows of the table of models differ.
+INVISIBLE = ("residual", "anti_alias", "standardized_kernels")
+# Entry of the metadata of our .safetensors files: JSON of the options above.
+OPTIONS_ENTRY = "flax_resnet_options"
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,15 @@ class InferredModel:
         classes: Number of classes; None where the arrays hold no classifier.
         unknown: Options of which two values are usual for such arrays: ``"stem_pool"`` after a stem
             of one 3x3 convolution, ``"standardized_kernels"`` in pre-activation networks with group
-            norm.
+            norm, ``"anti_alias"`` for arrays that several of timm's models have.
+        same_arrays: Names of models with the same arrays that compute something else.
     """
 
     name: str
     options: Mapping[str, Any]
     classes: int | None
     unknown: tuple[str, ...] = ()
+    same_arrays: tuple[str, ...] = ()
 
     def create(self, **options: Any) -> ResNet:
         """Create the model; ``options`` override the inferred ones."""
@@ -50,37 +63,108 @@ class InferredModel:
         return f"{self.name} ({', '.join(switches)})" if switches else self.name
 
 
-def infer_model(shapes: Mapping[str, Shape]) -> InferredModel:
+def infer_model(
+    shapes: Mapping[str, Shape],
+    *,
+    name: str | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> InferredModel:
     """Infer the model whose arrays have these torchvision names and PyTorch shapes.
 
+    It is the variant with the fewest differing options among those without ``INVISIBLE`` ones.
+
+    Args:
+        shapes: Shapes by name.
+        name: The variant, where it is known; only its options are then inferred.
+        known: Options that are known from elsewhere, such as ``UNSEEN_OPTIONS``.
+
     Raises:
-        UserError: The arrays are not those of a ResNet.
+        UserError: The arrays are not those of a ResNet, or of the model ``name``.
     """
+    known = dict(known or {})
     architecture = _architecture(shapes)
-    switches = _switches(shapes)
-    best: InferredModel | None = None
-    for name in _candidates(architecture):
-        row = {**_DEFAULTS, **variant_options(name)}
-        is_plain = all(row[option] == _DEFAULTS[option] for option in INVISIBLE)
-        if is_plain and all(row[option] == value for option, value in architecture.items()):
-            own = switches | {"stem_width": _stem_width(shapes, row)}
-            differing = {key: value for key, value in own.items() if row[key] != value}
-            if best is None or len(differing) < len(best.options):
-                best = InferredModel(name, differing, switches.get("num_classes"))
-    if best is None:
+    architecture |= {option: value for option, value in known.items() if option in architecture}
+    switches = _switches(shapes) | known
+    fitting: dict[str, dict[str, Any]] = {}
+    for candidate in _candidates(architecture) if name is None else [name]:
+        row = {**_DEFAULTS, **variant_options(candidate)}
+        if all(row[option] == value for option, value in architecture.items()):
+            own = {"stem_width": _stem_width(shapes, row)} | switches
+            if row["stem_pool"] == "zero_padded_max" and "stem_pool" not in known:
+                own["stem_pool"] = own["stem_pool"] or row["stem_pool"]
+            if not row["residual"]:
+                own["shortcut"] = row["shortcut"]  # there are none
+            fitting[candidate] = {key: value for key, value in own.items() if row[key] != value}
+    classes = switches.get("num_classes")
+    if name is not None:
+        if name not in fitting:
+            raise UserError(f"These are not the weights of {name}.")
+        return InferredModel(name, fitting[name], classes, _unknown(architecture, fitting[name]))
+    plain = [candidate for candidate in fitting if _is_plain(candidate, known)]
+    if not plain:
         width = _stem_width(shapes, _DEFAULTS | architecture)
         own = architecture | switches | {"stem_width": width}
         differing = {k: v for k, v in own.items() if k in REQUIRED or v != _DEFAULTS[k]}
-        best = InferredModel(ANY, differing, switches.get("num_classes"))
+        return InferredModel(ANY, differing, classes, _unknown(architecture, switches, known))
+    best = min(plain, key=lambda candidate: len(fitting[candidate]))
+    same = tuple(
+        candidate
+        for candidate, differing in fitting.items()
+        if candidate not in plain and len(differing) <= len(fitting[best])
+    )
+    unknown = _unknown(architecture, switches, known)
+    if best in TIMM_VARIANTS and any(TIMM_VARIANTS[other].get("anti_alias") for other in same):
+        unknown = (*unknown, "anti_alias")
+    return InferredModel(best, fitting[best], classes, unknown, same)
+
+
+def _is_plain(name: str, known: Mapping[str, Any]) -> bool:
+    """Return whether a variant has the usual values of the invisible options that are unknown."""
+    row = {**_DEFAULTS, **variant_options(name)}
+    return all(option in known or row[option] == _DEFAULTS[option] for option in INVISIBLE)
+
+
+def _unknown(
+    architecture: Mapping[str, Any],
+    switches: Mapping[str, Any],
+    known: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Return the options of which two values are usual for such arrays."""
     # Networks of three stages are those for 32x32 images of He et al. 2015a, which do not pool.
-    pools = switches["stem"] == "cifar" and len(architecture["stage_sizes"]) != 3
-    standardizes = architecture["version"] == "v2" and switches["norm"] == "group"
-    unknown = ["stem_pool"] * pools + ["standardized_kernels"] * standardizes
-    return dataclasses.replace(best, unknown=tuple(unknown))
+    pools = switches.get("stem") == "cifar" and len(architecture["stage_sizes"]) != 3
+    standardizes = architecture["version"] == "v2" and switches.get("norm") == "group"
+    found = ["stem_pool"] * pools + ["standardized_kernels"] * standardizes
+    return tuple(option for option in found if option not in (known or {}))
 
 
-# Options that leave no trace in the names and shapes of arrays.
-INVISIBLE = ("residual", "anti_alias", "standardized_kernels")
+def unseen_metadata(model: ResNet) -> dict[str, str]:
+    """Return the entry of a file's metadata with the options that arrays do not show."""
+    options = {option: getattr(model, option) for option in UNSEEN_OPTIONS}
+    return {OPTIONS_ENTRY: json.dumps(options)}
+
+
+def check_recognisable(path: Any, shapes: Mapping[str, Shape], model: ResNet) -> None:
+    """Check that a file of these arrays alone would not be taken for another model.
+
+    Raises:
+        UserError: It would.
+    """
+    try:
+        inferred = infer_model(shapes)
+    except UserError:
+        return  # as reading it will say
+    taken_for = _DEFAULTS | variant_options(inferred.name) | dict(inferred.options)
+    differing = [
+        f"{option}={getattr(model, option)!r}"
+        for option in UNSEEN_OPTIONS
+        if getattr(model, option) != taken_for[option] and option not in inferred.unknown
+    ]
+    if differing:
+        raise UserError(
+            f"{path} cannot hold this model: its arrays do not show {', '.join(differing)}, and "
+            f"would be taken for {inferred}; write a .safetensors file, which says it."
+        )
+
 
 _DEFAULTS = {
     name: field.default

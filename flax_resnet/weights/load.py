@@ -1,7 +1,6 @@
 """The resolver of every ``source`` of weights: a run's folder, a file, or a published set."""
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,20 @@ from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet, create_model
 from ..models.variants import variant_options
 from ..paths import expand
-from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from ..transform import EvalTransform
+from . import timm
 from .architecture import build_model, config_of, usual_transform
-from .description import ENTRY, read_description
+from .description import ENTRY, read_description, read_unseen_options
 from .find import StemPool, find_weights
 from .formats.files import ENDINGS, read_file
-from .hub import CONFIG_FILE, fetch_published, fetch_repository, fetch_timm, weights_in
+from .hub import (
+    CONFIG_FILE,
+    WEIGHTS_FILES,
+    fetch_published,
+    fetch_repository,
+    fetch_timm,
+    weights_in,
+)
 from .infer import InferredModel, infer_model
 from .info import Kind, LoadedWeights, WeightsInfo, numbered_classes
 from .input_channels import ChannelsInit, kernel_channels
@@ -146,28 +153,6 @@ def is_published_set(word: str) -> bool:
     return bool(_SET.fullmatch(word))
 
 
-def timm_transform(config: Mapping[str, Any]) -> EvalTransform:
-    """Return the evaluation transform of a ``pretrained_cfg`` of timm.
-
-    timm evaluates at ``test_input_size`` and ``test_crop_pct`` where a set has them, and resizes
-    the shorter side to the crop divided by ``crop_pct``.
-    """
-    size = (config.get("test_input_size") or config.get("input_size") or (3, 224, 224))[-1]
-    crop_ratio = config.get("test_crop_pct") or config.get("crop_pct") or 0.875
-    bicubic = config.get("interpolation") == "bicubic"
-    mode = config.get("crop_mode") or "center"
-    if mode not in ("center", "squash") or (mode == "squash" and crop_ratio != 1):
-        raise UserError(f"timm's crop_mode={mode} with crop_pct={crop_ratio} is not supported")
-    return EvalTransform(
-        height=size,
-        width=size,
-        resize=math.floor(size / crop_ratio) if mode == "center" else None,
-        interpolation="bicubic" if bicubic else "bilinear",
-        mean=tuple(config.get("mean", IMAGENET_MEAN)),
-        std=tuple(config.get("std", IMAGENET_STD)),
-    )
-
-
 def _published(
     word: str, model: str | None, cache: Path | None
 ) -> Callable[[], LoadedWeights] | None:
@@ -198,7 +183,55 @@ def _load_torchvision(
 def _load_timm(word: str, model: str | None) -> LoadedWeights:
     path, config = fetch_timm(word)
     # The sets under this name with 1,000 classes are of ImageNet-1k.
-    return _load_file(path, "timm", word, model, timm_transform(config), classes=imagenet_classes())
+    return _load_described_by_timm(path, config, word, model, imagenet_classes())
+
+
+def _load_described_by_timm(
+    path: Path,
+    config: Mapping[str, Any],
+    source: str,
+    model: str | None,
+    classes: Sequence[str] = (),
+    **options: Any,
+) -> LoadedWeights:
+    """Read weights whose ``config.json`` names timm's architecture."""
+    try:
+        described = timm.read_description(config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}.") from error
+    if described.name and model not in (None, described.name):
+        raise UserError(_of_another_model(source, described.name, model))
+    loaded = _load_file(
+        path,
+        "timm",
+        source,
+        described.name or model,
+        described.transform,
+        classes=described.labels or classes,
+        known=described.known,
+        **options,
+    )
+    if described.name is None:
+        return loaded
+    count = len(loaded.info.classes)
+    differing = _options(loaded.info)
+    if differing or (described.classes and count and count != described.classes):
+        found = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+        raise UserError(
+            f"{source}: the arrays of {path} are not those of timm's {config['architecture']} with "
+            f"{described.classes} classes that config.json describes, but have "
+            f"{found or f'{count} classes'}."
+        )
+    return loaded
+
+
+def _options(info: WeightsInfo) -> dict[str, Any]:
+    """Return the options of a model that differ from those of its name."""
+    plain = ModelConfig(name=info.config.name)
+    changed = {
+        name: value for name, value in vars(info.config).items() if value != getattr(plain, name)
+    }
+    return changed | dict(info.model_options)
 
 
 def _load_repository(word: str, model: str | None) -> LoadedWeights:
@@ -211,11 +244,7 @@ def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
     if ENTRY in config:
         return _load_file(weights_in(folder), "file", source, model)
     if "architecture" in config:
-        transform = timm_transform(config.get("pretrained_cfg", config))
-        classes = config.get("label_names") or ()
-        return _load_file(
-            weights_in(folder), "timm", source, model, transform, classes=tuple(map(str, classes))
-        )
+        return _load_described_by_timm(weights_in(folder), config, source, model)
     loaded = (
         read_transformers(folder, source) if "model_type" in config else read_run(folder, source)
     )
@@ -239,6 +268,12 @@ def _load_local(
         path, PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
     ):
         return _load_published(path, "file", source, model, entry)
+    beside = path.with_name(CONFIG_FILE)
+    if path.name in WEIGHTS_FILES and beside.exists():
+        config = read_json_object(beside)
+        if "architecture" in config and ENTRY not in config:
+            return _load_described_by_timm(path, config, source, model, key=key, head=head)
+        model = model or config.get("model.name")  # of a run
     return _load_file(path, "file", source, model, key=key, head=head, stem_pool=stem_pool)
 
 
@@ -261,23 +296,35 @@ def _load_file(
     key: str | None = None,
     head: Literal["keep", "drop"] = "keep",
     stem_pool: StemPool | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> LoadedWeights:
     """Read a file of weights, whose model it describes or is inferred from its arrays."""
     weights = find_weights(read_file(path), key, str(path))
     shapes = weights.shapes()
     description = read_description(path)
+    known = {**(known or {}), **read_unseen_options(path)}
+    name = model if description is None else description.config.name
     try:
-        inferred = infer_model(shapes)
+        inferred = _inferred(shapes, name, known)
     except UserError as error:
         if description is None:
             raise UserError(f"{path}: {error}") from error
         classified = len(description.classes) or None
         inferred = InferredModel(description.config.name, description.model_options, classified)
+    if name is None and not known and (problem := _is_doubtful(path, inferred)):
+        raise UserError(problem)
     config, more = config_of(inferred)
     if description is not None:
         config, more = description.config, description.model_options
     elif model not in (None, inferred.name):
         config, more = ModelConfig(name=model), {}
+    elif "anti_alias" in inferred.unknown:
+        raise UserError(
+            f"{path} holds arrays of {inferred.name}, but also of "
+            f"{' and of '.join(inferred.same_arrays)}, whose anti-aliasing has no arrays: name the "
+            "model with --model (model= in Python), or put the config.json that came with the file "
+            "beside it."
+        )
     elif "standardized_kernels" in inferred.unknown:
         raise UserError(
             f"{path} holds a pre-activation ResNet with group norm, and a file does not tell "
@@ -338,6 +385,36 @@ def _checked_pool(path: Path, stem_pool: StemPool | None) -> StemPool | None:
             'max), which the new file holds (stem_pool="none" in Python).'
         )
     return None if stem_pool == "none" else stem_pool  # none is that of the stem itself
+
+
+def _inferred(
+    shapes: Mapping[str, tuple[int, ...]], name: str | None, known: Mapping[str, Any]
+) -> InferredModel:
+    """Infer the model ``name``, or the one that the arrays are of where they are not its."""
+    try:
+        return infer_model(shapes, name=name, known=known)
+    except (UserError, ValueError):
+        return infer_model(shapes, known=known)
+
+
+def _is_doubtful(path: Path, inferred: InferredModel) -> str:
+    """Return why a file may be of another model with the same arrays; empty if nothing says so.
+
+    Arrays of one of torchvision's models are taken for it, unless the file has the name that the
+    hub's files have and lacks the ``config.json`` beside it, or the name of another model.
+    """
+    others = [
+        other
+        for other in inferred.same_arrays
+        if re.search(rf"(?<![a-z0-9]){other}(?![a-z0-9])", path.name.lower())
+    ]
+    if others or (inferred.same_arrays and path.name in WEIGHTS_FILES):
+        return (
+            f"{path} holds arrays of {inferred.name}, which are also those of "
+            f"{' and of '.join(others or inferred.same_arrays)}: choose the model (--model "
+            f"{inferred.name}), or put the config.json that came with the file beside it."
+        )
+    return ""
 
 
 def _fits(model: ResNet, shapes: Mapping[str, tuple[int, ...]], channels: int) -> bool:

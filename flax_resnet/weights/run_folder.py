@@ -13,7 +13,7 @@ from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
 from .formats.checkpoint import read_checkpoint
-from .formats.files import read_metadata, read_weights, write_weights
+from .formats.files import read_metadata, read_weights, write_model
 from .info import LoadedWeights, WeightsInfo
 
 RUN_WEIGHTS = "model.safetensors"
@@ -55,7 +55,7 @@ def write_run_weights(
     """
     metadata = {_STEP: str(step), _LAST_STEP: str(last_step)}
     path = folder / RUN_WEIGHTS
-    write_weights(path, to_torchvision(variables, model), metadata)
+    write_model(path, to_torchvision(variables, model), model, metadata)
     return path
 
 

@@ -6,14 +6,18 @@ timm calls the arrays of its ``ResNet`` as torchvision does; those of its ``ResN
 
 import dataclasses
 import fnmatch
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
 from ..models import ResNet
 from ..models.timm_variants import TIMM_VARIANTS
 from ..models.variants import variant_options
+from ..transform import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, Interpolation
+from .infer import UNSEEN_OPTIONS
 
 # timm's architectures under the same names here: those of torchvision, and the table of its own.
 TORCHVISION = (
@@ -146,6 +150,116 @@ def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["block"] == "basic" and options["version"] == "v1":
         compared["version"] = "v1.5"  # they differ in bottlenecks only
     return compared
+
+
+# Arguments of timm's constructors that do not change what a trained model computes, ...
+_HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate")
+# ... that arrays show, ...
+_SHOWN = ("layers", "channels", "cardinality", "base_width", "avg_down", "stem_width")
+# ... and that may have these values only.
+_VALUES = {"global_pool": ("avg",), "output_stride": (8, 16, 32)}
+
+
+@dataclass(frozen=True)
+class TimmDescription:
+    """What timm's ``config.json`` says about weights.
+
+    Attributes:
+        name: Name of the model here; None where arguments change it, so that arrays show which it is.
+        known: Options of the model that arrays do not show.
+        transform: The evaluation's transform.
+        classes: Number of classes; None where it does not say.
+        labels: Names of the classes; empty where it has none.
+    """
+
+    name: str | None
+    known: Mapping[str, Any]
+    transform: EvalTransform
+    classes: int | None
+    labels: tuple[str, ...]
+
+
+def read_description(config: Mapping[str, Any]) -> TimmDescription:
+    """Read the entries of timm's ``config.json``.
+
+    Raises:
+        UserError: The architecture, an argument of it or the preprocessing is not supported.
+    """
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str):
+        raise UserError("config.json does not name timm's architecture")
+    name = variant_of(architecture)
+    arguments = config.get("model_args") or {}
+    others = [
+        f"{argument}={value!r}"
+        for argument, value in arguments.items()
+        if argument not in (*_HARMLESS, *_SHOWN) and value not in _VALUES.get(argument, ())
+    ]
+    if others:
+        raise UserError(f"timm's {architecture} with {', '.join(others)} is not supported")
+    row = _DEFAULTS | variant_options(name)
+    known = {option: row[option] for option in UNSEEN_OPTIONS if option not in arguments}
+    known |= {option: arguments[option] for option in ("output_stride",) if option in arguments}
+    if "avg_down" in arguments:
+        known["avg_pool_shortcut"] = arguments["avg_down"]
+    # Early repositories have the entries of pretrained_cfg at the top.
+    settings = {**(config.get("pretrained_cfg") or {}), **config}
+    if settings.get("label_offset"):
+        raise UserError("a classifier with a label_offset is not supported")
+    classes = settings.get("num_classes")
+    labels = settings.get("label_names") or settings.get("labels") or ()
+    if isinstance(labels, Mapping):  # by number, where not all numbers have a name
+        labels = [labels.get(str(i), str(i)) for i in range(classes or 0)]
+    is_changed = not set(_SHOWN).isdisjoint(arguments)
+    return TimmDescription(
+        name=None if is_changed else name,
+        known=known,
+        transform=timm_transform(settings),
+        classes=classes,
+        labels=tuple(map(str, labels)),
+    )
+
+
+def timm_transform(settings: Mapping[str, Any]) -> EvalTransform:
+    """Return the evaluation transform of a ``pretrained_cfg`` of timm.
+
+    timm evaluates at ``test_input_size`` and ``test_crop_pct`` where a set has them. It resizes the
+    shorter side to the crop divided by ``crop_pct``, or, by the ``crop_mode`` ``"squash"``, each
+    side.
+
+    Raises:
+        UserError: The images are not square, or a value is not supported.
+    """
+    shape = settings.get("test_input_size") or settings.get("input_size") or (3, 224, 224)
+    ratio = settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875
+    mode = settings.get("crop_mode") or "center"
+    filters: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
+    interpolation = settings.get("interpolation") or "bicubic"
+    mean = tuple(settings.get("mean") or IMAGENET_MEAN)
+    std = tuple(settings.get("std") or IMAGENET_STD)
+    channels, height, width = shape
+    # With the whole image squeezed, nothing is left to crop.
+    is_supported = mode == "center" or (mode == "squash" and ratio == 1)
+    if height != width or interpolation not in filters or not is_supported or not 0 < ratio <= 1:
+        raise UserError(
+            f"preprocessing of timm with input_size={list(shape)}, crop_mode={mode!r}, "
+            f"crop_pct={ratio} and interpolation={interpolation!r} is not supported, only square "
+            'images, "center" or the whole image squeezed ("squash" at 1.0), bilinear or bicubic'
+        )
+    if channels not in (1, 3) or {len(mean), len(std)} != {channels}:
+        raise UserError(
+            f"images of {channels} channels with {len(mean)} means and {len(std)} standard "
+            "deviations are not supported, only 1 or 3 of each"
+        )
+    return EvalTransform(
+        height=height,
+        width=width,
+        resize=None if mode == "squash" else math.floor(height / ratio),
+        interpolation=filters[interpolation],
+        channels=channels,
+        mean=mean,
+        std=std,
+    )
 
 
 def v2_name(name: str) -> str:

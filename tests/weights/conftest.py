@@ -49,8 +49,9 @@ def _seeded(name, shape):
 def torch_shapes(model, channels=3):
     """The shapes of a model's state dict by name, without computing a value."""
     model = model.clone(conv_impl="reference")  # quickly traced
+    side = 28 if model.stem == "mnist" else 32
     variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, 28, 28, channels)), train=False)
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, channels)), train=False)
     )
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables)
     return {name: array.shape for name, array in fr.to_torchvision(zeros, model).items()}

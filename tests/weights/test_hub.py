@@ -106,7 +106,7 @@ def test_timm_repository(hf_server):
     path, cfg = fetch_timm(NAME)
     assert path.name == "model.safetensors"
     assert path.read_bytes() == CONTENT
-    assert cfg == CFG
+    assert cfg == {"architecture": "resnet50", "pretrained_cfg": CFG}
     assert f"GET /{NAME}/resolve/main/model.safetensors" in hf_server.requests
 
 

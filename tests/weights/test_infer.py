@@ -6,6 +6,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import UserError
+from flax_resnet.weights.infer import UNSEEN_OPTIONS
 
 from .conftest import GOLDEN, torch_shapes
 
@@ -22,7 +23,6 @@ def test_torchvisions_models_are_told_apart(name):
     [
         ("resnet50", {"num_classes": 5}),
         ("resnet18", {"stem": "cifar", "num_classes": 10}),
-        ("resnet50d", {}),
         ("resnet10t", {}),
         ("resnet", {"stage_sizes": (2, 2), "block": "basic", "widths": (32, 64)}),
         (
@@ -35,6 +35,21 @@ def test_torchvisions_models_are_told_apart(name):
                 "num_classes": 10,
             },
         ),
+        ("resnet50c", {}),
+        ("resnet50t", {"num_classes": 7}),
+        ("resnet101s", {}),
+        ("seresnet18", {}),
+        ("seresnet34", {"stem": "cifar"}),
+        ("seresnext50_32x4d", {}),
+        ("ecaresnet50d", {}),
+        ("ecaresnetlight", {}),
+        ("resnetrs101", {}),
+        ("resnet26", {}),
+        ("resnet50_gn", {}),
+        ("resnetv2_18", {}),
+        ("resnetv2_50d", {}),
+        ("resnetv2_50d_gn", {}),
+        ("resnetv2_101", {"num_classes": 5}),
         ("resnet20", {}),
         ("resnet56", {"shortcut": "B"}),
         ("resnet32", {"shortcut": "C", "num_classes": 100}),
@@ -54,6 +69,37 @@ def test_name_and_switches_are_found(name, options):
     inferred = fr.infer_model(shapes)
     assert (inferred.name, dict(inferred.options)) == (name, options)
     assert inferred.create() == model
+
+
+# Anti-aliasing and standardised kernels have no arrays.
+SAME_ARRAYS = {
+    "resnet34d": ("resnet34d", "resnetaa34d"),
+    "resnetblur101d": ("resnet101d", "resnetblur101d", "resnetaa101d"),
+    "seresnextaa101d_32x8d": ("seresnext101d_32x8d", "seresnextaa101d_32x8d"),
+    "seresnetaa50d": ("seresnet50", "seresnetaa50d"),
+    "resnetv2_50x1_bit": ("resnetv2_50", "resnetv2_50x1_bit"),
+}
+
+
+@pytest.mark.parametrize("name", SAME_ARRAYS)
+def test_arrays_of_several_of_timms_models(name):
+    model = fr.create_model(name)
+    shapes = torch_shapes(model)
+    inferred = fr.infer_model(shapes)
+    assert (inferred.name, *inferred.same_arrays) == SAME_ARRAYS[name]
+    assert inferred.unknown in (("anti_alias",), ("standardized_kernels",))
+    inferred = fr.infer_model(shapes, name=name)
+    assert (inferred.name, dict(inferred.options)) == (name, {})
+    known = {option: getattr(model, option) for option in UNSEEN_OPTIONS}
+    inferred = fr.infer_model(shapes, known=known)
+    assert inferred.create() == model and inferred.unknown == ()
+
+
+@pytest.mark.parametrize("name", ["resnetblur18", "resnetaa50", "resnetblur50"])
+def test_arrays_of_torchvisions_models_are_taken_for_them(name):
+    inferred = fr.infer_model(torch_shapes(fr.create_model(name)))
+    assert inferred.name == f"resnet{name[-2:]}"
+    assert name in inferred.same_arrays
 
 
 def test_a_head_of_more_layers_is_torchs_sequential():

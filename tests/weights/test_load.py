@@ -38,7 +38,8 @@ def published(file, monkeypatch, tmp_path):
 
     def fetch_timm(name):
         fetched.append(name)
-        return file, {"crop_pct": 1.0, "input_size": [3, 288, 288], "interpolation": "bicubic"}
+        config = {"crop_pct": 1.0, "input_size": [3, 288, 288], "interpolation": "bicubic"}
+        return file, {"architecture": "resnet18", "pretrained_cfg": config}
 
     monkeypatch.setattr(load, "fetch_published", fetch_published)
     monkeypatch.setattr(load, "fetch_timm", fetch_timm)

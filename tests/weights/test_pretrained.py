@@ -59,7 +59,9 @@ def test_facts_of_timm(file, monkeypatch):
         **{"crop_pct": 0.875, "test_crop_pct": 0.965, "interpolation": "bicubic"},
         **{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
     }
-    monkeypatch.setattr(load, "fetch_timm", lambda name: (file, config))
+    monkeypatch.setattr(
+        load, "fetch_timm", lambda name: (file, config | {"architecture": "resnet18"})
+    )
     _, _, info = fr.load_pretrained("resnet18", weights="timm/resnet18.a1_in1k")
     assert (info.transform.resize, info.transform.height) == (232, 224)
     assert info.transform.interpolation == "bicubic"

@@ -19,9 +19,10 @@ from ...errors import UserError
 from ...models import ResNet
 from ...output_files import replacing
 from ...paths import expand
-from ..arrays import LazyArrays
+from ..arrays import LazyArrays, array_shapes
 from ..convert import from_torchvision, to_torchvision
 from ..find import find_weights
+from ..infer import check_recognisable, unseen_metadata
 from .torch_files import read_torch_file
 from .write_torch import write_torch
 
@@ -62,9 +63,34 @@ def save_weights(path: str | Path, variables: Mapping[str, Any], model: ResNet) 
         model: The module that they belong to.
 
     Raises:
-        UserError: Another ending, a folder that cannot be written, or variables of another model.
+        UserError: Another ending, a folder that cannot be written, variables of another model, or
+            arrays that would be taken for those of another model (``.npz`` and ``.pth`` hold no
+            more than arrays).
     """
-    write_weights(path, to_torchvision(variables, model))
+    write_model(path, to_torchvision(variables, model), model)
+
+
+def write_model(
+    path: str | Path,
+    state_dict: Mapping[str, np.ndarray],
+    model: ResNet,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays of ``model`` so that reading them gives the same model.
+
+    Args:
+        path: See ``save_weights``.
+        state_dict: Arrays in PyTorch's layout.
+        model: The module that they belong to.
+        metadata: More entries for the header of a ``.safetensors`` file.
+
+    Raises:
+        UserError: See ``save_weights``.
+    """
+    path = expand(path)
+    if path.suffix.lower() in WRITERS and path.suffix.lower() != ".safetensors":
+        check_recognisable(path, array_shapes(state_dict), model)
+    write_weights(path, state_dict, unseen_metadata(model) | dict(metadata or {}))
 
 
 def read_weights(path: str | Path) -> Mapping[str, np.ndarray]:
