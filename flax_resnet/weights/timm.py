@@ -165,7 +165,7 @@ class TimmDescription:
     """What timm's ``config.json`` says about weights.
 
     Attributes:
-        name: Name of the model here; None where arguments change it, so that arrays show which it is.
+        name: Name of the model here; None where arguments change it, and arrays show to what.
         known: Options of the model that arrays do not show.
         transform: The evaluation's transform.
         classes: Number of classes; None where it does not say.

@@ -197,7 +197,7 @@ def test_a_crop_mode_of_timm_that_is_not_supported(tmp_path):
     del config["flax_resnet"]
     config["pretrained_cfg"]["crop_mode"] = "border"
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="crop_mode=border"):
+    with pytest.raises(UserError, match="crop_mode='border'"):
         fr.load(tmp_path / "a")
 
 
