@@ -40,7 +40,7 @@ class InferredModel:
         unknown: Options of which two values are usual for such arrays: ``"stem_pool"`` after a stem
             of one 3x3 convolution, ``"standardized_kernels"`` in pre-activation networks with group
             norm, ``"anti_alias"`` for arrays that several of timm's models have.
-        same_arrays: Names of models with the same arrays that compute something else.
+        same_arrays: Names of timm's models with the same arrays that compute something else.
     """
 
     name: str
@@ -110,7 +110,9 @@ def infer_model(
     same = tuple(
         candidate
         for candidate, differing in fitting.items()
-        if candidate not in plain and len(differing) <= len(fitting[best])
+        if candidate in TIMM_VARIANTS
+        and candidate not in plain
+        and len(differing) <= len(fitting[best])
     )
     unknown = _unknown(architecture, switches, known)
     if best in TIMM_VARIANTS and any(TIMM_VARIANTS[other].get("anti_alias") for other in same):

@@ -68,7 +68,7 @@ def test_name_and_switches_are_found(name, options):
 # Anti-aliasing and standardised kernels have no arrays.
 SAME_ARRAYS = {
     "resnet34d": ("resnet34d", "resnetaa34d"),
-    "seresnetaa50d": ("seresnet50", "seresnetaa50d"),
+    "seresnetaa50d": ("seresnet50t", "seresnetaa50d"),
     "resnetv2_50x1_bit": ("resnetv2_50", "resnetv2_50x1_bit"),
 }
 
