@@ -113,8 +113,9 @@ def inspect_command(file: str, /, *, key: str | None = None) -> None:
     """
     from rich.console import Console
 
+    from ..paths import expand
     from ..report import arrays_table
-    from ..weights import find_weights, infer_model, read_file
+    from ..weights import find_weights, infer_model, read_file, read_unseen_options
 
     weights = find_weights(read_file(file), key, file)
     arrays = {name: (value.shape, value.dtype.name) for name, value in weights.tensors.items()}
@@ -125,11 +126,13 @@ def inspect_command(file: str, /, *, key: str | None = None) -> None:
     print(f"parameters  {sum(sizes.values()):,}")
     _print_rows(weights.origin())
     try:
-        inferred = infer_model(shapes)
+        inferred = infer_model(shapes, known=read_unseen_options(expand(file)))
         print(f"model       {inferred}")
     except UserError as error:
         print("model       unknown")
         raise UserError(f"{file}: {error}") from error
+    if inferred.same_arrays:
+        print(f"same arrays {', '.join(inferred.same_arrays)}: --model chooses")
     if "stem_pool" in inferred.unknown and weights.stem_pool() is None:
         print("stem        the file does not tell whether a max-pool follows: --stem-pool chooses")
     if weights.resnet.head_problem:

@@ -15,7 +15,7 @@ from .convert import (
     to_torchvision,
     to_transformers,
 )
-from .description import describe
+from .description import describe, read_unseen_options
 from .find import FoundWeights, find_weights
 from .formats.files import (
     load_weights,
@@ -65,6 +65,7 @@ __all__ = [
     "newest_checkpoint",
     "published_weights",
     "read_file",
+    "read_unseen_options",
     "read_weights",
     "save_weights",
     "to_timm",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet import UserError
+from flax_resnet import UserError, cli
 from flax_resnet.weights import load, write_weights
 from flax_resnet.weights.timm import variant_of
 from tests.weights.conftest import GOLDEN, seeded_images, seeded_state_dict
@@ -81,6 +81,15 @@ def test_what_we_write_keeps_the_model(folder):
     (folder / "run/model.safetensors").rename(folder / "alone/model.safetensors")
     for source in ("again.safetensors", "bare.safetensors", "alone/model.safetensors"):
         assert fr.load(folder / source).model == classifier.model, source
+
+
+def test_inspect_names_the_model(folder, capsys):
+    fr.load(folder).save(folder / "again.safetensors")
+    for file, model in (("again", "resnetblur18"), ("model", "resnet18")):
+        assert cli.main(["inspect", str(folder / f"{file}.safetensors")]) == 0
+        printed = capsys.readouterr().out
+        assert f"\nmodel       {model} (num_classes=10)\n" in printed
+        assert ("same arrays resnetblur18" in printed) == (file == "model")
 
 
 @pytest.mark.parametrize(
