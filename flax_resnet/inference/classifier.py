@@ -139,7 +139,7 @@ def load(
         model: Name of the model; by default it is inferred from the arrays.
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
-        head: ``"drop"`` leaves out the classifier of a file.
+        head: ``"drop"`` leaves out the classifier.
         stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
             ``"none"``, where a file does not tell it.
         in_channels: Another number of channels than the weights' images have.

@@ -71,7 +71,7 @@ def load_source(
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
-        head: ``"drop"`` leaves out the classifier of a file.
+        head: ``"drop"`` leaves out the classifier.
         stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
             ``"none"``, where a file does not tell it.
 
@@ -92,13 +92,15 @@ def load_source(
             f"{word} names both {'a folder' if path.is_dir() else 'a file'} here and published "
             f"weights: write ./{word} for the former; for the latter {_unambiguous(word, model)}."
         )
-    if published is not None:
-        return published()
-    if path.is_dir():
-        return _load_folder(path, word, model)
-    if path.exists() or path.suffix.lower() in ENDINGS:
+    is_file = published is None and not path.is_dir()
+    if is_file and (path.exists() or path.suffix.lower() in ENDINGS):
         return _load_local(path, word, model, key, head, stem_pool)
-    raise UserError(_not_found(word, model, is_path))
+    if is_file:
+        raise UserError(_not_found(word, model, is_path))
+    if key is not None:
+        raise UserError(f"A key chooses a ResNet of a file, and {word} is not a file: give no key.")
+    loaded = _load_folder(path, word, model) if published is None else published()
+    return without_classifier(loaded) if head == "drop" else loaded
 
 
 def load_pretrained(
@@ -151,6 +153,12 @@ def load_pretrained(
 def is_published_set(word: str) -> bool:
     """Return whether ``word`` names a set of weights that several models have."""
     return bool(_SET.fullmatch(word))
+
+
+def without_classifier(loaded: LoadedWeights) -> LoadedWeights:
+    """Return the weights as those of a backbone."""
+    info = dataclasses.replace(loaded.info, has_classifier=False, classes=())
+    return dataclasses.replace(loaded, info=info)
 
 
 def _published(
@@ -273,6 +281,11 @@ def _load_local(
         config = read_json_object(beside)
         if "architecture" in config and ENTRY not in config:
             return _load_described_by_timm(path, config, source, model, key=key, head=head)
+        if "model_type" in config:
+            raise UserError(
+                f"{path} lies beside a config.json of transformers, which says what the arrays do "
+                f"not: give the folder {path.parent} in place of the file."
+            )
         model = model or config.get("model.name")  # of a run
     return _load_file(path, "file", source, model, key=key, head=head, stem_pool=stem_pool)
 

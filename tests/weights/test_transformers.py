@@ -125,6 +125,21 @@ def test_a_backbone_without_a_classifier(folder):
     assert not classifier.info.has_classifier
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_alone_does_not_tell_what_the_config_does(name):
+    """``downsample_in_bottleneck`` moves a stride, which no array shows."""
+    with pytest.raises(UserError, match="give the folder"):
+        fr.load(FOLDERS / name / "model.safetensors")
+
+
+def test_options_of_files_hold_for_a_folder_too():
+    assert fr.load(FOLDERS / "basic").info.has_classifier
+    dropped = fr.load(FOLDERS / "basic", head="drop")
+    assert not dropped.info.has_classifier
+    with pytest.raises(UserError, match="is not a file: give no key"):
+        fr.load(FOLDERS / "basic", key="model")
+
+
 def change(folder, file, **entries):
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
