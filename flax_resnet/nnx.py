@@ -4,7 +4,7 @@ A ``ResNet`` here holds its variables as an NNX module does, and computes with t
 the same architecture. So there is one implementation, and both APIs return the same bits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,47 +74,48 @@ class ResNet(nnx.Module):
         """Computes logits ``[N, num_classes]`` of images ``[N, H, W, C]``."""
         return self._apply(x, models.ResNet.__call__)
 
-    def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """The output of every stage before the head, and the input of the head.
+    def features(self, x: jax.Array, stages: Sequence[str] | None = None) -> dict[str, jax.Array]:
+        """The output of stages before the head, and the input of the head.
 
         Args:
             x: Images ``[N, H, W, C]``.
+            stages: Names of the outputs; the model runs up to the last of them. By default all.
 
         Returns:
             ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``, and ``"pooled"``
             ``[N, C]``.
         """
-        return self._apply(x, models.ResNet.features)
+        return self._apply(x, models.ResNet.features, stages=stages)
 
-    def _apply(self, x: jax.Array, method: Callable[..., Any]) -> Any:
+    def _apply(self, x: jax.Array, method: Callable[..., Any], **options: Any) -> Any:
         variables = from_nnx(self)
         # The classifier may have been replaced by one of another size.
         linen = self.linen.clone(num_classes=variables["params"]["fc"]["kernel"].shape[-1])
         if self.use_running_average:
-            return linen.apply(variables, x, train=False, method=method)
+            return linen.apply(variables, x, train=False, method=method, **options)
         rngs = None if self.rngs is None else {"dropout": self.rngs.dropout()}
         output, updated = linen.apply(
-            variables, x, train=True, method=method, mutable=["batch_stats"], rngs=rngs
+            variables, x, train=True, method=method, mutable=["batch_stats"], rngs=rngs, **options
         )
         nnx.update(self, nnx.State(updated.get("batch_stats", {})))
         return output
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, channels: int = 3, **options: Any) -> ResNet:
+def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> ResNet:
     """Creates the model of that name with random weights, in training mode.
 
     Args:
         name: One of ``fr.list_models()``, or any other depth of the CIFAR families.
         rngs: Random numbers of the initial weights, and of dropout and stochastic depth.
-        channels: Channels of the images.
-        **options: Options of ``fr.create_model``: ``num_classes``, ``stem``, ``dtype``, ...
+        **options: Options of ``fr.create_model``: ``num_classes``, ``stem``, ``dtype``, ... Without
+            ``in_channels`` the images have three channels.
 
     Raises:
         ValueError: The name, an option or the value of an option is unknown; the message holds the
             nearest ones.
     """
     linen = models.create_model(name, **options)
-    return ResNet(linen, fresh_variables(linen, rngs.params(), channels), rngs)
+    return ResNet(linen, fresh_variables(linen, rngs.params()), rngs)
 
 
 def load(

@@ -155,6 +155,7 @@ def test_features_are_linens(resnet20):
     model.eval()
     expected = linen.apply(variables, IMAGES, train=False, method="features")
     assert_trees_equal(model.features(IMAGES), expected)
+    assert_trees_equal(model.features(IMAGES, ["layer2"]), {"layer2": expected["layer2"]})
 
 
 def test_a_new_classifier_has_its_own_number_of_classes(resnet20):
@@ -197,7 +198,7 @@ def test_dropout_draws_new_numbers_at_each_call():
 
 def test_created_from_a_seed():
     a, b, c = (
-        fr.nnx.create_model("resnet20", rngs=nnx.Rngs(seed), stage_sizes=(1, 1, 1), channels=1)
+        fr.nnx.create_model("resnet20", rngs=nnx.Rngs(seed), stage_sizes=(1, 1, 1), in_channels=1)
         for seed in (0, 0, 1)
     )
     assert a.conv1.kernel.shape == (3, 3, 1, 16)

@@ -70,7 +70,7 @@ class Subset:
 
     def _check(self, labels: npt.ArrayLike) -> None:
         # A split without any label has been detected when the set was opened.
-        if np.min(labels, initial=0) < 0:
+        if np.asarray(labels).min(initial=0) < 0:
             raise UserError(
                 f"some images of {self.whole.name} in {self.whole.folder} have no label (-1): "
                 "prepare the set without them, or choose another set"
