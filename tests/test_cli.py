@@ -25,6 +25,7 @@ def test_summary_prints_parameters_and_macs(capsys):
 
 
 WRONG_USAGE = {
+    "push runs/photos": "NAME is missing",
     "tran": "no command 'tran'",
     "train": "--config NAME is missing; configs: digits",
     "train --config": "--config needs a value",

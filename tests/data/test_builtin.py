@@ -177,9 +177,10 @@ def test_only_absent_files_are_downloaded(
 ) -> None:
     requested = []
 
-    def serve(file: PublishedFile, target: Path, otherwise: str) -> None:
+    def serve(file: PublishedFile, target: Path, otherwise: str) -> Path:
         requested.append(file.url)
         place_idx(target.parent, {target.name: idx_contents[target.name]})
+        return target
 
     monkeypatch.setattr(builtin, "fetch", serve)
     place_idx(tmp_path / "mnist", {TRAIN_IMAGES: idx_contents[TRAIN_IMAGES]})

@@ -159,7 +159,9 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_number(run, tmp_path):
 def test_one_image_listed_twice(run):
     lazy = Image.open(io.BytesIO(png(pixels())))
     done = run.predict([lazy] * 8)
-    assert not done.failed and len({row.tobytes() for row in done.probabilities}) == 1
+    assert not done.failed
+    # Equal up to the rounding of the rows of a batch.
+    np.testing.assert_allclose(done.probabilities, done.probabilities[:1].repeat(8, 0), rtol=1e-5)
 
 
 AMBIGUOUS = {  # shape: both readings
