@@ -1,5 +1,6 @@
 """State dicts and images filled from seeds: torch's side and ours make the same ones."""
 
+import importlib
 import json
 import socket
 import threading
@@ -118,6 +119,9 @@ def silent():
 def at(monkeypatch, tmp_path):
     """``at(url)``: the hub is there, and its cache is empty."""
     constants = pytest.importorskip("huggingface_hub.constants")
+    # Its client keeps the proxies of the environment in which it was made, perhaps another test's.
+    close_session = importlib.import_module("huggingface_hub").close_session
+    close_session()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
@@ -126,4 +130,5 @@ def at(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
 
-    return use
+    yield use
+    close_session()
