@@ -87,7 +87,7 @@ class Checkpoints:
 
     def _failed_save(self, error: Exception) -> UserError:
         # After a failed save orbax has forgotten the steps before it, which are still on the disk
-        # (orbax-checkpoint 0.11.25 to 0.12.8).
+        # (orbax-checkpoint 0.11.28 to 0.12.8).
         self._manager.reload()
         latest = self._manager.latest_step()
         kept = "there is none before it" if latest is None else f"that of step {latest} is kept"
