@@ -15,10 +15,8 @@ SUPPORTED, REFUSED = (dict(ROW.findall(text)) for text in PAGE.read_text().split
 def timm():
     """Imported by tests that run only; on one thread, as XLA's would wait for it."""
     torch = pytest.importorskip("torch")
-    pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
     torch.set_num_threads(1)
-    from . import torchvision_import  # noqa: F401  # timm imports torchvision
-
+    pytest.importorskip("tests.weights.torchvision_import")  # timm imports torchvision
     return pytest.importorskip("timm")
 
 
