@@ -1,11 +1,11 @@
 """Commands for data sets: check, prepare."""
 
-import sys
 from typing import Annotated
 
 import tyro
 
 from .grammar import command
+from .notes import note_missing_letters
 
 
 @command
@@ -23,17 +23,15 @@ def check_command(
     from rich.console import Console
 
     from ..data.audit import check_folder, contact_sheet, render
-    from ..data.images import find_images
-    from ..fonts import missing_letters_note
+    from ..data.images import find_images, split_columns
 
-    chosen = columns.split(",") if columns else None
+    chosen = split_columns(columns)
     report = render(check_folder(source, columns=chosen), limit=most)
     Console(highlight=False).print(report, soft_wrap=True)
     if sheet:
         images = find_images(source, columns=chosen)
         contact_sheet(images, sheet)
-        if note := missing_letters_note(images.classes):
-            print(f"note: {note}", file=sys.stderr)
+        note_missing_letters(images.classes)
         print(f"Look at {sheet}.")
 
 

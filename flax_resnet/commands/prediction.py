@@ -1,10 +1,9 @@
 """Commands that apply a trained model to images: predict, embed, evaluate, report."""
 
-import io
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -13,6 +12,7 @@ from ..config import Config
 from ..errors import UserError
 from ..paths import expand
 from .grammar import command
+from .notes import note_missing_letters, print_notes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -154,8 +154,7 @@ def evaluate_command(
     Args:
         model: A run's folder, a weights file, or a published model such as resnet50.
         source: A folder with a folder for each class, or a .csv, .tsv or .jsonl of path and label;
-            by
-            default the run's own data.
+            by default the run's own data.
         split: The images to evaluate; by default the test images where there are any.
         columns: The list's columns of paths and labels, such as id,breed.
         tta: Average the logits with those of the mirror image.
@@ -178,6 +177,7 @@ def evaluate_command(
 
     from rich.console import Console
 
+    from ..data.images import split_columns
     from ..inference.write_predictions import write_predictions
     from ..metrics import MultiLabelEvaluation
     from ..report.evaluation import write_evaluation
@@ -188,7 +188,7 @@ def evaluate_command(
         done = run.evaluate(
             source,
             split=split,
-            columns=columns.split(",") if columns else None,
+            columns=split_columns(columns),
             batch_size=batch_size,
             tta=tta,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -197,8 +197,7 @@ def evaluate_command(
         truth = [", ".join(itertools.compress(run.classes, row)) for row in done.labels]
     else:
         truth = [run.classes[label] for label in done.labels]
-    for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(done.notes)
     console = Console(highlight=False)
     for table in evaluation_tables(done.result):
         console.print(table)
@@ -212,7 +211,7 @@ def evaluate_command(
         from ..report.plots import save_confusion
 
         save_confusion(done.result, confusion)
-        _note_missing_letters(run.classes)
+        note_missing_letters(run.classes)
     if mistakes:
         _write_mistakes(mistakes, done, run.classes)
     _conclude(len(done.labels), dict(done.predictions.failed), 0)
@@ -239,14 +238,12 @@ def _check_positive(**values: int) -> None:
 
 def _find(arguments: Sequence[str], columns: str | None) -> "FoundFiles":
     """Find the photos that arguments of the command line name."""
+    from ..data.images import split_columns
     from ..inference.find_files import find_files
 
     if not arguments:
         raise UserError("PATHS is missing: name files, folders or patterns.", exit_code=2)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # A file name may hold any bytes, and any line break.
-        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
-    found = find_files(arguments, sys.stdin, columns.split(",") if columns else None)
+    found = find_files(arguments, sys.stdin, split_columns(columns))
     if not found.paths:
         reasons = "; ".join(f"{word} {reason}" for word, reason in found.missing.items())
         raise UserError(f"There is nothing to predict: {reasons or 'the list is empty'}.")
@@ -261,8 +258,8 @@ def _load(model: str, classes: str | None) -> Any:
     from ..runtime import keep_programs
 
     named = jax.config.values["jax_compilation_cache_dir"]
-    if named is None and (note := keep_programs(Config().compile_cache)):
-        print(f"note: {note}", file=sys.stderr)
+    if named is None:
+        print_notes([keep_programs(Config().compile_cache)])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return load(model, classes=classes)
 
@@ -317,7 +314,7 @@ def _write_sheet(path: str, batches: Sequence["Predictions"], total: int) -> Non
             )
             photos.append(CaptionedPhoto(name, label, probability, os.path.basename(name)))
     shown = write_photo_sheet(photos, path)
-    _note_missing_letters(text for photo in photos[:shown] for text in (photo.label, photo.note))
+    note_missing_letters(text for photo in photos[:shown] for text in (photo.label, photo.note))
     rest = f" (the first {shown:,} of {total:,} photos)" if shown < total else ""
     print(f"Look at {path}{rest}.", file=sys.stderr)
 
@@ -341,17 +338,10 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
     ]
     if photos:
         shown = write_photo_sheet(photos, path)
-        _note_missing_letters(text for photo in photos for text in (photo.label, photo.note))
+        note_missing_letters(text for photo in photos for text in (photo.label, photo.note))
         print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the most confident first.")
     else:
         print(f"No mistakes in files, so {path} was not written.")
-
-
-def _note_missing_letters(texts: Iterable[str]) -> None:
-    from ..fonts import missing_letters_note
-
-    if note := missing_letters_note(texts):
-        print(f"note: {note}", file=sys.stderr)
 
 
 def _conclude(total: int, failed: Mapping[str, str], skipped: int) -> None:

@@ -9,7 +9,7 @@ from ..paths import expand
 from .arrays import read_arrays
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset
-from .images import SPLITS, ImageFiles, find_images
+from .images import SPLITS, ImageFiles, find_images, split_columns
 from .published import TFDS_CATALOG
 from .tfds import find_prepared, load_prepared, open_prepared
 
@@ -52,7 +52,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
     path = expand(data.dir)
     if path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
-    columns = data.columns.split(",") if data.columns else None
+    columns = split_columns(data.columns)
     found = find_images(path, ratios=data.splits, columns=columns)
     train, validation, test = (stream(found.splits[split]) for split in SPLITS)
     name = path.resolve().name

@@ -11,7 +11,15 @@ import numpy as np
 
 from ..config import AugmentConfig, DataConfig
 from ..data import FOLDER, Source, open_dataset
-from ..data.images import NUMBERS, SPLITS, ImageFiles, Records, find_images, first_few
+from ..data.images import (
+    NUMBERS,
+    SPLITS,
+    ImageFiles,
+    Records,
+    find_images,
+    first_few,
+    split_columns,
+)
 from ..data.tfds import imagenet_synsets
 from ..errors import UserError
 from ..metrics import (
@@ -178,8 +186,8 @@ def _select(
         return _select_of_config(settings, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
-    if own and columns is None and settings.get("data.columns"):
-        columns = settings["data.columns"].split(",")
+    if own and columns is None:
+        columns = split_columns(settings.get("data.columns"))
     found = find_images(
         root,
         ratios=ratios,  # type: ignore[arg-type]

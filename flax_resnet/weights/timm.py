@@ -37,7 +37,7 @@ FORMER_NAMES = (
     (r"seresnext26tn_32x4d", "seresnext26t_32x4d"),
 )
 
-# Other architectures of timm with "resnet", "resnext" or alike in the name: pattern and reason.
+# Other architectures of timm with "resnet", "resnext" or the like in the name: pattern and reason.
 UNSUPPORTED = {
     "*_pruned": "its layers have widths that no rule gives",
     "test_resnet": "it mixes basic and bottleneck blocks",

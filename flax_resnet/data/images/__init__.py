@@ -5,6 +5,7 @@ them in batches with several threads, and the functions of ``pixels`` turn one f
 ``load_image`` and ``fit_image`` do it as an ``EvalTransform`` describes.
 """
 
+from .columns import split_columns
 from .crops import UNIFORMS_PER_CROP, Box, crop_box
 from .decoding import (
     EXTENSIONS,
@@ -91,6 +92,7 @@ __all__ = [
     "read_image",
     "read_listed_files",
     "resize_center_crop",
+    "split_columns",
     "thumbnail",
     "to_rgb",
     "write_picture",

@@ -26,6 +26,11 @@ _SPLITS = frozenset({"split", "subset", "partition", "set", "dataset", "phase", 
 _INDEX = re.compile(r"|index|unnamed\d*")  # of pandas
 
 
+def split_columns(option: str | None) -> list[str] | None:
+    """Return the columns that an option such as ``id,breed`` names; None where it is not given."""
+    return option.split(",") if option else None
+
+
 def choose_columns(
     table: Table, given: Sequence[str] | None = None, *, labelled: bool = True
 ) -> tuple[tuple[str, ...], list[str]]:
