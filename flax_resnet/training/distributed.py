@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ..config import ParallelConfig
 from ..errors import UserError
@@ -119,3 +121,31 @@ def watch_peers(timeout: int) -> Iterator[None]:
         raise
     finally:
         install(signal.SIGABRT, before)
+
+
+@contextmanager
+def primary_decides() -> Iterator[None]:
+    """Raise an error that the body, which process 0 alone runs to some effect, raises there in all.
+
+    The others would otherwise wait for a process that is gone.
+
+    Raises:
+        UserError: That of process 0.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    failure: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        failure = error
+    text = np.zeros(1000, np.uint8)
+    if failure is not None:
+        encoded = np.frombuffer(str(failure).encode()[: len(text)], np.uint8)
+        text[: len(encoded)] = encoded
+    text = np.asarray(multihost_utils.broadcast_one_to_all(text))
+    if failure is not None:
+        raise failure
+    if text.any():
+        raise UserError(bytes(text).rstrip(b"\0").decode(errors="ignore"))

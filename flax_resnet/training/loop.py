@@ -26,7 +26,7 @@ from .run import Run, resolve
 from .state import TrainState
 from .transfer.features import keep_features
 from .transfer.head import fit_head
-from .workdir import open_workdir
+from .workdir import lock_workdir, open_workdir
 
 
 def train(config: Config, console: Console | None = None) -> TrainResult:
@@ -61,22 +61,28 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             print_budget(run, console)
             return TrainResult(Path(config.workdir or "."), 0, False, None, {})
         state = run.init()
-        workdir = open_workdir(run, state)
-        if run.views:
-            run = keep_features(run, state, console)
-        with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
-            recorder = Recorder(run, workdir, checkpoints, stop, console)
-            if run.solver == "lbfgs":
-                state, step = fit_head(run, state, recorder)
-            else:
-                state, step = fit(run, state, recorder)
-            is_done = step >= run.last_step and not checkpoints.eval_pending(step)
-            with suppress(Stopped):
-                if is_done or run.solver == "lbfgs":
-                    return recorder.finish(state)
-            best = checkpoints.best_step()  # waits for the save
-            console.print(f"Stopped after step {step:,}; saved. The same command resumes there.")
-            return TrainResult(workdir, step, False, best, {})
+        with lock_workdir(config) as lock:
+            workdir = open_workdir(run, state)
+            if run.views:
+                run = keep_features(run, state, console)
+            with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+                recorder = Recorder(run, workdir, lock, checkpoints, stop, console)
+                return _train(run, state, recorder)
+
+
+def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:
+    checkpoints = recorder.checkpoints
+    if run.solver == "lbfgs":
+        state, step = fit_head(run, state, recorder)
+    else:
+        state, step = fit(run, state, recorder)
+    is_done = step >= run.last_step and not checkpoints.eval_pending(step)
+    with suppress(Stopped):
+        if is_done or run.solver == "lbfgs":
+            return recorder.finish(state)
+    best = checkpoints.best_step()  # waits for the save
+    recorder.console.print(f"Stopped after step {step:,}; saved. The same command resumes there.")
+    return TrainResult(recorder.workdir, step, False, best, {})
 
 
 def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, int]:

@@ -22,6 +22,7 @@ from ..weights import build_model, write_run_weights
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
+from .lock import Lock
 from .preemption import Stopped, StopRequest
 from .run import Run
 from .state import TrainState
@@ -56,6 +57,7 @@ class Recorder:
     Attributes:
         run: The run.
         workdir: Its folder.
+        lock: Its lock, in the process that holds it.
         checkpoints: Those of the run.
         stop: Whether the run is to stop; polled during evaluation.
         console: Where progress is reported.
@@ -63,6 +65,7 @@ class Recorder:
 
     run: Run
     workdir: Path
+    lock: Lock | None
     checkpoints: Checkpoints
     stop: StopRequest
     console: Console
@@ -101,7 +104,12 @@ class Recorder:
     def append(self, entry: Entry) -> None:
         """Append a line to the history; one process of a run writes it."""
         if jax.process_index() == 0:
+            self._check_lock()
             append_history(self.workdir / HISTORY, entry)
+
+    def _check_lock(self) -> None:
+        if self.lock is not None:
+            self.lock.check()
 
     def evaluate_and_save(
         self, step: int, state: TrainState, sums: Metrics, clock: Clock, stopping: bool
@@ -119,6 +127,7 @@ class Recorder:
         Returns:
             The sums to continue with, and whether the run is to stop.
         """
+        self._check_lock()
         run, saved = self.run, {"state": state, "sums": sums}
         if not run.evaluates_at(step):
             self.checkpoints.save(step, saved)

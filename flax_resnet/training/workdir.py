@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from ..config import EFFECTS, flatten
+from ..config import EFFECTS, Config, flatten
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..models import stage_of
 from ..output_files import write_json
 from ..paths import expand
 from ..weights import RUN_WEIGHTS, newest_checkpoint, write_description
+from .distributed import primary_decides
+from .lock import Lock
 from .run import Run
 from .state import TrainState
 
@@ -33,8 +36,34 @@ _FILES = (
 )
 
 
+def workdir_of(config: Config) -> Path:
+    """Return the run's folder, which need not exist."""
+    return expand(config.workdir or "runs/run")
+
+
+@contextmanager
+def lock_workdir(config: Config) -> Iterator[Lock | None]:
+    """Hold the lock of the run's folder, which is made; the processes of a run share the lock.
+
+    Yields:
+        The lock in process 0, None in the others.
+
+    Raises:
+        UserError: Another command uses the folder, which is as it was.
+    """
+    lock = None
+    with primary_decides():
+        if jax.process_index() == 0:
+            lock = Lock(workdir_of(config), "train")
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 def open_workdir(run: Run, state: TrainState) -> Path:
-    """Create the run's folder if it does not exist, and write what describes the run.
+    """Write what describes the run into its folder.
 
     That is ``config.json``, ``data.json`` (``data.fingerprint``), the classes and the transform. Of
     several processes the first one writes.
@@ -51,26 +80,29 @@ def open_workdir(run: Run, state: TrainState) -> Path:
             named), and is as it was; or it cannot be written.
     """
     config, is_primary = run.config, jax.process_index() == 0
-    workdir = expand(config.workdir or "runs/run")
+    workdir = workdir_of(config)
     settings = flatten(config) | {START: _start_digest(run, state)}
     conflicts = list(_setting_conflicts(workdir, run, settings))
-    data = fingerprint(run.dataset, config.data.dir) if is_primary else None
-    if data is not None:
-        conflicts += _data_conflicts(workdir, data)
-    if conflicts and not config.overwrite:
-        raise UserError(
-            f"{workdir} holds another run: {'; '.join(conflicts)}. Choose another --workdir, or "
-            "add --overwrite to delete that run and train again."
-        )
-    if data is not None:
-        try:
-            if conflicts:
-                _delete_run(workdir)
-            write_json(workdir / CONFIG, settings)
-            write_json(workdir / FILE, data.to_json(), indent=None)
-            write_description(workdir, run.dataset.classes, run.transform)
-        except OSError as error:
-            raise UserError(f"The run's folder {workdir} cannot be written: {error}.") from error
+    with primary_decides():
+        data = fingerprint(run.dataset, config.data.dir) if is_primary else None
+        if data is not None:
+            conflicts += _data_conflicts(workdir, data)
+        if conflicts and not config.overwrite:
+            raise UserError(
+                f"{workdir} holds another run: {'; '.join(conflicts)}. Choose another --workdir, "
+                "or add --overwrite to delete that run and train again."
+            )
+        if data is not None:
+            try:
+                if conflicts:
+                    _delete_run(workdir)
+                write_json(workdir / CONFIG, settings)
+                write_json(workdir / FILE, data.to_json(), indent=None)
+                write_description(workdir, run.dataset.classes, run.transform)
+            except OSError as error:
+                raise UserError(
+                    f"The run's folder {workdir} cannot be written: {error}."
+                ) from error
     if jax.process_count() > 1:  # the others look for checkpoints that the first one deletes
         multihost_utils.sync_global_devices("open_workdir")
     return workdir
