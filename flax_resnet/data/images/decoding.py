@@ -33,6 +33,7 @@ FORMATS = {
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
 MAX_PIXELS = 100_000_000
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)  # Windows does not have it
 
 _HEIF = "is a HEIC image, which needs pillow-heif (pip install pillow-heif), or is damaged"
 # The first three letters of the brand in an ISO media file -> why it cannot be opened.
@@ -139,7 +140,7 @@ def read_bytes(path: str) -> bytes:
 
 def _open_at_once(path: str, flags: int) -> int:
     """Open a file; a pipe that nobody writes to is not waited for."""
-    return os.open(path, flags | (0 if _is_substitution(path) else os.O_NONBLOCK))
+    return os.open(path, flags | (0 if _is_substitution(path) else _NO_WAIT))
 
 
 def _is_substitution(path: str) -> bool:

@@ -1,7 +1,8 @@
 """The fast path for JPEG files: libjpeg-turbo decodes and fast_image_resize resizes.
 
 Pillow gives the same decoded pixels, and resized ones that differ by at most one level, but is
-slower (``benchmarks/data.py``). Both libraries release the interpreter lock.
+slower (``benchmarks/data.py``). It resizes where fast_image_resize has no build. Both libraries
+release the interpreter lock.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]
-from cykooz_resizer import (  # type: ignore[import-untyped]
-    CropBox,
-    FilterType,
-    ImageData,
-    PixelType,
-    ResizeAlg,
-    ResizeOptions,
-    Resizer,
-)
+from PIL import Image
+
+try:
+    import cykooz_resizer as fast  # type: ignore[import-untyped]
+except ImportError:  # it has no build for Linux on ARM
+    fast = None
 
 Pixels = npt.NDArray[np.uint8]
 
-# Pillow and torchvision call the Catmull-Rom cubic "bicubic".
-_FILTERS = {
-    "bilinear": ResizeAlg.convolution(FilterType.bilinear),
-    "bicubic": ResizeAlg.convolution(FilterType.catmull_rom),
-}
-_WHOLE_IMAGE = {name: ResizeOptions(method, use_alpha=False) for name, method in _FILTERS.items()}
+_PILLOWS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+if fast:
+    # Pillow and torchvision call the Catmull-Rom cubic "bicubic".
+    _FILTERS = {
+        "bilinear": fast.ResizeAlg.convolution(fast.FilterType.bilinear),
+        "bicubic": fast.ResizeAlg.convolution(fast.FilterType.catmull_rom),
+    }
+    _WHOLE_IMAGE = {
+        name: fast.ResizeOptions(method, use_alpha=False) for name, method in _FILTERS.items()
+    }
 # Each thread has its own buffers and its own Resizer, which two threads must not share.
 _thread = threading.local()
 
@@ -145,16 +147,20 @@ def resize(
         size: ``(height, width)`` of the result.
         interpolation: Filter of the resizing.
     """
+    if fast is None:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize(size[::-1], _PILLOWS[interpolation], box))
     if not hasattr(_thread, "resizer"):
-        _thread.resizer = Resizer()
+        _thread.resizer = fast.Resizer()
     left, top, right, bottom = box
     if box == (0, 0, pixels.shape[1], pixels.shape[0]):
         options = _WHOLE_IMAGE[interpolation]
     else:
-        crop = CropBox(left, top, right - left, bottom - top)
-        options = ResizeOptions(_FILTERS[interpolation], crop_box=crop, use_alpha=False)
-    source = ImageData(pixels.shape[1], pixels.shape[0], PixelType.U8x3, pixels.tobytes())
+        crop = fast.CropBox(left, top, right - left, bottom - top)
+        options = fast.ResizeOptions(_FILTERS[interpolation], crop_box=crop, use_alpha=False)
+    kind = fast.PixelType.U8x3
+    source = fast.ImageData(pixels.shape[1], pixels.shape[0], kind, pixels.tobytes())
     if getattr(_thread, "size", None) != size:
-        _thread.size, _thread.target = size, ImageData(size[1], size[0], PixelType.U8x3)
+        _thread.size, _thread.target = size, fast.ImageData(size[1], size[0], kind)
     _thread.resizer.resize(source, _thread.target, options)
     return np.frombuffer(_thread.target.get_buffer(), np.uint8).reshape(*size, 3)

@@ -6,12 +6,14 @@ module does not import TFDS, which would take a second.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 from pathlib import Path
 
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
+from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
 
 DEFAULT_FOLDER = "~/tensorflow_datasets"
@@ -29,6 +31,15 @@ def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
 def labels_file(folder: Path, split: str, label: str) -> Path:
     """Return the path at which ``flax-resnet prepare`` stores a copy of a split's labels."""
     return folder / f"{split}.{label}.npy"
+
+
+def check_array_record() -> None:
+    """Raise a UserError where the package that reads and writes these sets is not installed."""
+    if importlib.util.find_spec("array_record") is None:
+        raise UserError(
+            "Prepared data sets need the package array-record, which is not installed and has no "
+            "build for Windows: use Linux, macOS or WSL, or a folder of images, --data.name folder."
+        )
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | None:

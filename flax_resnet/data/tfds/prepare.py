@@ -22,7 +22,7 @@ from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
 from flax_resnet.data.tfds.archives import folder_files, reading
 from flax_resnet.data.tfds.contents import DatasetContents
-from flax_resnet.data.tfds.folders import is_readable, tfds_root
+from flax_resnet.data.tfds.folders import check_array_record, is_readable, tfds_root
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
@@ -82,6 +82,7 @@ def prepare(
     if name not in _RECIPES:
         raise UserError(f"cannot prepare {name!r}: choose one of {', '.join(_RECIPES)}")
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    check_array_record()
     root = tfds_root(data_dir)
     folder = root / name / TFDS_CATALOG[name].version
     if not _is_prepared(folder):

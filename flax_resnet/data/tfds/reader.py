@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flax_resnet.data.tfds.folders import FORMAT, advice, find_prepared, labels_file
+from flax_resnet.data.tfds.folders import (
+    FORMAT,
+    advice,
+    check_array_record,
+    find_prepared,
+    labels_file,
+)
 from flax_resnet.errors import UserError
 
 # Records read at once: enough to keep the threads of the reader busy, few enough for the memory.
@@ -232,6 +238,7 @@ def open_prepared(
     folder = find_prepared(name, data_dir)
     if folder is None:
         raise UserError(advice(name, data_dir))
+    check_array_record()
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
     from array_record.python.array_record_data_source import (  # type: ignore[import-untyped]
         ArrayRecordDataSource,

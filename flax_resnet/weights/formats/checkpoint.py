@@ -4,6 +4,7 @@ import glob
 import hashlib
 import math
 import os
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -37,13 +38,14 @@ def orbax_path(folder: Path) -> Path:
     if not glob.has_magic(str(target)):
         return target
     name = hashlib.blake2b(os.fsencode(target), digest_size=16).hexdigest()
-    link = Path(tempfile.gettempdir()) / f"flax_resnet-{os.getuid()}-{name}"
+    user = _user()
+    link = Path(tempfile.gettempdir()) / f"flax_resnet-{user}-{name}"
     try:
         target.mkdir(parents=True, exist_ok=True)
         try:
             link.symlink_to(target, target_is_directory=True)
         except FileExistsError:  # of an earlier run in this folder, or of another process
-            if Path(os.readlink(link)) != target or link.lstat().st_uid != os.getuid():
+            if Path(os.readlink(link)) != target or link.lstat().st_uid != user:
                 raise
     except OSError as error:
         raise UserError(
@@ -51,6 +53,13 @@ def orbax_path(folder: Path) -> Path:
             "checkpoints need where a path holds brackets or stars: choose another --workdir."
         ) from error
     return link
+
+
+def _user() -> int:
+    """Return the number of the user to whom files belong; on Windows it is always 0."""
+    if sys.platform == "win32":
+        return 0
+    return os.getuid()
 
 
 def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:

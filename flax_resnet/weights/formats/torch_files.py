@@ -24,7 +24,7 @@ from .pickled_names import (
     damaged,
     printable,
 )
-from .torch_tensors import Storage, build_tensor, storage_id, view_storage
+from .torch_tensors import Storage, build_tensor, release_mapped_pages, storage_id, view_storage
 from .unpickle import read_pickle
 
 # torch before 1.6 began its files with the pickles of these two numbers.
@@ -154,7 +154,7 @@ def _read_zip(file: BinaryIO, mapped: mmap.mmap) -> Any:
     result = read_pickle(cast(BinaryIO, mapped), build_tensor, load)
     if mapped.tell() > end:
         raise damaged("its pickle is cut short")
-    mapped.madvise(mmap.MADV_DONTNEED)  # the checksums have mapped all pages
+    release_mapped_pages(mapped)  # the checksums have mapped all pages
     return result
 
 

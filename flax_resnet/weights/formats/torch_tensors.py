@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,13 @@ def release_pages(array: np.ndarray) -> None:
     while isinstance(owner, np.ndarray):
         owner = owner.base
     if isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap):
-        owner.obj.madvise(mmap.MADV_DONTNEED)
+        release_mapped_pages(owner.obj)
+
+
+def release_mapped_pages(mapped: mmap.mmap) -> None:
+    """Let the system drop the pages of a mapped file that were read; Windows decides by itself."""
+    if sys.platform != "win32":
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
