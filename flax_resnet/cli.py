@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "evaluate": Command("prediction", "Compare a model's predictions with true classes.", "flags"),
     "embed": Command("prediction", "Write the features of photos to a file.", "flags"),
+    "serve": Command("serve", "Classify photos over HTTP, and on a page in the browser.", "flags"),
     "report": Command("prediction", "Rewrite the report page of a run, report/index.html."),
     "list": Command("models", "List the models whose name matches a pattern."),
     "summary": Command("models", "Show a model's size, cost, output shapes and memory."),

@@ -55,6 +55,7 @@ WRONG_USAGE = {
     "predict resnet50 a.jpg --tta spin": "--tta is 'spin'; it must be flip",
     "predict resnet50 a.jpg --format xml": "it must be csv, json, jsonl or table",
     "predict resnet50 a.jpg -k 3": "There is no option -k",
+    "serve": "MODEL is missing",
     "evaluate": "MODEL is missing",
     "evaluate run photos more": "'more' is one argument too many",
     "evaluate run --splt test": "did you mean --split?",

@@ -60,7 +60,7 @@ def predict_command(
     extension = Path(output or "").suffix.lower()
     written = format or _FORMATS.get(extension, "table")
     found = _find(paths, columns)
-    run = _load(model, classes)
+    run = load_classifier(model, classes)
 
     from ..inference.write_predictions import write_predictions
     from ..report.photo_sheet import MAX_PHOTOS
@@ -112,7 +112,7 @@ def embed_command(
     """
     _check_positive(batch_size=batch_size)
     found = _find(paths, columns)
-    run = _load(model, classes)
+    run = load_classifier(model, classes)
 
     from ..inference import write_embeddings
 
@@ -166,7 +166,7 @@ def evaluate_command(
         batch_size: Images in a batch.
     """
     _check_positive(batch_size=batch_size)
-    run = _load(model, classes)
+    run = load_classifier(model, classes)
     for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
         if run.info.settings.get("loss") == "sigmoid" and value:
             raise UserError(
@@ -250,7 +250,7 @@ def _find(arguments: Sequence[str], columns: str | None) -> "FoundFiles":
     return found
 
 
-def _load(model: str, classes: str | None) -> Any:
+def load_classifier(model: str, classes: str | None) -> Any:
     """Load a model; compiled programs are kept on disk for the next time."""
     import jax
 

@@ -7,7 +7,7 @@ name.
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TextIO, get_args
+from typing import Any, Literal, TextIO, get_args
 
 from ..file_names import escape
 from ..output_files import to_json
@@ -40,13 +40,12 @@ def write_predictions(
         names: Names of all images, for the width of a table's columns.
         truth: True class of each image, for one more column, ``true``.
     """
-    rows = _rows(batches, top_k, truth)
     if form == "csv":
-        _write_csv(file, rows, top_k, truth is not None)
+        _write_csv(file, _rows(batches, top_k, truth), top_k, truth is not None)
     elif form == "table":
-        _write_table(file, rows, names)
+        _write_table(file, _rows(batches, top_k, truth), names)
     else:
-        _write_json(file, rows, lines=form == "jsonl")
+        _write_json(file, to_entries(batches, top_k, truth), lines=form == "jsonl")
 
 
 _Row = tuple[str, list[Prediction], str | None, str | None]  # name, predictions, error, true class
@@ -68,6 +67,15 @@ def _rows(
             )
 
 
+def to_entries(
+    batches: Iterable[Predictions], top_k: int, truth: Iterable[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the predictions for each image as ``write_predictions`` writes them in JSON."""
+    for name, found, error, true in _rows(batches, top_k, truth):
+        entry = {"file": name, "predictions": [_as_dict(prediction) for prediction in found]}
+        yield entry | ({} if true is None else {"true": true}) | {"error": error}
+
+
 def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) -> None:
     writer = csv.writer(file, lineterminator="\n")
     ranks = [""] + [f"_{rank}" for rank in range(2, top_k + 1)]
@@ -83,13 +91,11 @@ def _write_csv(file: TextIO, rows: Iterable[_Row], top_k: int, has_truth: bool) 
         writer.writerow([name, *([true] if has_truth else []), *cells, error or ""])
 
 
-def _write_json(file: TextIO, rows: Iterable[_Row], *, lines: bool) -> None:
+def _write_json(file: TextIO, entries: Iterable[dict[str, Any]], *, lines: bool) -> None:
     between = "\n" if lines else ",\n"
     file.write("" if lines else "[\n")
-    for number, (name, found, error, true) in enumerate(rows):
-        entry = {"file": name, "predictions": [_as_dict(prediction) for prediction in found]}
-        entry |= {} if true is None else {"true": true}
-        text = to_json(entry | {"error": error}, ensure_ascii=False)
+    for number, entry in enumerate(entries):
+        text = to_json(entry, ensure_ascii=False)
         # Some readers take these for the ends of lines, and JSON allows them escaped only.
         for separator in "\x7f\x85\u2028\u2029":
             text = text.replace(separator, f"\\u{ord(separator):04x}")

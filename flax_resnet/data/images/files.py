@@ -118,7 +118,7 @@ class ImageFiles:
         self._skip = on_bad_image == "skip"
         self._max_pixels = max_pixels
         # The threads start at the first use and end with the last reference to the pool.
-        self._workers = workers or _available_cores()
+        self._workers = workers or available_cores()
         self._pool = ThreadPoolExecutor(self._workers, "decode")
 
     @classmethod
@@ -285,7 +285,7 @@ class ImageFiles:
             return None
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
     """Return the number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
