@@ -12,6 +12,7 @@ from .config import check_config as check_config
 from .config import list_configs as list_configs
 from .config import load_config as load_config
 from .errors import UserError as UserError
+from .inference import explain as explain
 from .inference import load as load
 from .inference import push_to_hub as push_to_hub
 from .models import ResNet as ResNet

@@ -40,6 +40,7 @@ COMMANDS = {
         "prediction", "Classify photos: files, folders, patterns or a list.", "flags"
     ),
     "evaluate": Command("prediction", "Compare a model's predictions with true classes.", "flags"),
+    "explain": Command("explanation", "Show which pixels of photos speak for a class.", "flags"),
     "embed": Command("prediction", "Write the features of photos to a file.", "flags"),
     "serve": Command("serve", "Classify photos over HTTP, and on a page in the browser.", "flags"),
     "report": Command("prediction", "Rewrite the report page of a run, report/index.html."),

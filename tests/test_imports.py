@@ -76,6 +76,11 @@ def is_allowed(importer, imported):
     return LAYER.get(importer, 0) > LAYER.get(imported, len(LAYER))
 
 
+def test_heat_maps_import_models_only():
+    found = {package for _, package in imported_packages(ROOT / "report" / "explain.py")}
+    assert found == {"models"}
+
+
 def name_of(file):
     return str(file.relative_to(ROOT))
 

@@ -1,10 +1,11 @@
-"""Uses of trained weights: ``load`` a classifier, predict, evaluate, embed, convert, publish."""
+"""Uses of trained weights: ``load`` a classifier, predict, explain, evaluate, embed, publish."""
 
 from .class_names import read_classes
 from .classifier import Classifier, load
 from .convert import Conversion, convert_weights
 from .embed import Embeddings, write_embeddings
 from .evaluate import EvalResult
+from .explanations import Explanations, explain, explain_batches
 from .find_files import FoundFiles, find_files
 from .predict import Prediction, Predictions
 from .publish import push_to_hub
@@ -14,10 +15,13 @@ __all__ = [
     "Conversion",
     "Embeddings",
     "EvalResult",
+    "Explanations",
     "FoundFiles",
     "Prediction",
     "Predictions",
     "convert_weights",
+    "explain",
+    "explain_batches",
     "find_files",
     "load",
     "push_to_hub",

@@ -25,6 +25,7 @@ from ..weights import (
 )
 from . import embed as _embed
 from . import evaluate as _evaluate
+from . import explanations as _explanations
 from . import predict as _predict
 from . import publish as _publish
 from .class_names import read_classes
@@ -34,7 +35,8 @@ from .class_names import read_classes
 class Classifier:
     """A trained model, its classes and the transform of its images.
 
-    ``predict``, ``predict_batches``, ``embed`` and ``evaluate`` take paths or images in memory.
+    ``predict``, ``predict_batches``, ``explain``, ``embed`` and ``evaluate`` take paths or images
+    in memory.
 
     Attributes:
         model: The Linen module.
@@ -67,6 +69,7 @@ class Classifier:
     predict_batches = _predict.predict_batches
     embed = _embed.embed
     evaluate = _evaluate.evaluate
+    explain = _explanations.explain
     save_pretrained = _publish.save_pretrained
 
     def save(self, target: str | Path) -> None:

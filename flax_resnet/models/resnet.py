@@ -362,7 +362,7 @@ class ResNet(nn.Module):
         outputs, y = {}, x.astype(self.dtype)
         for i, name in enumerate(names[: last + 1], start):
             if name == "pooled":
-                y = y if self.start_stage == "fc" else self._pool(y)
+                y = y if self.start_stage == "fc" else self.pool(y)
             else:
                 y = self._run_stage(name, y, train and i >= trained)
             outputs[name] = y
@@ -411,7 +411,8 @@ class ResNet(nn.Module):
             padding = 0
         return max_pool(x, window, stride, padding, self.conv_impl)
 
-    def _pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The input of the head ``[N, C]``, from the output of the last stage."""
         return x.reshape(x.shape[0], -1) if self.pooling == "flatten" else jnp.mean(x, axis=(1, 2))
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
