@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import strided
 from .convolution import Convolution, Lowering, reference
 
 # Bounds for merging groups, see `groups_per_block`.
@@ -50,9 +49,8 @@ def lower(conv: Convolution) -> jax.Array:
     # An unrolled loop, on purpose: inside `lax.map` or `scan` XLA:CPU loses Eigen's path for the
     # gradients (weight gradient of [32, 32, 32, 128], 32 groups: 4000 ms instead of 75 ms), and
     # `vmap` would give the grouped convolution back.
-    dense = strided.lower if conv.stride > 1 else reference
     outputs = [
-        dense(conv._replace(x=x, kernel=kernel[:, :, : x.shape[3]], groups=1))
+        reference(conv._replace(x=x, kernel=kernel[:, :, : x.shape[3]], groups=1))
         for x, kernel in zip(inputs, kernels, strict=True)
     ]
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)

@@ -8,7 +8,7 @@ implementation (``convolution.reference``).
 
 import jax
 
-from . import grouped, onednn, pointwise, strided
+from . import grouped, onednn, pointwise
 from .convolution import (
     Convolution,
     Epilogue,
@@ -32,7 +32,6 @@ TABLE: tuple[Lowering, ...] = (
     *onednn.LOWERINGS,
     *pointwise.LOWERINGS,
     *grouped.LOWERINGS,
-    *strided.LOWERINGS,
 )
 
 REFERENCE = Lowering("XLA", "jax", "any", always, reference)
