@@ -70,6 +70,16 @@ def connect(config: ParallelConfig) -> None:
         ) from error
 
 
+def _may_come_from_a_lost_process(error: BaseException | None) -> bool:
+    """Whether the error, or one that it was raised from, reads as if a process were lost: a save
+    that fails for it ends in a sentence about the checkpoint."""
+    while error is not None:
+        if not isinstance(error, UserError) and any(sign in str(error).lower() for sign in SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextmanager
 def watch_peers(timeout: int) -> Iterator[None]:
     """While several processes run, end this one with an error message once another is lost.
@@ -113,10 +123,8 @@ def watch_peers(timeout: int) -> Iterator[None]:
     before = install(signal.SIGABRT, ctypes.cast(in_abort, ctypes.c_void_p))
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if any(sign in str(error).lower() for sign in SIGNS):
+        if _may_come_from_a_lost_process(error):
             time.sleep(timeout + 10)  # by then JAX has noticed and aborted
         raise
     finally:
