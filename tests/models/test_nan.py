@@ -4,6 +4,7 @@ XLA loses NaN in some of its fusions, and processors have instructions that lose
 compiled here as users compile them.
 """
 
+import re
 from functools import partial
 
 import jax
@@ -104,13 +105,21 @@ def predictor(model, variables, form, x):
     return predict
 
 
-def sweep(model, form, size):
-    """Assert that a NaN in any one array reaches the logits of every image."""
+def sweep(model, form, size, checks=lambda path: True):
+    """Assert that a NaN in any one array, of those that are checked, reaches the logits."""
     variables = variables_of(model, size)
     predict = predictor(model, variables, form, images(size))
     assert np.isfinite(predict(variables)).all()
-    lost = [path for path, broken in planted(variables) if not np.isnan(predict(broken)).any()]
-    assert not lost
+    arrays = [(path, broken) for path, broken in planted(variables) if checks(path)]
+    lost = [path for path, broken in arrays if not np.isnan(predict(broken)).any()]
+    assert arrays and not lost
+
+
+def differs_from_its_neighbours(path, stage_sizes):
+    """Whether an array is outside the blocks, or of the first, second or last block of its stage:
+    those between are programs that one of these is too."""
+    match = re.search(r"layer(\d)_(\d+)", path)
+    return match is None or int(match[2]) in (0, 1, stage_sizes[int(match[1]) - 1] - 1)
 
 
 def is_possible(model, form):
@@ -132,19 +141,28 @@ def test_nan_in_any_array_reaches_the_logits_in_bfloat16(name, form):
     sweep(MODELS[name].clone(dtype=jnp.bfloat16), form, 16)
 
 
-@pytest.mark.slow  # half an hour: 2,000 arrays, each in up to fourteen programs
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 @pytest.mark.parametrize(("conv_impl", "form"), FORMS)
 @pytest.mark.parametrize("name", NAMED)
-def test_nan_in_any_array_of_named_models_reaches_the_logits(name, conv_impl, form, dtype):
-    if form == "packed" and dtype == "bfloat16":
-        import flax_resnet_onednn
-
-        if not flax_resnet_onednn.bf16_is_fast():
-            pytest.skip("nothing is packed where bfloat16 is converted to float32")
-    model = NAMED[name].clone(conv_impl=conv_impl, dtype=jnp.dtype(dtype))
+def test_nan_in_any_array_of_named_models_reaches_the_logits(name, conv_impl, form):
+    model = NAMED[name].clone(conv_impl=conv_impl)
     if is_possible(model, form):
-        sweep(model, form, 32 if model.stem == "cifar" else 64)
+        checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
+        sweep(model, form, 32 if model.stem == "cifar" else 64, checks)
+
+
+@pytest.mark.slow  # bfloat16 is emulated by most processors: one member of each family
+@pytest.mark.parametrize("form", ["plain", "folded", "packed"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet29_v2", "resnext29_32x4d"])
+def test_nan_in_any_array_of_named_models_reaches_the_logits_in_bfloat16(name, form):
+    if form == "packed":
+        native = pytest.importorskip("flax_resnet_onednn")
+        if not native.bf16_is_fast():
+            pytest.skip("nothing is packed where bfloat16 is converted to float32")
+    model = NAMED[name].clone(dtype=jnp.bfloat16)
+    if is_possible(model, form):
+        checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
+        sweep(model, form, 32 if model.stem == "cifar" else 64, checks)
 
 
 @pytest.mark.parametrize(("conv_impl", "form"), FORMS)

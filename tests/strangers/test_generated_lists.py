@@ -24,7 +24,7 @@ from tests.strangers.generate_lists import draw_array, draw_class_file, draw_lis
 
 SIZES = [
     pytest.param(17, id="fast"),
-    pytest.param(700, id="slow", marks=[pytest.mark.slow]),
+    pytest.param(200, id="slow", marks=[pytest.mark.slow]),
 ]
 
 
