@@ -50,7 +50,13 @@ def logits(model, variables, x):
     return jax.jit(partial(model.apply, train=False))(variables, x)
 
 
-@pytest.mark.parametrize("name", [*MODELS, "resnext reference", "basic folded", "v2 folded"])
+CASES = [*MODELS, "resnext reference", "basic folded", "v2 folded"]
+QUICK = ("basic", "resnext", "v2 folded")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CASES]
+)
 def test_one_artefact_serves_any_batch_and_platform(name):
     name, _, change = name.partition(" ") if name not in MODELS else (name, "", "")
     model = MODELS[name].clone(conv_impl="reference" if change == "reference" else "auto")

@@ -163,6 +163,7 @@ def test_other_files_of_the_same_classes_are_noticed(tmp_path, change):
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 def test_labels_of_a_list_that_changed_are_noticed(tmp_path):
     photos = photos_of(tmp_path / "photos", "cat", "dog", split=False)
     lines = [f"{path},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
@@ -175,6 +176,7 @@ def test_labels_of_a_list_that_changed_are_noticed(tmp_path):
     assert code == 1 and "labels or order" in printed, printed
 
 
+@pytest.mark.slow
 def test_another_array_file_of_the_same_name_is_noticed(tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
@@ -193,6 +195,7 @@ def test_a_folder_that_moved_is_the_same_data(tmp_path):
     assert code == 0 and "Resuming from the checkpoint after step 2" in printed
 
 
+@pytest.mark.slow
 def test_photos_may_change_while_nothing_is_trained(tmp_path):
     """A run that stops at a photo it cannot read is started again without that photo."""
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
@@ -202,6 +205,7 @@ def test_photos_may_change_while_nothing_is_trained(tmp_path):
     assert train(photos, workdir, "--data.on-bad-image", "error")[0] == 0
 
 
+@pytest.mark.slow
 def test_overwriting_deletes_only_what_a_run_writes(tmp_path):
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
     assert train(photos, workdir)[0] == 0
@@ -271,6 +275,7 @@ def test_settings_that_change_numbers_are_refused(finished, options, difference)
     assert snapshot(finished) == before
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_extended_with_the_same_numbers(finished, tmp_path):
     """More epochs were refused, though no step that was done depends on them."""
     workdir = shutil.copytree(finished, tmp_path / "extended")
@@ -281,6 +286,7 @@ def test_a_constant_schedule_is_extended_with_the_same_numbers(finished, tmp_pat
     assert code == 1 and "epochs was 2, is now 1, of which it has done more" in printed
 
 
+@pytest.mark.slow
 def test_a_schedule_that_follows_the_epochs_names_the_way_on(tmp_path):
     workdir = tmp_path / "run"
     assert train_digits(workdir, schedule="cosine")[0] == 0
