@@ -1,10 +1,14 @@
-"""A tiny run on a folder of photos, trained once for all tests of what is done with a run."""
+"""A tiny run on a folder of photos, trained once for all tests of what is done with a run; and one
+of random weights."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import flax_resnet as fr
 from flax_resnet.cli import main
+from flax_resnet.weights import write_weights
+from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 CLASSES = ("blue", "green", "red")
 TRAIN = (
@@ -41,3 +45,15 @@ def run_folder(photos, tmp_path_factory):
     arguments = ("--data.dir", str(photos), "--workdir", str(workdir))
     assert main(["train", "--config", "digits", *TRAIN, *arguments]) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory):
+    """Random weights, whose probabilities are not all 0 or 1."""
+    folder = tmp_path_factory.mktemp("served")
+    model = fr.create_model("resnet8", num_classes=3, stem="cifar")
+    state_dict = seeded_state_dict(torch_shapes(model))
+    state_dict["fc.weight"] *= 0.05
+    write_weights(folder / "weights.safetensors", state_dict)
+    fr.load(folder / "weights.safetensors", classes=CLASSES).save(folder / "run")
+    return folder / "run"

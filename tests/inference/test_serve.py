@@ -17,9 +17,7 @@ from PIL import Image
 import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.inference import Classifier
-from flax_resnet.weights import write_weights
-from tests.inference.conftest import CLASSES, photo
-from tests.weights.conftest import seeded_state_dict, torch_shapes
+from tests.inference.conftest import photo
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -38,20 +36,8 @@ def encoded(image, form="JPEG", **options):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """Random weights, whose probabilities are not all 0 or 1."""
-    folder = tmp_path_factory.mktemp("served")
-    model = fr.create_model("resnet8", num_classes=3, stem="cifar")
-    state_dict = seeded_state_dict(torch_shapes(model))
-    state_dict["fc.weight"] *= 0.05
-    write_weights(folder / "weights.safetensors", state_dict)
-    fr.load(folder / "weights.safetensors", classes=CLASSES).save(folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def classifier(run_folder):
-    return fr.load(run_folder)
+def classifier(random_run):
+    return fr.load(random_run)
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +100,10 @@ def check_equal(answers, expected):
         )
 
 
-def test_answers_are_those_of_the_command_predict(client, run_folder, files, capsys):
+def test_answers_are_those_of_the_command_predict(client, random_run, files, capsys):
     folder, made = files
     paths = [str(folder / name) for name in made]
-    assert main(["predict", str(run_folder), *paths, "--format", "json", "--top-k", "2"]) == 0
+    assert main(["predict", str(random_run), *paths, "--format", "json", "--top-k", "2"]) == 0
     expected = json.loads(capsys.readouterr().out)
     answers = client.post("/predict?top_k=2", files=form(made)).json()
     assert [answer["file"] for answer in answers] == list(made)
