@@ -47,6 +47,7 @@ COMMANDS = {
     "list": Command("models", "List the models whose name matches a pattern."),
     "summary": Command("models", "Show a model's size, cost, output shapes and memory."),
     "convert": Command("weights", "Convert weights between file formats and run folders."),
+    "export": Command("export", "Write a model to a file for another program.", "flags"),
     "inspect": Command("weights", "Show the arrays of a weights file and which model they fit."),
     "push": Command("weights", "Upload a model to the Hugging Face hub, with a model card."),
     "check": Command("data", "Read every image of a folder or list and report defects."),

@@ -26,6 +26,8 @@ def test_summary_prints_parameters_and_macs(capsys):
 
 WRONG_USAGE = {
     "push runs/photos": "NAME is missing",
+    "export runs/photos": "--output is missing",
+    "export runs/photos --output a.onnx --format onx": "it must be onnx,",
     "tran": "no command 'tran'",
     "train": "--config NAME is missing; configs: digits",
     "train --config": "--config needs a value",

@@ -1,6 +1,7 @@
 """A trained model with all that prediction needs: ``fr.load(source)``."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from ..weights import (
 from . import embed as _embed
 from . import evaluate as _evaluate
 from . import explanations as _explanations
+from . import export as _export
+from . import outputs as _outputs
 from . import predict as _predict
 from . import publish as _publish
 from .class_names import read_classes
@@ -70,7 +73,9 @@ class Classifier:
     embed = _embed.embed
     evaluate = _evaluate.evaluate
     explain = _explanations.explain
+    export = _export.export
     save_pretrained = _publish.save_pretrained
+    _logits_program = _outputs.logits_program
 
     def save(self, target: str | Path) -> None:
         """Write the weights to a file, or all of the classifier to a run's folder.
@@ -136,8 +141,9 @@ def load(
     Args:
         source: A run's folder, or one that transformers' ``save_pretrained`` wrote; a file of
             weights (``.pth``, ``.safetensors``, ``.npz``, ...); a model with published weights,
-            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or a repository on the Hugging Face
-            hub, ``"timm/NAME"`` or ``"hf:ORG/NAME"``.
+            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; a repository on the Hugging Face
+            hub, ``"timm/NAME"`` or ``"hf:ORG/NAME"``; or an ``.onnx`` file of ``export``, which
+            onnxruntime runs, for ``predict`` and ``evaluate`` only.
         classes: Other names of the classes, or the path of a file that ``read_classes`` reads.
         model: Name of the model; by default it is inferred from the arrays.
         num_classes: Another number of classes than the weights have creates a random classifier.
@@ -154,17 +160,29 @@ def load(
         UserError: Nothing or more than one thing of that name, damaged files, weights of another
             model, or more or fewer names than the model has classes.
     """
+    if os.fspath(source).lower().endswith(".onnx"):
+        from .onnx_classifier import OnnxClassifier, load_onnx
+
+        if head != "keep" or {model, num_classes, key, stem_pool, in_channels} != {None}:
+            raise UserError(f"{source} is an exported model, whose options cannot be changed.")
+        read = load_onnx(source)
+        return OnnxClassifier(read.session, _renamed(read.info, classes), read.takes)
     loaded = load_source(source, model=model, key=key, head=head, stem_pool=stem_pool)
     options: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
     module, variables, info = loaded.create(
         num_classes, in_channels_init=in_channels_init, **options
     )
+    return Classifier(module, variables, _renamed(info, classes))
+
+
+def _renamed(info: WeightsInfo, classes: Sequence[str] | str | Path | None) -> WeightsInfo:
+    """Return the description with other names of the classes."""
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
-    if classes is not None:
-        if len(classes) != len(info.classes):
-            raise UserError(
-                f"There are {len(classes)} names of classes, but {source} has {len(info.classes)}."
-            )
-        info = dataclasses.replace(info, classes=tuple(classes))
-    return Classifier(module, variables, info)
+    if classes is None:
+        return info
+    if len(classes) != len(info.classes):
+        raise UserError(
+            f"There are {len(classes)} names of classes, but {info.source} has {len(info.classes)}."
+        )
+    return dataclasses.replace(info, classes=tuple(classes))

@@ -32,7 +32,7 @@ from ..paths import expand
 from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
 from ..weights import imagenet_classes
-from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source, logits_program
+from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source
 from .predict import Predictions, to_probabilities
 from .training_images import leave_out, training_images
 
@@ -131,7 +131,7 @@ def evaluate(
     selection = _select(classifier, source, split, columns)
     tested = selection.splits[selection.chosen]
     total = len(tested.images)
-    program = logits_program(classifier, tta)
+    program = classifier._logits_program(tta)
 
     batches, done = [], 0
     for batch in forward_source(program, tested.images, tested.names, batch_size):

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UserError
 from ..metrics import probabilities_of
 from .inputs import Images
-from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_images, logits_program
+from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_images
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -97,7 +97,7 @@ def predict_batches(
     """
     if not 0 < temperature < math.inf or batch_size < 1:
         raise UserError("The temperature and the batch size must be above 0.", exit_code=2)
-    program = logits_program(classifier, tta)
+    program = classifier._logits_program(tta)
     classes = classifier.classes
     for batch in forward_images(program, images, classifier.transform, batch_size):
         probabilities = np.full((len(batch.names), len(classes)), np.nan, np.float32)

@@ -51,7 +51,7 @@ def model_card(name: str, info: WeightsInfo, repository: Repository, licence: st
         "Preprocessing": _table(_preprocessing(info)),
         "Data": _table(_settings(info, _DATA)),
         "Training": _table(_settings(info, _TRAINING)),
-        "Results": _table(_results(info)),
+        "Results": _table(results(info)),
         "Licence": f"{licence or _UNKNOWN}" + ("" if licence else ": to be stated by the author."),
     }
     kind = f"`{info.config.name}`, a ResNet with {len(info.classes)} classes"
@@ -126,7 +126,7 @@ def _is_path(value: Any) -> bool:
     return PurePath(value).is_absolute() or str(value).startswith((".", "~"))
 
 
-def _results(info: WeightsInfo) -> dict[str, str]:
+def results(info: WeightsInfo) -> dict[str, str]:
     """Return the scores of the run's best checkpoint, or the published ones."""
     if info.kind != "run" or info.path is None:
         return {name: f"{value:g}%" for name, value in info.metrics.items()}

@@ -15,7 +15,7 @@ from .convert import (
     to_torchvision,
     to_transformers,
 )
-from .description import describe, read_unseen_options
+from .description import ENTRY, describe, parse_description, read_unseen_options
 from .find import FoundWeights, find_weights
 from .formats.files import (
     load_weights,
@@ -43,6 +43,7 @@ from .run_folder import (
 )
 
 __all__ = [
+    "ENTRY",
     "RUN_WEIGHTS",
     "FoundWeights",
     "IncompatibleKeys",
@@ -63,6 +64,7 @@ __all__ = [
     "load_source",
     "load_weights",
     "newest_checkpoint",
+    "parse_description",
     "published_weights",
     "read_file",
     "read_unseen_options",

@@ -58,8 +58,15 @@ def read_description(path: Path) -> Description | None:
         if file.read(9)[8:] != b"{":
             return None
     content = read_metadata(path).get(ENTRY)
-    if content is None:
-        return None
+    return None if content is None else parse_description(content, path)
+
+
+def parse_description(content: str, path: Path) -> Description:
+    """Return the description that is the entry of a file's metadata.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
     try:
         held = json.loads(content)
         return Description(

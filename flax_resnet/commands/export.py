@@ -1,0 +1,78 @@
+"""The command export: a trained model as a file for another program."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UserError
+from .grammar import command
+
+if TYPE_CHECKING:
+    from ..inference.export import Exported
+
+
+@command
+def export_command(
+    source: str,
+    /,
+    *,
+    output: str,
+    format: Literal["onnx", "safetensors", "pth"] | None = None,
+    preprocess: bool = False,
+    resize: bool = False,
+    opset: int = 18,
+    classes: str | None = None,
+    photos: str | None = None,
+    license: str | None = None,
+    force: bool = False,
+) -> None:
+    """Write a trained model to a file for another program, and compare both on real images.
+
+    Args:
+        source: A run's folder, a weights file, or a published model such as resnet50.
+        output: The file to write; its ending gives the format: .onnx, .safetensors or .pth.
+        format: The format, to be checked against the ending.
+        preprocess: Take uint8 images [N, H, W, 3] and give probabilities; otherwise the file takes
+            normalised images [N, 3, H, W] and gives logits.
+        resize: With --preprocess, take photos of any size.
+        opset: The version of ONNX's operators.
+        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
+        photos: A folder of photos for the comparison; by default two photographs are used.
+        license: The licence of the weights, such as apache-2.0, for the metadata.
+        force: Replace the file if it exists.
+    """
+    from ..inference import load
+
+    done = load(source, classes=classes).export(
+        output,
+        format=format,
+        preprocess=preprocess,
+        resize=resize,
+        opset=opset,
+        photos=_photos(photos),
+        license=license,
+        force=force,
+    )
+    _print(done)
+
+
+def _photos(folder: str | None) -> list[Any] | None:
+    if folder is None:
+        return None
+    from ..inference import find_files
+
+    found = find_files([folder])
+    if not found.paths:
+        raise UserError(f"There are no photos in {folder}.")
+    return list(found.paths[:64])
+
+
+def _print(done: "Exported") -> None:
+    print(f"{done.path}: {done.format}, {done.facts['size']}")
+    for title, text in done.facts.items():
+        if title != "size":
+            print(f"{title:12}{text}")
+    compared = done.comparison
+    print(
+        f"{'compared':12}with the source on {compared.images} images: logits differ by "
+        f"{compared.difference:.1e} of the largest, the most probable class agrees in "
+        f"{compared.agreement:.0%}"
+    )

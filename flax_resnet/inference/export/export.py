@@ -1,0 +1,217 @@
+"""``classifier.export``: a file for another program, compared with its source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...errors import UserError
+from ...paths import expand
+from ...weights import load_weights
+from .comparison import Comparison, check_same, compare, logits_of, real_pixels, resize_difference
+from .onnx_file import NORMALIZED, OPSETS, PHOTOS, PIXELS, write_onnx
+from .onnx_graph import open_session
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+
+Format = Literal["onnx", "safetensors", "pth"]
+FORMATS: dict[str, Format] = {".onnx": "onnx", ".safetensors": "safetensors", ".pth": "pth"}
+"""The format of each ending of a file's name."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was exported and compared with its source.
+
+    Attributes:
+        path: The file.
+        format: Its format.
+        comparison: How near its logits of real images are to those of its source.
+        facts: More about the file, for a report: title -> text.
+    """
+
+    path: Path
+    format: Format
+    comparison: Comparison
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be written.
+
+    Attributes:
+        classifier: The source.
+        takes: What the file takes, see ``onnx_file``.
+        opset: Version of ONNX's operators.
+        licence: The licence of the weights.
+        photos: Images for the comparison.
+    """
+
+    classifier: Classifier
+    takes: str
+    opset: int
+    licence: str | None
+    photos: Sequence[Any] | None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file that was written and read again.
+
+    Attributes:
+        logits: Computes logits ``[N, K]`` of stored pixels, by the file.
+        facts: As in ``Exported``.
+    """
+
+    logits: Callable[[np.ndarray], np.ndarray]
+    facts: dict[str, str]
+
+
+def export(
+    classifier: Classifier,
+    output: str | Path,
+    *,
+    format: Format | None = None,
+    preprocess: bool = False,
+    resize: bool = False,
+    opset: int = OPSETS[0],
+    photos: Sequence[Any] | None = None,
+    license: str | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write the classifier to a file for another program.
+
+    The file is read again, and its logits of real images are compared with the classifier's; it is
+    only put in its place if they are the same up to rounding.
+
+    Args:
+        classifier: The trained model.
+        output: The file, in a folder that exists.
+        format: ``"onnx"``, ``"safetensors"`` or ``"pth"``; by default that of the file's ending.
+        preprocess: The file takes uint8 images ``[N, H, W, C]`` of the transform's size instead of
+            normalised ones ``[N, C, H, W]``, and gives probabilities instead of logits.
+        resize: With ``preprocess``, the images have any size, and the file resizes and crops them.
+        opset: Version of ONNX's operators, from 18 to 22.
+        photos: Images for the comparison, as for ``predict``; by default parts of two photographs.
+        license: The licence of the weights, such as ``"apache-2.0"``, for the file's metadata.
+        force: Replace a file that exists.
+
+    Returns:
+        The file, and how near its outputs are.
+
+    Raises:
+        UserError: The classifier is random, the file exists or its folder does not, an option does
+            not go with the format, or the outputs differ.
+    """
+    path = expand(output)
+    format = _format_of(path, format)
+    if format != "onnx" and (preprocess or opset != OPSETS[0] or license):
+        raise UserError(
+            f"--preprocess, --opset and --license are for ONNX, and {path} is of the format "
+            f"{format}.",
+            exit_code=2,
+        )
+    if resize and not preprocess:
+        raise UserError("--resize needs --preprocess.", exit_code=2)
+    if opset not in OPSETS:
+        raise UserError(
+            f"--opset is {opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}.", exit_code=2
+        )
+    _check_output(path, force)
+    classifier._logits_program()  # refuses a random classifier
+    takes = PHOTOS if resize else PIXELS if preprocess else NORMALIZED
+    request = _Request(classifier, takes, opset, license, photos)
+    with _staged(path) as fresh:
+        written = _WRITERS[format](fresh, request)
+        pixels = real_pixels(classifier.transform, photos)
+        done = compare(logits_of(classifier, pixels), written.logits(pixels))
+        size = sum(file.stat().st_size for file in fresh.parent.iterdir())
+    return Exported(path, format, done, {"size": f"{size / 2**20:.1f} MiB"} | written.facts)
+
+
+def _write_onnx(path: Path, request: _Request) -> _Written:
+    from ..onnx_classifier import load_onnx
+
+    classifier = request.classifier
+    nodes = write_onnx(
+        path, classifier, opset=request.opset, takes=request.takes, licence=request.licence
+    )
+    facts = {"operators": f"opset {request.opset}, {nodes} nodes"}
+    read = load_onnx(path, classifier.info)
+    if request.takes == PIXELS:
+        check_same(classifier, open_session(path), request.photos)
+    elif request.takes == PHOTOS:
+        facts |= resize_difference(classifier, path, request.photos)
+    return _Written(lambda pixels: logits_of(read, pixels), facts)
+
+
+def _write_weights(path: Path, request: _Request) -> _Written:
+    from ..classifier import Classifier
+
+    classifier = request.classifier
+    classifier.save(path)
+    model = classifier.model
+    read = Classifier(model, load_weights(path, model), classifier.info)
+    return _Written(lambda pixels: logits_of(read, pixels), {})
+
+
+_WRITERS: dict[str, Callable[[Path, _Request], _Written]] = {
+    "onnx": _write_onnx,
+    "safetensors": _write_weights,
+    "pth": _write_weights,
+}
+
+
+def _format_of(path: Path, format: Format | None) -> Format:
+    known = FORMATS.get(path.suffix.lower())
+    if known is None:
+        raise UserError(
+            f"The name of {path} must end in {' or '.join(FORMATS)}, which is its format.",
+            exit_code=2,
+        )
+    if format not in (None, known):
+        ending = next(ending for ending, other in FORMATS.items() if other == format)
+        raise UserError(f"{path} must end in {ending} for --format {format}.", exit_code=2)
+    return known
+
+
+def _check_output(path: Path, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist: make it, or name another.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file.")
+    if path.exists() and not force:
+        raise UserError(f"{path} is there already: name another file, or give --force.")
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is in its folder takes its place where the body succeeds.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another.") from error
+    try:
+        yield folder / path.name
+        for file in folder.iterdir():
+            os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        if str(folder) not in (str(error.filename), os.path.dirname(str(error.filename))):
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
