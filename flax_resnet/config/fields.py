@@ -102,6 +102,9 @@ class DataConfig:
     image_size; default 256/224 of image_size."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """The interpolation that resizes image files; default bilinear."""
+    sampling: Literal["balanced"] | None = None
+    """The training images of an epoch: as many of each class (balanced), so that images of small
+    classes are repeated and those of large ones take turns; by default each image once."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, validation and test where a folder or prepared set has no splits."""
     on_bad_image: Literal["skip", "error"] = "skip"
@@ -267,6 +270,9 @@ class Config:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Cross-entropy over the classes (softmax), or binary cross-entropy for each class (sigmoid),
     where an image has any number of classes."""
+    class_weights: Literal["balanced"] | None = None
+    """The weight of each class in the loss of training: balanced weighs an image by the inverse of
+    the number of images of its class, on average 1; by default all weigh the same."""
     label_smoothing: float = 0.0
     """The fraction of each label that is spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None
@@ -283,6 +289,8 @@ class Config:
     memory."""
     save_every: int | None = None
     """Also save a checkpoint each time this many steps are done, not only at evaluations."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "csv"], ...] = ()
+    """Trackers of experiments that also get the curves; they need extras of the same names."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"
     """The folder of compiled programs, for quick restarts; None turns it off."""
     dry_run: bool = False

@@ -11,7 +11,9 @@ from .datasets import Dataset, Split
 from .images import UNIFORMS_PER_CROP
 from .opening import FOLDER, IMAGE_SIZE, open_dataset
 from .pipeline import (
+    BalancedOrder,
     Batch,
+    Order,
     Prefetch,
     Shard,
     Source,
@@ -26,9 +28,11 @@ __all__ = [
     "IMAGE_SIZE",
     "UNIFORMS_PER_CROP",
     "Augmentation",
+    "BalancedOrder",
     "Batch",
     "Dataset",
     "Mixing",
+    "Order",
     "Prefetch",
     "Preprocessing",
     "Shard",

@@ -73,7 +73,71 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int = 1) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class BalancedOrder:
+    """An order of epochs in which every class has as many images, up to one.
+
+    A class's images follow each other in rounds of all of them, each round in an order of its own:
+    those of a small class come several times in an epoch, and those of a large one take turns from
+    epoch to epoch. Like ``epoch_order`` it is a pure function of the seed and the epoch.
+
+    Attributes:
+        labels: Class of each training image, int ``[N]``.
+    """
+
+    labels: np.ndarray
+
+    def __call__(self, seed: int, epoch: int, size: int) -> np.ndarray:
+        """Return the indices of an epoch's images, int64 ``[size]``."""
+        key = seed, epoch, size
+        if key not in self._orders:
+            if len(self._orders) == 2:  # a batch may straddle two epochs
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[key] = self._order(*key)
+        return self._orders[key]
+
+    @functools.cached_property
+    def _orders(self) -> dict[tuple[int, int, int], np.ndarray]:
+        return {}
+
+    @functools.cached_property
+    def _members(self) -> list[np.ndarray]:
+        return [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
+
+    def _order(self, seed: int, epoch: int, size: int) -> np.ndarray:
+        every, rest = divmod(size, len(self._members))
+
+        def drawn(number: int, epochs: int) -> int:
+            """Images of a class in the first epochs; the rest goes to the classes in turn."""
+            return epochs * every + max(-((number - epochs * rest) // len(self._members)), 0)
+
+        chosen = []
+        for number, members in enumerate(self._members):
+            start, stop = drawn(number, epoch), drawn(number, epoch + 1)
+            rounds = range(start // len(members), -(-stop // len(members)))
+            line = [
+                np.random.default_rng([seed, turn, number, 2]).permutation(members)
+                for turn in rounds
+            ]
+            first = start - rounds.start * len(members)
+            chosen.append(np.concatenate([members[:0], *line])[first : first + stop - start])
+        order = np.random.default_rng([seed, epoch]).permutation(np.concatenate(chosen))
+        order.flags.writeable = False
+        return order
+
+
+Order = Callable[[int, int, int], np.ndarray]
+"""The order of an epoch by seed, epoch and number of images: ``epoch_order`` or another."""
+
+
+def batch_indices(
+    seed: int,
+    step: int,
+    batch_size: int,
+    size: int,
+    repeats: int = 1,
+    order: Order = epoch_order,
+) -> np.ndarray:
     """Return the indices of the images that a step trains on, int64 ``[batch_size]``.
 
     The orders of the epochs are joined end to end and cut into batches, so no image is dropped: a
@@ -89,6 +153,7 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int
             different images. Copies are that far apart in the batch, so that mixup of neighbours
             mixes different images. In ``repeats`` epochs' worth of steps every image appears
             ``repeats`` times, as it does without copies.
+        order: The order of an epoch.
 
     Raises:
         ValueError: The batch size is not divisible by ``repeats``.
@@ -96,10 +161,10 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, repeats: int
     if repeats > 1:
         if batch_size % repeats:
             raise ValueError(f"a batch of {batch_size} does not divide by {repeats} repeats")
-        return np.tile(batch_indices(seed, step, batch_size // repeats, size), repeats)
+        return np.tile(batch_indices(seed, step, batch_size // repeats, size, order=order), repeats)
     first = step * batch_size
     epochs = range(first // size, (first + batch_size - 1) // size + 1)
-    line = np.concatenate([epoch_order(seed, epoch, size) for epoch in epochs])
+    line = np.concatenate([order(seed, epoch, size) for epoch in epochs])
     start = first - epochs.start * size
     return line[start : start + batch_size]
 
@@ -141,6 +206,7 @@ def train_batches(
     repeats: int = 1,
     size_at: Callable[[int], int | None] = lambda step: None,
     shard: Shard = Shard(),
+    order: Order = epoch_order,
 ) -> Iterator[Batch]:
     """Yield the training batches of the steps ``start`` to ``stop`` (exclusive).
 
@@ -154,13 +220,14 @@ def train_batches(
         repeats: Copies of each image in a batch, see ``batch_indices``.
         size_at: Height and width of a streaming source's images by step; None for its own.
         shard: The rows of the global batch that this process makes.
+        order: The order of an epoch.
 
     Yields:
         ``{"image", "label"}``, see ``Source.gather``.
     """
 
     def batch_of(step: int) -> Batch:
-        indices = shard.of(batch_indices(seed, step, batch_size, len(split), repeats))
+        indices = shard.of(batch_indices(seed, step, batch_size, len(split), repeats, order))
         if not split.streams:
             return split.gather(indices)
         uniforms = shard.of(crop_uniforms(seed, step, batch_size)) if random_crops else None

@@ -4,6 +4,7 @@ from .average_precision import mean_average_precision as mean_average_precision
 from .calibration import expected_calibration_error as expected_calibration_error
 from .calibration import fit_temperature as fit_temperature
 from .classification import Evaluation as Evaluation
+from .classification import balanced_class_weights as balanced_class_weights
 from .classification import classification_scores as classification_scores
 from .classification import confusion_matrix as confusion_matrix
 from .classification import evaluate_logits as evaluate_logits

@@ -55,6 +55,32 @@ class Evaluation:
     calibrated_error: float
     temperature_from: str
 
+    @property
+    def macro(self) -> dict[str, float]:
+        """Unweighted means of ``"precision"``, ``"recall"`` (the balanced accuracy) and ``"f1"``
+        over the classes that have images or were predicted."""
+        predicted = np.array(self.confusion).sum(0)
+        counted = (predicted > 0) | (np.array(self.support) > 0)
+        return {
+            name: float(np.array(getattr(self, name))[counted].mean())
+            for name in ("precision", "recall", "f1")
+        }
+
+
+def balanced_class_weights(labels: Labels, num_classes: int) -> np.ndarray:
+    """The weight of each class that gives all classes the same sum; the mean over the images is 1.
+
+    Args:
+        labels: Class of each image, int ``[N]``.
+        num_classes: Number of classes.
+
+    Returns:
+        ``N / (classes with images * images of the class)``, 0 for a class without images, ``[K]``.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0)
+
 
 def evaluate_logits(
     name: str,

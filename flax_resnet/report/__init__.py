@@ -5,14 +5,18 @@ from .model_card import model_card
 from .page import write_page
 from .progress import Progress
 from .tables import arrays_table, evaluation_tables, results_table, summary_table
+from .trackers import Trackers, check_trackers, open_trackers
 
 __all__ = [
     "Entry",
     "Progress",
+    "Trackers",
     "append_history",
     "arrays_table",
+    "check_trackers",
     "evaluation_tables",
     "model_card",
+    "open_trackers",
     "read_history",
     "results_table",
     "summary_table",

@@ -89,6 +89,8 @@ def evaluation_tables(
             "images": f"{evaluation.count:,}",
             "top-1": f"{evaluation.top1:.2%}",
             "top-5": f"{evaluation.top5:.2%}",
+            **{f"macro {name}": _percent(evaluation.macro[key]) for key, name in
+               {"precision": "precision", "recall": "recall", "f1": "F1"}.items()},
             "loss": f"{evaluation.loss:.4f}",
             "calibration error": f"{evaluation.calibration_error:.2%}",
             f"temperature, fitted on {evaluation.temperature_from}":

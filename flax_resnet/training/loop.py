@@ -9,8 +9,8 @@ import jax
 from rich.console import Console
 from rich.text import Text
 
-from ..config import Config, check_config
-from ..report import Progress
+from ..config import Config, check_config, flatten
+from ..report import Progress, Trackers, check_trackers, open_trackers, read_history
 from ..runtime import keep_programs
 from .budget import print_budget
 from .checkpoint import Checkpoints
@@ -21,7 +21,7 @@ from .evaluation import to_means
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
-from .recording import Recorder, TrainResult
+from .recording import HISTORY, Recorder, TrainResult
 from .run import Run, resolve
 from .state import TrainState
 from .transfer.features import keep_features
@@ -47,6 +47,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     """
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
+    check_trackers(config.track)
     connect(config.parallel)
     is_primary = jax.process_index() == 0
     console.quiet = console.quiet or not is_primary
@@ -65,9 +66,24 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             workdir = open_workdir(run, state)
             if run.views:
                 run = keep_features(run, state, console)
-            with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
-                recorder = Recorder(run, workdir, lock, checkpoints, stop, console)
+            with (
+                closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
+                closing(_open_trackers(run, workdir, checkpoints, console)) as trackers,
+            ):
+                recorder = Recorder(run, workdir, lock, checkpoints, stop, console, trackers)
                 return _train(run, state, recorder)
+
+
+def _open_trackers(run: Run, workdir: Path, checkpoints: Checkpoints, console: Console) -> Trackers:
+    """Open the trackers of a run, with the lines of its history up to the newest checkpoint."""
+
+    def note(text: str) -> None:
+        console.print(Text.assemble(("note:", "yellow"), f" {text}"))
+
+    names = run.config.track if jax.process_index() == 0 else ()
+    step = checkpoints.latest_step() or 0
+    past = [line for line in read_history(workdir / HISTORY) if line["step"] <= step]
+    return open_trackers(names, workdir, flatten(run.config), past, note)
 
 
 def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:

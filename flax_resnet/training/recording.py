@@ -12,6 +12,7 @@ from ..data import Source
 from ..metrics import Evaluation, evaluate_logits
 from ..report import (
     Entry,
+    Trackers,
     append_history,
     read_history,
     results_table,
@@ -61,6 +62,7 @@ class Recorder:
         checkpoints: Those of the run.
         stop: Whether the run is to stop; polled during evaluation.
         console: Where progress is reported.
+        trackers: They get the lines of the history too.
     """
 
     run: Run
@@ -69,6 +71,7 @@ class Recorder:
     checkpoints: Checkpoints
     stop: StopRequest
     console: Console
+    trackers: Trackers
 
     def restore(self, state: TrainState) -> tuple[TrainState, Metrics, int]:
         """Restore the newest checkpoint.
@@ -106,6 +109,7 @@ class Recorder:
         if jax.process_index() == 0:
             self._check_lock()
             append_history(self.workdir / HISTORY, entry)
+            self.trackers.append(entry)
 
     def _check_lock(self) -> None:
         if self.lock is not None:

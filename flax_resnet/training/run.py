@@ -16,14 +16,18 @@ from ..config import Config, DataConfig, scaled_learning_rate
 from ..data import (
     FOLDER,
     Augmentation,
+    BalancedOrder,
     Dataset,
+    Order,
     Prefetch,
     Preprocessing,
+    epoch_order,
     open_dataset,
     train_batches,
 )
 from ..data.images import first_few
 from ..errors import UserError
+from ..metrics import balanced_class_weights
 from ..models import QUICK_COMPILATION, ResNet
 from ..transform import EvalTransform
 from ..weights import LoadedWeights, build_model
@@ -143,9 +147,16 @@ class Run:
                 repeats=self.config.augment.repeats,
                 size_at=self.image_size_at,
                 shard=local_shard(),
+                order=self._order,
             ),
             self.partitioning.put_batch,
         )
+
+    @property
+    def _order(self) -> Order:
+        if self.config.data.sampling == "balanced":
+            return BalancedOrder(self.dataset.train.labels)
+        return epoch_order
 
     def with_epochs(self, epochs: int) -> "Run":
         """The run with another number of epochs: its steps, their learning rates and phases."""
@@ -247,6 +258,7 @@ def resolve(config: Config) -> Run:
             augment=augment,
             preprocess=Preprocessing.from_transform(transform),
             mix=mix,
+            class_weights=_class_weights(config, dataset),
             label_smoothing=config.label_smoothing,
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
@@ -264,6 +276,14 @@ def resolve(config: Config) -> Run:
         views=views,
         solver=choose_solver(config, views),
     )
+
+
+def _class_weights(config: Config, dataset: Dataset) -> tuple[float, ...] | None:
+    """Weights that are proportional to the inverse of the number of images of each class."""
+    if config.class_weights is None:
+        return None
+    weights = balanced_class_weights(dataset.train.labels, len(dataset.classes))
+    return tuple(weights.tolist())
 
 
 def _plan(
@@ -317,6 +337,18 @@ def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> Data
 
 def _check_labels(dataset: Dataset, config: Config) -> None:
     """Raise a UserError where labels do not suit the loss, or a class has no training image."""
+    balances = {
+        "--class-weights balanced": config.class_weights == "balanced",
+        "--data.sampling balanced": config.data.sampling == "balanced",
+    }
+    if dataset.multi_label or config.loss != "softmax":
+        for option, is_set in balances.items():
+            if is_set:
+                raise UserError(
+                    f"{option} is for images with one class each; the images of {dataset.name} can "
+                    "have any number of classes: leave it out.",
+                    exit_code=2,
+                )
     if dataset.multi_label:
         if config.loss != "sigmoid":
             raise UserError(

@@ -51,6 +51,8 @@ class TrainStep:
         train_preprocess: Takes the place of ``preprocess`` in training, if given.
         mix: ``(key, images, targets, axis_name) -> images, targets`` in training, with targets
             float ``[N, K]``: mixup or CutMix. The model must have ``num_classes``.
+        class_weights: Weight of each class in the loss of training, with ``loss="softmax"``; the
+            loss is the sum over a batch divided by its number of examples. Metrics do not weigh.
         label_smoothing: Fraction of each label that is spread evenly over all classes (Szegedy et
             al. 2016); where an image can have several classes, over yes and no.
         ema_decay: Decay of the moving average of parameters and running statistics, or None.
@@ -81,6 +83,7 @@ class TrainStep:
     preprocess: Callable[[jax.Array], jax.Array] | None = None
     train_preprocess: Callable[[jax.Array], jax.Array] | None = None
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     trainable: Trainable | None = None
@@ -94,6 +97,8 @@ class TrainStep:
             raise ValueError(
                 f"loss={self.loss!r} is not one of {', '.join(LOSSES)}, nor a function."
             )
+        if self.class_weights is not None and self.loss != "softmax":
+            raise ValueError(f"class_weights need loss='softmax', not {self.loss!r}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):
@@ -270,6 +275,8 @@ class TrainStep:
                 targets = targets_of(
                     examples["label"], logits.shape[-1], logits.dtype, self.label_smoothing
                 )
+            if self.class_weights is not None:  # the cross-entropy is linear in the targets
+                targets = targets * jnp.asarray(self.class_weights, targets.dtype)
             losses = _loss_function(self.loss)(logits, targets)
             sums = metric_sums(logits, examples["label"], examples["mask"], self.loss)
             loss = jnp.sum(losses * examples["loss_weight"])

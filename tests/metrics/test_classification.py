@@ -28,6 +28,9 @@ def test_scores_agree_with_scikit_learn(seed, classes, count, scale):
     expected = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(getattr(got, name), values, err_msg=name)
+    macro = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    for name, value in zip(("precision", "recall", "f1"), macro, strict=False):
+        np.testing.assert_allclose(got.macro[name], value, err_msg=name)
     assert got.top1 == pytest.approx((predicted == labels).mean())
     expected = -log_softmax(logits.astype(np.float64), 1)[np.arange(count), labels].mean()
     assert got.loss == pytest.approx(expected, rel=1e-9)

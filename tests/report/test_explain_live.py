@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_maps_on_torchvision_nets(name):
+    pytest.importorskip("tests.weights.torchvision_import")  # before grad-cam, which imports it too
     for package in ("captum", "pytorch_grad_cam"):
         pytest.importorskip(package)
     from tests.report.make_explain_golden import theirs, torch, torchvision

@@ -52,7 +52,10 @@ class Fit:
 
 
 def fit_strengths(
-    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: int
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    class_weights: tuple[float, ...] | None = None,
 ) -> list[Fit]:
     """Fit a head for each L2 strength, from 1 downwards.
 
@@ -66,6 +69,7 @@ def fit_strengths(
         train: Features float ``[N, D]`` and labels int ``[N]``.
         val: The same of the validation images.
         classes: Number of classes.
+        class_weights: Weight of each class in the loss that is minimised; by default 1.
     """
     # Imported here because prediction imports this package too, and SciPy takes 0.6 s.
     from scipy.optimize import minimize
@@ -75,6 +79,7 @@ def fit_strengths(
     scale = np.where(scale > 0, scale, 1)
     standardised = jnp.asarray((features - mean) / scale)
     targets = jnp.asarray(labels)
+    weights = jnp.asarray(class_weights or (1.0,) * classes, jnp.float32)[targets]
     width = features.shape[1]
 
     @jax.jit
@@ -83,7 +88,7 @@ def fit_strengths(
             kernel, bias = flat[:-classes].reshape(width, classes), flat[-classes:]
             logits = standardised @ kernel + bias
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return losses.mean() + strength / 2 * jnp.sum(kernel**2)
+            return (weights * losses).mean() + strength / 2 * jnp.sum(kernel**2)
 
         return jax.value_and_grad(value)(flat)
 
@@ -140,7 +145,8 @@ def fit_head(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainStat
         return restored, step
     recorder.truncate_history(0)
     began = time.perf_counter()
-    fits = fit_strengths(data.train.everything(), data.validation.everything(), len(data.classes))
+    fits = fit_strengths(data.train.everything(), data.validation.everything(), len(data.classes),
+                         run.step.class_weights)  # fmt: skip
     seconds = time.perf_counter() - began
     best = max(fits, key=lambda fit: fit.rank)
     for step, fit in enumerate([*fits, best], 1):

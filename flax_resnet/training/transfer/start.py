@@ -130,11 +130,12 @@ def choose_solver(config: Config, views: int) -> str:
         and config.transfer.mode == "head"
         and not config.model.hidden
         and config.loss == "softmax"
+        and config.data.sampling is None
     )
     if config.transfer.solver == "lbfgs" and not is_possible:
         raise UserError(
-            "--solver lbfgs needs --mode head with a linear head, --loss softmax and --views 1 or "
-            "more: leave it out, or use --solver sgd.",
+            "--solver lbfgs needs --mode head with a linear head, --loss softmax, --views 1 or "
+            "more and no --data.sampling: leave it out, or use --solver sgd.",
             exit_code=2,
         )
     return config.transfer.solver or ("lbfgs" if is_possible else "sgd")

@@ -1,0 +1,111 @@
+"""Trackers: a resumed run continues its curves, and a dead tracker is given up."""
+
+import csv
+import threading
+
+import pytest
+
+from flax_resnet import UserError
+from flax_resnet.report import check_trackers, open_trackers, trackers
+
+SETTINGS = {"epochs": 4, "model.name": "resnet20"}
+
+
+def line(step, **more):
+    return {"step": step, "epoch": step / 10, "train_loss": 1 / step, "val_top1": None} | more
+
+
+LAST = {"step": 40, "epoch": 4.0, "best_step": 30, "test_top1": 0.5}
+
+
+def tracked(names, workdir, past, lines):
+    """Track a run that has the lines ``past`` and then gets ``lines``; return the notes."""
+    notes = []
+    opened = open_trackers(names, workdir, SETTINGS, past, notes.append)
+    for entry in lines:
+        opened.append(entry)
+    opened.close()
+    return notes
+
+
+def killed_and_resumed(name, workdir):
+    """The run is killed after step 30, and its newest checkpoint is that of step 20."""
+    steps = {step: line(step) for step in (10, 20, 30, 40)}
+    assert tracked([name], workdir, [], [steps[10], steps[20], steps[30]]) == []
+    past = [steps[10], steps[20]]
+    assert tracked([name], workdir, past, [steps[30], steps[40], LAST]) == []
+    # The same command again evaluates a finished run once more.
+    assert tracked([name], workdir, [*steps.values(), LAST], [LAST]) == []
+
+
+def test_csv_has_each_value_once(tmp_path):
+    killed_and_resumed("csv", tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [(row["step"], row["value"]) for row in csv.DictReader(file)
+                if row["metric"] == "train_loss"]  # fmt: skip
+    assert [int(step) for step, _ in rows] == [10, 20, 30, 40]
+    assert float(rows[1][1]) == 0.05
+
+
+def test_event_files_have_one_unbroken_curve(tmp_path):
+    pytest.importorskip("tensorboardX")
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed_and_resumed("tensorboard", tmp_path)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {event.step: event.value for event in events.Scalars("loss/train")} == pytest.approx(
+        {10: 0.1, 20: 0.05, 30: 1 / 30, 40: 0.025}
+    )
+    assert [event.step for event in events.Scalars("top1/test")] == [40]
+
+
+def test_mlflow_has_one_run_with_one_unbroken_curve(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setattr(trackers, "PATIENCE", 300)  # it first makes the tables of its database
+    killed_and_resumed("mlflow", tmp_path)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("flax_resnet")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["model.name"] == "resnet20"
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == [10, 20, 30, 40]
+
+
+class Broken:
+    def __init__(self, opening):
+        pass
+
+    def log(self, step, values):
+        raise SystemExit("no space left")
+
+    def close(self):
+        pass
+
+
+def hanging(opening):
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("opens", "sentence"),
+    [
+        (Broken, "csv is given up, training goes on (SystemExit: no space left)."),
+        (lambda opening: 1 / 0, "csv is given up, training goes on (ZeroDivisionError: division"),
+        (hanging, "csv does not answer: its curves lack the last values."),
+    ],
+)
+def test_a_dead_tracker_is_given_up_with_a_note(opens, sentence, tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers._TRACKERS, "csv", (None, opens))
+    monkeypatch.setattr(trackers, "PATIENCE", 0.2)
+    (note,) = tracked(["csv"], tmp_path, [], [line(10), line(20)])
+    assert note.startswith(sentence)
+
+
+def test_a_missing_package_is_wrong_usage(monkeypatch):
+    monkeypatch.setitem(trackers._TRACKERS, "wandb", ("no_such_package", None))
+    with pytest.raises(UserError, match=r'pip install "flax-resnet\[wandb\]"') as error:
+        check_trackers(["csv", "wandb"])
+    assert error.value.exit_code == 2
