@@ -116,7 +116,13 @@ def _tune(arguments: Sequence[str]) -> None:
     """Tune this process for the command that it will run, unless that only prints its help."""
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command and command.tuning and not {"-h", "--help"} & set(arguments):
-        tune_cpu(restart=command.tuning == "restart")
+        from .commands.tuning import dtype_of
+
+        tune_cpu(
+            restart=command.tuning == "restart",
+            dtype=dtype_of(arguments[1:]),
+            task="train" if command.tuning == "restart" else "infer",
+        )
         warn_of_wrong_results()
 
 

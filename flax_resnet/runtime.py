@@ -4,19 +4,62 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from typing import Literal, NamedTuple
 
 from .jax_internals import has_started
 from .paths import writable_folder
+from .processor import BFLOAT16, processor_features
 
-# XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
-# hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms instead of 46 on 2 cores
-# with AVX2).
-XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+Dtype = Literal["float32", "bfloat16"]
+Task = Literal["train", "infer"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+TASKS: tuple[Task, ...] = ("train", "infer")
 
-# XLA ends the process at a flag that it does not know, so the flag is set only for the versions of
-# jaxlib that the tests were run with: from the first, and before the second.
-FLAG_VERSIONS = ((0, 8, 3), (0, 13))
+
+class XlaFlag(NamedTuple):
+    """A flag of XLA, and where measurements showed that it pays.
+
+    Attributes:
+        flag: ``--name=value``.
+        first: The first version of jaxlib that the tests were run with. XLA ends the process at a
+            flag that it does not know.
+        before: The first version of jaxlib that they were not run with.
+        dtypes: The dtypes of the computation.
+        tasks: Whether for train steps or for logits.
+        features: The processor must have one of these; none are needed where it is empty.
+        with_native: Whether it pays too where ``flax-resnet-onednn`` computes the convolutions.
+    """
+
+    flag: str
+    first: tuple[int, ...]
+    before: tuple[int, ...]
+    dtypes: tuple[Dtype, ...] = DTYPES
+    tasks: tuple[Task, ...] = TASKS
+    features: Set[str] = frozenset()
+    with_native: bool = True
+
+
+ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
+
+XLA_FLAGS = (
+    # XLA:CPU computes single convolutions with its YNN library, whose weight gradients are up to a
+    # hundred times slower than Eigen's ([64, 32, 32, 64] by 3x3x64: 4661 ms instead of 46 on 2
+    # cores with AVX2).
+    XlaFlag("--xla_cpu_experimental_ynn_fusion_type=-individual_convolution", (0, 8, 3), (0, 13)),
+    # Convolutions by XLA's oneDNN. On 2 cores with AMX, JAX 0.12: resnet50's 16 logits 182 ms, not
+    # 711, and its step of 8 images 662, not 1012; but 1186, not 1020, in float32. On AVX2 weight
+    # gradients take a third more processor time in both dtypes. Logits take a tenth less there,
+    # which the compilation outweighs: JAX cannot store these programs, see ``keep_programs``.
+    XlaFlag(
+        ONEDNN,
+        (0, 12),
+        (0, 13),
+        dtypes=("bfloat16",),
+        features=BFLOAT16,
+        with_native=False,
+    ),
+)
 
 # jaxlib 0.10.2 computes `jit(vmap(lambda r: sum((eye(3) @ r) ** 2)))` over 32,769 rows with an
 # error of 0.8% (https://github.com/jax-ml/jax/issues/39103).
@@ -39,10 +82,10 @@ ALLOCATOR = ":".join(
 SWITCH = "FLAX_RESNET_TUNE"  # an environment variable; "0" turns tuning off
 
 
-def tune_cpu(restart: bool = False) -> None:
+def tune_cpu(restart: bool = False, *, dtype: Dtype = "float32", task: Task = "train") -> None:
     """Tune this process for JAX on a CPU; call it before the first computation.
 
-    Sets a flag of XLA, and reports it once on standard error. Settings of the user are kept.
+    Sets flags of XLA, and reports it once on standard error. Settings of the user are kept.
     Nothing is done if JAX has another device than the CPU, or if ``FLAX_RESNET_TUNE=0`` is set.
 
     Args:
@@ -50,15 +93,17 @@ def tune_cpu(restart: bool = False) -> None:
             process is replaced by a new one with the same command line (``exec``: same number, same
             standard streams). Restart only where a program begins, before it has done or opened
             anything. The command line does so for training.
+        dtype: The dtype of the computation: some flags are faster for one and slower for others.
+        task: Whether the process trains (``"train"``) or only predicts (``"infer"``).
 
     Warns:
-        UserWarning: JAX has started already, so the flag has no effect.
+        UserWarning: JAX has started already, so the flags have no effect.
     """
     import importlib.metadata  # here, as it takes longer than all else of `flax-resnet --help`
 
     if os.environ.get(SWITCH) == "0" or not uses_cpu(os.environ):
         return
-    new = cpu_environment(os.environ, importlib.metadata.version("jaxlib"))
+    new = cpu_environment(os.environ, importlib.metadata.version("jaxlib"), dtype, task)
     if not restart:
         new.pop("GLIBC_TUNABLES", None)
     if not new:
@@ -109,34 +154,73 @@ def warn_of_wrong_results() -> None:
         print(warning, file=sys.stderr)
 
 
-def cpu_environment(environment: Mapping[str, str], jaxlib: str) -> dict[str, str]:
+def cpu_environment(
+    environment: Mapping[str, str],
+    jaxlib: str,
+    dtype: Dtype = "float32",
+    task: Task = "train",
+    features: Set[str] | None = None,
+    native: bool | None = None,
+) -> dict[str, str]:
     """Return the variables to set before a process on the CPU starts.
 
     Args:
         environment: The variables that are set. Settings that the user made are not changed.
         jaxlib: The version of jaxlib.
+        dtype: The dtype of the computation.
+        task: Whether it trains or predicts.
+        features: The processor's features; by default those of this machine.
+        native: Whether ``flax-resnet-onednn`` computes the convolutions; by default whether it is
+            installed.
     """
     new = {}
     flags = environment.get("XLA_FLAGS", "")
-    first, after_last = FLAG_VERSIONS
-    is_tested = first <= tuple(map(int, re.findall(r"\d+", jaxlib)[:3])) < after_last
-    if is_tested and XLA_FLAG.split("=")[0] not in flags:
-        new["XLA_FLAGS"] = f"{flags} {XLA_FLAG}".strip()
+    wanted = xla_flags(jaxlib, dtype, task, features, native)
+    added = [flag for flag in wanted if flag.split("=")[0] not in flags]
+    if added:
+        new["XLA_FLAGS"] = " ".join([flags, *added]).strip()
     tunables = environment.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc" not in tunables:
         new["GLIBC_TUNABLES"] = f"{tunables}:{ALLOCATOR}".strip(":")
     return new
 
 
+def xla_flags(
+    jaxlib: str,
+    dtype: Dtype,
+    task: Task,
+    features: Set[str] | None = None,
+    native: bool | None = None,
+) -> list[str]:
+    """Return the flags of ``XLA_FLAGS`` that pay; the arguments are those of the function above."""
+    from importlib.util import find_spec
+
+    if native is None:
+        native = find_spec("flax_resnet_onednn") is not None
+    version = tuple(map(int, re.findall(r"\d+", jaxlib)[:3]))
+    has = processor_features() if features is None else features
+    return [
+        row.flag
+        for row in XLA_FLAGS
+        if row.first <= version < row.before
+        and dtype in row.dtypes
+        and task in row.tasks
+        and not (row.features and row.features.isdisjoint(has))
+        and (row.with_native or not native)
+    ]
+
+
 def keep_programs(folder: str | os.PathLike[str] | None) -> str | None:
     """Let JAX keep compiled programs in a folder, for quick restarts; None keeps none.
 
     Returns:
-        A sentence for the user where the folder cannot be written, and None otherwise: JAX would
-        warn at every program.
+        A sentence for the user where programs cannot be kept, and None otherwise: JAX would warn
+        at every program.
     """
     if folder is None:
         return None
+    if ONEDNN in os.environ.get("XLA_FLAGS", ""):  # "MemoryError: std::bad_alloc", JAX 0.12.0.1
+        return f"compiled programs are not kept, because JAX cannot store those with {ONEDNN}."
     import jax  # here, because importing this file must be quick
 
     writable = writable_folder(folder)

@@ -222,7 +222,7 @@ def test_train_py_is_the_train_command(repository):
 @pytest.mark.parametrize("line", ["train --debug", "--debug train", "train"])
 def test_the_process_is_tuned_for_its_command(line, capsys, monkeypatch):
     calls = []
-    monkeypatch.setattr(cli, "tune_cpu", lambda restart: calls.append(restart))
+    monkeypatch.setattr(cli, "tune_cpu", lambda restart, **_: calls.append(restart))
     monkeypatch.setattr(sys, "argv", ["flax-resnet", *line.split()])
     assert main() == 2
     assert calls == [True]

@@ -34,7 +34,7 @@ SHARED = (
         "output_files",
         "paths",
     ),
-    *("text_files", "transform"),
+    *("processor", "text_files", "transform"),
 )
 BASE = ("errors", "file_names", "paths")
 

@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 
 from flax_resnet import runtime
-from flax_resnet.runtime import ALLOCATOR, XLA_FLAG, cpu_environment, uses_cpu
+from flax_resnet.processor import multiplies_bfloat16, parse_features
+from flax_resnet.runtime import ALLOCATOR, cpu_environment, uses_cpu, xla_flags
+
+XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+ONEDNN_FLAG = "--xla_cpu_experimental_onednn_custom_call=true"
+
+# Lines of /proc/cpuinfo, shortened.
+PROCESSORS = {
+    "AMX": "processor : 0\nflags\t\t: fma avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n",
+    "AVX-512": "flags\t\t: fma avx2 avx512f avx512_vnni\n",
+    "AVX2": "flags\t\t: fma avx avx2\n",
+    "ARM": "Features\t: fp asimd bf16 i8mm\n",
+    "none": "processor : 0\n",
+}
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
 
@@ -45,6 +58,50 @@ def test_xla_gets_a_flag_that_it_knows(jaxlib):
 @pytest.mark.parametrize("jaxlib", ["0.7.2", "0.8.1", "0.13.0", "1.0"])
 def test_xla_gets_no_flag_at_which_it_may_end_the_process(jaxlib):
     assert set(cpu_environment({}, jaxlib)) == {"GLIBC_TUNABLES"}
+
+
+@pytest.mark.parametrize(
+    ("processor", "jaxlib", "dtype", "expected"),
+    [
+        ("AMX", "0.12.0.1", "bfloat16", True),
+        ("AMX", "0.12.0.1", "float32", False),
+        ("AMX", "0.10.1", "bfloat16", False),
+        ("AMX", "0.13.0", "bfloat16", False),
+        ("AVX-512", "0.12.0.1", "bfloat16", False),
+        ("AVX2", "0.12.0.1", "bfloat16", False),
+        ("none", "0.12.0.1", "bfloat16", False),
+    ],
+)
+def test_onednn_is_for_bfloat16_on_processors_that_multiply_it(processor, jaxlib, dtype, expected):
+    features = parse_features(PROCESSORS[processor])
+    for task in ("train", "infer"):
+        flags = xla_flags(jaxlib, dtype, task, features, native=False)
+        assert (ONEDNN_FLAG in flags) == expected
+        assert (XLA_FLAG in flags) == (jaxlib != "0.13.0")
+        assert ONEDNN_FLAG not in xla_flags(jaxlib, dtype, task, features, native=True)
+
+
+def test_processors_with_products_of_bfloat16():
+    fast = {name for name, text in PROCESSORS.items() if multiplies_bfloat16(parse_features(text))}
+    assert fast == {"AMX", "ARM"}
+
+
+def test_this_jaxlib_knows_the_flags():
+    """XLA ends a process at an unknown flag; the features of all processors are given."""
+    version = importlib.metadata.version("jaxlib")
+    every = set().union(*map(parse_features, PROCESSORS.values()))
+    flags = {
+        flag
+        for dtype in ("float32", "bfloat16")
+        for flag in xla_flags(version, dtype, "train", every, native=False)
+    }
+    run("import jax; jax.devices()", XLA_FLAGS=" ".join(flags))
+
+
+def test_programs_that_jax_cannot_store_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", ONEDNN_FLAG)
+    assert "JAX cannot store" in runtime.keep_programs(tmp_path)
+    assert jax.config.values["jax_compilation_cache_dir"] != str(tmp_path)
 
 
 def test_this_jaxlib_computes_right_results():

@@ -1,0 +1,48 @@
+"""What a command will compute, found before its arguments are parsed: flags of XLA depend on it."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..config import load_config
+from ..errors import UserError
+from ..paths import expand
+from ..processor import cpu_dtype
+from ..runtime import Dtype
+
+
+def dtype_of(words: Sequence[str]) -> Dtype:
+    """Find the dtype that a command will compute in.
+
+    It is that of the option ``--model.dtype``, else of the recipe that ``--config`` names, else of
+    the run whose folder is named. What cannot be read is left to the command, which reports it.
+
+    Args:
+        words: The words after the command's name.
+    """
+    dtype: Any = _value_of("--model.dtype", words)
+    recipe = _value_of("--config", words)
+    with suppress(UserError):
+        if dtype is None and recipe is not None:
+            dtype = load_config(recipe).model.dtype
+    if dtype is None:
+        for word in words:
+            with suppress(OSError, ValueError, AttributeError, UserError):
+                dtype = json.loads((expand(word) / "config.json").read_text()).get("model.dtype")
+            if dtype is not None:
+                break
+    if dtype == "auto":
+        return cpu_dtype()
+    return "bfloat16" if dtype == "bfloat16" else "float32"
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return the value that ``words`` give to an option, the last if there are several."""
+    value = None
+    for word, following in itertools.zip_longest(words, words[1:]):
+        name, separator, after = word.partition("=")
+        if name == option:
+            value = after if separator else following
+    return value
