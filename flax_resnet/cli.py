@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0 if arguments else 2
         name, *rest = arguments
         if name not in COMMANDS:
-            raise UserError(f"There is no command {name!r}.\n{_usage()}", exit_code=2)
+            print(f"error: There is no command {name!r}.\n{_usage()}", file=sys.stderr)
+            return 2
         module = import_module(f".commands.{COMMANDS[name].module}", __package__)
         getattr(module, f"{name.replace('-', '_')}_command")(rest)
         sys.stdout.flush()

@@ -4,15 +4,24 @@
 class UserError(Exception):
     """A mistake that the user can correct, described in one sentence: what, where, what to do.
 
-    The command line prints the sentence without a traceback and ends with ``exit_code``.
+    The command line prints the sentence without a traceback and ends with ``exit_code``. Names and
+    values of files are part of it, so characters that would break the line or change the state of a
+    terminal are escaped.
 
     Attributes:
         exit_code: 1 for a command that failed, 2 for wrong usage.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.exit_code = exit_code
+
+
+def one_line(text: str) -> str:
+    """Return a text with its control characters, such as line breaks, escaped."""
+    return "".join(
+        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,8 @@
 """Text files as the programs of other people write them."""
 
 import codecs
+import json
+from typing import Any
 
 # The longer marks first: that of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
@@ -31,3 +33,15 @@ def decode_text(content: bytes) -> str:
             "holds NUL characters, as UTF-16 without a byte-order mark does: save it as UTF-8"
         )
     return text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of JSON that others wrote.
+
+    Raises:
+        ValueError: It is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error

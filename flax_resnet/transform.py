@@ -1,8 +1,9 @@
 """How evaluation and prediction turn an image file into a model's input, as plain data."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Interpolation = Literal["bilinear", "bicubic"]
 CropOffset = Literal["nearest", "down"]
@@ -103,6 +104,31 @@ class EvalTransform:
         """Return the transform with these fields, as ``to_json`` wrote them.
 
         Raises:
-            KeyError, TypeError: A field is missing, unknown, or of another type.
+            KeyError, TypeError: A field is missing, unknown, or of another type or range.
         """
-        return cls(**fields | {name: tuple(fields[name]) for name in ("mean", "std")})
+        made = cls(**fields | {name: tuple(fields[name]) for name in ("mean", "std")})
+        numbers = (*made.mean, *made.std)
+        is_valid = {
+            "height": _is_size(made.height),
+            "width": _is_size(made.width),
+            "resize": made.resize is None or _is_size(made.resize),
+            "model_size": made.model_size is None or _is_size(made.model_size),
+            "channels": _is_size(made.channels),
+            "interpolation": made.interpolation in get_args(Interpolation),
+            "crop_offset": made.crop_offset in get_args(CropOffset),
+            "mean": all(type(value) in (int, float) for value in numbers),
+        }
+        is_valid["std"] = (
+            is_valid["mean"]
+            and 0 < len(made.std) == len(made.mean)
+            and all(map(math.isfinite, numbers))
+            and min(made.std) > 0
+        )
+        for name, valid in is_valid.items():
+            if not valid:
+                raise TypeError(f"{name} is {fields.get(name)!r:.80}")
+        return made
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0

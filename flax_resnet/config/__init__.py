@@ -12,6 +12,7 @@ from .fields import (
     TransferConfig,
 )
 from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
+from .stored import stored_model_config
 
 __all__ = [
     "EFFECTS",
@@ -28,4 +29,5 @@ __all__ = [
     "list_configs",
     "load_config",
     "scaled_learning_rate",
+    "stored_model_config",
 ]

@@ -16,7 +16,6 @@ All hashes are BLAKE2b of 128 bits, as hex digits.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.dataset import Subset
 from flax_resnet.errors import UserError, first_line
 from flax_resnet.paths import expand
+from flax_resnet.text_files import parse_json
 
 FILE = "data.json"
 
@@ -111,7 +111,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """
     path = folder / FILE
     try:
-        return Fingerprint.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Fingerprint.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

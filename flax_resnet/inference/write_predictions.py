@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TextIO, get_args
 
+from ..errors import one_line
 from ..file_names import escape
 from ..output_files import to_json
 from .predict import Prediction, Predictions
@@ -109,9 +110,9 @@ def _as_dict(prediction: Prediction) -> dict[str, str | int | float]:
 
 
 def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> None:
-    width = min(max((len(_on_one_line(escape(name))) for name in names), default=0), _NAME_WIDTH)
+    width = min(max((len(one_line(escape(name))) for name in names), default=0), _NAME_WIDTH)
     for name, found, error, _ in rows:
-        name = _on_one_line(name)
+        name = one_line(name)
         cells = [
             f"{prediction.probability:6.1%} {_short(prediction.label)}" for prediction in found
         ]
@@ -119,14 +120,7 @@ def _write_table(file: TextIO, rows: Iterable[_Row], names: Sequence[str]) -> No
         file.flush()
 
 
-def _on_one_line(text: str) -> str:
-    """Return a text whose control characters, such as line breaks, are escaped."""
-    return "".join(
-        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text
-    )
-
-
 def _short(label: str) -> str:
-    label = _on_one_line(label)
+    label = one_line(label)
     shown = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
     return f"{shown:{_LABEL_WIDTH}}"

@@ -1,12 +1,12 @@
 """An evaluation as a JSON file."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
 from ..metrics import Evaluation, MultiLabelEvaluation
 from ..output_files import write_json
+from ..text_files import parse_json
 
 
 def write_evaluation(path: Path, evaluation: Evaluation | MultiLabelEvaluation) -> None:
@@ -30,7 +30,7 @@ def read_evaluation(path: Path) -> Evaluation | None:
     if not path.exists():
         return None
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         fields["confusion"] = tuple(map(tuple, fields["confusion"]))
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
         return Evaluation(**(fields | lists))

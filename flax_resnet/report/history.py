@@ -8,12 +8,12 @@ mean average precisions. Accuracies and ``data_wait`` are fractions. A loss that
 ``null``.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ..output_files import open_text, to_json
+from ..text_files import parse_json
 
 Entry = dict[str, Any]
 
@@ -30,16 +30,19 @@ def read_history(path: Path) -> list[Entry]:
     """Read the lines of a history.
 
     Returns:
-        The lines up to the first that is incomplete; none if there is no such file.
+        The lines up to the first that is incomplete or damaged; none if there is no such file.
     """
     if not path.exists():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = parse_json(line)
+        except ValueError:
             break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
     return entries
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from ..errors import UserError
 from ..metrics import Evaluation
 from ..output_files import replacing
+from ..text_files import parse_json
 from .evaluation import read_evaluation, write_evaluation
 from .history import Entry, read_history
 from .plots import confusion_svg, learning_curves_svg
@@ -62,7 +63,7 @@ def write_page(workdir: Path, evaluation: Evaluation | None = None) -> Path:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent} is not a run's folder: it has no {path.name}. Give the --workdir of a "

@@ -13,6 +13,7 @@ from ..models.variants import VARIANTS, variant_options
 from ..transform import EvalTransform
 from .infer import InferredModel
 
+MOST_BLOCKS = 2000  # more than three times those of He et al.'s ResNet-1202
 _FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 
 
@@ -32,9 +33,15 @@ def build_model(config: ModelConfig, num_classes: int, **options: Any) -> ResNet
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     chosen["dtype"] = jnp.dtype(chosen["dtype"])
     try:
-        return create_model(chosen.pop("name"), num_classes=num_classes, **chosen)
+        model = create_model(chosen.pop("name"), num_classes=num_classes, **chosen)
     except ValueError as error:
         raise UserError(f"--model: {error}", exit_code=2) from error
+    if (blocks := sum(model.stage_sizes)) > MOST_BLOCKS:
+        raise UserError(
+            f"--model: {blocks:,} blocks are more than the {MOST_BLOCKS:,} that are supported.",
+            exit_code=2,
+        )
+    return model
 
 
 def config_of(inferred: InferredModel) -> tuple[ModelConfig, Mapping[str, Any]]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
+from ..config import ModelConfig, stored_model_config
 from ..errors import UserError
+from ..text_files import parse_json
 from ..transform import EvalTransform
 from .formats.files import read_metadata
 from .infer import OPTIONS_ENTRY, UNSEEN_OPTIONS
@@ -68,9 +69,9 @@ def parse_description(content: str, path: Path) -> Description:
         UserError: It is damaged, or of another version.
     """
     try:
-        held = json.loads(content)
+        held = parse_json(content)
         return Description(
-            config=ModelConfig(**_tuples(held["model"])),
+            config=stored_model_config(held["model"]),
             model_options=_tuples(held["model_options"]),
             classes=tuple(map(str, held["classes"])),
             transform=EvalTransform.from_json(held["transform"]),
@@ -92,7 +93,7 @@ def read_unseen_options(path: Path) -> dict[str, Any]:
         if file.read(9)[8:] != b"{":
             return {}
     try:
-        held = json.loads(read_metadata(path).get(OPTIONS_ENTRY, "{}"))
+        held = parse_json(read_metadata(path).get(OPTIONS_ENTRY, "{}"))
         return {name: held[name] for name in held if name in UNSEEN_OPTIONS}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} has damaged options of its model ({error}).") from error

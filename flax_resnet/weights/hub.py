@@ -1,7 +1,6 @@
 """Downloads of published weights: torchvision's files, and repositories of the Hugging Face hub."""
 
 import contextlib
-import json
 import os
 import sys
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 from ..download import OPEN_SECONDS, READ_SECONDS, PublishedFile, fetch, is_published, within
 from ..errors import UserError
 from ..paths import cache_folder, expand, process_folder, writable_folder
+from ..text_files import parse_json
 from .published import PublishedWeights
 
 # The files of weights of a repository, in the order they are looked for.
@@ -142,7 +142,7 @@ def _downloaded(name: str) -> Path:
 def _descriptions(folder: Path) -> tuple[str, ...]:
     """Return the names of the files that describe weights next to this ``config.json``."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ()  # reported where it is read
     keys = config if isinstance(config, dict) else ()
@@ -217,7 +217,7 @@ def _reason(error: Exception) -> str:
 
 def _timm_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         # Early repositories have the entries of pretrained_cfg at the top.
         if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
             raise TypeError("pretrained_cfg is not an object")

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..models import ResNet
 from ..models.blocks import EXPANSION
 from ..output_files import write_json
+from ..text_files import parse_json
 from ..transform import EvalTransform
 from .architecture import build_model, nearest_config, usual_transform
 from .convert import to_timm, to_torchvision
@@ -50,7 +51,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or holds something else.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): copy or download it again.") from error
     if not isinstance(held, dict):

@@ -1,14 +1,14 @@
 """A run's folder as prediction reads it: settings, classes, transform and weights."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
+from ..config import stored_model_config
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
+from ..text_files import parse_json
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
@@ -81,7 +81,7 @@ def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
             for name, value in settings.items()
             if name.startswith(prefix)
         }
-        config = ModelConfig(**model)
+        config = stored_model_config(model)
         names = tuple(map(str, classes))
         transform = EvalTransform.from_json(preprocessing)
     except (TypeError, AttributeError, KeyError) as error:
@@ -129,7 +129,7 @@ def newest_checkpoint(folder: Path) -> int:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent} is not a run's folder: it has no {path.name}. Give the --workdir of "

@@ -189,7 +189,9 @@ def read_description(config: Mapping[str, Any]) -> TimmDescription:
     if not isinstance(architecture, str):
         raise UserError("config.json does not name timm's architecture")
     name = variant_of(architecture)
-    arguments = config.get("model_args") or {}
+    arguments, inner = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
+    if not isinstance(arguments, Mapping) or not isinstance(inner, Mapping):
+        raise UserError("config.json of timm has a model_args or pretrained_cfg that is no object")
     others = [
         f"{argument}={value!r}"
         for argument, value in arguments.items()
@@ -203,11 +205,16 @@ def read_description(config: Mapping[str, Any]) -> TimmDescription:
     if "avg_down" in arguments:
         known["avg_pool_shortcut"] = arguments["avg_down"]
     # Early repositories have the entries of pretrained_cfg at the top.
-    settings = {**(config.get("pretrained_cfg") or {}), **config}
+    settings = {**inner, **config}
     if settings.get("label_offset"):
         raise UserError("a classifier with a label_offset is not supported")
     classes = settings.get("num_classes")
     labels = settings.get("label_names") or settings.get("labels") or ()
+    if type(classes) not in (int, type(None)) or not isinstance(labels, list | tuple | Mapping):
+        raise UserError(
+            f"config.json of timm with num_classes={classes!r:.80} and labels of type "
+            f"{type(labels).__name__} is not supported"
+        )
     if isinstance(labels, Mapping):  # by number, where not all numbers have a name
         labels = [labels.get(str(i), str(i)) for i in range(classes or 0)]
     is_changed = not set(_SHOWN).isdisjoint(arguments)
@@ -235,8 +242,22 @@ def timm_transform(settings: Mapping[str, Any]) -> EvalTransform:
     mode = settings.get("crop_mode") or "center"
     filters: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
     interpolation = settings.get("interpolation") or "bicubic"
-    mean = tuple(settings.get("mean") or IMAGENET_MEAN)
-    std = tuple(settings.get("std") or IMAGENET_STD)
+    mean, std = settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD
+    is_typed = (
+        _are_numbers(shape, int)
+        and len(shape) == 3
+        and min(shape) > 0
+        and _are_numbers((ratio, *mean), int, float)
+        and _are_numbers(std, int, float)
+        and min(std, default=0) > 0
+        and isinstance(interpolation, str)
+    )
+    if not is_typed:
+        raise UserError(
+            f"preprocessing of timm with input_size={shape!r:.80}, crop_pct={ratio!r:.80}, "
+            f"interpolation={interpolation!r:.80}, mean={mean!r:.80} and std={std!r:.80} has a "
+            "value of another type or range: correct config.json, or load its file of weights alone"
+        )
     channels, height, width = shape
     # With the whole image squeezed, nothing is left to crop.
     is_supported = mode == "center" or (mode == "squash" and ratio == 1)
@@ -257,9 +278,14 @@ def timm_transform(settings: Mapping[str, Any]) -> EvalTransform:
         resize=None if mode == "squash" else math.floor(height / ratio),
         interpolation=filters[interpolation],
         channels=channels,
-        mean=mean,
-        std=std,
+        mean=tuple(mean),
+        std=tuple(std),
     )
+
+
+def _are_numbers(values: Any, *types: type) -> bool:
+    is_list = isinstance(values, list | tuple)
+    return is_list and all(type(value) in types and math.isfinite(value) for value in values)
 
 
 def v2_name(name: str) -> str:

@@ -53,6 +53,15 @@ _FIXED: Mapping[str, Any] = {
 # Filters by their number in Pillow.
 _FILTERS: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _PROCESSORS = ("ConvNext", "ViT", "Bit", "CLIP")
+# The types that arithmetic below needs; None stands for an absent value.
+_PROCESSOR_TYPES: Mapping[str, Any] = {
+    "image_processor_type": str,
+    "feature_extractor_type": str,
+    "rescale_factor": int | float,
+    "resample": int,
+    "crop_pct": int | float,
+}
+_MOST = 2**16  # of blocks and channels; a larger model would never be built
 _SQUEEZES_FROM = 384  # ConvNextImageProcessor crops smaller images only
 
 
@@ -135,18 +144,19 @@ def model_options(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"its config.json has {name}={fields[name]!r}; only {value!r} is supported."
             )
     block, depths, sizes = fields["layer_type"], fields["depths"], fields["hidden_sizes"]
-    if block not in EXPANSION:
+    if not isinstance(block, str) or block not in EXPANSION:
         raise UserError(
             f"its config.json has layer_type={block!r}; only {' and '.join(EXPANSION)} are known."
         )
     expansion = EXPANSION[block]
-    numbers = [*depths, *sizes, fields["embedding_size"]]
-    is_valid = all(isinstance(number, int) and number > 0 for number in numbers)
+    is_valid = isinstance(depths, list | tuple) and isinstance(sizes, list | tuple)
+    numbers = [*depths, *sizes, fields["embedding_size"]] if is_valid else []
+    is_valid &= all(type(number) is int and 0 < number < _MOST for number in numbers)
     if not is_valid or len(depths) != len(sizes) or any(size % expansion for size in sizes):
         raise UserError(
             f"its config.json has depths={depths!r}, hidden_sizes={sizes!r} and embedding_size="
             f"{fields['embedding_size']!r}: they must be lists of the same length of positive "
-            f"integers, and the sizes multiples of {expansion}."
+            f"integers below {_MOST:,}, and the sizes multiples of {expansion}."
         )
     return {
         "stage_sizes": tuple(depths),
@@ -193,6 +203,9 @@ def processor_transform(config: Mapping[str, Any], channels: int = 3) -> EvalTra
     Raises:
         UserError: A setting is missing or not supported; it is named.
     """
+    for name, types in _PROCESSOR_TYPES.items():
+        if not isinstance(config.get(name), types | None):
+            raise _unsupported(config, name)
     written = config.get("image_processor_type") or config.get("feature_extractor_type")
     kind = re.sub(r"(FeatureExtractor|ImageProcessor)(Fast|Pil)?$", "", written or "ConvNext")
     normalizes = config.get("do_normalize", True)
@@ -203,7 +216,7 @@ def processor_transform(config: Mapping[str, Any], channels: int = 3) -> EvalTra
         "image_processor_type": kind in _PROCESSORS,
         "do_resize": config.get("do_resize", True),
         "do_rescale": config.get("do_rescale", True),
-        "rescale_factor": abs(config.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-6,
+        "rescale_factor": abs((config.get("rescale_factor") or 1 / 255) * 255 - 1) < 1e-6,
         "do_pad": not config.get("do_pad"),
         "resample": config.get("resample") in _FILTERS,
         "size": sizes is not None and min(sizes[:2]) > 0,
@@ -213,10 +226,7 @@ def processor_transform(config: Mapping[str, Any], channels: int = 3) -> EvalTra
     }
     for name, is_supported in supported.items():
         if not is_supported:
-            raise UserError(
-                f"its preprocessor_config.json has {name}={config.get(name)!r}, which is not "
-                "supported: load its model.safetensors, whose transform you can set."
-            )
+            raise _unsupported(config, name)
     height, width, resize = sizes  # type: ignore[misc]
     return EvalTransform(
         height=height,
@@ -227,6 +237,13 @@ def processor_transform(config: Mapping[str, Any], channels: int = 3) -> EvalTra
         mean=tuple(map(float, mean)),  # type: ignore[arg-type]
         std=tuple(map(float, std)),  # type: ignore[arg-type]
         crop_offset="down",
+    )
+
+
+def _unsupported(config: Mapping[str, Any], name: str) -> UserError:
+    return UserError(
+        f"its preprocessor_config.json has {name}={config.get(name)!r:.200}, which is not "
+        "supported: load its model.safetensors, whose transform you can set."
     )
 
 
@@ -255,4 +272,4 @@ def _sizes(config: Mapping[str, Any], kind: str) -> tuple[int, int, int | None] 
 
 def _are_numbers(values: Any, count: int) -> bool:
     is_list = isinstance(values, list | tuple) and len(values) == count
-    return is_list and all(isinstance(value, int | float) for value in values)
+    return is_list and all(type(value) in (int, float) for value in values)

@@ -33,6 +33,7 @@ from flax_resnet.data.images import (
     read_header,
     thumbnail,
 )
+from flax_resnet.errors import one_line
 
 TINY_SIDE = 32
 """The report lists images whose shorter side is below this, in pixels."""
@@ -293,8 +294,7 @@ def _findings(report: FolderReport) -> Iterator[tuple[str, Sequence[str]]]:
     def short(path: str) -> str:
         relative = os.path.isdir(report.source)
         name = os.path.relpath(path, report.source) if relative else path
-        # Line breaks and codes that change a terminal's state may be part of a name.
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+        return one_line(name)
 
     def with_size(paths: Sequence[str]) -> list[str]:
         sizes = [report.headers[path] for path in paths]

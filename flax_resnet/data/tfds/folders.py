@@ -7,7 +7,6 @@ module does not import TFDS, which would take a second.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
+from flax_resnet.text_files import parse_json
 
 DEFAULT_FOLDER = "~/tensorflow_datasets"
 FORMAT = "array_record"
@@ -101,7 +101,7 @@ def _versions(name: str, root: Path) -> list[Path]:
 def _formats(folder: Path) -> list[str]:
     """Return the file formats of a prepared set; an empty list if the folder is no prepared set."""
     try:
-        info = json.loads((folder / "dataset_info.json").read_bytes())
+        info = parse_json((folder / "dataset_info.json").read_bytes())
         formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
     except (OSError, ValueError, AttributeError, TypeError):
         return []

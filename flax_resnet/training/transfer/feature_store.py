@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ...text_files import parse_json
 
 # Rows that cannot be written are kept in memory up to this many bytes: 500,000 pooled features of a
 # resnet50.
@@ -91,7 +92,7 @@ class FeatureStore:
     def _open(self, index: Path, checked: bool = False) -> None:
         data = index.with_suffix(".npy")
         try:
-            index_entry = json.loads(index.read_text(encoding="utf-8"))
+            index_entry = parse_json(index.read_text(encoding="utf-8"))
             if not checked and _checksum(data) != index_entry["checksum"]:
                 raise ValueError("the checksum is wrong")
             rows = np.load(data, mmap_mode="r")

@@ -19,6 +19,7 @@ from ...errors import UserError
 from ...models import ResNet
 from ...output_files import replacing
 from ...paths import expand
+from ...text_files import parse_json
 from ..arrays import LazyArrays, array_shapes
 from ..convert import from_torchvision, to_torchvision
 from ..find import find_weights
@@ -181,7 +182,7 @@ def write_weights(
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
     file = _open_safetensors(path)
     try:
-        checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
+        checksums = parse_json((file.metadata() or {}).get(CHECKSUMS, "{}"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: its checksums cannot be read ({error}).") from error
 
@@ -226,6 +227,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         OSError,
         EOFError,
         zipfile.BadZipFile,
+        zlib.error,
         NotImplementedError,
     ) as error:
         raise UserError(f"{path} is not a sound .npz file ({error}).") from error

@@ -1,0 +1,46 @@
+"""Damaged files are read or refused in one line, by every reader of files that others write."""
+
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzzing.readers import CORPUS, READERS, draw, outcome
+
+FAILED = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    def prepared(name):
+        folder = tmp_path / name.replace(" ", "_")
+        folder.mkdir()
+        READERS[name].prepare(folder)
+        return folder
+
+    warnings.simplefilter("ignore")
+    return prepared
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files(name, folder_of):
+    folder = folder_of(name)
+
+    @settings(
+        max_examples=30, derandomize=True, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(seed=st.integers(0, 10**9))
+    def damaged(seed):
+        outcome(name, draw(name, seed), folder)
+
+    damaged()
+    for content in READERS[name].seeds():
+        outcome(name, content, folder)
+
+
+@pytest.mark.parametrize("path", FAILED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_files_that_once_failed(path, folder_of):
+    name = next(name for name in READERS if name.replace(" ", "_") == path.parent.name)
+    outcome(name, path.read_bytes(), folder_of(name))
