@@ -19,6 +19,10 @@ def export_command(
     preprocess: bool = False,
     resize: bool = False,
     opset: int = 18,
+    int8: bool = False,
+    calibration: str | None = None,
+    held_out: str | None = None,
+    max_loss: float = 0.01,
     classes: str | None = None,
     photos: str | None = None,
     license: str | None = None,
@@ -34,19 +38,28 @@ def export_command(
             normalised images [N, 3, H, W] and gives logits.
         resize: With --preprocess, take photos of any size.
         opset: The version of ONNX's operators.
+        int8: Quantise to eight-bit integers.
+        calibration: With --int8, photos that set the ranges; by default the run's training images.
+        held_out: With --int8, a folder with a folder for each class, on which the loss of accuracy
+            is measured; by default the run's test images.
+        max_loss: With --int8, the largest loss of accuracy, as a fraction of the photos.
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         photos: A folder of photos for the comparison; by default two photographs are used.
         license: The licence of the weights, such as apache-2.0, for the metadata.
         force: Replace the file if it exists.
     """
     from ..inference import load
+    from ..inference.export import Calibration
 
+    if not int8 and (calibration or held_out):
+        raise UserError("--calibration and --held-out need --int8.", exit_code=2)
     done = load(source, classes=classes).export(
         output,
         format=format,
         preprocess=preprocess,
         resize=resize,
         opset=opset,
+        int8=Calibration(calibration, held_out, max_loss) if int8 else None,
         photos=_photos(photos),
         license=license,
         force=force,

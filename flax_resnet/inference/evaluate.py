@@ -164,6 +164,16 @@ def evaluate(
     return EvalResult(result, predictions, labels, selection.notes)
 
 
+def select_images(classifier: Classifier, split: SplitName) -> tuple[Source, tuple[str, ...]]:
+    """Return the images of a split of the data that the run was trained on, and their names.
+
+    Raises:
+        UserError: The classifier is not of a run, or its data have no such split.
+    """
+    chosen = _select(classifier, None, split, None).splits[split]
+    return chosen.images, chosen.names
+
+
 def _logits(batches: list[BatchOutputs]) -> np.ndarray:
     return np.concatenate([batch.outputs for batch in batches]) if batches else np.zeros((0, 1))
 

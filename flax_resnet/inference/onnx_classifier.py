@@ -51,18 +51,18 @@ class OnnxClassifier(Classifier):
             "exported from."
         )
 
-    def _logits_program(self, tta: TestTimeAugmentation | None = None) -> Program:
-        normalize = Preprocessing.from_transform(self.transform)
+    def feed(self, pixels: Any) -> dict[str, np.ndarray]:
+        """Return the input of the session for stored pixels, uint8 ``[N, H, W, C]``."""
+        if self.takes == NORMALIZED:
+            normalize = Preprocessing.from_transform(self.transform)
+            pixels = np.asarray(normalize(pixels)).transpose(0, 3, 1, 2)
+        elif self.takes == PHOTOS:  # the session starts behind the resizing
+            pixels = np.asarray(pixels, np.float32).transpose(0, 3, 1, 2)
+        return {self.session.get_inputs()[0].name: np.ascontiguousarray(pixels)}
 
+    def _logits_program(self, tta: TestTimeAugmentation | None = None) -> Program:
         def logits(_: Any, images: Any) -> np.ndarray:
-            """Compute logits of stored pixels, uint8 ``[N, H, W, C]``."""
-            if self.takes == NORMALIZED:
-                images = np.asarray(normalize(images)).transpose(0, 3, 1, 2)
-            elif self.takes == PHOTOS:  # the session starts behind the resizing
-                images = np.asarray(images, np.float32).transpose(0, 3, 1, 2)
-            name = self.session.get_inputs()[0].name
-            feed = {name: np.ascontiguousarray(images)}
-            return self.session.run(["logits"], feed)[0]
+            return self.session.run(["logits"], self.feed(images))[0]
 
         def averaged(_: Any, images: Any) -> np.ndarray:
             return (logits(_, images) + logits(_, images[:, :, ::-1])) / 2

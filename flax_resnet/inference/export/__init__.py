@@ -7,5 +7,6 @@ one, ``stablehlo.py`` and ``openvino.py`` write the other formats, and ``compari
 """
 
 from .export import FORMATS, Exported, export
+from .int8 import Calibration
 
-__all__ = ["FORMATS", "Exported", "export"]
+__all__ = ["FORMATS", "Calibration", "Exported", "export"]

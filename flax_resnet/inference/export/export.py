@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...paths import expand
 from ...weights import load_weights
 from .comparison import Comparison, check_same, compare, logits_of, real_pixels, resize_difference
+from .int8 import Calibration, quantize
 from .onnx_file import NORMALIZED, OPSETS, PHOTOS, PIXELS, write_onnx
 from .onnx_graph import open_session
 
@@ -55,6 +56,7 @@ class _Request:
         opset: Version of ONNX's operators.
         licence: The licence of the weights.
         photos: Images for the comparison.
+        int8: How to quantise the file, or None.
     """
 
     classifier: Classifier
@@ -62,6 +64,7 @@ class _Request:
     opset: int
     licence: str | None
     photos: Sequence[Any] | None
+    int8: Calibration | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def export(
     preprocess: bool = False,
     resize: bool = False,
     opset: int = OPSETS[0],
+    int8: Calibration | None = None,
     photos: Sequence[Any] | None = None,
     license: str | None = None,
     force: bool = False,
@@ -102,6 +106,8 @@ def export(
             normalised ones ``[N, C, H, W]``, and gives probabilities instead of logits.
         resize: With ``preprocess``, the images have any size, and the file resizes and crops them.
         opset: Version of ONNX's operators, from 18 to 22.
+        int8: Quantise the file to eight-bit integers, by these photos. The comparison is then that
+            of the float file before, and the loss of accuracy is measured and limited.
         photos: Images for the comparison, as for ``predict``; by default parts of two photographs.
         license: The licence of the weights, such as ``"apache-2.0"``, for the file's metadata.
         force: Replace a file that exists.
@@ -115,14 +121,16 @@ def export(
     """
     path = expand(output)
     format = _format_of(path, format)
-    if format != "onnx" and (preprocess or opset != OPSETS[0] or license):
+    if format != "onnx" and (preprocess or opset != OPSETS[0] or license or int8):
         raise UserError(
-            f"--preprocess, --opset and --license are for ONNX, and {path} is of the format "
-            f"{format}.",
+            f"--preprocess, --opset, --int8 and --license are for ONNX, and {path} is of the "
+            f"format {format}.",
             exit_code=2,
         )
     if resize and not preprocess:
         raise UserError("--resize needs --preprocess.", exit_code=2)
+    if resize and int8:
+        raise UserError("--int8 does not go with --resize: leave one of them out.", exit_code=2)
     if opset not in OPSETS:
         raise UserError(
             f"--opset is {opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}.", exit_code=2
@@ -130,7 +138,7 @@ def export(
     _check_output(path, force)
     classifier._logits_program()  # refuses a random classifier
     takes = PHOTOS if resize else PIXELS if preprocess else NORMALIZED
-    request = _Request(classifier, takes, opset, license, photos)
+    request = _Request(classifier, takes, opset, license, photos, int8)
     with _staged(path) as fresh:
         written = _WRITERS[format](fresh, request)
         pixels = real_pixels(classifier.transform, photos)
@@ -143,6 +151,7 @@ def _write_onnx(path: Path, request: _Request) -> _Written:
     from ..onnx_classifier import load_onnx
 
     classifier = request.classifier
+    target, path = path, path if request.int8 is None else path.with_name("float32.onnx")
     nodes = write_onnx(
         path, classifier, opset=request.opset, takes=request.takes, licence=request.licence
     )
@@ -152,6 +161,9 @@ def _write_onnx(path: Path, request: _Request) -> _Written:
         check_same(classifier, open_session(path), request.photos)
     elif request.takes == PHOTOS:
         facts |= resize_difference(classifier, path, request.photos)
+    if request.int8 is not None:
+        facts |= quantize(path, target, classifier, request.int8)
+        path.unlink()
     return _Written(lambda pixels: logits_of(read, pixels), facts)
 
 
