@@ -41,7 +41,7 @@ def serve_command(
     FLAX_RESNET_TOKEN holds a token that requests must bear.
 
     Args:
-        model: A run's folder, a weights file, or a published model such as resnet50.
+        model: A run's folder, a weights file, a published model such as resnet50, or an .onnx file.
         host: The address to listen at; 0.0.0.0 lets other machines in.
         port: The port; 0 takes a free one.
         name: Name of the model in /v2/models/NAME; by default that of its architecture.

@@ -183,6 +183,7 @@ REFUSED = {
         "",
     ),
     "top_k": ("/predict?top_k=0", {"files": {"a": JPEG}}, 400, "top_k is '0'"),
+    "heat_map": ("/predict?heat_map=1", {"files": {"a": JPEG}}, 400, "heat_map is '1'"),
     "no model": ("/v2/models/other/infer", {"json": {}}, 404, "There is no model 'other'"),
     "no route": ("/other", {}, 404, "There is no POST /other"),
     "no inputs": (INFER, {"json": {}}, 400, '"inputs" must be'),
@@ -293,6 +294,36 @@ def test_slow_and_vanished_clients(classifier):
         assert asgi(client.app, slow) == 408
         assert asgi(client.app, vanishing) is None
         assert "flax_resnet_photos_admitted 0.0" in client.get("/metrics").text
+
+
+@pytest.mark.slow
+def test_heat_maps_are_those_of_explain(client, classifier):
+    (answer,) = client.post("/predict?heat_map=true", files={"a": JPEG}).json()
+    drawn = Image.open(io.BytesIO(base64.b64decode(answer["heat_map"])))
+    (expected,) = classifier.explain(JPEG).overlays()
+    np.testing.assert_allclose(drawn, expected, atol=3)
+    assert answer["predictions"][0]["label"] == classifier.predict(JPEG).labels[0]
+
+
+@pytest.mark.slow
+def test_a_model_in_onnx_is_served_by_onnxruntime(classifier, files, tmp_path):
+    pytest.importorskip("onnxruntime")
+    classifier.export(tmp_path / "model.onnx")
+    exported = fr.load(tmp_path / "model.onnx")
+    with serving(exported, batch_size=2) as client:
+        answers = client.post("/predict", files=form(files[1])).json()
+        refused = client.post("/predict?heat_map=true", files={"a": JPEG})
+        assert 'data-heat-maps="false"' in client.get("/").text
+    for answer, found in zip(
+        answers, exported.predict(list(files[1].values())).top(3), strict=True
+    ):
+        assert [p["label"] for p in answer["predictions"]] == [p.label for p in found]
+        np.testing.assert_allclose(
+            [p["probability"] for p in answer["predictions"]],
+            [p.probability for p in found],
+            atol=2e-6,
+        )
+    assert refused.status_code == 422 and "ONNX has no heat maps" in refused.json()["error"]
 
 
 def test_the_token(classifier, tmp_path):

@@ -60,7 +60,7 @@ def test_sigterm_under_load_loses_no_accepted_request(random_run, jpegs):
     expected = {
         path: fr.load(random_run).predict(path).labels[0] for path in sorted(jpegs.iterdir())
     }
-    labels, wrong = [], []
+    labels, wrong, cut = [], [], []
 
     def ask(port, path):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -70,8 +70,10 @@ def test_sigterm_under_load_loses_no_accepted_request(random_run, jpegs):
                 labels.append(label)
                 if label != expected[path]:
                     wrong.append(path)
-        except OSError:  # no connection is taken any more
+        except ConnectionRefusedError:  # the end
             pass
+        except (OSError, http.client.HTTPException) as error:
+            cut.append(error)
 
     with running(random_run) as (server, port):
         clients = [threading.Thread(target=ask, args=(port, path)) for path in [*expected] * 3]
@@ -86,6 +88,7 @@ def test_sigterm_under_load_loses_no_accepted_request(random_run, jpegs):
     answered = re.search(r"Stopped after ([\d,]+) answered requests", errors)[1]
     assert int(answered.replace(",", "")) == len(labels) > 9
     assert not wrong
+    assert len(cut) <= 1, cut  # one may arrive in the instant in which the socket is closed
 
 
 DROP = """([name, data]) => {
@@ -120,6 +123,7 @@ def test_a_browser_drops_a_photo_and_reads_the_answer(random_run, jpegs):
             shown = page.locator("article .name").all_inner_texts()
             assert [text.split()[0] for text in shown] == [p.label for p in expected]
             assert shown[0].split()[1] == f"{expected[0].probability:.1%}"
+            page.locator("article .heat").wait_for()
             assert not errors
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             own = rf"(blob:)?http://127\.0\.0\.1:{port}/|data:"

@@ -1,6 +1,7 @@
 """The routes of the server, as an ASGI application."""
 
 import asyncio
+import base64
 import hmac
 import re
 import time
@@ -107,18 +108,23 @@ class _Routes:
         ]
 
     async def page(self, request: Request) -> Response:
-        page = write_page(self.name, self.service.classifier, self.service.settings)
+        page = write_page(self.name, self.service)
         return HTMLResponse(page, headers={"content-security-policy": content_security_policy()})
 
     async def predict(self, request: Request) -> Response:
         top_k = _top_k(request, self.service.settings.top_k)
+        with_heat_maps = _flag(request, "heat_map")
 
         async def classify(body: bytes) -> list[dict[str, Any]]:
             content_type = request.headers.get("content-type", "")
             limit = self.service.settings.queue
             uploads = await self.service.in_thread(parse_uploads, content_type, body, limit)
-            del body
-            return list(to_entries([await self.service.classify_uploads(uploads)], top_k))
+            entries = list(to_entries([await self.service.classify_uploads(uploads)], top_k))
+            if with_heat_maps:
+                pictures = await self.service.draw_heat_maps(uploads)
+                for entry, picture in zip(entries, pictures, strict=True):
+                    entry["heat_map"] = base64.b64encode(picture).decode()
+            return entries
 
         return JSONResponse(await self._answer(request, classify))
 
@@ -128,7 +134,6 @@ class _Routes:
         async def infer(body: bytes) -> dict[str, Any]:
             limit = self.service.settings.queue
             asked = await self.service.in_thread(v2.parse_infer, body, limit)
-            del body
             if isinstance(asked.images, list):
                 predictions = await self.service.classify_uploads(asked.images)
             else:
@@ -216,6 +221,13 @@ def _top_k(request: Request, default: int) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:9]) > 0 and len(text) < 10):
         raise Refusal(400, f"top_k is {text[:40]!r}; it must be an integer from 1.")
     return int(text)
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise Refusal(400, f"{name} is {text[:40]!r}; it must be true or false.")
+    return text == "true"
 
 
 def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:

@@ -45,6 +45,12 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
         "description": "The number of classes for each photo.",
         "schema": {"type": "integer", "minimum": 1, "default": settings.top_k},
     }
+    heat_map = {
+        "name": "heat_map",
+        "in": "query",
+        "description": "Add what speaks for the most probable class, a PNG in base64.",
+        "schema": {"type": "boolean", "default": False},
+    }
     name = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
     ready = _get("Whether the server is ready.", _object(ready={"type": "boolean"}), "503")
     live = _get("Whether the server runs.", _object(live={"type": "boolean"}))
@@ -61,7 +67,7 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
                     *_REFUSALS,
                 ),
                 "description": limits,
-                "parameters": [top_k],
+                "parameters": [top_k, heat_map],
                 "requestBody": {
                     "required": True,
                     "content": {
@@ -126,9 +132,16 @@ def _schemas() -> dict[str, Any]:
     output = {"type": "object", "properties": {"name": {"enum": list(OUTPUTS)}}}
     return {
         "Error": _object(error=_TEXT),
-        "Answer": _object(
-            file=_TEXT, predictions=_list(prediction), error={"type": ["string", "null"]}
-        ),
+        "Answer": {
+            "type": "object",
+            "required": ["file", "predictions", "error"],
+            "properties": {
+                "file": _TEXT,
+                "predictions": _list(prediction),
+                "error": {"type": ["string", "null"]},
+                "heat_map": {"type": "string", "format": "byte"},
+            },
+        },
         "InferRequest": {
             "type": "object",
             "required": ["inputs"],

@@ -8,8 +8,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from ..classifier import Classifier
-from .settings import ServeSettings
+from .service import Service
 
 
 @cache
@@ -17,14 +16,15 @@ def _template() -> str:
     return files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
 
 
-def write_page(name: str, classifier: Classifier, settings: ServeSettings) -> str:
+def write_page(name: str, service: Service) -> str:
     """Return the page of a model as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_template()).render(
         name=name,
-        classes=f"{len(classifier.classes):,}",
-        max_upload=settings.max_upload,
-        needs_token=settings.token is not None,
+        classes=f"{len(service.classifier.classes):,}",
+        max_upload=service.settings.max_upload,
+        needs_token=service.settings.token is not None,
+        heat_maps=str(service.has_heat_maps).lower(),
     )
 
 

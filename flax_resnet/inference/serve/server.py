@@ -1,5 +1,6 @@
 """The process of the server: its socket, its start, and its end without a lost request."""
 
+import asyncio
 import ipaddress
 import logging
 import math
@@ -7,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -15,9 +17,10 @@ from starlette.applications import Starlette
 from ...errors import UserError, first_line
 from .service import Service
 
-# Seconds for which connections are still taken after the signal to stop, while answers ask clients
-# to close theirs: a request that is on its way to a closed connection would be lost.
-NOTICE = 1.0
+# A request that is on its way to a connection or socket that closes would be lost. So for the first
+# of these seconds after the signal to stop, connections are still taken, while answers ask clients
+# to close theirs; for the second, those that were just taken may still send their request.
+_NOTICE, _ARRIVAL = 1.0, 0.5
 _KEEP_ALIVE = 75  # seconds; balancers that keep connections for 60 then close them first
 
 
@@ -125,10 +128,38 @@ class _Server(uvicorn.Server):
         if self._service.draining:
             self.force_exit = self.should_exit = True
         self._service.draining = True
-        self._stop_at = time.monotonic() + NOTICE
+        self._stop_at = time.monotonic() + _NOTICE
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop; uvicorn calls this ten times a second."""
         if time.monotonic() > self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take what waits at the sockets and close them; then answer, and close connections."""
+        loop = asyncio.get_running_loop()
+        taken = [connection for listener in sockets or () for connection in _accept_all(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in taken:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        if not self.force_exit:
+            await asyncio.sleep(_ARRIVAL)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """Return the connections that wait at a socket that does not block."""
+    taken = []
+    with suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            taken.append(connection)
+    return taken

@@ -1,6 +1,7 @@
 """What the routes share: admission of photos, decoding, batches and their predictions."""
 
 import asyncio
+import io
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ class Service:
         metrics: Counts and times of what was answered.
         draining: Whether the server is about to stop; it still answers.
         answered: The number of requests that were answered with predictions.
+        has_heat_maps: Whether the classifier can explain its predictions.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Service:
         self._admitted = self._decoding = self._buffered = 0
         self._seconds_per_photo = 0.0
         self._pool = ThreadPoolExecutor(available_cores(), "decode")
+        self._heat_maps = ThreadPoolExecutor(1, "heat-maps")
+        self.has_heat_maps = classifier.info.kind != "onnx"
         self._predict = partial(classifier.predict, tta=tta, temperature=temperature)
         transform = classifier.transform
         self.batcher = Batcher(
@@ -75,6 +79,7 @@ class Service:
         """Compute what waits, then end the threads."""
         self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
+        self._heat_maps.shutdown(cancel_futures=True)
 
     def check_ready(self) -> None:
         """Refuse if the server is starting or stopping."""
@@ -126,24 +131,23 @@ class Service:
             Refusal: A photo cannot be decoded, or the queue is full.
         """
         with self.admit(len(uploads) - 1):
-            images = await asyncio.gather(
-                *(self._decode(upload) for upload in uploads), return_exceptions=True
-            )
-            failed = [
-                f"{upload.name!r} {image.reason}"
-                for upload, image in zip(uploads, images, strict=True)
-                if isinstance(image, ImageDecodeError)
-            ]
-            if failed:
-                count = "The photo" if len(uploads) == 1 else f"{len(failed)} of {len(uploads)}"
-                raise Refusal(422, f"{count} cannot be classified: {'; '.join(failed[:5])}.")
-            for image in images:
-                if isinstance(image, UserError):
-                    raise Refusal(422, str(image))
-                if isinstance(image, BaseException):
-                    raise image
-            decoded = [image for image in images if isinstance(image, np.ndarray)]
-            return await self._classify([upload.name for upload in uploads], decoded)
+            images = await self._decode_all(uploads)
+            return await self._classify([upload.name for upload in uploads], images)
+
+    async def draw_heat_maps(self, uploads: Sequence[Upload]) -> list[bytes]:
+        """Return a picture, PNG, of what speaks for the most probable class of each photo.
+
+        One request at a time is computed.
+
+        Raises:
+            Refusal: As in ``classify_uploads``, or the classifier has no heat maps.
+        """
+        if not self.has_heat_maps:
+            raise Refusal(422, "A model in ONNX has no heat maps: serve the run or its weights.")
+        with self.admit(len(uploads) - 1):
+            images = await self._decode_all(uploads)
+            draw = partial(_heat_maps, self.classifier, images)
+            return await asyncio.get_running_loop().run_in_executor(self._heat_maps, draw)
 
     async def classify_pixels(self, pixels: np.ndarray) -> Predictions:
         """Classify images uint8 ``[N, H, W, C]``, of which one is admitted already.
@@ -163,6 +167,23 @@ class Service:
     async def in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function in a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def _decode_all(self, uploads: Sequence[Upload]) -> list[np.ndarray]:
+        images = await asyncio.gather(*map(self._decode, uploads), return_exceptions=True)
+        failed = [
+            f"{upload.name!r} {image.reason}"
+            for upload, image in zip(uploads, images, strict=True)
+            if isinstance(image, ImageDecodeError)
+        ]
+        if failed:
+            count = "The photo" if len(uploads) == 1 else f"{len(failed)} of {len(uploads)}"
+            raise Refusal(422, f"{count} cannot be classified: {'; '.join(failed[:5])}.")
+        for image in images:
+            if isinstance(image, UserError):
+                raise Refusal(422, str(image))
+            if isinstance(image, BaseException):
+                raise image
+        return [image for image in images if isinstance(image, np.ndarray)]
 
     async def _decode(self, upload: Upload) -> np.ndarray:
         self._decoding += 1
@@ -209,3 +230,15 @@ def _transformed(pixels: np.ndarray, classifier: Classifier) -> np.ndarray:
             return source.gather(np.arange(len(source)))["image"]
     except UserError as error:
         raise Refusal(422, str(error)) from None
+
+
+def _heat_maps(classifier: Classifier, images: Sequence[np.ndarray]) -> list[bytes]:
+    """Return a heat map over each image as the model sees it, PNG; one at a time is computed."""
+    pictures = []
+    for image in images:
+        split = Split(image[np.newaxis], np.zeros(1, np.int32))
+        for picture in classifier.explain(split, batch_size=1).overlays():
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            pictures.append(file.getvalue())
+    return pictures
