@@ -1,16 +1,29 @@
 """Commands for data sets: check, prepare."""
 
+import os
+from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import tyro
 
+from ..file_names import escape
 from .grammar import command
-from .notes import note_missing_letters
+from .notes import note_missing_letters, print_notes
 
 
 @command
 def check_command(
-    source: str, /, *, columns: str | None = None, sheet: str | None = None, most: int = 5
+    source: str,
+    /,
+    *,
+    columns: str | None = None,
+    sheet: str | None = None,
+    most: int = 5,
+    suspects: bool = False,
+    model: str = "resnet50",
+    suspects_sheet: str = "suspects.png",
+    suspects_list: str | None = None,
 ) -> None:
     """Read every image of a folder or list and report defects.
 
@@ -19,6 +32,11 @@ def check_command(
         columns: The list's columns of paths, labels and optionally splits, such as id,breed.
         sheet: Also write a picture with examples of each class to this file.
         most: The number of files to name for each defect.
+        suspects: Also name the photos whose label looks wrong, and show them in a picture.
+        model: The model whose features judge the labels: a run's folder, a weights file, or a
+            published model.
+        suspects_sheet: The picture of the photos whose label looks wrong.
+        suspects_list: Also write all photos to this .csv, the most suspicious first.
     """
     from rich.console import Console
 
@@ -33,6 +51,55 @@ def check_command(
         contact_sheet(images, sheet)
         note_missing_letters(images.classes)
         print(f"Look at {sheet}.")
+    if suspects:
+        _print_suspects(source, chosen, model, most, suspects_sheet, suspects_list)
+
+
+def _print_suspects(
+    source: str,
+    columns: Sequence[str] | None,
+    model: str,
+    most: int,
+    sheet: str,
+    listed: str | None,
+) -> None:
+    from ..inference import find_suspects
+    from ..report.photo_sheet import CaptionedPhoto, write_photo_sheet
+    from .prediction import _bar, load_classifier
+
+    classifier = load_classifier(model, None)
+    with _bar() as bar:
+        task = bar.add_task("judge labels", total=None)
+        found = find_suspects(
+            classifier,
+            source,
+            columns=columns,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    photos = [
+        CaptionedPhoto(
+            found.paths[row],
+            found.classes[found.suggested[row]],
+            float(found.probabilities[row, found.suggested[row]]),
+            f"labelled {found.classes[found.labels[row]]} · {os.path.basename(found.paths[row])}",
+            wrong=True,
+        )
+        for row in np.flatnonzero(found.suspected)
+    ]
+    print(f"labels that look wrong: {len(photos):,} of {len(found.paths):,}")
+    for photo in photos[:most]:
+        note = photo.note.split(" · ")[0]
+        name = escape(os.path.relpath(photo.path, source) if os.path.isdir(source) else photo.path)
+        print(f"  {name} ({note}, looks like {photo.label}, {photo.probability:.0%})")
+    print_notes(
+        [f"{name} has too few photos to judge their labels" for name in found.small_classes]
+    )
+    if listed:
+        found.save(listed)
+    if photos:
+        shown = write_photo_sheet(photos, sheet)
+        note_missing_letters(text for photo in photos[:shown] for text in (photo.label, photo.note))
+        print(f"Look at {sheet}: {shown:,} of {len(photos):,}, the most suspicious first.")
 
 
 @command

@@ -9,6 +9,7 @@ from .explanations import Explanations, explain, explain_batches
 from .find_files import FoundFiles, find_files
 from .predict import Prediction, Predictions
 from .publish import push_to_hub
+from .suspects import Suspects, find_suspects
 
 __all__ = [
     "Classifier",
@@ -19,10 +20,12 @@ __all__ = [
     "FoundFiles",
     "Prediction",
     "Predictions",
+    "Suspects",
     "convert_weights",
     "explain",
     "explain_batches",
     "find_files",
+    "find_suspects",
     "load",
     "push_to_hub",
     "read_classes",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ def fit_strengths(
     val: tuple[np.ndarray, np.ndarray],
     classes: int,
     class_weights: tuple[float, ...] | None = None,
+    strengths: Sequence[float] | None = None,
 ) -> list[Fit]:
     """Fit a head for each L2 strength, from 1 downwards.
 
@@ -70,6 +71,7 @@ def fit_strengths(
         val: The same of the validation images.
         classes: Number of classes.
         class_weights: Weight of each class in the loss that is minimised; by default 1.
+        strengths: Other L2 strengths than ``STRENGTHS``.
     """
     # Imported here because prediction imports this package too, and SciPy takes 0.6 s.
     from scipy.optimize import minimize
@@ -99,7 +101,7 @@ def fit_strengths(
     fits: list[Fit] = []
     flat = np.zeros(width * classes + classes)
     best_loss, without_progress = math.inf, 0
-    for strength in STRENGTHS if len(val[1]) else (DEFAULT_STRENGTH,):
+    for strength in strengths or (STRENGTHS if len(val[1]) else (DEFAULT_STRENGTH,)):
         found = minimize(  # starts from the last strength's solution, which is near
             for_scipy,
             flat,
