@@ -7,7 +7,7 @@ import pytest
 import flax_resnet as fr
 from benchmarks.cpu import report
 from benchmarks.cpu.plain_flax import MODELS, PlainResNet
-from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
+from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS, contenders_of
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "resnet18"])
@@ -36,18 +36,33 @@ def test_the_page_divides_the_best_of_pytorch_by_ours():
         "PyTorch NCHW, as installed": row(0.5),
         "PyTorch channels_last, as installed": row(0.4),
         "PyTorch channels_last, tuned": row(0.3),
+        "OpenVINO, tuned": row(0.15),
+        "onnxruntime, as installed": row(0.01),  # with other settings of the allocator
         "torch.compile, tuned": {"seconds": [], "error": "no compiler"},
     }
     # 2 * 4.089e9 * 8 * 3 operations in 0.2 s are 981 GFLOP/s.
     peaks = {"gemm": 2 * 981.36e9, "convolution": 900e9}
-    figures = {"date": "2026-01-01", **peaks, "contenders": contenders}
-    page = report.page({"resnet50_train": figures})
-    assert "| resnet50_train | 1 | 2.00 | 1.50 | 4.00 | 3.00 | 4.00 | 50% | 100% |" in page
+    about = {"date": "2026-01-01", "jax": "0.12.0", "load": 9.0}
+    page = report.page(
+        {"A1, 2 cores": {"resnet50_train": about | peaks | {"contenders": contenders}}}
+    )
+    assert "## A1, 2 cores" in page and "JAX 0.12.0" in page
+    assert "load average was 9. The least processor time of a peer" in page
+    expected = (
+        "resnet50_train | 1 | OpenVINO | 0.75 | 1.50 | 2.00 | 1.50 | 4.00 | 3.00 | 4.00 | 50%"
+    )
+    assert f"| {expected} | 100% |" in page
     assert "peak 1963 GFLOP/s, PyTorch's 3x3 convolution 900." in page
     assert "| torch.compile, tuned | no compiler |" in page
 
 
 def test_every_workload_can_be_reported():
     assert {(w.model, w.size) for w in WORKLOADS.values()} <= set(report.GMACS)
-    assert {c.framework for c in CONTENDERS.values()} == {"ours", "flax", "torch"}
+    assert {c.framework for c in CONTENDERS.values()} == {"ours", "flax", "torch", "onnx"}
     assert {w.model for w in WORKLOADS.values()} <= set(MODELS)
+
+
+def test_engines_of_onnx_do_not_train():
+    names = ["ours, jax only", "OpenVINO, tuned"]
+    assert contenders_of(WORKLOADS["resnet50_train"], names) == names[:1]
+    assert contenders_of(WORKLOADS["resnet50_infer_16"], names) == names

@@ -7,9 +7,12 @@
 Each contender is a process that builds its program before timing starts. The contenders take turns
 in random order. A turn is one untimed step and a few timed ones. The page reports medians and
 ratios of medians. A contender that is much slower than another after its first turn (see
-``is_behind``) gets no more turns. The measurements are stored in ``docs/performance.json``, where a
-workload that is run again replaces its old ones, and ``docs/performance.md`` is written from them.
-Needs the extra ``torch``.
+``is_behind``) gets no more turns. The measurements are stored in ``docs/performance.json`` by
+processor, where a workload that is run again replaces its old ones, and ``docs/performance.md`` is
+written from them. Needs the extras ``torch`` and ``onnx``, and ``openvino``. PyTorch may be
+installed for another Python:
+
+    python -m benchmarks.cpu --torch-python OTHER/bin/python
 """
 
 import argparse
@@ -24,7 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.cpu import peak, report
-from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS
+from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS, contenders_of
+from flax_resnet.processor import processor_features
 from flax_resnet.runtime import cpu_environment
 
 STEPS_PER_TURN = 3
@@ -36,12 +40,19 @@ TUNING_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES")
 class Worker:
     """The process of one contender, which answers requests by lines of JSON."""
 
-    def __init__(self, contender):
+    def __init__(self, contender, workload, torch_python):
         self.contender = contender
         plain = {name: value for name, value in os.environ.items() if name not in TUNING_VARIABLES}
-        tuned = cpu_environment(plain, version("jaxlib")) if contender.tuned else {}
+        tuned = {}
+        if contender.tuned:
+            task = "train" if workload.train else "infer"
+            native = ("conv_impl", "onednn") in contender.options
+            tuned = cpu_environment(plain, version("jaxlib"), workload.dtype, task, native=native)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.cpu.worker"],
+            [
+                torch_python if contender.framework == "torch" else sys.executable,
+                *("-m", "benchmarks.cpu.worker"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -79,7 +90,7 @@ def is_behind(name, figures):
     return False
 
 
-def compare(workload, contenders, samples):
+def compare(workload, contenders, samples, torch_python=sys.executable):
     """Measures each contender: the seconds of each step, of the first step and of compilation, and
     the peak memory.
 
@@ -87,6 +98,7 @@ def compare(workload, contenders, samples):
         workload: The name of the workload.
         contenders: The names of the contenders.
         samples: The number of timed steps of each contender.
+        torch_python: The Python that has PyTorch.
 
     Returns:
         ``{contender: measurements}``. A contender that failed has an ``"error"``.
@@ -94,7 +106,7 @@ def compare(workload, contenders, samples):
     workers, figures = {}, {}
     for name in contenders:
         contender = CONTENDERS[name]
-        worker = Worker(contender)
+        worker = Worker(contender, WORKLOADS[workload], torch_python)
         request = {"framework": contender.framework, "options": dict(contender.options)}
         figures[name] = worker.request(build=workload, **request) | {
             "seconds": [],
@@ -137,6 +149,16 @@ def compare(workload, contenders, samples):
     return figures
 
 
+def processor_name():
+    """Names this machine's kind of processor: its model, its cores, and its widest vectors."""
+    features = processor_features()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    kinds = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = next((name for feature, name in kinds.items() if feature in features), "no AVX2")
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {widest}"
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
@@ -151,20 +173,27 @@ def main():
         help="JSON file of the measurements; the page is written next to it",
     )
     parser.add_argument(
+        "--torch-python", default=sys.executable, help="the Python that has PyTorch"
+    )
+    parser.add_argument(
         "--render", action="store_true", help="only rewrite the page from the stored measurements"
     )
     options = parser.parse_args()
     stored = json.loads(options.figures.read_text()) if options.figures.exists() else {}
     if not options.render:
-        for workload in options.workloads:
-            print(workload, flush=True)
-            dtype = WORKLOADS[workload].dtype
-            before = peak.measure(dtype)
+        measured = stored.setdefault(processor_name(), {})
+        for name in options.workloads:
+            print(name, flush=True)
+            workload = WORKLOADS[name]
+            contenders = contenders_of(workload, options.contenders)
+            before = peak.measure(workload.dtype, options.torch_python)
             started = time.strftime("%Y-%m-%d")
-            figures = compare(workload, options.contenders, options.samples)
-            after = peak.measure(dtype)
+            figures = compare(name, contenders, options.samples, options.torch_python)
+            load = os.getloadavg()[1]
+            after = peak.measure(workload.dtype, options.torch_python)
             peaks = {kind: max(before[kind], after[kind]) for kind in before}
-            stored[workload] = {"date": started, **peaks, "contenders": figures}
+            about = {"date": started, "jax": version("jax"), "load": load}
+            measured[name] = {**about, **peaks, "contenders": figures}
             options.figures.parent.mkdir(exist_ok=True)
             options.figures.write_text(json.dumps(stored, indent=1) + "\n")
     page = options.figures.with_suffix(".md")

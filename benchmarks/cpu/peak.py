@@ -28,7 +28,7 @@ with torch.no_grad():
 """
 
 
-def measure(dtype):
+def measure(dtype, python=sys.executable):
     """Measures PyTorch's operations per second in a dtype, in a process of its own.
 
     Each rate is the best of 20 runs, or of the runs that begin within ten seconds. PyTorch's
@@ -36,10 +36,11 @@ def measure(dtype):
 
     Args:
         dtype: ``"float32"`` or ``"bfloat16"``.
+        python: The Python that has PyTorch.
 
     Returns:
         The rate of a product of two 2048x2048 matrices (``"gemm"``) and of a 3x3 convolution of
         eight 28x28 images with 256 channels (``"convolution"``).
     """
-    command = [sys.executable, "-c", PROGRAM, dtype]
+    command = [python, "-c", PROGRAM, dtype]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)

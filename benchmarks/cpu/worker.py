@@ -135,7 +135,14 @@ def build_torch(workload, **options):
     return torch_models.build(workload, **options), None
 
 
-BUILDERS = {"ours": build_ours, "flax": build_flax, "torch": build_torch}
+def build_onnx(workload, **options):
+    """Builds a session of an ONNX engine. Returns a step function and None: it does not train."""
+    from benchmarks.cpu import onnx_engines
+
+    return onnx_engines.build(workload, **options), None
+
+
+BUILDERS = {"ours": build_ours, "flax": build_flax, "torch": build_torch, "onnx": build_onnx}
 
 
 def main():

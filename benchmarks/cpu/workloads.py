@@ -55,7 +55,7 @@ class Contender:
     """One participant of the comparison.
 
     Attributes:
-        framework: ``"ours"``, ``"flax"`` or ``"torch"``, a key of ``worker.BUILDERS``.
+        framework: ``"ours"``, ``"flax"``, ``"torch"`` or ``"onnx"``, a key of ``worker.BUILDERS``.
         tuned: Whether the process has the settings of ``flax_resnet.tune_cpu``: the memory
             allocator's, and for ours also XLA's flags.
         options: The keyword arguments of the framework's builder.
@@ -77,6 +77,14 @@ def _torch(tuned):
     }
 
 
+def _onnx(tuned):
+    suffix = "tuned" if tuned else "as installed"
+    return {
+        f"{name}, {suffix}": Contender("onnx", tuned, (("engine", name.lower()),))
+        for name in ("onnxruntime", "OpenVINO")
+    }
+
+
 CONTENDERS = {
     "ours, with oneDNN": Contender("ours", True, (("conv_impl", "onednn"),)),
     "ours, jax only": Contender("ours", True, (("conv_impl", "jax"),)),
@@ -85,4 +93,11 @@ CONTENDERS = {
     "plain Flax": Contender("flax", False),
     **_torch(tuned=False),
     **_torch(tuned=True),
+    **_onnx(tuned=False),
+    **_onnx(tuned=True),
 }
+
+
+def contenders_of(workload, names):
+    """The contenders among ``names`` that have the workload: engines of ONNX do not train."""
+    return [name for name in names if not (workload.train and CONTENDERS[name].framework == "onnx")]
