@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Literal, NamedTuple
 
-from .errors import UserError
+from .errors import HangingError, UserError
 from .runtime import tune_cpu, warn_of_wrong_results
 
 
@@ -44,6 +44,9 @@ COMMANDS = {
     "embed": Command("prediction", "Write the features of photos to a file.", "flags"),
     "serve": Command("serve", "Classify photos over HTTP, and on a page in the browser.", "flags"),
     "report": Command("prediction", "Rewrite the report page of a run, report/index.html."),
+    "verify": Command("runs", "Compare the files of a run with their checksums.", "flags"),
+    "checkpoints": Command("runs", "List, verify and prune the checkpoints of a run."),
+    "debug-step": Command("runs", "Compute a step again that was not finite.", "flags"),
     "list": Command("models", "List the models whose name matches a pattern."),
     "summary": Command("models", "Show a model's size, cost, output shapes and memory."),
     "convert": Command("weights", "Convert weights between file formats and run folders."),
@@ -97,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
+        if owns_process and isinstance(error, HangingError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # a normal exit would wait for the thread that hangs
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

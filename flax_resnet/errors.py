@@ -17,6 +17,11 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+class HangingError(UserError):
+    """A wait passed its deadline; a thread that cannot be ended may be left, so the command line
+    ends the process at once."""
+
+
 def one_line(text: str) -> str:
     """Return a text with its control characters, such as line breaks, escaped."""
     return "".join(

@@ -4,6 +4,7 @@ from .check import check_config
 from .effects import EFFECTS
 from .fields import (
     AugmentConfig,
+    CheckpointConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -11,14 +12,24 @@ from .fields import (
     ParallelConfig,
     TransferConfig,
 )
-from .recipes import config_folders, flatten, list_configs, load_config, scaled_learning_rate
+from .intervals import Interval, parse_interval
+from .recipes import (
+    config_folders,
+    flatten,
+    list_configs,
+    load_config,
+    scaled_learning_rate,
+    unflatten,
+)
 from .stored import stored_model_config
 
 __all__ = [
     "EFFECTS",
     "AugmentConfig",
+    "CheckpointConfig",
     "Config",
     "DataConfig",
+    "Interval",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -28,6 +39,8 @@ __all__ = [
     "flatten",
     "list_configs",
     "load_config",
+    "parse_interval",
     "scaled_learning_rate",
     "stored_model_config",
+    "unflatten",
 ]

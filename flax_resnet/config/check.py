@@ -5,6 +5,7 @@ import re
 
 from ..errors import UserError
 from .fields import Config
+from .intervals import parse_interval
 from .recipes import flatten, scaled_learning_rate
 
 
@@ -34,18 +35,20 @@ def check_config(config: Config) -> list[str]:
         **{f"data.train-sizes of epoch {epoch}": size for epoch, size in config.data.train_sizes},
         "microbatches": config.microbatches,
         "parallel.timeout": config.parallel.timeout,
+        "checkpoint.timeout": config.checkpoint.timeout,
         "parallel.flop-rate": config.parallel.flop_rate,
         "parallel.bandwidth": config.parallel.bandwidth,
     }
     positive_if_set = {
         "optimizer.base-batch-size": config.optimizer.base_batch_size,
+        "optimizer.clip-norm": config.optimizer.clip_norm,
         "max-steps": config.max_steps,
-        "save-every": config.save_every,
         "data.image-size": config.data.image_size,
     }
     for name, value in (positive | positive_if_set).items():
         if value is not None and not value > 0:
             raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
+    parse_interval("save-every", config.save_every)
     fractions = {
         "data.validation": config.data.validation,
         "label-smoothing": config.label_smoothing,

@@ -168,6 +168,8 @@ class OptimizerConfig:
     base_batch_size: int | None = None
     """The batch size that learning_rate is meant for; the rate is scaled linearly to the batch size
     (Goyal et al. 2017). None leaves the rate as it is."""
+    clip_norm: float | None = None
+    """The global norm that gradients are scaled down to where theirs is greater."""
     momentum: float = 0.9
     """The momentum of sgd."""
     nesterov: bool = True
@@ -252,6 +254,16 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """How checkpoints are saved; see docs/reliability.md."""
+
+    on_error: Literal["continue", "stop"] = "continue"
+    """What follows a save that failed three times: a warning, or the end of the run."""
+    timeout: int = 600
+    """The number of seconds after which a save that does not end stops the run."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -261,6 +273,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     epochs: int = 10
     """Passes over the training images."""
     max_steps: int | None = None
@@ -287,8 +300,14 @@ class Config:
     microbatches: int = 1
     """Split the batch of a step into this many batches, computed one after the other, to save
     memory."""
-    save_every: int | None = None
-    """Also save a checkpoint each time this many steps are done, not only at evaluations."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What follows a step whose loss or gradient is not finite: the end of the run, with a dump
+    from which debug-step repeats it; the next step, from the state before; or the last checkpoint,
+    with half the learning rate from there on."""
+    save_every: int | str | None = "60s"
+    """Also save a checkpoint each time so many steps, epochs, or so much time is done (500,
+    500steps, 1epoch, 90s, 10min, 2h), not only at evaluations; None: only there. By time, saves are
+    so far apart that they take less than a hundredth of the time."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "csv"], ...] = ()
     """Trackers of experiments that also get the curves; they need extras of the same names."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"

@@ -64,3 +64,24 @@ def flatten(config: Config) -> dict[str, Any]:
         for key, leaf in inner:
             flat[f"{name}.{key}" if key else name] = json.loads(json.dumps(leaf))
     return flat
+
+
+def unflatten(settings: dict[str, Any]) -> Config:
+    """Return the config that ``flatten`` turned into these values; other entries are left out."""
+
+    def build(kind: Any, prefix: str) -> Any:
+        values = {}
+        for field in dataclasses.fields(kind):
+            name = f"{prefix}{field.name}"
+            if dataclasses.is_dataclass(field.default_factory):
+                values[field.name] = build(field.default_factory, f"{name}.")
+            elif name in settings:
+                values[field.name] = _as_tuples(settings[name])
+        return kind(**values)
+
+    config: Config = build(Config, "")
+    return config
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

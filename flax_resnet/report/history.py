@@ -5,23 +5,31 @@ far), ``train_loss train_top1 val_loss val_top1 val_top5 learning_rate images_pe
 data_wait``. The last line of a finished run has ``test_loss test_top1 test_top5`` of the best
 checkpoint. If images can have any number of classes there are also ``val_map`` and ``test_map``,
 mean average precisions. Accuracies and ``data_wait`` are fractions. A loss that is not finite is
-``null``.
+``null``. ``digest`` identifies the bits of the training state, so that two machines can tell where
+they part (``training.state_digest``). The last key of each line, ``checksum``, is the CRC-32 of the
+line without it; reading a line checks and removes it.
 """
 
 import os
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..output_files import open_text, to_json
 from ..text_files import parse_json
 
 Entry = dict[str, Any]
 
 
+CHECKSUM = "checksum"
+
+
 def append_history(path: Path, entry: Entry) -> None:
     """Add one line, which is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(to_json(entry) + "\n")
+        file.write(_line_of(entry))
         file.flush()
         os.fsync(file.fileno())
 
@@ -30,20 +38,53 @@ def read_history(path: Path) -> list[Entry]:
     """Read the lines of a history.
 
     Returns:
-        The lines up to the first that is incomplete or damaged; none if there is no such file.
+        The lines, without a last one of which only the start was written;
+        none if there is no such file.
+
+    Raises:
+        UserError: A line is damaged.
     """
     if not path.exists():
         return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    if b"}" in rest[-2:]:  # a whole line, whose line break is damaged or was not written
+        lines.append(rest)
     entries = []
-    for line in path.read_bytes().splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            entry = parse_json(line)
-        except ValueError:
-            break
-        if not isinstance(entry, dict) or "step" not in entry:
-            break
-        entries.append(entry)
+            entries.append(_checked(parse_json(line)))
+        except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+            raise UserError(
+                f"Line {number} of {path} is damaged: copy the file from another copy of the run, "
+                "or delete the line."
+            ) from error
     return entries
+
+
+def _checked(entry: Entry) -> Entry:
+    """Return an entry without its checksum.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    last = next(reversed(entry))
+    if last == CHECKSUM:
+        if entry.pop(CHECKSUM) != _checksum(entry):
+            raise ValueError
+    # Earlier versions wrote no checksum; but this may be one whose name is damaged.
+    elif re.fullmatch("[0-9a-f]{8}", str(entry[last])):
+        raise ValueError
+    if not isinstance(entry["step"], int):
+        raise ValueError
+    return entry
+
+
+def _line_of(entry: Entry) -> str:
+    return to_json(entry | {CHECKSUM: _checksum(entry)}) + "\n"
+
+
+def _checksum(entry: Entry) -> str:
+    return f"{zlib.crc32(to_json(entry).encode()):08x}"
 
 
 def truncate_history(path: Path, step: int) -> list[Entry]:
@@ -59,5 +100,5 @@ def truncate_history(path: Path, step: int) -> list[Entry]:
     ]
     if path.exists():
         with open_text(path) as file:
-            file.writelines(to_json(entry) + "\n" for entry in kept)
+            file.writelines(map(_line_of, kept))
     return kept

@@ -19,7 +19,7 @@ from .communication import collectives_of
 from .partitioning import lower_step
 from .run import Run
 from .state import TrainState
-from .step import zero_metrics
+from .step import zero_step_metrics
 
 DEVICES = (1, 8, 64, 512, 4096)
 LATENCY = 1e-5  # seconds of each of the log2(devices) stages of a collective; assumed
@@ -89,7 +89,7 @@ def print_budget(run: Run, console: Console) -> None:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     batch = _batch_shapes(run)
-    sums = jax.eval_shape(zero_metrics)
+    sums = jax.eval_shape(zero_step_metrics)
     size = run.image_size_at(0)
     step = run.step_for(run.phase_at(0), size)
     lowered = lower_step(

@@ -157,3 +157,10 @@ def primary_decides() -> Iterator[None]:
         raise failure
     if text.any():
         raise UserError(bytes(text).rstrip(b"\0").decode(errors="ignore"))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether a value is true in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.asarray(multihost_utils.process_allgather(np.array(value))).all())

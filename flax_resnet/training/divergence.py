@@ -1,4 +1,9 @@
-"""The guard against diverged training: a state that is not finite is never saved."""
+"""The guard against diverged training: a state that is not finite is never saved.
+
+The loop sees that the loss or a gradient was not finite when it reads the metrics. ``explain`` then
+computes the steps since the last checkpoint again, one by one, finds the first that fails, and
+keeps the state before it in ``debug/step-N/``, from which ``flax-resnet debug-step`` repeats it.
+"""
 
 import math
 from functools import partial
@@ -9,21 +14,25 @@ import jax.numpy as jnp
 from ..config import Config
 from ..errors import UserError
 from ..models import QUICK_COMPILATION
+from .evaluation import Scores
 from .state import TrainState
 
 
-def check_loss(loss: float, step: int, config: Config) -> None:
-    """Raise a ``UserError`` if the mean loss of the steps before ``step`` is not finite."""
-    if not math.isfinite(loss):
-        raise _diverged("The loss is", step, config)
+class DivergedError(UserError):
+    """Training diverged: a loss, a gradient or an array of the state is not finite."""
+
+
+def check_loss(means: Scores, step: int, config: Config) -> None:
+    """Raise a ``DivergedError`` if the loss or a gradient before ``step`` is not finite."""
+    for name, text in (("loss", "The loss"), ("grad_norm", "The gradient's norm")):
+        if not math.isfinite(means[name]):
+            raise _diverged(f"{text} is", step, config)
 
 
 def check_state(state: TrainState, step: int, config: Config) -> None:
-    """Raise a ``UserError`` that names the first array of ``state`` with NaN or infinity.
+    """Raise a ``DivergedError`` that names the first array of ``state`` with NaN or infinity.
 
-    A gradient that is not finite makes its parameter so, and the optimiser's averages of it, for
-    good. So the step need not compute the gradient's norm, and costs nothing more: it is enough to
-    look at the state before it is saved.
+    It looks at what no gradient shows, such as the running statistics.
     """
     floats = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -42,8 +51,8 @@ def _are_finite(arrays: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.isfinite(array).all() for array in arrays])
 
 
-def _diverged(what: str, step: int, config: Config) -> UserError:
-    return UserError(
+def _diverged(what: str, step: int, config: Config) -> DivergedError:
+    return DivergedError(
         f"{what} not finite at step {step}: training diverged. Lower the learning rate "
         f"(--optimizer.learning-rate, now {config.optimizer.learning_rate:g}) or add warm-up "
         "(--optimizer.warmup-epochs 5); the checkpoints saved before are kept."

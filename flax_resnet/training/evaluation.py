@@ -89,8 +89,13 @@ def score_of(scores: Scores) -> float | None:
 
 
 def to_means(sums: Metrics) -> Scores:
-    """Means over examples from sums over examples, without ``count``."""
-    values = {name: float(value) for name, value in jax.device_get(sums).items()}
+    """Means over examples from sums over examples, without ``count``, and without what counts
+    steps."""
+    values = {
+        name: float(value)
+        for name, value in jax.device_get(sums).items()
+        if not name.startswith("nonfinite")
+    }
     count = max(values.pop("count"), 1.0)
     return {name: value / count for name, value in values.items()}
 

@@ -2,27 +2,33 @@
 
 import time
 from contextlib import closing, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.text import Text
 
-from ..config import Config, check_config, flatten
+from ..config import Config, check_config, flatten, parse_interval
+from ..errors import UserError
 from ..report import Progress, Trackers, check_trackers, open_trackers, read_history
 from ..runtime import keep_programs
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
+from .debugging import explain
 from .distributed import connect, watch_peers
-from .divergence import check_loss, check_state
+from .divergence import DivergedError, check_loss, check_state
 from .evaluation import to_means
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
-from .recording import HISTORY, Recorder, TrainResult
+from .recording import HISTORY, Recorder, TrainResult, warn
 from .run import Run, resolve
+from .saving import SaveSchedule
+from .skips import Skips
 from .state import TrainState
 from .transfer.features import keep_features
 from .transfer.head import fit_head
@@ -52,7 +58,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     is_primary = jax.process_index() == 0
     console.quiet = console.quiet or not is_primary
     for warning in warnings:
-        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
+        warn(console, warning)
     if note := keep_programs(config.compile_cache):
         console.print(Text.assemble(("note:", "yellow"), f" {note}"))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
@@ -66,8 +72,14 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             workdir = open_workdir(run, state)
             if run.views:
                 run = keep_features(run, state, console)
+            opened = Checkpoints(
+                workdir / "checkpoints",
+                timeout=config.checkpoint.timeout,
+                on_error=config.checkpoint.on_error,
+                report=partial(warn, console),
+            )
             with (
-                closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
+                closing(opened) as checkpoints,
                 closing(_open_trackers(run, workdir, checkpoints, console)) as trackers,
             ):
                 recorder = Recorder(run, workdir, lock, checkpoints, stop, console, trackers)
@@ -111,9 +123,77 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
 
     Returns:
         The state, and the number of steps done.
+
+    Raises:
+        DivergedError: The loss, a gradient or the state is not finite, and the settings do not say
+            to go on.
     """
+    config, factor, rollbacks = run.config, None, 0
+    while True:
+        try:
+            return _fit(run, state, recorder, factor)
+        except Diverged as end:
+            latest = recorder.checkpoints.latest_step() or 0
+            if config.on_nan == "rollback" and rollbacks < MOST_ROLLBACKS:
+                factor, rollbacks = end.rate_factor / 2, rollbacks + 1
+                reason = str(end.error).partition(": training")[0]
+                warn(
+                    recorder.console,
+                    f"{reason}: training goes on after step {latest:,} with {factor:g} times the "
+                    "learning rate.",
+                )
+                state = run.init()  # the former one was donated
+                continue
+            raise _explained(run, recorder, end) from end
+
+
+MOST_ROLLBACKS = 5
+
+
+class Diverged(Exception):
+    """Training diverged.
+
+    Attributes:
+        error: What a run that stops says.
+        step: The number of steps done when it was noticed.
+        rate_factor: That of the state.
+    """
+
+    def __init__(self, error: DivergedError, step: int, rate_factor: float) -> None:
+        super().__init__(str(error))
+        self.error, self.step, self.rate_factor = error, step, rate_factor
+
+
+def _explained(run: Run, recorder: Recorder, end: Diverged) -> UserError:
+    """The error of a run that diverged, with the step at which it did."""
+
+    def restore() -> tuple[TrainState, int]:
+        state, _, step = recorder.restore(run.init())
+        return with_rate_factor(run, state, end.rate_factor), step
+
+    recorder.console.print("Looking for the step that failed: computing steps again.")
+    recorder.checkpoints.wait()
+    found = explain(run, restore, end.step, recorder.workdir)
+    if found is None:
+        return end.error
+    advice = str(end.error).partition("diverged. ")[2]
+    return DivergedError(f"{found} {advice}")
+
+
+def with_rate_factor(run: Run, state: TrainState, factor: float) -> TrainState:
+    """The state with a factor of the learning rate."""
+    array = run.partitioning.replicate(jnp.asarray(factor, jnp.float32))
+    return state.replace(rate_factor=array)  # type: ignore[attr-defined, no-any-return]
+
+
+def _fit(
+    run: Run, state: TrainState, recorder: Recorder, factor: float | None
+) -> tuple[TrainState, int]:
+    """Train from the newest checkpoint on, with a factor of the learning rate where it is given."""
     console, stop = recorder.console, recorder.stop
     state, sums, start = recorder.restore(state)
+    if factor is not None:
+        state = with_rate_factor(run, state, factor)
     past = recorder.truncate_history(start)
     # True if the checkpoint was saved without the evaluation that was due, because of a signal.
     eval_pending = start > 0 and recorder.checkpoints.eval_pending(start)
@@ -125,6 +205,9 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
         closing(run.batches(start)) as batches,
         Progress(console, run.last_step, start) as progress,
     ):
+        interval = parse_interval("save-every", run.config.save_every)
+        saves_at = SaveSchedule(interval, run.epoch_at, recorder.checkpoints)
+        skips = Skips(run, sums, start, console)
         clock = Clock(run.config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
         if eval_pending:
             sums, stopping = recorder.evaluate_and_save(start, state, sums, clock, stop.poll())
@@ -151,11 +234,17 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                 clock.steps += 1
                 stopping = stop.poll()
                 evaluates = run.evaluates_at(done)
-                saves = stopping or evaluates or run.save_is_due(done)
+                saves = stopping or evaluates or saves_at.is_due(done)
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():
                     means = to_means(sums)
-                    check_loss(means["loss"], done, run.config)
+                    try:
+                        skips.report(sums, done)
+                        check_loss(means, done, run.config)
+                        if saves:
+                            check_state(state, done, run.config)
+                    except DivergedError as error:
+                        raise Diverged(error, done, float(state.rate_factor)) from error
                     progress.update(
                         done,
                         epoch=run.epoch_at(done),
@@ -165,8 +254,10 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                         wait=clock.data_wait,
                     )
                 if saves:
-                    check_state(state, done, run.config)
+                    began = time.perf_counter()
                     sums, stopping = recorder.evaluate_and_save(done, state, sums, clock, stopping)
+                    skips.restart(sums)
+                    saves_at.saved(done, 0 if evaluates else time.perf_counter() - began)
                 if stopping:
                     return state, done
     return state, done

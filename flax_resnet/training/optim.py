@@ -58,6 +58,16 @@ def create_optimizer(
     ``sgd`` and ``adam`` add the weight decay to the gradient, as torch.optim does; ``adamw``
     decouples it (Loshchilov & Hutter 2019).
     """
+    optimizer = _create_unclipped(config, schedule)
+    if config.clip_norm is None:
+        return optimizer
+    # Before the weight decay, as torch.nn.utils.clip_grad_norm_ does.
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _create_unclipped(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
     mask = None if config.decay_all else decay_mask
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)

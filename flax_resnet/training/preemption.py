@@ -10,6 +10,7 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 from rich.console import Console
+from rich.text import Text
 
 
 class Stopped(Exception):
@@ -60,7 +61,8 @@ def stop_on_signal(console: Console) -> Iterator[StopRequest]:
             stop.request()
         else:
             os.kill(os.getpid(), signal.SIGTERM)  # JAX's preemption service handles it
-        console.print(f"{signal.Signals(number).name}: finishing the step and saving.")
+        # A Text needs no import, which the signal may have interrupted.
+        console.print(Text(f"{signal.Signals(number).name}: finishing the step and saving."))
 
     # With several processes JAX's preemption service handles SIGTERM and notifies the others.
     signals = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)

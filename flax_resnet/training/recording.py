@@ -5,10 +5,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import serialization
 from rich.console import Console
 from rich.text import Text
 
 from ..data import Source
+from ..errors import UserError
 from ..metrics import Evaluation, evaluate_logits
 from ..report import (
     Entry,
@@ -20,16 +22,23 @@ from ..report import (
     write_page,
 )
 from ..weights import build_model, write_run_weights
+from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
 from .clock import Clock
+from .distributed import all_agree
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
 from .lock import Lock
 from .preemption import Stopped, StopRequest
 from .run import Run
 from .state import TrainState
-from .step import Metrics, zero_metrics
+from .step import Metrics, zero_step_metrics
 
 HISTORY = "history.jsonl"
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning."""
+    console.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Recorder:
     trackers: Trackers
 
     def restore(self, state: TrainState) -> tuple[TrainState, Metrics, int]:
-        """Restore the newest checkpoint.
+        """Restore the newest checkpoint that is not damaged.
 
         Args:
             state: The state before the first step.
@@ -82,12 +91,36 @@ class Recorder:
         Returns:
             The state and the metric sums on the devices, and the number of steps done; ``state``
             itself, zeros and 0 if there is no checkpoint.
+
+        Raises:
+            UserError: There are checkpoints, and all are damaged or belong to another model.
         """
-        step = self.checkpoints.latest_step() or 0
-        if not step:
-            run = self.run
-            return run.partitioning.put_state(state), run.partitioning.replicate(zero_metrics()), 0
-        restored = self._restore(step, state)
+        run, steps = self.run, self.checkpoints.steps()[::-1]
+        if not steps:
+            return (
+                run.partitioning.put_state(state),
+                run.partitioning.replicate(zero_step_metrics()),
+                0,
+            )
+        failures: list[UserError] = []
+        for step in steps:
+            restored = None
+            try:
+                restored = self._restore(step, state)
+            except UserError as error:
+                failures.append(error)
+            if all_agree(restored is not None) and restored is not None:
+                break
+        else:  # nothing is changed: another version of this package may read them
+            raise failures[0] if failures else UserError("No process could read a checkpoint.")
+        if step != steps[0]:
+            self.checkpoints.set_aside(steps[steps.index(step) - 1])
+            reason = str(failures[0]).partition(": copy it")[0] if failures else "Damaged"
+            warn(
+                self.console,
+                f"{reason}; it is kept as {steps[0]}.damaged, and training goes on from the "
+                f"checkpoint after step {step:,}, the one before.",
+            )
         self.console.print(
             Text(f"Resuming from the checkpoint after step {step:,} in {self.workdir}.")
         )
@@ -133,8 +166,10 @@ class Recorder:
         """
         self._check_lock()
         run, saved = self.run, {"state": state, "sums": sums}
+        # No later save would make good for one that fails.
+        is_last = step >= run.last_step
         if not run.evaluates_at(step):
-            self.checkpoints.save(step, saved)
+            self.checkpoints.save(step, saved, wait=stopping)
             return sums, stopping
         if not stopping:
             try:
@@ -143,11 +178,12 @@ class Recorder:
             except Stopped:
                 stopping = True
         if stopping:
-            self.checkpoints.save(step, saved, evaluated=False)
+            self.checkpoints.save(step, saved, evaluated=False, wait=True)
             return sums, stopping
         if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
-            sums = run.partitioning.replicate(zero_metrics())
-        self.checkpoints.save(step, {"state": state, "sums": sums}, score_of(scores))
+            sums = run.partitioning.replicate(zero_step_metrics())
+        saved = {"state": state, "sums": sums}
+        self.checkpoints.save(step, saved, score_of(scores), wait=is_last)
         return sums, stopping
 
     def finish(self, state: TrainState) -> TrainResult:
@@ -210,7 +246,7 @@ class Recorder:
         # Its optimiser state is that of the phase in which the checkpoint was saved.
         template = run.step_for(run.phase_at(step - 1)).init_optimizer(state)
         template = run.partitioning.put_state(template)
-        sums = run.partitioning.replicate(zero_metrics())
+        sums = run.partitioning.replicate(zero_step_metrics())
         restored = self.checkpoints.restore(step, {"state": template, "sums": sums})
         return restored["state"], restored["sums"]
 
@@ -248,9 +284,11 @@ class Recorder:
             "train_top1": train["top1"],
             **{f"val_{name}": value for name, value in val.items()},
             # The rate of the step just done: schedules count from 0.
-            "learning_rate": float(run.schedule(step - 1)),
+            "learning_rate": float(run.schedule(step - 1)) * float(state.rate_factor),
+            "grad_norm": train["grad_norm"],
             "images_per_second": round(rate, 2),
             "data_wait": round(wait, 4),
+            "digest": state_digest(serialization.to_state_dict(state)),
         }
         self.append(entry)
         text = f"  val loss {val['loss']:.4f}  val top-1 {val['top1']:.2%}" if val else ""

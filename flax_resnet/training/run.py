@@ -21,6 +21,7 @@ from ..data import (
     Order,
     Prefetch,
     Preprocessing,
+    batch_indices,
     epoch_order,
     open_dataset,
     train_batches,
@@ -108,11 +109,6 @@ class Run:
         """Whether the loop evaluates after ``step`` steps: where it is due, and at the end."""
         return self.evaluation_is_due(step) or step == self.last_step
 
-    def save_is_due(self, step: int) -> bool:
-        """Whether the settings ask for a checkpoint after ``step`` steps without an evaluation."""
-        every = self.config.save_every
-        return every is not None and step % every == 0
-
     def phase_at(self, step: int) -> Phase:
         """The phase that step ``step``, from 0, belongs to."""
         return phase_at(self.phases, step)
@@ -132,6 +128,18 @@ class Run:
             (math.ceil(epoch * images / batch_size), size)
             for epoch, size in self.config.data.train_sizes
         ]
+
+    def samples(self, step: int) -> list[int]:
+        """Indices into the training set of the images of step ``step``, from 0."""
+        config = self.config
+        return batch_indices(
+            config.seed,
+            step,
+            config.data.batch_size,
+            len(self.dataset.train),
+            config.augment.repeats,
+            self._order,
+        ).tolist()
 
     def batches(self, start: int) -> Prefetch:
         """The batches of the steps from ``start`` to the last, on the devices."""
@@ -263,6 +271,8 @@ def resolve(config: Config) -> Run:
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
             evaluate_flipped=config.evaluate_flipped,
+            measures_gradient=True,
+            skips_nonfinite=config.on_nan == "skip",
             compute_sharding=partitioning.replicated_sharding
             if partitioning.shard_params
             else None,

@@ -18,6 +18,8 @@ class TrainState:
         ema: ``{"params", "batch_stats"}`` averaged over steps, or None.
         key: Raw data of the run's PRNG key, uint32. The randomness of a step is this key folded
             with ``step``.
+        rate_factor: Factor of the learning rate, float32 ``[]``: 1, or less after the run was
+            rolled back because it diverged.
     """
 
     step: jax.Array
@@ -26,6 +28,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     key: jax.Array
+    rate_factor: jax.Array
 
     @property
     def eval_variables(self) -> dict[str, Any]:

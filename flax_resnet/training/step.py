@@ -68,6 +68,11 @@ class TrainStep:
             ``K`` holds the examples ``k::K``. Each has its own batch-norm statistics and dropout
             masks; the running statistics are updated in order.
         evaluate_flipped: Evaluate the mean of the logits of each image and its mirror image.
+        measures_gradient: Whether the metrics of a step also have ``grad_norm``, the global norm of
+            the gradient times the number of examples, and ``nonfinite`` and ``nonfinite_step``: 1
+            and the number of the step, from 1, if its loss or gradient is not finite, else 0.
+        skips_nonfinite: Whether such a step leaves all but ``state.step`` as it was, and adds
+            nothing to the other metrics.
         compute_sharding: Where parameters are split over devices under ``jit``: the replicated
             sharding in which the forward and backward pass use them.
 
@@ -90,6 +95,8 @@ class TrainStep:
     freeze_before: str | None = None
     microbatches: int = 1
     evaluate_flipped: bool = False
+    measures_gradient: bool = False
+    skips_nonfinite: bool = False
     compute_sharding: NamedSharding | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +164,7 @@ class TrainStep:
             # A copy: a donated state must not hold the same buffer twice.
             ema=jax.tree.map(jnp.copy, ema),
             key=key_data,
+            rate_factor=jnp.ones((), jnp.float32),
         )
         return self.init_optimizer(state)
 
@@ -189,9 +197,33 @@ class TrainStep:
             *params, state.batch_stats, examples, dropout_key, axis_name
         )
         updates, opt_state = self.tx.update(grads, state.opt_state, trained)
+        # An optimiser's updates are its learning rate times the rest.
+        updates = jax.tree.map(lambda leaf: leaf * state.rate_factor.astype(leaf.dtype), updates)
         params = merge(optax.apply_updates(trained, updates), frozen)
         ema = self._updated_ema(state.ema, {"params": params, "batch_stats": batch_stats})
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key), sums
+        new = TrainState(
+            state.step + 1, params, batch_stats, opt_state, ema, state.key, state.rate_factor
+        )
+        if not (self.measures_gradient or self.skips_nonfinite):
+            return new, sums
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums["loss"])
+        if self.skips_nonfinite:
+            old = state.replace(step=state.step + 1)  # type: ignore[attr-defined]
+            new, sums = jax.tree.map(
+                lambda one, other: jnp.where(finite, one, other),
+                (new, sums),
+                (old, jax.tree.map(jnp.zeros_like, sums)),
+            )
+            norm = jnp.where(finite, norm, 0)
+        if self.measures_gradient:
+            bad = 1 - finite.astype(jnp.float32)
+            sums = sums | {
+                "grad_norm": norm.astype(jnp.float32) * sums["count"],
+                "nonfinite": bad,
+                "nonfinite_step": bad * (state.step + 1),
+            }
+        return new, sums
 
     def evaluate(self, state: TrainState, batch: Batch, axis_name: str | None = None) -> Metrics:
         """Sum the metrics of a batch; the moving average of the weights is used if there is one.
@@ -363,6 +395,12 @@ def zero_metrics() -> Metrics:
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
 
 
+def zero_step_metrics() -> Metrics:
+    """The sums of no steps that measure the gradient."""
+    names = ("grad_norm", "nonfinite", "nonfinite_step")
+    return zero_metrics() | {name: jnp.zeros((), jnp.float32) for name in names}
+
+
 def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, loss: Loss) -> Metrics:
     """Sums over these examples, see ``EvalStep``; ``weights`` float ``[N]``."""
     targets = targets_of(labels, logits.shape[-1], logits.dtype, label_smoothing=0.0)
@@ -432,14 +470,24 @@ def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]
     for number in range(len(xs[1])):
         examples, key = jax.tree.map(itemgetter(number), xs)
         if number:
-            # Adding zero times a gradient makes each microbatch depend on the one before it.
-            # Otherwise XLA would run them side by side, with the memory of all of them; it ignores
-            # optimization_barrier on CPU.
-            zero = 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(carry[0]))
-            examples["image"] += zero.astype(examples["image"].dtype)
+            # The index of the microbatch depends on the gradients before it, by bits that are
+            # always 0. Otherwise XLA would run all of them side by side, with the memory of all of
+            # them; it ignores optimization_barrier on CPU.
+            examples["image"] = lax.dynamic_index_in_dim(
+                xs[0]["image"], number + _zero_after(carry[0]), keepdims=False
+            )
         carry, output = body(carry, (examples, key))
         outputs.append(output)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def _zero_after(tree: Any) -> jax.Array:
+    """Zero, int32 ``[]``, that XLA computes only when every leaf is known, whatever they hold."""
+    bits = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        first = lax.bitcast_convert_type(leaf.ravel()[0].astype(jnp.float32), jnp.uint32)
+        bits = bits | first
+    return ((bits >> 16) >> 16).astype(jnp.int32)  # XLA does not see that no bit is left
 
 
 def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:

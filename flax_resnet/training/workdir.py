@@ -18,9 +18,15 @@ from ..config import EFFECTS, Config, flatten
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..models import stage_of
-from ..output_files import write_json
 from ..paths import expand
-from ..weights import RUN_WEIGHTS, newest_checkpoint, write_description
+from ..weights import (
+    CHECKSUMS,
+    RUN_WEIGHTS,
+    check_sealed,
+    description,
+    newest_checkpoint,
+    write_sealed,
+)
 from .distributed import primary_decides
 from .lock import Lock
 from .run import Run
@@ -31,8 +37,8 @@ START = "transfer.weights_digest"  # an entry of config.json that is no setting
 
 # All that a run writes; anything else in its folder is kept when the run is deleted.
 _FILES = (
-    *(CONFIG, FILE, "classes.json", "class_indices.json", "preprocessing.json"),
-    *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report"),
+    *(CHECKSUMS, CONFIG, FILE, "classes.json", "class_indices.json", "preprocessing.json"),
+    *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report", "debug"),
 )
 
 
@@ -82,10 +88,16 @@ def open_workdir(run: Run, state: TrainState) -> Path:
     config, is_primary = run.config, jax.process_index() == 0
     workdir = workdir_of(config)
     settings = flatten(config) | {START: _start_digest(run, state)}
-    conflicts = list(_setting_conflicts(workdir, run, settings))
+    try:
+        check_sealed(workdir)
+        conflicts = list(_setting_conflicts(workdir, run, settings))
+    except UserError as error:
+        if not config.overwrite:
+            raise
+        conflicts = [str(error)]
     with primary_decides():
         data = fingerprint(run.dataset, config.data.dir) if is_primary else None
-        if data is not None:
+        if data is not None and not conflicts:
             conflicts += _data_conflicts(workdir, data)
         if conflicts and not config.overwrite:
             raise UserError(
@@ -96,9 +108,8 @@ def open_workdir(run: Run, state: TrainState) -> Path:
             try:
                 if conflicts:
                     _delete_run(workdir)
-                write_json(workdir / CONFIG, settings)
-                write_json(workdir / FILE, data.to_json(), indent=None)
-                write_description(workdir, run.dataset.classes, run.transform)
+                files = {CONFIG: settings, FILE: data.to_json()}
+                write_sealed(workdir, files | description(run.dataset.classes, run.transform))
             except OSError as error:
                 raise UserError(
                     f"The run's folder {workdir} cannot be written: {error}."
@@ -183,6 +194,18 @@ def _data_conflicts(workdir: Path, data: Fingerprint) -> list[str]:
     if classes is not None and tuple(classes) != data.classes:
         return [f"its classes are {', '.join(map(str, classes))}"]
     return []
+
+
+def read_settings(workdir: Path) -> dict[str, Any]:
+    """Return the settings of the run in a folder, by dotted name.
+
+    Raises:
+        UserError: The folder is not a run's, or the file is damaged.
+    """
+    settings = _read(workdir / CONFIG)
+    if not isinstance(settings, dict):
+        raise UserError(f"{workdir} is not a run's folder: {CONFIG} is missing or no settings.")
+    return settings
 
 
 def _read(path: Path) -> Any:

@@ -37,12 +37,15 @@ from .published import (
 from .repository import Repository, write_repository
 from .run_folder import (
     RUN_WEIGHTS,
+    description,
     newest_checkpoint,
     write_description,
     write_run_weights,
 )
+from .sealed_files import CHECKSUMS, check_sealed, sealed_names, write_sealed
 
 __all__ = [
+    "CHECKSUMS",
     "ENTRY",
     "RUN_WEIGHTS",
     "FoundWeights",
@@ -53,8 +56,10 @@ __all__ = [
     "Repository",
     "WeightsInfo",
     "build_model",
+    "check_sealed",
     "describe",
     "describe_channels",
+    "description",
     "find_weights",
     "from_torchvision",
     "imagenet_classes",
@@ -70,6 +75,7 @@ __all__ = [
     "read_unseen_options",
     "read_weights",
     "save_weights",
+    "sealed_names",
     "to_timm",
     "to_torchvision",
     "to_transformers",
@@ -79,5 +85,6 @@ __all__ = [
     "write_model",
     "write_repository",
     "write_run_weights",
+    "write_sealed",
     "write_weights",
 ]

@@ -12,9 +12,10 @@ from ..text_files import parse_json
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
-from .formats.checkpoint import read_checkpoint
+from .formats.checkpoint import checkpoint_steps, read_checkpoint
 from .formats.files import read_metadata, read_weights, write_model
 from .info import LoadedWeights, WeightsInfo
+from .sealed_files import check_sealed
 
 RUN_WEIGHTS = "model.safetensors"
 
@@ -22,16 +23,23 @@ RUN_WEIGHTS = "model.safetensors"
 _STEP, _LAST_STEP = "step", "last_step"
 
 
-def write_description(folder: Path, classes: Sequence[str], transform: EvalTransform) -> None:
-    """Write the classes and the transform that prediction reads.
+def description(classes: Sequence[str], transform: EvalTransform) -> dict[str, Any]:
+    """Return the values of the files that hold the classes and the transform, by file name.
 
     ``classes.json`` lists the names, ``class_indices.json`` has them by number, and
     ``preprocessing.json`` holds the fields of ``transform``.
     """
-    write_json(folder / "classes.json", list(classes))
-    numbered = {str(index): name for index, name in enumerate(classes)}
-    write_json(folder / "class_indices.json", numbered)
-    write_json(folder / "preprocessing.json", transform.to_json())
+    return {
+        "classes.json": list(classes),
+        "class_indices.json": {str(index): name for index, name in enumerate(classes)},
+        "preprocessing.json": transform.to_json(),
+    }
+
+
+def write_description(folder: Path, classes: Sequence[str], transform: EvalTransform) -> None:
+    """Write the classes and the transform that prediction reads, see ``description``."""
+    for name, value in description(classes, transform).items():
+        write_json(folder / name, value)
 
 
 def write_run_weights(
@@ -71,6 +79,7 @@ def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
     Raises:
         UserError: The folder is not a run's, holds no weights yet, or a file in it is damaged.
     """
+    check_sealed(folder)
     settings, classes, preprocessing = (
         _read_json(folder / f"{name}.json") for name in ("config", "classes", "preprocessing")
     )
@@ -119,12 +128,8 @@ def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
 
 
 def newest_checkpoint(folder: Path) -> int:
-    """Return the step of the newest checkpoint, -1 without one.
-
-    Orbax names a checkpoint's folder by its step when all of it is written.
-    """
-    found = (folder / "checkpoints").glob("*")
-    return max((int(path.name) for path in found if path.name.isdecimal()), default=-1)
+    """Return the step of the newest checkpoint, -1 without one."""
+    return max(checkpoint_steps(folder / "checkpoints"), default=-1)
 
 
 def _read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flax_resnet.errors import UserError
 from flax_resnet.report import append_history, read_history, truncate_history
 
 
@@ -26,3 +27,19 @@ def test_a_resumed_run_writes_later_lines_and_the_last_line_again(scores, tmp_pa
     steps = [{"step": 1}, {"step": 2}, {"step": 3}]
     assert truncate_history(path, 3) == read_history(path) == steps
     assert truncate_history(path, 2) == read_history(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_any_flipped_bit_of_a_history_is_noticed(tmp_path):
+    """Also one in the name of the checksum, or in a line break."""
+    path = tmp_path / "history.jsonl"
+    for step in (1, 2):
+        append_history(path, {"step": step, "val_loss": 0.5, "digest": "0123456789abcdef"})
+    content, lines = path.read_bytes(), read_history(path)
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert read_history(path) == lines
+        except UserError as error:
+            assert "is damaged" in str(error)

@@ -193,6 +193,7 @@ def test_a_history_with_losses_that_are_not_finite_is_json_and_a_page(tmp_path):
         append_history(path, common | {"step": step, "train_loss": 1.0, "val_loss": loss})
     lines = [strict_json(line) for line in path.read_text().splitlines()]
     assert [line["val_loss"] for line in lines] == [0.5, None, None]
+    assert all(len(line.pop("checksum")) == 8 for line in lines)
     assert read_history(path) == lines
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "classes.json").write_text('["a", "b"]')

@@ -101,7 +101,7 @@ def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
     codes, outputs = finish(start(one, "--max-steps", "4", devices=4))
     assert codes == [0], outputs
     for ours, theirs in zip(history(two), history(one), strict=True):
-        for name in set(ours) - {"time", "images_per_second", "data_wait"}:
+        for name in set(ours) - {"time", "images_per_second", "data_wait", "digest", "checksum"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
     for ours, theirs in zip(arrays(two, 4), arrays(one, 4), strict=True):
         # As wholes: sums over processes are rounded in another order, and in float32 that turns

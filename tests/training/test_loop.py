@@ -52,7 +52,7 @@ def checkpoint_arrays(workdir, step):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-TIMES = {"time", "images_per_second", "data_wait"}
+TIMES = {"time", "images_per_second", "data_wait", "checksum"}  # of the whole line
 
 
 def without_times(lines):

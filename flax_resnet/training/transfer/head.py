@@ -15,7 +15,7 @@ from ...metrics import classification_scores
 from ..recording import Recorder
 from ..run import Run
 from ..state import TrainState
-from ..step import zero_metrics
+from ..step import zero_step_metrics
 from .features import Features
 
 # Factors of the L2 penalty on the kernel for standardised features, relative to the mean loss.
@@ -180,6 +180,6 @@ def fit_head(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainStat
         params=params, ema=ema, step=jnp.asarray(step, jnp.int32)
     )
     state = run.partitioning.put_state(state)
-    sums = run.partitioning.replicate(zero_metrics())
+    sums = run.partitioning.replicate(zero_step_metrics())
     recorder.checkpoints.save(step, {"state": state, "sums": sums}, best.val.get("top1"))
     return state, step

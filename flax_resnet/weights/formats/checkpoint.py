@@ -2,10 +2,12 @@
 
 import glob
 import hashlib
+import json
 import math
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,67 @@ from ...models import QUICK_COMPILATION
 
 METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
+EVAL_PENDING, SEAL = "eval_pending", "seal"  # entries of orbax's custom metadata
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides which checkpoint is used, besides its step.
+
+    Attributes:
+        score: The validation score; None without one.
+        eval_pending: Whether a signal came before the evaluation that was due.
+    """
+
+    score: float | None
+    eval_pending: bool
+
+    def seal(self, step: int) -> str:
+        """Return a digest of the facts and the step, by which a damaged one is noticed."""
+        text = json.dumps([step, self.score, self.eval_pending])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in ``checkpoints/``, in order.
+
+    Orbax names a checkpoint's folder by its step when all of it is written.
+    """
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def read_facts(folder: Path, step: int) -> Facts:
+    """Read the facts of a checkpoint from the files that orbax writes.
+
+    Raises:
+        ValueError: A file is damaged, or missing.
+    """
+    path = folder / str(step)
+    try:
+        metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        custom = dict(metadata["custom_metadata"])
+        scores = path / "metrics" / "metrics"
+        score = json.loads(scores.read_text(encoding="utf-8"))[METRIC] if scores.exists() else None
+        facts = Facts(score, custom.pop(EVAL_PENDING))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
+    # Earlier versions wrote no seal; then there is no other entry either.
+    if custom and custom != {SEAL: facts.seal(step)}:
+        raise ValueError("the checksum of its metadata differs")
+    return facts
+
+
+def state_digest(state: Any) -> str:
+    """Return a digest of the bits of a training state, however it is spread over devices.
+
+    Args:
+        state: A nested dict of arrays, as ``flax.serialization.to_state_dict`` makes it.
+    """
+    whole = hashlib.blake2b(digest_size=8)
+    for path, _ in jax.tree_util.tree_leaves_with_path(state):
+        whole.update(jax.tree_util.keystr(path).encode())
+    whole.update(np.asarray(jax.device_get(checksum(state))).tobytes())
+    return whole.hexdigest()
 
 
 def orbax_path(folder: Path) -> Path:
@@ -77,16 +140,72 @@ def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
     Raises:
         UserError: The folder holds no checkpoint, or it is damaged.
     """
+    if not folder.is_dir():
+        raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
+    checkpoint = folder
+    try:
+        # All of them, so that a damaged score does not choose another checkpoint.
+        scores = {}
+        for step in checkpoint_steps(folder):
+            checkpoint = folder / str(step)
+            scores[step] = read_facts(folder, step).score
+        if not scores:
+            raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
+        step = max(scores, key=lambda step: (_rank(scores[step]), step))
+        checkpoint = folder / str(step)
+        with _open(folder) as manager:
+            return step, _restore_variables(manager, step)
+    except UserError:
+        raise
+    except Exception as error:  # orbax raises many kinds, none of them for a user
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read ({first_line(error)}): `flax-resnet "
+            f"checkpoints {folder.parent} --prune` removes it, the training command goes on from "
+            "the one before it."
+        ) from error
+
+
+def read_tree(folder: Path, step: int) -> dict[str, Any]:
+    """Read all that a checkpoint holds, as NumPy arrays, and check it; nothing is written.
+
+    Args:
+        folder: The run's ``checkpoints/``.
+        step: The step of the checkpoint.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        read_facts(folder, step)
+        with _open(folder) as manager:
+            described = dict(manager.item_metadata(step).tree)
+            item = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), described
+            )
+            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            restored: dict[str, Any] = manager.restore(
+                step, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments)
+            )
+        if not np.array_equal(restored.pop(CHECKSUM), checksum(restored)):
+            raise ValueError("its checksum differs")
+    except Exception as error:  # orbax raises many kinds, none of them for a user
+        raise UserError(
+            f"The checkpoint {folder / str(step)} is damaged: {first_line(error)}."
+        ) from error
+    return restored
+
+
+def _open(folder: Path) -> Any:
+    """Open a folder of checkpoints for reading, by this process alone."""
     # Here and not above: the import takes a second, which finished runs do not need.
     import orbax.checkpoint as ocp
 
-    if not folder.is_dir():
-        raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
     options = ocp.CheckpointManagerOptions(
         read_only=True,
         create=False,
         save_interval_steps=0,
-        best_fn=_score,
         # Each process of a pod reads for itself.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
@@ -94,30 +213,14 @@ def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
             barrier_sync_key_prefix=f"read_checkpoint_{jax.process_index()}",
         ),
     )
-    handler = ocp.PyTreeCheckpointHandler()
-    checkpoint = folder
-    try:
-        with ocp.CheckpointManager(
-            orbax_path(folder), options=options, item_handlers=handler
-        ) as manager:
-            step = manager.best_step()
-            step = manager.latest_step() if step is None else step
-            if step is None:
-                raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
-            checkpoint = folder / str(step)
-            return step, _restore_variables(manager, step)
-    except UserError:
-        raise
-    except Exception as error:  # orbax raises many kinds, none of them for a user
-        raise UserError(
-            f"The checkpoint {checkpoint} cannot be read ({first_line(error)}): train again, or "
-            "copy the run's folder again."
-        ) from error
+    return ocp.CheckpointManager(
+        orbax_path(folder), options=options, item_handlers=ocp.PyTreeCheckpointHandler()
+    )
 
 
-def _score(metrics: dict[str, float]) -> float:
-    score = metrics[METRIC]
-    return -math.inf if math.isnan(score) else score
+def _rank(score: float | None) -> float:
+    """A number that orders scores: none is below any."""
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def _restore_variables(manager: Any, step: int) -> dict[str, Any]:

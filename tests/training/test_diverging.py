@@ -1,0 +1,172 @@
+"""Losses and gradients that are not finite: the run stops, skips the step, or is rolled back."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import cli
+from flax_resnet.config import OptimizerConfig
+from flax_resnet.data import batch_indices
+from flax_resnet.training import create_optimizer
+from flax_resnet.training import run as run_module
+from flax_resnet.training.step import TrainStep
+from tests.training.test_loop import BASE, config, history
+
+pytestmark = pytest.mark.usefixtures("no_page")
+DATA = dataclasses.replace(BASE.data, batch_size=240)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpikeAt:
+    """Augmentation that turns the images of one step into infinity, whatever the state."""
+
+    step: int
+    key: tuple
+
+    def __call__(self, key, images, index):
+        hit = (jax.random.key_data(key) == jnp.array(self.key, jnp.uint32)).all()
+        return jnp.where(hit, jnp.inf, images.astype(jnp.float32))
+
+
+@pytest.fixture
+def spike(monkeypatch):
+    """Runs whose images are infinite in the given step, from 0."""
+    resolve = run_module.resolve
+
+    def spiked(step):
+        def changed(settings):
+            run = resolve(settings)
+            key = jax.random.wrap_key_data(run.init().key)
+            augment_key, _ = jax.random.split(jax.random.fold_in(key, step))
+            spike = SpikeAt(step, tuple(np.asarray(jax.random.key_data(augment_key)).tolist()))
+            return dataclasses.replace(run, step=dataclasses.replace(run.step, augment=spike))
+
+        for module in ("loop", "replay"):
+            monkeypatch.setattr(f"flax_resnet.training.{module}.resolve", changed)
+
+    return spiked
+
+
+def test_a_run_that_stops_names_the_step_and_keeps_it(tmp_path, spike, console, capsys):
+    spike(7)
+    with pytest.raises(fr.UserError) as caught:
+        fr.train(config(tmp_path, data=DATA, save_every=3, max_steps=10), console)
+    text = str(caught.value)
+    first = batch_indices(0, 7, 240, 1293)[:8].tolist()
+    assert "is not finite at step 8: training diverged, at learning rate 0.0146" in text
+    assert "\n" not in text and "Lower the learning rate" in text
+    assert f"samples {', '.join(map(str, first))} and 232 more" in text
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")) == 6
+    folder = tmp_path / "debug" / "step-8"
+    assert f"`flax-resnet debug-step {folder}` computes that step again" in text
+    assert json.loads((folder / "debug.json").read_text())["samples"][:8] == first
+    assert cli.main(["debug-step", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "Step 8, learning rate" in printed and "Loss nan" in printed
+    assert "The state after the step is not finite in" in printed
+    assert "before the step" not in printed
+
+
+def test_a_run_that_skips_goes_on_without_the_step(tmp_path, spike, console):
+    spike(7)
+    result = fr.train(
+        config(tmp_path, data=DATA, save_every=2, on_nan="skip", max_steps=10), console
+    )
+    assert result.finished and result.step == 10
+    assert "Step 8 was skipped (learning rate" in console.text()
+    *lines, _ = history(tmp_path)
+    assert all(np.isfinite(line["train_loss"]) for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_rolled_back_goes_on_with_half_the_rate(tmp_path, console):
+    """From a rate at which this net diverges: halved until it does not."""
+    wild = OptimizerConfig(learning_rate=200.0, clip_norm=None)
+    settings = config(
+        tmp_path, data=DATA, save_every=1, on_nan="rollback", max_steps=9, optimizer=wild
+    )
+    try:
+        result = fr.train(settings, console)
+    except fr.UserError as error:  # five times is not always enough
+        assert "not finite" in str(error)
+    else:
+        assert result.step == 9
+        assert history(tmp_path)[-2]["learning_rate"] < 200
+    assert "with 0.5 times the learning rate" in console.text()
+
+
+def small_step(tx=None, **options):
+    model = fr.ResNet((1,), "basic", (4,), num_classes=3, stem="cifar", norm="group")
+    return TrainStep(model, tx or optax.sgd(0.1), **options)
+
+
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+
+
+def state_and_batch(step, images=IMAGES):
+    return step.init(jax.random.key(0), IMAGES), {"image": images, "label": jnp.arange(4) % 3}
+
+
+def infinite_first(logits, targets):
+    """A loss whose gradient is infinite for the examples 0 and 2, the first microbatch of two."""
+
+    @jax.custom_vjp
+    def identity(logits):
+        return logits
+
+    def backward(_, cotangent):
+        return (jnp.where(targets[:, :1] * 0 + targets[:, 1:2] > 0, cotangent, jnp.inf),)
+
+    identity.defvjp(lambda logits: (logits, None), backward)
+    return optax.softmax_cross_entropy(identity(logits), targets)
+
+
+def test_an_infinite_gradient_does_not_reach_the_images_of_the_next_microbatch():
+    """The metrics of the later microbatches were NaN."""
+    whole, cut = small_step(loss=infinite_first), small_step(loss=infinite_first, microbatches=2)
+    losses = [jax.jit(step)(*state_and_batch(step))[1]["loss"] for step in (whole, cut)]
+    assert np.isfinite(losses).all()
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_the_norm_of_the_gradient_and_a_skipped_step():
+    """The norm is that of the update of plain SGD, divided by its rate; NumPy computes it."""
+    step = small_step(measures_gradient=True, skips_nonfinite=True)
+    state, batch = state_and_batch(step)
+    new, sums = jax.jit(step)(state, batch)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b, np.float64), state.params, new.params)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved))) / 0.1
+    np.testing.assert_allclose(sums["grad_norm"] / 4, norm, rtol=1e-4)
+    assert float(sums["nonfinite"]) == 0
+    same, sums = jax.jit(step)(new, batch | {"image": IMAGES.at[0].set(jnp.nan)})
+    assert (int(same.step), float(sums["nonfinite"]), float(sums["nonfinite_step"])) == (2, 1, 2)
+    assert float(sums["loss"]) == float(sums["count"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, same.params, new.params)
+
+
+def test_a_factor_of_the_rate_scales_the_update():
+    step = small_step(optax.sgd(0.1, 0.9))
+    state, batch = state_and_batch(step)
+    half = state.replace(rate_factor=jnp.float32(0.5))
+    (whole, _), (less, _) = (jax.jit(step)(one, batch) for one in (state, half))
+    for before, one, other in zip(
+        *(jax.tree.leaves(one.params) for one in (state, whole, less)), strict=True
+    ):
+        np.testing.assert_allclose(2 * (other - before), one - before, atol=1e-6)
+
+
+def test_clipping_scales_a_long_gradient_to_the_norm():
+    """As torch.nn.utils.clip_grad_norm_ does, here for a gradient of norm 5."""
+    tx = create_optimizer(
+        OptimizerConfig(clip_norm=1.0, momentum=0.0, weight_decay=0.0), lambda step: 1.0
+    )
+    gradient = {"w": jnp.array([3.0, 4.0])}
+    updates, _ = tx.update(gradient, tx.init(gradient), gradient)
+    np.testing.assert_allclose(updates["w"], [-0.6, -0.8], rtol=1e-6)
