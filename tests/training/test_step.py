@@ -159,7 +159,7 @@ def test_the_state_holds_arrays_and_nothing_else(batch):
     leaves, structure = jax.tree.flatten(state)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     assert [field.name for field in dataclasses.fields(state)] == [
-        *("step", "params", "batch_stats", "opt_state", "ema", "key")
+        *("step", "params", "batch_stats", "opt_state", "ema", "key", "rate_factor")
     ]
     for word in ("ResNet", "GradientTransformation", "function", "TrainStep"):
         assert word not in str(structure)

@@ -1,0 +1,25 @@
+"""The crash oracle with small counts; ``python -m benchmarks.chaos WORK`` has larger ones."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_killed_run_ends_in_the_same_bits(tmp_path, repository):
+    counts = ("--rounds", "1", "--calls", "2", "--moments", "1", "--faults", "1")
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos", str(tmp_path), *counts],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "0 lost" in finished.stdout
