@@ -386,3 +386,12 @@ def test_a_port_in_use_and_two_tokens(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FLAX_RESNET_TOKEN", "a")
     assert main(["serve", "nothing", "--token-file", str(tmp_path / "a")]) == 2
     assert "two tokens" in capsys.readouterr().err
+
+
+def test_what_cannot_be_served_ends_the_server(classifier, random_run, tmp_path, capsys):
+    dropped = fr.load(random_run, head="drop")
+    dropped.save(tmp_path / "backbone.safetensors")
+    assert main(["serve", str(tmp_path / "backbone.safetensors"), "--port", "0"]) == 1
+    assert "These weights hold no classifier" in capsys.readouterr().err
+    assert main(["serve", str(random_run), "--port", "0", "--temperature", "0"]) == 2
+    assert "temperature and the batch size must be above 0" in capsys.readouterr().err

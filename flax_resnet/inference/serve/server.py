@@ -110,6 +110,8 @@ def run_server(app: Starlette, bound: socket.socket, on_ready: Callable[[], None
 
     service.batcher.ready.add_done_callback(compiled)
     server.run([bound])
+    if errors and isinstance(errors[0], UserError):
+        raise errors[0]
     if errors:
         raise UserError(f"The model cannot be computed ({first_line(errors[0])}).") from errors[0]
     return service.answered

@@ -137,7 +137,7 @@ class Service:
     async def draw_heat_maps(self, uploads: Sequence[Upload]) -> list[bytes]:
         """Return a picture, PNG, of what speaks for the most probable class of each photo.
 
-        One request at a time is computed.
+        One photo at a time is computed.
 
         Raises:
             Refusal: As in ``classify_uploads``, or the classifier has no heat maps.
@@ -146,8 +146,9 @@ class Service:
             raise Refusal(422, "A model in ONNX has no heat maps: serve the run or its weights.")
         with self.admit(len(uploads) - 1):
             images = await self._decode_all(uploads)
-            draw = partial(_heat_maps, self.classifier, images)
-            return await asyncio.get_running_loop().run_in_executor(self._heat_maps, draw)
+            run = asyncio.get_running_loop().run_in_executor
+            drawn = (run(self._heat_maps, _heat_map, self.classifier, image) for image in images)
+            return await asyncio.gather(*drawn)
 
     async def classify_pixels(self, pixels: np.ndarray) -> Predictions:
         """Classify images uint8 ``[N, H, W, C]``, of which one is admitted already.
@@ -232,13 +233,10 @@ def _transformed(pixels: np.ndarray, classifier: Classifier) -> np.ndarray:
         raise Refusal(422, str(error)) from None
 
 
-def _heat_maps(classifier: Classifier, images: Sequence[np.ndarray]) -> list[bytes]:
-    """Return a heat map over each image as the model sees it, PNG; one at a time is computed."""
-    pictures = []
-    for image in images:
-        split = Split(image[np.newaxis], np.zeros(1, np.int32))
-        for picture in classifier.explain(split, batch_size=1).overlays():
-            file = io.BytesIO()
-            picture.save(file, "PNG")
-            pictures.append(file.getvalue())
-    return pictures
+def _heat_map(classifier: Classifier, image: np.ndarray) -> bytes:
+    """Return a heat map over an image as the model sees it, PNG."""
+    split = Split(image[np.newaxis], np.zeros(1, np.int32))
+    (picture,) = classifier.explain(split, batch_size=1).overlays()
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
