@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 from functools import partial
@@ -16,6 +17,7 @@ from PIL import Image
 import flax_resnet
 from flax_resnet import cli, create_model, training
 from flax_resnet.weights import load, write_weights
+from tests.inference.export.models import classifier_of
 from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ PYTHON_PAGES = {
     "docs/guides/features.md",
     "docs/guides/weights.md",
     "docs/guides/devices.md",
+    "docs/guides/export.md",
 }
 
 
@@ -304,3 +307,14 @@ def test_the_guide_to_nnx_runs(photos):
     print(f"accuracy on the test images of digits: {names['accuracy']:.4f}")
     assert names["accuracy"] >= 0.97
     assert (photos / "weights.safetensors").stat().st_size > 10**8
+
+
+def test_the_guide_to_export_runs(monkeypatch, tmp_path):
+    """Its program that reads a StableHLO file."""
+    pytest.importorskip("flatbuffers")
+    monkeypatch.chdir(tmp_path)
+    classifier = classifier_of(create_model("resnet8", num_classes=5), name="resnet8")
+    classifier.export("flowers.stablehlo")
+    names, _ = run_page("docs/guides/export.md")
+    assert names["logits"].shape == (2, 5)
+    assert json.loads(names["about"]["classes"]) == ["a", "b", "c", "d", "e"]

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ...data import Preprocessing
 from ...errors import UserError
 from ...paths import expand
 from ...weights import load_weights
+from ..predict import to_probabilities
 from .comparison import Comparison, check_same, compare, logits_of, real_pixels, resize_difference
 from .int8 import Calibration, quantize
 from .onnx_file import NORMALIZED, OPSETS, PHOTOS, PIXELS, write_onnx
@@ -24,9 +28,22 @@ from .onnx_graph import open_session
 if TYPE_CHECKING:
     from ..classifier import Classifier
 
-Format = Literal["onnx", "safetensors", "pth"]
-FORMATS: dict[str, Format] = {".onnx": "onnx", ".safetensors": "safetensors", ".pth": "pth"}
+Format = Literal["onnx", "stablehlo", "safetensors", "pth"]
+FORMATS: dict[str, Format] = {
+    ".onnx": "onnx",
+    ".stablehlo": "stablehlo",
+    ".safetensors": "safetensors",
+    ".pth": "pth",
+}
 """The format of each ending of a file's name."""
+
+_OPTIONS = {
+    "onnx": {"preprocess", "resize", "opset", "int8", "license"},
+    "stablehlo": {"preprocess", "license"},
+    "safetensors": set[str](),
+    "pth": set[str](),
+}
+"""The options of each format."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,8 @@ class Exported:
     Attributes:
         path: The file.
         format: Its format.
-        comparison: How near its logits of real images are to those of its source.
+        comparison: How near its logits of real images are to those of its source; probabilities
+            where the file is StableHLO that gives them.
         facts: More about the file, for a report: title -> text.
     """
 
@@ -72,12 +90,14 @@ class _Written:
     """A file that was written and read again.
 
     Attributes:
-        logits: Computes logits ``[N, K]`` of stored pixels, by the file.
+        compute: Computes logits or probabilities ``[N, K]`` of stored pixels, by the file.
         facts: As in ``Exported``.
+        gives: What it computes.
     """
 
-    logits: Callable[[np.ndarray], np.ndarray]
+    compute: Callable[[np.ndarray], np.ndarray]
     facts: dict[str, str]
+    gives: Literal["logits", "probabilities"] = "logits"
 
 
 def export(
@@ -101,7 +121,8 @@ def export(
     Args:
         classifier: The trained model.
         output: The file, in a folder that exists.
-        format: ``"onnx"``, ``"safetensors"`` or ``"pth"``; by default that of the file's ending.
+        format: ``"onnx"``, ``"stablehlo"``, ``"safetensors"`` or ``"pth"``; by default that of the
+            file's ending.
         preprocess: The file takes uint8 images ``[N, H, W, C]`` of the transform's size instead of
             normalised ones ``[N, C, H, W]``, and gives probabilities instead of logits.
         resize: With ``preprocess``, the images have any size, and the file resizes and crops them.
@@ -121,12 +142,11 @@ def export(
     """
     path = expand(output)
     format = _format_of(path, format)
-    if format != "onnx" and (preprocess or opset != OPSETS[0] or license or int8):
-        raise UserError(
-            f"--preprocess, --opset, --int8 and --license are for ONNX, and {path} is of the "
-            f"format {format}.",
-            exit_code=2,
-        )
+    given = {"preprocess": preprocess, "resize": resize, "opset": opset != OPSETS[0]}
+    given |= {"int8": int8 is not None, "license": license is not None}
+    for option, is_given in given.items():
+        if is_given and option not in _OPTIONS[format]:
+            raise UserError(f"--{option} does not go with the format {format}.", exit_code=2)
     if resize and not preprocess:
         raise UserError("--resize needs --preprocess.", exit_code=2)
     if resize and int8:
@@ -142,7 +162,10 @@ def export(
     with _staged(path) as fresh:
         written = _WRITERS[format](fresh, request)
         pixels = real_pixels(classifier.transform, photos)
-        done = compare(logits_of(classifier, pixels), written.logits(pixels))
+        expected = logits_of(classifier, pixels)
+        if written.gives == "probabilities":
+            expected = to_probabilities(classifier, expected)
+        done = compare(expected, written.compute(pixels))
         size = sum(file.stat().st_size for file in fresh.parent.iterdir())
     return Exported(path, format, done, {"size": f"{size / 2**20:.1f} MiB"} | written.facts)
 
@@ -158,13 +181,28 @@ def _write_onnx(path: Path, request: _Request) -> _Written:
     facts = {"operators": f"opset {request.opset}, {nodes} nodes"}
     read = load_onnx(path, classifier.info)
     if request.takes == PIXELS:
-        check_same(classifier, open_session(path), request.photos)
+        session = open_session(path)
+        check_same(classifier, lambda x: session.run(None, {"images": x})[0], request.photos)
     elif request.takes == PHOTOS:
         facts |= resize_difference(classifier, path, request.photos)
     if request.int8 is not None:
         facts |= quantize(path, target, classifier, request.int8)
         path.unlink()
     return _Written(lambda pixels: logits_of(read, pixels), facts)
+
+
+def _write_stablehlo(path: Path, request: _Request) -> _Written:
+    from .stablehlo import PLATFORMS, read_stablehlo, write_stablehlo
+
+    classifier = request.classifier
+    size = write_stablehlo(path, classifier, takes=request.takes, licence=request.licence)
+    program, weights = read_stablehlo(path)
+    call = jax.jit(program.call)
+    facts = {"program": f"{size / 2**10:.0f} KiB for {', '.join(PLATFORMS)}"}
+    if request.takes == PIXELS:
+        return _Written(lambda pixels: np.asarray(call(weights, pixels)), facts, "probabilities")
+    normalize = Preprocessing.from_transform(classifier.transform)
+    return _Written(lambda pixels: np.asarray(call(weights, normalize(jnp.asarray(pixels)))), facts)
 
 
 def _write_weights(path: Path, request: _Request) -> _Written:
@@ -179,6 +217,7 @@ def _write_weights(path: Path, request: _Request) -> _Written:
 
 _WRITERS: dict[str, Callable[[Path, _Request], _Written]] = {
     "onnx": _write_onnx,
+    "stablehlo": _write_stablehlo,
     "safetensors": _write_weights,
     "pth": _write_weights,
 }

@@ -58,7 +58,7 @@ def add_resnet(
     if model.version == "v2":
         x = layers.relu("relu_last", layers.norm("bn_last", x))
     logits = _head(layers, model, params, x, image_shape)
-    unused = {path for path, _ in _leaves(params)} - layers.used
+    unused = {path for path, _ in named_leaves(params)} - layers.used
     if unused:
         raise UserError(f"The export of {', '.join(sorted(unused))} to ONNX is not implemented.")
     return logits
@@ -344,6 +344,7 @@ def _head(
     return x
 
 
-def _leaves(params: Tree) -> list[tuple[str, Any]]:
+def named_leaves(params: Tree) -> list[tuple[str, Any]]:
+    """Return parameters by name, such as ``layer1_0/conv1/kernel``."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [("/".join(key.key for key in path), leaf) for path, leaf in leaves]

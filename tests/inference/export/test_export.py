@@ -27,7 +27,7 @@ def classifier():
         ("model.onnx", {"format": "pth"}, r"must end in \.pth for --format pth"),
         ("model.onnx", {"opset": 11}, "--opset is 11; it must be from 18 to 22"),
         ("model.onnx", {"resize": True}, "--resize needs --preprocess"),
-        ("model.pth", {"preprocess": True}, "are for ONNX"),
+        ("model.pth", {"preprocess": True}, "--preprocess does not go with the format pth"),
     ],
 )
 def test_wrong_usage_is_one_sentence(classifier, output, options, message, tmp_path):
