@@ -32,6 +32,7 @@ def summary_command(
     channels: int | None = None,
     conv_impl: Literal["auto", "jax", "onednn", "reference"] = "auto",
     batch_size: int = 32,
+    plot: str | None = None,
 ) -> None:
     """Show a model's size, cost, output shapes and memory.
 
@@ -43,6 +44,7 @@ def summary_command(
         channels: The number of image channels.
         conv_impl: How convolutions are computed.
         batch_size: Images in a training step, for the memory estimate.
+        plot: Also draw a block diagram of the stages to this .svg, .png or .pdf.
     """
     from rich.console import Console
 
@@ -72,3 +74,8 @@ def summary_command(
     )
     counts = ", ".join(f"{count} {name}" for name, count in summary.lowerings.items())
     console.print(f"convolve    {counts}")
+    if plot:
+        from ..report.diagram import save_diagram
+
+        save_diagram(model, summary, shape, name, plot)
+        print(f"Look at {plot}.")

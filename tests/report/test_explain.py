@@ -32,7 +32,7 @@ def seeded_batch():
 def scaled(maps):
     """From 0 to 1 in each map, as pytorch-grad-cam's."""
     low, high = (reduce(maps, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
-    return (maps - low) / (high - low)
+    return (maps - low) / (1e-7 + high - low)
 
 
 def ours(model, variables, images, targets, name, options):
