@@ -315,7 +315,7 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + MARGIN_BYTES
         free = shutil.disk_usage(self._folder).free
         if free < needed:
-            raise UserError(f"it needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free")
+            raise UserError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
 
     def _within_deadline(self, call: Callable[[], None]) -> None:
         """Run a call; raise its error, or a HangingError after the deadline."""

@@ -1,5 +1,6 @@
 """Runs that earlier versions wrote load for ever, with the logits that NumPy computed from them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet.config import unflatten
 from flax_resnet.data import load_dataset
 
 RUNS = sorted(Path(__file__).parent.glob("*.zip"))
@@ -38,3 +40,15 @@ def test_an_earlier_run_has_its_accuracy(archive, tmp_path):
     predictions = fr.load(tmp_path).predict(digits.images)
     right = predictions.probabilities.argmax(axis=1) == digits.labels
     assert right.mean() == pytest.approx(last["test_top1"], abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", RUNS, ids=lambda path: path.stem)
+def test_an_earlier_run_is_resumed(archive, tmp_path):
+    """Its checkpoint has no factor of the learning rate, and no checksum of its score."""
+    shutil.unpack_archive(archive, tmp_path)
+    settings = unflatten(json.loads((tmp_path / "config.json").read_text()))
+    last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    result = fr.train(dataclasses.replace(settings, workdir=str(tmp_path), compile_cache=None))
+    assert (result.finished, result.best_step) == (True, last["best_step"])
+    assert result.test["top1"] == pytest.approx(last["test_top1"], abs=1e-9)

@@ -77,9 +77,9 @@ def test_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkey
         checkpoints.save(2, TREE)
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
         (text,) = reports
-        assert "it needs 1 MB and 0 MB are free); that of step 1 is kept" in text
+        assert "it needs 1.1 MB and 0.0 MB are free); that of step 1 is kept" in text
         assert "Training goes on" in text and "\n" not in text
-        with pytest.raises(fr.UserError, match="it needs 1 MB"):
+        with pytest.raises(fr.UserError, match=r"it needs 1\.1 MB"):
             checkpoints.save(3, TREE, wait=True)  # the last of a run
     checkpoints.save(4, TREE, wait=True)
     assert checkpoints.latest_step() == 4
