@@ -233,39 +233,43 @@ def speed(run, seconds, rounds, torch_python, lit_path):
     if torch_python is not None:
         words = [torch_python, __file__, "torch", name, "--port", "PORT"]
         servers["FastAPI and torch"] = (words, {})
-    rates, latencies, alone = {}, {}, []
+    rates = {}
     for number in range(rounds):
-        order = list(servers) if number % 2 == 0 else list(servers)[::-1]
         print_rate = [*this, "predict", run, "--seconds", str(seconds)]
-        alone.append(float(subprocess.check_output(print_rate)))
-        for server_name in order:
+        alone = float(subprocess.check_output(print_rate))
+        rates.setdefault("in-process predict", []).append(alone)
+        print(f"in-process predict             {alone:7.1f} photos/s", flush=True)
+        for server_name in list(servers) if number % 2 == 0 else list(servers)[::-1]:
             with server(*servers[server_name], request=requests[0]) as (_, port):
                 for clients in (1, 8, 64):
-                    times = []
-                    end = time.perf_counter() + seconds
-                    sent = iter(range(10**9))
+                    times, rate = measure(port, clients, requests, seconds)
+                    label = f"{server_name:18} {clients:3} clients"
+                    rates.setdefault(label, []).append(rate)
+                    p50, p99 = (1000 * times[int(q * (len(times) - 1))] for q in (0.5, 0.99))
+                    print(
+                        f"{label} {rate:7.1f} photos/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  "
+                        f"({len(times)} answers)",
+                        flush=True,
+                    )
+    for label, values in rates.items():
+        print(f"median of {rounds} rounds: {label:30} {statistics.median(values):7.1f} photos/s")
 
-                    def next_request(end=end, sent=sent):
-                        if time.perf_counter() < end:
-                            return (i := next(sent)), requests[i % len(requests)]
 
-                    def on_answer(key, status, body, took, times=times):
-                        assert status == 200, body
-                        times.append(took)
+def measure(port, clients, requests, seconds):
+    """Return the sorted latencies in seconds of answers to clients, and answers per second."""
+    times, sent = [], iter(range(10**9))
+    started = time.perf_counter()
 
-                    started = time.perf_counter()
-                    assert asyncio.run(load(port, clients, next_request, on_answer)) == 0
-                    rate = len(times) / (time.perf_counter() - started)
-                    rates.setdefault((server_name, clients), []).append(rate)
-                    latencies.setdefault((server_name, clients), []).extend(times)
-    print(f"in-process predict: {statistics.median(alone):.1f} photos/s {alone}")
-    for (server_name, clients), values in rates.items():
-        times = sorted(latencies[server_name, clients])
-        p50, p99 = (1000 * times[int(q * (len(times) - 1))] for q in (0.5, 0.99))
-        print(
-            f"{server_name:18} {clients:3} clients {statistics.median(values):7.1f} photos/s "
-            f"p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  ({len(times)} answers)"
-        )
+    def next_request():
+        if time.perf_counter() < started + seconds:
+            return (i := next(sent)), requests[i % len(requests)]
+
+    def on_answer(key, status, body, took):
+        assert status == 200, body
+        times.append(took)
+
+    assert asyncio.run(load(port, clients, next_request, on_answer)) == 0
+    return sorted(times), len(times) / (time.perf_counter() - started)
 
 
 def metric(port, name):
