@@ -3,7 +3,6 @@
 from collections.abc import Set
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 # Products of bfloat16 numbers: AVX-512's and AMX's on x86, and those of ARM.
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -33,8 +32,3 @@ def parse_features(text: str) -> frozenset[str]:
 def multiplies_bfloat16(features: Set[str]) -> bool:
     """Return whether a processor with these features has products of bfloat16 numbers."""
     return not BFLOAT16.isdisjoint(features)
-
-
-def cpu_dtype() -> Literal["float32", "bfloat16"]:
-    """Return the dtype that ``--model.dtype auto`` is on this machine's CPU."""
-    return "bfloat16" if multiplies_bfloat16(processor_features()) else "float32"

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from .jax_internals import has_started
 from .paths import writable_folder
-from .processor import BFLOAT16, processor_features
+from .processor import BFLOAT16, multiplies_bfloat16, processor_features
 
 Dtype = Literal["float32", "bfloat16"]
 Task = Literal["train", "infer"]
@@ -193,10 +193,8 @@ def xla_flags(
     native: bool | None = None,
 ) -> list[str]:
     """Return the flags of ``XLA_FLAGS`` that pay; the arguments are those of the function above."""
-    from importlib.util import find_spec
-
     if native is None:
-        native = find_spec("flax_resnet_onednn") is not None
+        native = has_native()
     version = tuple(map(int, re.findall(r"\d+", jaxlib)[:3]))
     has = processor_features() if features is None else features
     return [
@@ -208,6 +206,27 @@ def xla_flags(
         and not (row.features and row.features.isdisjoint(has))
         and (row.with_native or not native)
     ]
+
+
+def has_native() -> bool:
+    """Return whether ``flax-resnet-onednn`` is installed, without importing it."""
+    from importlib.util import find_spec
+
+    return find_spec("flax_resnet_onednn") is not None
+
+
+def auto_cpu_dtype(flags: str, uses_native: bool = True) -> Dtype:
+    """Return the dtype that ``--model.dtype auto`` is on this machine's CPU.
+
+    It is bfloat16 where the processor multiplies it, and convolutions are oneDNN's: XLA's own are
+    slower in bfloat16 than in float32.
+
+    Args:
+        flags: The flags of XLA that the process has or will have.
+        uses_native: Whether the model may use ``flax-resnet-onednn``.
+    """
+    by_onednn = ONEDNN in flags or (uses_native and has_native())
+    return "bfloat16" if by_onednn and multiplies_bfloat16(processor_features()) else "float32"
 
 
 def keep_programs(folder: str | os.PathLike[str] | None) -> str | None:

@@ -2,15 +2,16 @@
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from ..config import load_config
 from ..errors import UserError
 from ..paths import expand
-from ..processor import cpu_dtype
-from ..runtime import Dtype
+from ..runtime import Dtype, auto_cpu_dtype, cpu_environment
 
 
 def dtype_of(words: Sequence[str]) -> Dtype:
@@ -34,7 +35,8 @@ def dtype_of(words: Sequence[str]) -> Dtype:
             if dtype is not None:
                 break
     if dtype == "auto":
-        return cpu_dtype()
+        bfloat16 = cpu_environment(os.environ, version("jaxlib"), "bfloat16")
+        return auto_cpu_dtype(bfloat16.get("XLA_FLAGS", os.environ.get("XLA_FLAGS", "")))
     return "bfloat16" if dtype == "bfloat16" else "float32"
 
 

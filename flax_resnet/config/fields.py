@@ -70,8 +70,9 @@ class ModelConfig:
     """The algorithms of convolutions on a CPU: the fastest, those in JAX, oneDNN, or XLA's."""
     remat: bool | None = None
     """Recompute blocks in the backward pass, which saves memory and costs a third more work."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the computation; parameters stay float32."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The dtype of the computation; parameters stay float32. auto is bfloat16 where the devices
+    multiply it fast."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         console.print(Text.assemble(("note:", "yellow"), f" {note}"))
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
         run = resolve(config)
+        if config.model.dtype == "auto":
+            console.print(f"Computing in {run.config.model.dtype}, by --model.dtype auto.")
         print_plan(run, console)
         if config.dry_run:
             print_budget(run, console)

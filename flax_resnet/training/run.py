@@ -33,6 +33,7 @@ from ..models import QUICK_COMPILATION, ResNet
 from ..transform import EvalTransform
 from ..weights import LoadedWeights, build_model
 from .build import build_augmentation, build_transform, model_channels
+from .dtype import resolve_dtype
 from .mesh import data_mesh, local_shard
 from .optim import create_optimizer, create_schedule
 from .partitioning import Partitioning, choose_partitioning
@@ -237,6 +238,7 @@ def resolve(config: Config) -> Run:
         UserError: Data or weights are missing or damaged, or settings are unknown or contradict
             each other.
     """
+    config = resolve_dtype(config)
     partitioning = choose_partitioning(
         config.parallel, config.data.batch_size, config.microbatches, data_mesh()
     )
