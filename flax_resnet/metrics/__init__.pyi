@@ -1,13 +1,16 @@
 from .accuracy import TOP_K as TOP_K
 from .accuracy import top_k_hits as top_k_hits
 from .average_precision import mean_average_precision as mean_average_precision
+from .calibration import BINS as BINS
 from .calibration import expected_calibration_error as expected_calibration_error
 from .calibration import fit_temperature as fit_temperature
+from .calibration import reliability_bins as reliability_bins
 from .classification import Evaluation as Evaluation
 from .classification import balanced_class_weights as balanced_class_weights
 from .classification import classification_scores as classification_scores
 from .classification import confusion_matrix as confusion_matrix
 from .classification import evaluate_logits as evaluate_logits
+from .classification import label_ranks as label_ranks
 from .losses import LOSSES as LOSSES
 from .losses import sigmoid_cross_entropy as sigmoid_cross_entropy
 from .losses import softmax_cross_entropy as softmax_cross_entropy

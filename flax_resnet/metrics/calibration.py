@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from .probabilities import Floats, Labels, mean_softmax_cross_entropy
 
@@ -24,11 +25,28 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, bins: int 
     Returns:
         The error, from 0 to 1.
     """
-    confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
+    _, confidences, hits = reliability_bins(probabilities.max(axis=1), correct, bins)
+    return float(np.abs(hits - confidences).sum() / len(labels))
+
+
+def reliability_bins(
+    confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS
+) -> npt.NDArray[np.float64]:
+    """Return the bins of a reliability diagram, equal intervals of (0, 1].
+
+    Args:
+        confidence: Probability of each image's predicted class, ``[N]``.
+        correct: Whether that class is the true one, ``[N]``.
+        bins: Number of intervals.
+
+    Returns:
+        ``[3, bins]``: by interval the number of images, the sum of their confidences, and the
+        number of correct ones.
+    """
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, correct, bins) - np.bincount(index, confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    weights = (None, confidence, correct)
+    return np.stack([np.bincount(index, one, bins).astype(np.float64) for one in weights])
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:

@@ -27,11 +27,13 @@ class StageSummary:
         name: Name of the stage.
         output_shape: Shape of its output without the batch.
         parameters: Number of its parameters.
+        macs: Multiply-accumulates of its convolutions and dense layers for one image.
     """
 
     name: str
     output_shape: tuple[int, ...]
     parameters: int
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) ->
     parameters = Counter[str]()
     for layer, size in sizes.items():
         parameters[stage_of(layer, stages_before_head[-1])] += size
-    stages = tuple(StageSummary(name, shape, parameters[name]) for name, shape in shapes.items())
     macs, lowerings = _arithmetic(model, variables, image)
     return ModelSummary(
         parameters=sum(sizes.values()),
-        macs=macs,
-        stages=stages,
+        macs=macs.total(),
+        stages=tuple(
+            StageSummary(name, shape, parameters[name], macs[name])
+            for name, shape in shapes.items()
+        ),
         weight_bytes=_bytes(variables),
         activation_bytes=_activation_bytes(model.clone(conv_impl="reference"), variables, image),
         lowerings=lowerings,
@@ -122,13 +126,13 @@ def _activation_bytes(model: ResNet, variables: Any, image: jax.ShapeDtypeStruct
 
 def _arithmetic(
     model: ResNet, variables: Any, image: jax.ShapeDtypeStruct
-) -> tuple[int, Mapping[str, int]]:
-    """Multiply-accumulates, and the convolutions by algorithm, the most frequent first.
+) -> tuple[Counter[str], Mapping[str, int]]:
+    """Multiply-accumulates by stage, and convolutions by algorithm, the most frequent first.
 
     Operations are counted from the shapes of each layer, because an algorithm may do other
     arithmetic.
     """
-    counts: list[int] = []
+    counts: Counter[str] = Counter()
     lowerings: Counter[str] = Counter()
 
     def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -136,11 +140,12 @@ def _arithmetic(
         module = context.module
         if isinstance(module, Conv | nn.Dense) and context.method_name == "__call__":
             kernel: jax.Array = module.get_variable("params", "kernel")
-            counts.append(math.prod(result.shape) * math.prod(kernel.shape[:-1]))
+            stage = stage_of(module.path[0], model.stages[-2])
+            counts[stage] += math.prod(result.shape) * math.prod(kernel.shape[:-1])
             if isinstance(module, Conv):
                 lowerings[choose(module.convolution(args[0], kernel), module.conv_impl).name] += 1
         return result
 
     with nn.intercept_methods(count):
         jax.eval_shape(partial(model.apply, train=False), variables, image)
-    return sum(counts), dict(lowerings.most_common())
+    return counts, dict(lowerings.most_common())

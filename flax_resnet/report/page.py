@@ -1,226 +1,259 @@
 """A run's page, ``report/index.html``: one file without any other, to keep and to send.
 
-``page.html.jinja`` holds its HTML and its style; this module prepares what it shows.
+The folder also holds what the page is written from: ``evaluation.json``, ``images.npz``
+(``outcomes``), ``data.json`` (``data_sheet``) and ``environment.json``; and a PNG of each plot.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from ..errors import UserError
 from ..metrics import Evaluation
-from ..output_files import replacing
-from ..text_files import parse_json
+from . import page_tables as tables
+from .data_sheet import DataSheet, read_data_sheet
+from .environment import python_command, read_environment
 from .evaluation import read_evaluation, write_evaluation
 from .history import Entry, read_history
-from .plots import confusion_svg, learning_curves_svg
+from .outcomes import Outcomes, read_outcomes, write_outcomes
+from .page_data import evaluation_data
+from .page_model import run_model
+from .plots import write_plots
+from .rendering import read_settings, write_html
 
 FOLDER = "report"
-_EVALUATION = "evaluation.json"
-_MAX_CLASSES = 200  # rows of the table of classes
-_MAX_ENTRIES = 60  # rows of the history
-
-Table = tuple[Sequence[str], Sequence[Sequence[str | None]]]
-"""Names of the columns, and rows of cells; None is a missing value."""
+_EVALUATION, _OUTCOMES = "evaluation.json", "images.npz"
+_SCRIPTS = ("charts.js", "page.js")
+_SMALL = 72  # pixels; smaller images are enlarged without smoothing
 
 
-def write_page(workdir: Path, evaluation: Evaluation | None = None) -> Path:
-    """Write the page of a run from the files in its folder.
-
-    It shows the results, the learning curves, the confusion matrix, scores by class, the history
-    and the settings.
+def write_page(
+    workdir: Path, evaluation: Evaluation | None = None, outcomes: Outcomes | None = None
+) -> Path:
+    """Write the page of a run from the files in its folder, and a PNG of each plot beside it.
 
     Args:
-        workdir: the run's folder.
-        evaluation: what the confusion matrix and the scores by class show. It is kept next to the
+        workdir: The run's folder.
+        evaluation: Figures of the images that the run was evaluated on. It is kept next to the
             page (``evaluation.json``), and is read from there if it is None.
+        outcomes: The outcome of each of these images, kept and read in the same way
+            (``images.npz``).
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: the folder is not a run's, or the page cannot be written.
+        UserError: The folder is not a run's, or the page cannot be written.
     """
     folder = workdir / FOLDER
-    settings = _read_json(workdir / "config.json")
+    settings = read_settings(workdir, "config.json")
+    classes = read_settings(workdir, "classes.json")
     history = read_history(workdir / "history.jsonl")
     if evaluation is not None:
         write_evaluation(folder / _EVALUATION, evaluation)
+        (folder / _OUTCOMES).unlink(missing_ok=True)
+        if outcomes is not None:
+            write_outcomes(folder / _OUTCOMES, outcomes)
     else:
         evaluation = read_evaluation(folder / _EVALUATION)
-    classes = _read_json(workdir / "classes.json")
-    page = _render(workdir.resolve().name, settings, classes, history, evaluation)
-    with replacing(folder / "index.html") as fresh:
-        # The name of a folder can hold bytes that are not UTF-8.
-        fresh.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return folder / "index.html"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path.parent} is not a run's folder: it has no {path.name}. Give the --workdir of a "
-            "training run."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error
-
-
-def _render(
-    name: str,
-    settings: Mapping[str, Any],
-    classes: Sequence[str],
-    history: Sequence[Entry],
-    evaluation: Evaluation | None,
-) -> str:
-    evaluated = [entry for entry in history if "train_loss" in entry]
-    end = next((entry for entry in reversed(history) if "best_step" in entry), None)
-    best = _best_entry(evaluated, end)
-    content: dict[str, Any] = {
-        "title": name,
-        "lead": _lead(settings, classes, finished=end is not None),
-        "tiles": _tiles(evaluated, end, best),
-        "learning_curves": Markup(learning_curves_svg(evaluated)) if evaluated else None,
-        "results": _results(evaluated, end, best) if end is not None else None,
-        "classes": classes,
-        "evaluation": evaluation,
-        "evaluation_count": len(evaluated),
-        "history": _history(evaluated),
+        outcomes = read_outcomes(folder / _OUTCOMES)
+    sheet = read_data_sheet(folder)
+    environment = read_environment(folder)
+    model, kernels = run_model(workdir, settings, classes)
+    counts = {split: sum(found) for split, found in sheet.counts.items()} if sheet else {}
+    if evaluation is not None and outcomes is not None:
+        counts[outcomes.split] = evaluation.count
+    evaluated, end, _ = tables.split_history(history)
+    content = {
+        "title": workdir.resolve().name,
+        "lead": _lead(settings, classes),
+        "warnings": _warnings(history, end, evaluation, outcomes),
+        "tiles": tables.run_tiles(history, evaluation, counts),
+        "history": evaluated,
+        "results": tables.results_table(history),
+        "history_rows": tables.history_table(history),
+        "sheet": None if sheet is None else _sheet_content(sheet, classes),
+        "model": model,
+        "recipe": environment.get("recipe"),
+        "command": environment.get("command") or python_command(settings),
+        "environment": _environment_rows(environment),
         "settings": [
             (key, json.dumps(value)) for key, value in sorted(settings.items()) if value is not None
         ],
     }
+    path = folder / "index.html"
+    _write(path, content, classes, evaluated, evaluation, outcomes)
+    write_plots(folder, evaluated, evaluation, outcomes, sheet, kernels)
+    return path
+
+
+def write_evaluation_page(
+    path: Path,
+    title: str,
+    evaluation: Evaluation,
+    outcomes: Outcomes,
+    model: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the page of an evaluation that belongs to no run.
+
+    Args:
+        path: The page's file.
+        title: Its heading, such as the name of the weights.
+        evaluation: The figures.
+        outcomes: The outcome of each image.
+        model: See ``page_model.model_section``.
+        environment: See ``environment.describe_environment``.
+
+    Raises:
+        UserError: The page cannot be written.
+    """
+    environment = environment or {}
+    content = {
+        "title": title,
+        "lead": f"Evaluated on {evaluation.name}, {len(evaluation.classes):,} classes.",
+        "warnings": [],
+        "tiles": tables.evaluation_tiles(evaluation),
+        "history": [],
+        "results": None,
+        "history_rows": None,
+        "sheet": None,
+        "model": model,
+        "recipe": None,
+        "command": environment.get("command"),
+        "environment": _environment_rows(environment),
+        "settings": [],
+    }
+    _write(path, content, evaluation.classes, [], evaluation, outcomes)
+
+
+def _write(
+    path: Path,
+    content: dict[str, Any],
+    classes: Sequence[str],
+    history: Sequence[Entry],
+    evaluation: Evaluation | None,
+    outcomes: Outcomes | None,
+) -> None:
+    data: dict[str, Any] = {"name": content["title"], "classes": classes, "history": history}
+    content |= {"classes": classes, "evaluation": evaluation, "unreadable": {}}
     if evaluation is not None:
-        content["confusion"] = Markup(confusion_svg(evaluation))
-        content["class_scores"] = _class_scores(evaluation)
-        content["classes_left_out"] = max(len(evaluation.classes) - _MAX_CLASSES, 0)
-        content["calibration"] = _calibration(evaluation)
-    environment = Environment(
-        loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("page.html.jinja").render(content)
+        heat_maps: dict[int, bytes] = {}
+        data |= evaluation_data(evaluation, outcomes, heat_maps)
+        content |= {
+            "pairs": tables.pair_rows(evaluation),
+            "class_scores": tables.class_table(evaluation),
+            "classes_left_out": max(len(evaluation.classes) - tables.MAX_CLASSES, 0),
+            "calibration": tables.calibration_table(evaluation),
+            "mistakes": data.get("mistakes"),
+            "hits": data.get("hits"),
+            "has_heat": bool(heat_maps),
+            "reliability": "reliability" in data,
+            "unreadable": {} if outcomes is None else outcomes.unreadable,
+        }
+    content["sections"] = _sections(content)
+    write_html(path, "page.html.jinja", _SCRIPTS, data, content)
 
 
-def _lead(settings: Mapping[str, Any], classes: Sequence[str], *, finished: bool) -> str:
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the anchors and names of the sections that a page has."""
+    found = {
+        "curves": content["history"],
+        "results": content["results"],
+        "confusion": content["evaluation"],
+        "photos": content.get("mistakes") or content.get("hits"),
+        "classes": True,
+        "calibration": content["evaluation"],
+        "unreadable": content["unreadable"],
+        "data": content["sheet"],
+        "model": content["model"],
+        "run": True,
+    }
+    names = {"run": "Repeat", "unreadable": "Left out"}
+    return [
+        (f"section-{key}", names.get(key, key.capitalize()))
+        for key, shown in found.items()
+        if shown
+    ]
+
+
+def _lead(settings: Mapping[str, Any], classes: Sequence[str]) -> str:
     model, data = settings.get("model.name", "model"), settings.get("data.name", "")
     source = settings.get("data.dir") if data == "folder" else data
-    lead = f"{model} on {source}, {len(classes):,} classes" if source else str(model)
-    return lead if finished else f"{lead}. This run has not finished yet."
+    count = f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'}"
+    return f"{model} on {source}, {count}" if source else str(model)
 
 
-def _best_entry(evaluated: Sequence[Entry], end: Entry | None) -> Entry | None:
-    """The evaluation of the best checkpoint."""
-    if end is not None:
-        return next((entry for entry in evaluated if entry["step"] == end["best_step"]), None)
-    key = f"val_{next(iter(_accuracies(evaluated)))}"
-    scored = [entry for entry in evaluated if key in entry]
-    return max(scored, key=lambda entry: entry[key], default=None)
-
-
-def _accuracies(evaluated: Sequence[Entry]) -> dict[str, str]:
-    """Key and name of each accuracy to show, first the one that chooses the best checkpoint."""
-    if any("val_map" in entry for entry in evaluated):
-        return {"map": "mAP"}  # top-1 says little about images with any number of classes
-    return {"top1": "top-1", "top5": "top-5"}
-
-
-def _tiles(
-    evaluated: Sequence[Entry], end: Entry | None, best: Entry | None
-) -> dict[str, str | None]:
-    """The run's main figures by name; None for one that is not known."""
-    last = evaluated[-1] if evaluated else None
-    key, name = next(iter(_accuracies(evaluated).items()))
-    rates = sorted(entry["images_per_second"] for entry in evaluated)
-    return {
-        f"test {name}": _percent(end, f"test_{key}"),
-        f"validation {name}, best": _percent(best, f"val_{key}"),
-        f"training {name}, last": _percent(last, f"train_{key}"),
-        "epochs": f"{last['epoch']:g}" if last else None,
-        "time": _duration(last["time"]) if last else None,
-        "images per second": f"{rates[len(rates) // 2]:,.0f}" if rates else None,
-    }
-
-
-def _results(evaluated: Sequence[Entry], end: Entry, best: Entry | None) -> Table:
-    """Scores of the best and the last checkpoint; only the best one's test scores are known."""
-    accuracies = _accuracies(evaluated)
-    columns = ["checkpoint", "step", "epoch"]
-    for split in ("val", "test"):
-        columns += [f"{split} {name}" for name in ("loss", *accuracies.values())]
-    rows = []
-    for name, entry in {"best": best, "last": evaluated[-1] if evaluated else None}.items():
-        if entry is None:
-            continue
-        test = end if entry is best else None
-        rows.append([
-            name, f"{entry['step']:,}", f"{entry['epoch']:g}",
-            _number(entry, "val_loss"), *(_percent(entry, f"val_{key}") for key in accuracies),
-            _number(test, "test_loss"), *(_percent(test, f"test_{key}") for key in accuracies),
-        ])  # fmt: skip
-    return columns, rows
-
-
-def _class_scores(evaluation: Evaluation) -> Table:
-    scores = zip(
-        evaluation.classes, evaluation.support, evaluation.precision, evaluation.recall,
-        evaluation.f1, strict=True,
-    )  # fmt: skip
-    rows = [
-        [name, f"{support:,}", *(f"{fraction:.1%}" for fraction in fractions)]
-        for name, support, *fractions in scores
-    ]
-    return ("class", "images", "precision", "recall", "F1"), rows[:_MAX_CLASSES]
-
-
-def _calibration(evaluation: Evaluation) -> Table:
-    rows = [
-        ("as trained", "1", f"{evaluation.calibration_error:.2%}"),
-        (
-            f"fitted on {evaluation.temperature_from}",
-            f"{evaluation.temperature:.3f}",
-            f"{evaluation.calibrated_error:.2%}",
-        ),
-    ]
-    return ("temperature", "logits divided by", "expected calibration error"), rows
-
-
-def _history(evaluated: Sequence[Entry]) -> Table:
-    """Evaluations at equal distances, the last among them."""
-    stride = math.ceil(len(evaluated) / _MAX_ENTRIES) or 1
-    key, name = next(iter(_accuracies(evaluated).items()))
-    rows = [
-        (
-            f"{entry['epoch']:g}", f"{entry['step']:,}", _number(entry, "train_loss"),
-            _percent(entry, "train_top1"), _number(entry, "val_loss"),
-            _percent(entry, f"val_{key}"),
-            f"{entry['learning_rate']:.3g}", f"{entry['images_per_second']:,.0f}",
-            f"{entry['data_wait']:.0%}",
+def _warnings(
+    history: Sequence[Entry],
+    end: Entry | None,
+    evaluation: Evaluation | None,
+    outcomes: Outcomes | None,
+) -> list[str]:
+    """Return what a reader must know of a run that is not as usual."""
+    found = []
+    if end is None:
+        step = f"; its last evaluation is of step {history[-1]['step']:,}" if history else ""
+        found.append(f"This run has not finished yet{step}.")
+        if evaluation is None:
+            found.append(
+                "It was not evaluated on test images: flax-resnet report --evaluate evaluates its "
+                "best checkpoint so far."
+            )
+    elif evaluation is None:
+        found.append("There is no confusion matrix: no evaluation of single images was kept.")
+    if evaluation is not None and evaluation.count < 100:
+        images = "image" if evaluation.count == 1 else "images"
+        found.append(f"All figures are of {evaluation.count} {images} only: they are rough.")
+    if outcomes is not None and outcomes.split != "test":
+        found.append(
+            f"There are no test images: the figures are of {outcomes.split} images, by which the "
+            "best checkpoint was chosen."
+            if outcomes.split == "validation"
+            else f"The figures are of {outcomes.split} images."
         )
-        for entry in evaluated[::-1][::stride][::-1]
-    ]  # fmt: skip
-    columns = ("epoch", "step", "train loss", "train top-1", "val loss", f"val {name}",
-               "learning rate", "images/s", "data wait")  # fmt: skip
-    return columns, rows
+    return found
 
 
-def _percent(entry: Entry | None, key: str) -> str | None:
-    return f"{entry[key]:.2%}" if entry and entry.get(key) is not None else None
+def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not environment:
+        return []
+    rows = [
+        (name, str(environment[name]))
+        for name in ("devices", "processes", "system", "commit")
+        if environment.get(name)
+    ]
+    return rows + [(name, str(one)) for name, one in environment.get("versions", {}).items()]
 
 
-def _number(entry: Entry | None, key: str) -> str | None:
-    return f"{entry[key]:.4f}" if entry and entry.get(key) is not None else None
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+def _sheet_content(sheet: DataSheet, classes: Sequence[str]) -> dict[str, Any]:
+    sizes = {split: sum(counts) for split, counts in sheet.counts.items()}
+    parts = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
+    shape = "×".join(map(str, sheet.image_shape))
+    training = sheet.counts["train"]
+    balance = ""
+    if len(training) > 1 and max(training) > min(training):
+        ratio = f"{max(training) / min(training):.1f} times" if min(training) else "all"
+        balance = f" The largest class has {ratio} the training images of the smallest."
+    columns = ["class", *sheet.counts, "of the training images"]
+    total = max(sum(training), 1)
+    rows = [
+        [
+            name,
+            *(
+                tables.number(sheet.counts[split][n], f"{sheet.counts[split][n]:,}")
+                for split in sizes
+            ),
+            tables.number(training[n], f"{training[n] / total:.1%}"),
+        ]
+        for n, name in enumerate(classes[: tables.MAX_CLASSES])
+    ]
+    bad = f" {len(sheet.bad):,} files cannot be read." if sheet.bad else ""
+    return {
+        "lead": f"{sheet.name}: {parts} images of {shape}.{balance}{bad}",
+        "notes": sheet.notes,
+        "counts": (columns, rows),
+        "samples": sheet.samples,
+        "augmented": any(versions for _, _, versions in sheet.samples),
+        "small": "small" if max(sheet.image_shape[:2]) < _SMALL else "",
+    }

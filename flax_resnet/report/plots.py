@@ -1,17 +1,22 @@
-"""Plots drawn with Matplotlib: learning curves and the confusion matrix."""
+"""Plots drawn with Matplotlib, each as a PNG file."""
 
-import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from ..data.images import write_picture
 from ..errors import UserError
 from ..fonts import matplotlib_families
 from ..metrics import Evaluation
 from ..output_files import replacing
+from .data_sheet import DataSheet
+from .outcomes import TEMPERATURES, Outcomes
+from .pictures import filter_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # imported where it is used: 0.5 s
@@ -24,7 +29,7 @@ _STYLE: Any = {
     "xtick.color": "#5a6473", "ytick.color": "#5a6473", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True,
     "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "flax_resnet",
+    "text.parse_math": False,
 }  # fmt: skip
 
 # Title, label of the y axis, and the history's keys with their legend and colour.
@@ -38,13 +43,51 @@ _CURVES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
 )  # fmt: skip
 
 
-def learning_curves_svg(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw loss, accuracy and learning rate by epoch, as SVG.
+def write_plots(
+    folder: Path,
+    history: Sequence[Mapping[str, Any]],
+    evaluation: Evaluation | None,
+    outcomes: Outcomes | None,
+    sheet: DataSheet | None,
+    kernels: np.ndarray | None,
+) -> None:
+    """Write a PNG of each plot of a page into its folder.
 
     Args:
-        history: lines of ``history.jsonl`` that an evaluation wrote, at least one.
+        folder: The folder.
+        history: Lines of ``history.jsonl`` that an evaluation wrote.
+        evaluation: Figures of the evaluation, if there is one.
+        outcomes: The outcome of each image of it, if they were kept.
+        sheet: The images of each class, if they are known.
+        kernels: Weights of the first convolution, if they are known.
+
+    Raises:
+        UserError: A file cannot be written.
     """
+    figures: dict[str, Callable[[], Figure]] = {}
+    names: Sequence[str] = ()
+    if history:
+        figures["learning_curves"] = partial(_curves_figure, history)
+    if evaluation is not None:
+        names = evaluation.classes
+        figures["confusion"] = partial(_confusion_figure, evaluation)
+        if outcomes is not None and len(outcomes.labels):
+            figures["calibration"] = partial(_calibration_figure, outcomes)
+    if sheet is not None and names:
+        figures["classes"] = partial(_balance_figure, sheet.counts, names)
     import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE | {"font.family": matplotlib_families(names)}):
+        for name, draw in figures.items():
+            with replacing(folder / f"{name}.png") as fresh:
+                _save(draw(), fresh, dpi=110)
+    if kernels is not None:
+        pixels = filter_grid(kernels).repeat(6, 0).repeat(6, 1)
+        write_picture(Image.fromarray(pixels), folder / "filters.png")
+
+
+def _curves_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Loss, accuracy and learning rate by epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -54,37 +97,81 @@ def learning_curves_svg(history: Sequence[Mapping[str, Any]]) -> str:
         for curve in _CURVES
         if any(entry.get(key) for entry in history for key, _, _ in curve[2])
     ]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11.5, 3.1), layout="constrained")
-        for axes, (title, unit, lines) in zip(
-            figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
-        ):
-            for key, name, color in lines:
-                points = [
-                    (entry["epoch"], entry[key])
-                    for entry in history
-                    if entry.get(key) is not None  # a loss that is not finite is null
-                ]
-                marker = "o" if len(points) < 15 else ""
-                axes.plot(*zip(*points, strict=True) if points else ((), ()), color=color,
-                          label=name, marker=marker, markersize=3.5, linewidth=1.8)  # fmt: skip
-            axes.set_title(title)
-            axes.set_xlabel("epoch")
-            axes.set_ylabel(unit)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if unit in ("top-1", "mAP"):
-                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            if len(lines) > 1:
-                axes.legend(frameon=False)
-        return _to_svg(figure)
+    figure = Figure(figsize=(11.5, 3.1), layout="constrained")
+    for axes, (title, unit, lines) in zip(
+        figure.subplots(1, max(len(curves), 1), squeeze=False)[0], curves, strict=False
+    ):
+        for key, name, color in lines:
+            points = [
+                (entry["epoch"], entry[key])
+                for entry in history
+                if entry.get(key) is not None  # a loss that is not finite is null
+            ]
+            marker = "o" if len(points) < 15 else ""
+            axes.plot(*zip(*points, strict=True) if points else ((), ()), color=color,
+                      label=name, marker=marker, markersize=3.5, linewidth=1.8)  # fmt: skip
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(unit)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if unit in ("top-1", "mAP"):
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+    return figure
 
 
-def confusion_svg(evaluation: Evaluation) -> str:
-    """Draw the confusion matrix, as SVG."""
-    import matplotlib as mpl
+def _calibration_figure(outcomes: Outcomes) -> "Figure":
+    """The reliability diagram as trained, and precision and coverage by the least confidence."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
-    with mpl.rc_context(_STYLE):
-        return _to_svg(_confusion_figure(evaluation))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    counts, confidences, hits = outcomes.reliability[len(TEMPERATURES) // 2]
+    full, size = counts > 0, len(counts)
+    accuracy, confidence = hits[full] / counts[full], confidences[full] / counts[full]
+    centers = (np.flatnonzero(full) + 0.5) / size
+    left.bar(centers, accuracy, 0.92 / size, color=_VALIDATION, alpha=0.75)
+    left.bar(centers, confidence - accuracy, 0.92 / size, accuracy, color="#d1432f", alpha=0.5)
+    left.plot((0, 1), (0, 1), color=_INK, linestyle="--", linewidth=1)
+    left.set(title="Reliability", xlabel="confidence", ylabel="accuracy")
+    order = np.argsort(-outcomes.probabilities[:, 0], kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    threshold = outcomes.probabilities[order, 0]
+    right.plot(threshold, np.cumsum(outcomes.correct[order]) / kept, label="correct of those kept")
+    right.plot(threshold, kept / len(order), label="kept of all")
+    right.set(title="Precision and coverage", xlabel="confidence at least")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def _balance_figure(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> "Figure":
+    """Images of each class by split; of many classes the sizes in order."""
+    from matplotlib.figure import Figure
+
+    is_named = len(names) <= _MAX_NAMED
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    index = np.arange(len(names))
+    order = index if is_named else np.argsort(-np.array(counts["train"]), kind="stable")
+    below = np.zeros(len(names))
+    for (split, sizes), color in zip(counts.items(), (_VALIDATION, _OTHER, _TRAIN), strict=False):
+        heights = np.array(sizes)[order]
+        axes.bar(index, heights, 0.8 if is_named else 1.0, below, color=color, label=split)
+        below = below + heights
+    axes.set(title="Images of each class", ylabel="images")
+    axes.legend(frameon=False)
+    if is_named:
+        axes.set_xticks(index, map(_tick_label, names), rotation=40, ha="right")
+    else:
+        axes.set_xlabel("class, the largest first")
+    return figure
 
 
 def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
@@ -146,13 +233,6 @@ def _confusion_figure(evaluation: Evaluation) -> "Figure":
 def _tick_label(name: str) -> str:
     text = name.encode("utf-8", "backslashreplace").decode()  # Matplotlib refuses lone surrogates
     return text if len(text) <= 24 else f"{text[:23]}…"
-
-
-def _to_svg(figure: "Figure") -> str:
-    file = io.StringIO()
-    metadata = {"Date": None, "Creator": None}  # equal figures give equal files
-    _save(figure, file, format="svg", transparent=True, metadata=metadata)
-    return file.getvalue()[file.getvalue().index("<svg") :]
 
 
 def _save(figure: "Figure", target: Any, **options: Any) -> None:

@@ -28,11 +28,13 @@ class SplitEvaluation:
             precision) where images can have several classes; empty for no images.
         logits: float32 ``[N, K]`` of the images that could be read, in order, if they were kept.
         labels: Their labels, if the logits were kept.
+        rows: Their indices in the split, if the logits were kept.
     """
 
     scores: Scores
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
 
 def evaluate_split(
@@ -80,7 +82,8 @@ def evaluate_split(
     all_logits, labels = all_logits[mask], labels[mask]
     if labels.ndim > 1:
         scores["map"] = mean_average_precision(all_logits, labels)
-    return SplitEvaluation(scores, all_logits, labels)
+    # Only the last batch is padded, at its end.
+    return SplitEvaluation(scores, all_logits, labels, np.flatnonzero(mask))
 
 
 def score_of(scores: Scores) -> float | None:

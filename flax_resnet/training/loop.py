@@ -14,6 +14,8 @@ from rich.text import Text
 from ..config import Config, check_config, flatten, parse_interval
 from ..errors import UserError
 from ..report import Progress, Trackers, check_trackers, open_trackers, read_history
+from ..report.environment import write_environment
+from ..report.page import FOLDER
 from ..runtime import keep_programs
 from .budget import print_budget
 from .checkpoint import Checkpoints
@@ -72,6 +74,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         state = run.init()
         with lock_workdir(config) as lock:
             workdir = open_workdir(run, state)
+            if is_primary:
+                write_environment(workdir / FOLDER)
             if run.views:
                 run = keep_features(run, state, console)
             opened = Checkpoints(

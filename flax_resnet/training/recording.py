@@ -11,7 +11,6 @@ from rich.text import Text
 
 from ..data import Source
 from ..errors import UserError
-from ..metrics import Evaluation, evaluate_logits
 from ..report import (
     Entry,
     Trackers,
@@ -19,7 +18,6 @@ from ..report import (
     read_history,
     results_table,
     truncate_history,
-    write_page,
 )
 from ..weights import build_model, write_run_weights
 from ..weights.formats.checkpoint import state_digest
@@ -30,6 +28,7 @@ from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_me
 from .lock import Lock
 from .preemption import Stopped, StopRequest
 from .run import Run
+from .run_page import PageEvaluation, write_run_page
 from .state import TrainState
 from .step import Metrics, zero_step_metrics
 
@@ -206,7 +205,7 @@ class Recorder:
             if "val_top1" in line
         }
         test = tested[best].scores
-        evaluation = self._report(state, tested[best])
+        found = self._page_evaluation(state, tested[best])
         self._write_weights(state, best, last)
         self.append(
             {
@@ -230,7 +229,8 @@ class Recorder:
             Text(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}.")
         )
         if jax.process_index() == 0:
-            self.console.print(Text(f"Open {write_page(self.workdir, evaluation)}."))
+            page = write_run_page(self.workdir, run.config, dataset, found)
+            self.console.print(Text(f"Open {page}."))
         return TrainResult(self.workdir, last, True, best, test)
 
     def _write_weights(self, state: TrainState, step: int, last_step: int) -> None:
@@ -300,23 +300,19 @@ class Recorder:
         clock.restart()
         return val
 
-    def _report(self, state: TrainState, test: SplitEvaluation) -> Evaluation | None:
+    def _page_evaluation(self, state: TrainState, test: SplitEvaluation) -> PageEvaluation | None:
         """The evaluation that the page shows: of the test images or, without any, of the
         validation images, which otherwise fit the temperature."""
         dataset = self.run.dataset
         if dataset.multi_label:
             return None
         validation = self._evaluate(state, dataset.validation, keep_logits=True)
-        shown, split, fitted = test, "test", validation
+        found = PageEvaluation("test", dataset.test, test, validation)
         if test.logits is None:
-            shown, split, fitted = validation, "validation", SplitEvaluation({})
-        if shown.logits is None or shown.labels is None or not len(shown.labels):
+            found = PageEvaluation(
+                "validation", dataset.validation, validation, SplitEvaluation({})
+            )
+        logits = [part.logits for part in (found.shown, found.fitted) if part.logits is not None]
+        if found.shown.logits is None or not len(found.shown.logits):
             return None
-        logits = [part.logits for part in (shown, fitted) if part.logits is not None]
-        if not all(np.isfinite(rows).all() for rows in logits):
-            return None
-        calibration = None
-        if fitted.logits is not None and fitted.labels is not None and len(fitted.labels):
-            calibration = fitted.logits, fitted.labels
-        name = f"{dataset.name} ({split})"
-        return evaluate_logits(name, shown.logits, shown.labels, dataset.classes, calibration)
+        return found if all(np.isfinite(rows).all() for rows in logits) else None

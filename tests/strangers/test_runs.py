@@ -21,7 +21,9 @@ COMMON = ("--data.batch-size", "16", "--compile-cache", "None", "--epochs", "2")
 @pytest.fixture
 def no_page(monkeypatch):
     """A tiny run's page takes as long as the run."""
-    monkeypatch.setattr("flax_resnet.training.recording.write_page", lambda workdir, _: workdir)
+    monkeypatch.setattr(
+        "flax_resnet.training.recording.write_run_page", lambda workdir, *_: workdir
+    )
 
 
 @pytest.fixture(scope="session")

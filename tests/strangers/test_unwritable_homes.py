@@ -39,7 +39,9 @@ def compile_cache():
 
 
 def test_finetune_keeps_features_in_memory(home, tmp_path, compile_cache, monkeypatch):
-    monkeypatch.setattr("flax_resnet.training.recording.write_page", lambda workdir, _: workdir)
+    monkeypatch.setattr(
+        "flax_resnet.training.recording.write_run_page", lambda workdir, *_: workdir
+    )
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(12):

@@ -1,0 +1,123 @@
+"""The page of a run, from its data set and the evaluation of its best checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..config import Config
+from ..data import UNIFORMS_PER_CROP, Dataset, Source
+from ..data.images import ImageDecodeError, ImageFiles
+from ..errors import UserError
+from ..metrics import evaluate_logits
+from ..report.data_sheet import VERSIONS, DataSheet, data_sheet, sample_rows, write_data_sheet
+from ..report.outcomes import outcomes_of, relative_names
+from ..report.page import FOLDER, write_page
+from .build import build_augmentation
+from .evaluation import SplitEvaluation
+
+
+@dataclass(frozen=True)
+class PageEvaluation:
+    """The evaluation that a run's page shows.
+
+    Attributes:
+        split: Name of the split.
+        images: Its images.
+        shown: Their logits and labels.
+        fitted: Those of other images, which fit the temperature; without any, the same images do.
+    """
+
+    split: str
+    images: Source
+    shown: SplitEvaluation
+    fitted: SplitEvaluation
+
+
+def write_run_page(
+    workdir: Path, config: Config, dataset: Dataset, found: PageEvaluation | None
+) -> Path:
+    """Write the page of a run, with samples of its data and the outcome of each image.
+
+    Args:
+        workdir: The run's folder.
+        config: Its settings.
+        dataset: Its data set.
+        found: The evaluation to show, if there is one.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: The page cannot be written.
+    """
+    write_data_sheet(workdir / FOLDER, sheet_of(config, dataset))
+    if found is None or found.shown.logits is None or found.shown.labels is None:
+        return write_page(workdir)
+    rows, logits, labels = found.shown.rows, found.shown.logits, found.shown.labels
+    assert rows is not None
+    fitted = None
+    if (
+        found.fitted.logits is not None
+        and found.fitted.labels is not None
+        and len(found.fitted.labels)
+    ):
+        fitted = found.fitted.logits, found.fitted.labels
+    name = f"{dataset.name} ({found.split})"
+    evaluation = evaluate_logits(name, logits, labels, dataset.classes, fitted)
+    names = image_names(found.images, found.split, config.data.dir)
+    outcomes = outcomes_of(
+        logits,
+        labels,
+        [names[row] for row in rows],
+        split=found.split,
+        images=found.images,
+        rows=rows,
+        unreadable=dict(found.images.bad),
+    )
+    return write_page(workdir, evaluation, outcomes)
+
+
+def image_names(images: Source, split: str, root: str | None) -> tuple[str, ...]:
+    """Return the paths of a source's images below a folder, or ``"test/7"`` where they have none.
+
+    Args:
+        images: The source.
+        split: Name of the split.
+        root: The folder or list that its files were found in.
+    """
+    files = images.files if isinstance(images, ImageFiles) else None
+    paths = getattr(files, "paths", None)
+    if paths is None:
+        return tuple(f"{split}/{index}" for index in range(len(images)))
+    return relative_names(paths, "." if root is None else root)
+
+
+def sheet_of(config: Config, dataset: Dataset) -> DataSheet:
+    """Return what a page shows of a data set, with augmented samples of its training images."""
+    indices = sample_rows(np.asarray(dataset.train.labels))
+    try:
+        versions = _augmented(config, dataset, indices)
+    except (ImageDecodeError, UserError, OSError):
+        versions = []
+    return data_sheet(dataset, indices, versions)
+
+
+def _augmented(config: Config, dataset: Dataset, indices: list[int]) -> list[np.ndarray]:
+    """Return versions of training images as steps see them, uint8 ``[N, H, W, C]`` each."""
+    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
+    crops = config.augment.random_resized_crop and dataset.train.streams
+    rng = np.random.default_rng(config.seed)
+    numbers = jnp.arange(len(indices))
+    versions = []
+    for step in range(VERSIONS):
+        uniforms = rng.random((len(indices), UNIFORMS_PER_CROP)) if crops else None
+        images = jnp.asarray(dataset.train.gather(np.asarray(indices), uniforms)["image"])
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        seen = augment(key, images, numbers)
+        if mix is not None:
+            seen, _ = mix(key, seen, jnp.ones((len(indices), 1)), None)
+        versions.append(np.asarray(seen).astype(np.uint8))
+    return versions
