@@ -14,6 +14,7 @@ from flax_resnet.metrics import evaluate_logits
 from flax_resnet.report import page as pages
 from flax_resnet.report import write_page
 from flax_resnet.report.outcomes import outcomes_of, read_outcomes
+from flax_resnet.report.page_tables import with_error
 
 STRANGE = ("<script>alert(1)</script>", "a & b", "$x^2$", "日本", "{{ 7*7 }}", "{body}", "\"'>")
 
@@ -178,7 +179,9 @@ def test_outcomes_are_kept_next_to_the_page(workdir):
 def test_one_image_of_one_class(workdir, split):
     (workdir / "classes.json").write_text('["only"]')
     text = write_page(workdir, *evaluated(1, ("only",), split)).read_text(encoding="utf-8")
-    assert "figures are of 1 image only" in text and "95%: 20.7% to 100.0%" in text
+    assert "figures are of 1 image only" in text
+    # Wilson's interval of 1 of 1, by scipy.stats.binomtest(1, 1).proportion_ci(method="wilson").
+    assert with_error(1.0, 1) == ("100.00%", "95%: 20.7% to 100.0%")
     assert ("no test images" in text) == (split == "validation")
 
 
