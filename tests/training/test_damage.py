@@ -20,7 +20,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     data = dataclasses.replace(BASE.data, batch_size=240)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_resnet.training.recording.write_page", lambda workdir, _: workdir)
+        page = "flax_resnet.training.recording.write_run_page"
+        patch.setattr(page, lambda workdir, *_: workdir)
         result = fr.train(config(folder, data=data, save_every=10))
     return folder, data, result
 
