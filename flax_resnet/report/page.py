@@ -22,7 +22,7 @@ from .plots import write_plots
 from .rendering import read_settings, write_html
 
 FOLDER = "report"
-_EVALUATION, _OUTCOMES = "evaluation.json", "images.npz"
+EVALUATION, OUTCOMES = "evaluation.json", "images.npz"
 _SCRIPTS = ("charts.js", "page.js")
 _SMALL = 72  # pixels; smaller images are enlarged without smoothing
 
@@ -50,13 +50,13 @@ def write_page(
     classes = read_settings(workdir, "classes.json")
     history = read_history(workdir / "history.jsonl")
     if evaluation is not None:
-        write_evaluation(folder / _EVALUATION, evaluation)
-        (folder / _OUTCOMES).unlink(missing_ok=True)
+        write_evaluation(folder / EVALUATION, evaluation)
+        (folder / OUTCOMES).unlink(missing_ok=True)
         if outcomes is not None:
-            write_outcomes(folder / _OUTCOMES, outcomes)
+            write_outcomes(folder / OUTCOMES, outcomes)
     else:
-        evaluation = read_evaluation(folder / _EVALUATION)
-        outcomes = read_outcomes(folder / _OUTCOMES)
+        evaluation = read_evaluation(folder / EVALUATION)
+        outcomes = read_outcomes(folder / OUTCOMES)
     sheet = read_data_sheet(folder)
     environment = read_environment(folder)
     model, kernels = run_model(workdir, settings, classes)
