@@ -1,4 +1,4 @@
-"""Commands that apply a trained model to images: predict, embed, evaluate, report."""
+"""Commands that apply a trained model to images: predict, embed, evaluate."""
 
 import itertools
 import os
@@ -143,6 +143,7 @@ def evaluate_command(
     json: str | None = None,
     confusion: str | None = None,
     mistakes: str | None = None,
+    page: str | None = None,
     classes: str | None = None,
     batch_size: int = 32,
 ) -> None:
@@ -162,12 +163,13 @@ def evaluate_command(
         json: Also write the metrics to this .json.
         confusion: Also draw the confusion matrix to this picture.
         mistakes: Also show the most confident wrong predictions in this picture.
+        page: Also write a page with photos, charts and tables to this .html.
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
     _check_positive(batch_size=batch_size)
     run = load_classifier(model, classes)
-    for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
+    for option, value in {"confusion": confusion, "mistakes": mistakes, "page": page}.items():
         if run.info.settings.get("loss") == "sigmoid" and value:
             raise UserError(
                 f"--{option} is for images with one class each; the images of this run have any "
@@ -191,6 +193,7 @@ def evaluate_command(
             columns=split_columns(columns),
             batch_size=batch_size,
             tta=tta,
+            keep_outcomes=page is not None,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if isinstance(done.result, MultiLabelEvaluation):
@@ -214,19 +217,11 @@ def evaluate_command(
         note_missing_letters(run.classes)
     if mistakes:
         _write_mistakes(mistakes, done, run.classes)
+    if page:
+        from .report import write_model_page
+
+        write_model_page(page, model, run, done)
     _conclude(len(done.labels), dict(done.predictions.failed), 0)
-
-
-@command
-def report_command(run: str, /) -> None:
-    """Write the page of a run, report/index.html, again.
-
-    Args:
-        run: The run's folder.
-    """
-    from ..report.page import write_page
-
-    print(f"Open {write_page(expand(run))}.")
 
 
 def _check_positive(**values: int) -> None:

@@ -29,8 +29,10 @@ from ..metrics import (
     evaluate_multi_label,
 )
 from ..paths import expand
+from ..report.outcomes import Outcomes, outcomes_of
 from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
+from ..training.run_page import image_names
 from ..weights import imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source
 from .predict import Predictions, to_probabilities
@@ -58,12 +60,14 @@ class EvalResult:
             and 1.
         notes: Sentences for the user about the images, such as how folders were matched to
             classes, and that some were trained on.
+        outcomes: The outcome of each image that could be read, for a page, if it was asked for.
     """
 
     result: Evaluation | MultiLabelEvaluation
     predictions: Predictions
     labels: np.ndarray
     notes: tuple[str, ...] = ()
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def evaluate(
     columns: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     tta: TestTimeAugmentation | None = None,
+    keep_outcomes: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalResult:
     """Compare predictions with the true classes of labelled images.
@@ -117,6 +122,8 @@ def evaluate(
         columns: Columns of paths and labels of a list; by default they are recognized.
         batch_size: As in ``predict``.
         tta: As in ``predict``.
+        keep_outcomes: Whether the result holds the outcome of each image, with small pictures of
+            some, for a page; not where images can have any number of classes.
         progress: Called with the number of images done and of all.
 
     Raises:
@@ -161,7 +168,21 @@ def evaluate(
         if len(_logits(others)):
             validation = _logits(others), np.concatenate([batch.labels for batch in others])
     result = evaluate_logits(title, logits, labels[read], classes, validation)
-    return EvalResult(result, predictions, labels, selection.notes)
+    outcomes = None
+    if keep_outcomes:
+        root = classifier.info.settings.get("data.dir") if source is None else str(expand(source))
+        names = image_names(tested.images, selection.chosen, root)
+        rows = np.flatnonzero(read)
+        outcomes = outcomes_of(
+            logits,
+            labels[read],
+            [names[row] for row in rows],
+            split=selection.chosen,
+            images=tested.images,
+            rows=rows,
+            unreadable=failed,
+        )
+    return EvalResult(result, predictions, labels, selection.notes, outcomes)
 
 
 def select_images(classifier: Classifier, split: SplitName) -> tuple[Source, tuple[str, ...]]:

@@ -139,9 +139,7 @@ def same_images(first: ComparedRun, second: ComparedRun) -> tuple[np.ndarray, np
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     known = {key: row for row, key in enumerate(_keys(first, first.outcomes))}
     pairs = [
-        (known[key], row)
-        for row, key in enumerate(_keys(second, second.outcomes))
-        if key in known
+        (known[key], row) for row, key in enumerate(_keys(second, second.outcomes)) if key in known
     ]
     rows = np.array(pairs, np.intp).reshape(-1, 2)
     return rows[:, 0], rows[:, 1]

@@ -63,6 +63,16 @@ def arrays_table(title: str, arrays: Mapping[str, tuple[tuple[int, ...], str]]) 
     return table
 
 
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Table of cells of text, of which the first column is names."""
+    table = _table(title, [columns[0]], [])
+    for name in columns[1:]:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
 def evaluation_tables(
     evaluation: Evaluation | MultiLabelEvaluation, max_classes: int = 50
 ) -> list[Table]:

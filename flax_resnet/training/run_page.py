@@ -1,14 +1,16 @@
 """The page of a run, from its data set and the evaluation of its best checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..config import Config
-from ..data import UNIFORMS_PER_CROP, Dataset, Source
+from ..config import AugmentConfig, Config, DataConfig
+from ..data import UNIFORMS_PER_CROP, Dataset, Source, open_dataset
 from ..data.images import ImageDecodeError, ImageFiles
 from ..errors import UserError
 from ..metrics import evaluate_logits
@@ -103,6 +105,29 @@ def sheet_of(config: Config, dataset: Dataset) -> DataSheet:
     except (ImageDecodeError, UserError, OSError):
         versions = []
     return data_sheet(dataset, indices, versions)
+
+
+def write_run_sheet(workdir: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the page of a run shows of its data, from the settings of ``config.json``.
+
+    Raises:
+        UserError: The data are not where the settings say, or the file cannot be written.
+    """
+    config = Config(
+        data=DataConfig(**_section(settings, "data.")),
+        augment=AugmentConfig(**_section(settings, "augment.")),
+        seed=settings.get("seed", 0),
+    )
+    dataset = open_dataset(config.data, config.augment)
+    write_data_sheet(workdir / FOLDER, sheet_of(config, dataset))
+
+
+def _section(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name.startswith(prefix)
+    }
 
 
 def _augmented(config: Config, dataset: Dataset, indices: list[int]) -> list[np.ndarray]:
