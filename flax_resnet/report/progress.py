@@ -1,19 +1,25 @@
 """Progress of a training run: a bar on a terminal, lines of text elsewhere."""
 
+import importlib.util
+import math
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0  # between lines of text
+SPARKLINE = 12  # characters
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
     """Context manager that shows the progress of a training run.
 
-    It shows step, epoch, loss, accuracy, images per second, data wait and remaining time. Other
-    text can be printed with ``console.print`` meanwhile.
+    It shows step, epoch, loss, accuracy, images per second, data wait and remaining time; on a
+    terminal also the course of loss and accuracy. A notebook shows the bar too. Other text can be printed with ``console.print`` meanwhile.
 
     Args:
         console: where to show it.
@@ -24,6 +30,12 @@ class Progress:
     def __init__(self, console: Console, total_steps: int, start: int) -> None:
         self._console = console
         self._total, self._start = total_steps, start
+        self._losses: list[float] = []
+        self._accuracies: list[float] = []
+        # In a notebook rich draws with ipywidgets, and warns at every update where there are none.
+        self._is_live = console.is_terminal or (
+            console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        )
         self._start_time = self._print_time = time.perf_counter()
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -32,7 +44,7 @@ class Progress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._is_live,
             transient=True,
         )
         self._task = self._bar.add_task(
@@ -59,16 +71,42 @@ class Progress:
             rate: images per second.
             wait: fraction of the time that was spent waiting for data.
         """
-        status = f"loss {loss:.3f}  top-1 {top1:.1%}  {rate:,.0f} images/s  data wait {wait:.0%}"
+        speed = f"{rate:,.0f} images/s  data wait {wait:.0%}"
+        status = f"loss {loss:.3f}  top-1 {top1:.1%}  {speed}"
+        if self._is_live:
+            self._losses.append(loss)
+            self._accuracies.append(top1)
+            if self._console.encoding.startswith("utf"):
+                lines = sparkline(self._losses), sparkline(self._accuracies)
+                status = f"loss {lines[0]} {loss:.3f}  top-1 {lines[1]} {top1:.1%}  {speed}"
         self._bar.update(self._task, completed=step, epoch=f"{epoch:.1f}", status=status)
         now = time.perf_counter()
-        if not self._console.is_terminal and now - self._print_time > PLAIN_SECONDS:
+        if not self._is_live and now - self._print_time > PLAIN_SECONDS:
             self._print_time = now
             seconds_per_step = (now - self._start_time) / max(step - self._start, 1)
             remaining = _duration(seconds_per_step * (self._total - step))
             self._console.print(
                 f"step {step}/{self._total}  epoch {epoch:.1f}  {status}  {remaining} to go"
             )
+
+
+def sparkline(values: Sequence[float], width: int = SPARKLINE) -> str:
+    """Return the course of values as blocks, from the lowest to the highest of them.
+
+    Args:
+        values: The values, of which those that are not finite are left out; of more than ``width``
+            each block is the mean of several.
+        width: Most characters.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    size = min(len(finite), width)
+    ends = [index * len(finite) // max(size, 1) for index in range(size + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(ends)]
+    if not means:
+        return ""
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
 
 
 def _duration(seconds: float) -> str:
