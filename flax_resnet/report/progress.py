@@ -19,7 +19,8 @@ class Progress:
     """Context manager that shows the progress of a training run.
 
     It shows step, epoch, loss, accuracy, images per second, data wait and remaining time; on a
-    terminal also the course of loss and accuracy. A notebook shows the bar too. Other text can be printed with ``console.print`` meanwhile.
+    terminal also the course of loss and accuracy. A notebook shows the bar too. Other text can be
+    printed with ``console.print`` meanwhile.
 
     Args:
         console: where to show it.
