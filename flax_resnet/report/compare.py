@@ -173,7 +173,7 @@ def setting_differences(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str
 
 def run_rows(runs: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
     """Return a row for each run: name, top-1 with its standard error, images, epochs, time."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in runs:
         last = run.history[-1] if run.history else None
         rows.append(
@@ -190,7 +190,8 @@ def run_rows(runs: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
 
 def paired_rows(runs: Sequence[ComparedRun]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return a row for each other run against the first, and sentences on what is missing."""
-    rows, notes = [], []
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
     for other in runs[1:]:
         first, second = same_images(runs[0], other)
         if not len(first):

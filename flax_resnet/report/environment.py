@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -34,14 +35,12 @@ def describe_environment(words: Sequence[str] | None = None) -> dict[str, Any]:
     """
     import jax
 
-    from .. import __version__
-
     devices = jax.devices()
     command = command_of(sys.argv if words is None else words)
     found: dict[str, Any] = {
         "command": command,
         "recipe": _recipe(command),
-        "versions": {"flax_resnet": __version__, "python": platform.python_version()},
+        "versions": {"flax_resnet": package_version(), "python": platform.python_version()},
         "commit": _commit(Path(__file__).parent),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "processes": jax.process_count(),
@@ -52,6 +51,13 @@ def describe_environment(words: Sequence[str] | None = None) -> dict[str, Any]:
             found["versions"][name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def package_version() -> str:
+    """Return the version of flax_resnet; its root is not imported by name, because it imports all
+    packages."""
+    found: str = import_module(__package__.partition(".")[0]).__version__
     return found
 
 
@@ -101,11 +107,11 @@ def python_command(settings: Mapping[str, Any]) -> str:
         if value != usual:
             sections.setdefault(section, []).append(f"{field}={value!r}")
     arguments = sections.pop("", [])
-    for field in dataclasses.fields(Config):
-        if field.name in sections:
-            kind = type(getattr(default, field.name)).__name__
-            inner = ", ".join(sections[field.name])
-            arguments.append(f"{field.name}=fr.config.{kind}({inner})")
+    for held in dataclasses.fields(Config):
+        if held.name in sections:
+            kind = type(getattr(default, held.name)).__name__
+            inner = ", ".join(sections[held.name])
+            arguments.append(f"{held.name}=fr.config.{kind}({inner})")
     inner = "".join(f"    {argument},\n" for argument in arguments)
     return f"import flax_resnet as fr\n\nfr.train(fr.Config(\n{inner}))"
 

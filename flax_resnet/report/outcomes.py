@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
         "names": outcomes.names,
         "unreadable": dict(outcomes.unreadable),
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         name: value for name, value in vars(outcomes).items() if isinstance(value, np.ndarray)
     }
     files = list(outcomes.pictures.values())

@@ -33,7 +33,8 @@ def choose_rows(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarra
     order = np.argsort(-confidence, kind="stable")
     wrong = (predicted != labels)[order]
     mistakes, hits = order[wrong], order[~wrong]
-    rank, seen = np.empty(len(order), np.int64), {}
+    rank = np.empty(len(order), np.int64)
+    seen: dict[tuple[int, int], int] = {}
     for row in order:
         cell = labels[row], predicted[row]
         rank[row] = seen[cell] = seen.get(cell, -1) + 1

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ..file_names import escape
 from ..output_files import replacing, to_json
 from ..text_files import parse_json
+from .environment import package_version
 
 
 def write_html(
@@ -33,8 +34,6 @@ def write_html(
     Raises:
         UserError: The file cannot be written.
     """
-    from .. import __version__
-
     page = (
         _templates()
         .get_template(template)
@@ -42,7 +41,7 @@ def write_html(
             css=Markup(_asset("page.css")),
             script=Markup("\n".join(map(_asset, scripts))),
             data=Markup(script_json(data)),
-            version=__version__,
+            version=package_version(),
             **content,
         )
     )

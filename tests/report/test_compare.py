@@ -69,7 +69,8 @@ def test_the_same_files_are_found_in_another_order_and_folder(runs):
     assert (found.first_only, found.second_only) == (1, 2)
 
 
-def test_the_command_writes_a_page(runs, tmp_path, capsys):
+def test_the_command_writes_a_page(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     output = tmp_path / "c.html"
     assert main(["compare", *map(str, runs), "--output", str(output)]) == 0
     shown = capsys.readouterr().out
