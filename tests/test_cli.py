@@ -71,6 +71,7 @@ WRONG_USAGE = {
     "verify run --replay many": "--replay is 'many'; it must be an integer.",
     "checkpoints": "RUN is missing",
     "debug-step": "FOLDER is missing",
+    "compare run": "Name two runs or more",
     "report run more": "'more' is one argument too many",
     "list a b": "'b' is one argument too many",
     "summary": "NAME is missing",
