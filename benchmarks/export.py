@@ -139,7 +139,7 @@ def export_by_torch(patterns: list[str], folder: Path) -> None:
             )
 
 
-def speed(files: list[Path], batch: int, rounds: int, threads: int) -> None:
+def speed(files: list[Path], batch: int, size: int, rounds: int, threads: int) -> None:
     """Time files in turns, by the median and the fastest of all rounds."""
     import onnxruntime
 
@@ -149,7 +149,7 @@ def speed(files: list[Path], batch: int, rounds: int, threads: int) -> None:
         file: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         for file in files
     }
-    x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+    x = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
     times: dict[Path, list[float]] = {file: [] for file in files}
     for i in range(rounds + 2):
         order = files if i % 2 else files[::-1]
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int)
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0)
     chosen = parser.parse_args()
@@ -184,7 +185,7 @@ def main() -> None:
     elif chosen.task == "torch":
         export_by_torch(patterns, chosen.folder)
     else:
-        speed(chosen.files, chosen.batch, chosen.rounds, chosen.threads)
+        speed(chosen.files, chosen.batch, chosen.size, chosen.rounds, chosen.threads)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def export_command(
     /,
     *,
     output: str,
-    format: Literal["onnx", "stablehlo", "safetensors", "pth"] | None = None,
+    format: Literal["onnx", "openvino", "stablehlo", "safetensors", "pth"] | None = None,
     preprocess: bool = False,
     resize: bool = False,
     opset: int = 18,
@@ -32,8 +32,8 @@ def export_command(
 
     Args:
         source: A run's folder, a weights file, or a published model such as resnet50.
-        output: The file to write; its ending gives the format: .onnx, .stablehlo, .safetensors
-            or .pth.
+        output: The file to write; its ending gives the format: .onnx, .xml, .stablehlo,
+            .safetensors or .pth.
         format: The format, to be checked against the ending.
         preprocess: Take uint8 images [N, H, W, 3] and give probabilities; otherwise the file takes
             normalised images [N, 3, H, W] and gives logits.

@@ -22,15 +22,16 @@ from ...weights import load_weights
 from ..predict import to_probabilities
 from .comparison import Comparison, check_same, compare, logits_of, real_pixels, resize_difference
 from .int8 import Calibration, quantize
-from .onnx_file import NORMALIZED, OPSETS, PHOTOS, PIXELS, write_onnx
+from .onnx_file import NORMALIZED, OPSETS, PHOTOS, PIXELS, description, write_onnx
 from .onnx_graph import open_session
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
 
-Format = Literal["onnx", "stablehlo", "safetensors", "pth"]
+Format = Literal["onnx", "openvino", "stablehlo", "safetensors", "pth"]
 FORMATS: dict[str, Format] = {
     ".onnx": "onnx",
+    ".xml": "openvino",
     ".stablehlo": "stablehlo",
     ".safetensors": "safetensors",
     ".pth": "pth",
@@ -39,6 +40,7 @@ FORMATS: dict[str, Format] = {
 
 _OPTIONS = {
     "onnx": {"preprocess", "resize", "opset", "int8", "license"},
+    "openvino": {"preprocess", "license"},
     "stablehlo": {"preprocess", "license"},
     "safetensors": set[str](),
     "pth": set[str](),
@@ -54,7 +56,7 @@ class Exported:
         path: The file.
         format: Its format.
         comparison: How near its logits of real images are to those of its source; probabilities
-            where the file is StableHLO that gives them.
+            where a file of OpenVINO or StableHLO gives them.
         facts: More about the file, for a report: title -> text.
     """
 
@@ -121,8 +123,8 @@ def export(
     Args:
         classifier: The trained model.
         output: The file, in a folder that exists.
-        format: ``"onnx"``, ``"stablehlo"``, ``"safetensors"`` or ``"pth"``; by default that of the
-            file's ending.
+        format: ``"onnx"``, ``"openvino"``, ``"stablehlo"``, ``"safetensors"`` or ``"pth"``; by
+            default that of the file's ending.
         preprocess: The file takes uint8 images ``[N, H, W, C]`` of the transform's size instead of
             normalised ones ``[N, C, H, W]``, and gives probabilities instead of logits.
         resize: With ``preprocess``, the images have any size, and the file resizes and crops them.
@@ -191,6 +193,23 @@ def _write_onnx(path: Path, request: _Request) -> _Written:
     return _Written(lambda pixels: logits_of(read, pixels), facts)
 
 
+def _write_openvino(path: Path, request: _Request) -> _Written:
+    from .openvino import read_openvino, write_openvino
+
+    classifier = request.classifier
+    source = path.with_name("source.onnx")
+    write_onnx(source, classifier, opset=request.opset, takes=request.takes, licence=None)
+    write_openvino(path, source, description(classifier, request.takes, request.licence))
+    source.unlink()
+    compute = read_openvino(path)
+    if request.takes == PIXELS:
+        return _Written(compute, {}, "probabilities")
+    normalize = Preprocessing.from_transform(classifier.transform)
+    return _Written(
+        lambda pixels: compute(np.asarray(normalize(jnp.asarray(pixels))).transpose(0, 3, 1, 2)), {}
+    )
+
+
 def _write_stablehlo(path: Path, request: _Request) -> _Written:
     from .stablehlo import PLATFORMS, read_stablehlo, write_stablehlo
 
@@ -217,6 +236,7 @@ def _write_weights(path: Path, request: _Request) -> _Written:
 
 _WRITERS: dict[str, Callable[[Path, _Request], _Written]] = {
     "onnx": _write_onnx,
+    "openvino": _write_openvino,
     "stablehlo": _write_stablehlo,
     "safetensors": _write_weights,
     "pth": _write_weights,
@@ -241,8 +261,10 @@ def _check_output(path: Path, force: bool) -> None:
         raise UserError(f"The folder {path.parent} does not exist: make it, or name another.")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file.")
-    if path.exists() and not force:
-        raise UserError(f"{path} is there already: name another file, or give --force.")
+    others = [path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else []
+    for file in [path, *others]:
+        if file.exists() and not force:
+            raise UserError(f"{file} is there already: name another file, or give --force.")
 
 
 @contextmanager
