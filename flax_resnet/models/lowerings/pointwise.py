@@ -1,8 +1,9 @@
 """A 1x1 convolution as a product of matrices.
 
 XLA:CPU computes the product [N H W, C] by [C, F] with its matrix kernels, in values and in both
-gradients; the same convolution goes to a general one, whose weight gradient is 3 to 30 times slower
-(resnet50's [8, 56, 56, 64] by 256: 404 ms, not 14, on 2 cores with AVX2).
+gradients; the same convolution goes to a general one. Processor time of the forward pass and both
+gradients, AVX2, float32, JAX 0.12 with the flags of ``tune_cpu``: [8, 56, 56, 64] by 256 39 ms, not
+84; [8, 56, 56, 256] by 512 of stride 2 69, not 103; but [8, 14, 14, 1024] by 256 37, not 33.
 """
 
 import jax
