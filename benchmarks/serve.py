@@ -18,6 +18,7 @@ Requests go to this machine only.
 import argparse
 import asyncio
 import base64
+import importlib
 import io
 import json
 import os
@@ -137,52 +138,16 @@ def ours(run, *words):
     return [sys.executable, "-m", "flax_resnet.cli", "serve", run, "--port", "PORT", *words]
 
 
-def serve_litserve(run, port):
-    """LitServe with our classifier: photos are decoded and computed in its worker process."""
-    import litserve
-    import numpy as np
-
-    class Api(litserve.LitAPI):
-        def setup(self, device):
-            import flax_resnet as fr
-            from flax_resnet.data import Split
-            from flax_resnet.data.images import load_image
-
-            self.classifier, self.split, self.load = fr.load(run), Split, load_image
-            transform = self.classifier.transform
-            for size in (1, 2, 4, 8, BATCH):
-                self.predict([np.zeros((transform.height, transform.width, 3), np.uint8)] * size)
-
-        def decode_request(self, request):
-            return self.load(base64.b64decode(request["images"][0]), self.classifier.transform)
-
-        def batch(self, inputs):
-            return inputs
-
-        def predict(self, images):
-            images = np.stack(images)
-            split = self.split(images, np.zeros(len(images), np.int32))
-            return self.classifier.predict(split, batch_size=BATCH).top(5)
-
-        def unbatch(self, output):
-            return output
-
-        def encode_response(self, output):
-            return [{"predictions": [vars(prediction) for prediction in output]}]
-
-    api = Api(max_batch_size=BATCH, batch_timeout=0.005)
-    litserve.LitServer(api, accelerator="cpu", timeout=600).run(port=port, log_level="error")
-
-
 def serve_torch(name, port):
     """The usual tutorial: a model in eval mode, and one forward pass for each request."""
     import torch
-    import torchvision
     import uvicorn
     from fastapi import FastAPI
     from PIL import Image
-    from torchvision.transforms import v2
 
+    from tests.weights.torchvision_import import torchvision
+
+    v2 = importlib.import_module("torchvision.transforms.v2")
     model = getattr(torchvision.models, name)().eval()
     transform = v2.Compose(
         [
@@ -229,9 +194,10 @@ def speed(run, seconds, rounds, torch_python, lit_path):
     servers = {"flax-resnet serve": (ours(run, "--batch-size", str(BATCH), "--timeout", "600"), {})}
     if lit_path is not None:
         lit = {"PYTHONPATH": f"{lit_path}:{Path.cwd()}"}
-        servers["LitServe"] = ([*this, "litserve", run, "--port", "PORT"], lit)
+        words = [sys.executable, "-m", "benchmarks.serve_litserve", run, "PORT"]
+        servers["LitServe"] = (words, lit)
     if torch_python is not None:
-        words = [torch_python, __file__, "torch", name, "--port", "PORT"]
+        words = [torch_python, "-m", "benchmarks.serve", "torch", name, "--port", "PORT"]
         servers["FastAPI and torch"] = (words, {})
     rates = {}
     for number in range(rounds):
@@ -401,7 +367,7 @@ def hold(run, checked, many, bad):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["speed", "hold", "predict", "litserve", "torch"])
+    parser.add_argument("part", choices=["speed", "hold", "predict", "torch"])
     parser.add_argument("run", help="a run's folder, or what fr.load takes")
     parser.add_argument("--port", type=int)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -418,8 +384,6 @@ def main():
         hold(options.run, options.checked, options.requests, options.malformed)
     elif options.part == "predict":
         predict_rate(options.run, options.seconds)
-    elif options.part == "litserve":
-        serve_litserve(options.run, options.port)
     else:
         serve_torch(options.run, options.port)
 
