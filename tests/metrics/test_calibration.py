@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 
 from flax_resnet.metrics import (
     expected_calibration_error,
     fit_temperature,
     mean_softmax_cross_entropy,
     probabilities_of,
+    reliability_bins,
 )
 
 
@@ -59,3 +61,19 @@ def test_no_other_temperature_has_a_lower_loss():
     for temperature in np.geomspace(1 / 20, 20, 50):
         assert best <= mean_softmax_cross_entropy(logits, labels, temperature) + 1e-6
     np.testing.assert_allclose(probabilities_of(logits, temperature=20.0).sum(1), 1)
+
+
+@settings(database=None, deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(2, 6))
+def test_reliability_agrees_with_scikit_learn(seed, count, num_classes):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(num_classes) / 2, count)
+    labels = rng.integers(0, num_classes, count)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    counts, confidences, hits = reliability_bins(confidence, correct)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=15)
+    full = counts > 0
+    np.testing.assert_allclose(hits[full] / counts[full], accuracy)
+    np.testing.assert_allclose(confidences[full] / counts[full], mean)
+    weighted = np.abs(accuracy - mean) @ counts[full] / count
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(weighted)
