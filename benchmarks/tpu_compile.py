@@ -87,7 +87,11 @@ def compile_case(case, topology):
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
     text = compiled.as_text()
-    groups = re.findall(r"(?:feature|batch)_group_count=(\d+)", text)
+    convolutions = re.findall(r"= \S+ convolution\(.*", text)
+    # The compiler writes groups as a third dimension of the window.
+    grouped = [
+        line for line in convolutions if re.search(r"size=\d+x\d+x\d+|group_count=(?!1\b)", line)
+    ]
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis() or {}
     if isinstance(cost, list):
@@ -100,8 +104,8 @@ def compile_case(case, topology):
         "temporary": memory.temp_size_in_bytes,
         "flops": cost.get("flops"),
         "bytes": cost.get("bytes accessed"),
-        "convolutions": len(re.findall(r" convolution\(", text)),
-        "grouped": sum(int(count) > 1 for count in groups),
+        "convolutions": len(convolutions),
+        "grouped": len(grouped),
         "collectives": len(collectives),
         "collective_bytes": sum(one.bytes for one in collectives),
     }

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Set
 from typing import Literal, NamedTuple
 
+from .errors import UserError
 from .jax_internals import has_started
 from .paths import writable_folder
 from .processor import BFLOAT16, multiplies_bfloat16, processor_features
@@ -79,6 +80,9 @@ ALLOCATOR = ":".join(
 )
 
 
+# The first makes reductions deterministic, the second refuses algorithms that are not.
+DETERMINISM = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_exclude_nondeterministic_ops=true")
+
 SWITCH = "FLAX_RESNET_TUNE"  # an environment variable; "0" turns tuning off
 
 
@@ -117,6 +121,28 @@ def tune_cpu(restart: bool = False, *, dtype: Dtype = "float32", task: Task = "t
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def require_determinism() -> None:
+    """Let XLA use only deterministic algorithms on GPUs; call it before the first computation.
+
+    Raises:
+        UserError: JAX has started without these flags.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    absent = [flag for flag in DETERMINISM if flag not in flags]
+    if not absent:
+        return
+    if has_started():
+        import jax
+
+        if jax.default_backend() == "cpu":
+            return
+        raise UserError(
+            f"deterministic: JAX has started already; set XLA_FLAGS='{' '.join(DETERMINISM)}' "
+            "before it starts."
+        )
+    os.environ["XLA_FLAGS"] = " ".join([flags, *absent]).strip()
 
 
 def uses_cpu(environment: Mapping[str, str]) -> bool:

@@ -51,7 +51,8 @@ def _parse(
         )
     rest = ["--model.conv-impl" if word == "--conv-impl" else word for word in rest]
     description = (
-        f"{text} Configs: {', '.join(list_configs())}; or the path of one. "
+        f"{text} Configs: {', '.join(list_configs())}; or the path of one, "
+        "which is Python code that runs: name only files that you trust. "
         "Each field below can be set, as in --optimizer.learning-rate 0.1."
     )
     default = load_config(recipe) if recipe else Config()

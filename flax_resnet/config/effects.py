@@ -112,6 +112,7 @@ EFFECTS: dict[str, Effect] = {
     "workdir": "none",
     "evaluate_every": "numbers",
     "microbatches": "numbers",
+    "deterministic": "rounding",
     "on_nan": "rounding",
     "save_every": "none",
     "track": "none",

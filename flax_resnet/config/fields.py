@@ -301,6 +301,9 @@ class Config:
     microbatches: int = 1
     """Split the batch of a step into this many batches, computed one after the other, to save
     memory."""
+    deterministic: bool = False
+    """Use only algorithms of GPUs that give the same bits each time; some are slower. On a CPU all
+    do."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     """What follows a step whose loss or gradient is not finite: the end of the run, with a dump
     from which debug-step repeats it; the next step, from the state before; or the last checkpoint,

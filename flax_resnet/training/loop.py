@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..report import Progress, Trackers, check_trackers, open_trackers, read_history
 from ..report.environment import write_environment
 from ..report.page import FOLDER
-from ..runtime import keep_programs
+from ..runtime import keep_programs, require_determinism
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -24,6 +24,7 @@ from .debugging import explain
 from .distributed import connect, watch_peers
 from .divergence import DivergedError, check_loss, check_state
 from .evaluation import to_means
+from .memory import exhaustion_explained
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
@@ -56,6 +57,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
     check_trackers(config.track)
+    if config.deterministic:
+        require_determinism()
     connect(config.parallel)
     is_primary = jax.process_index() == 0
     console.quiet = console.quiet or not is_primary
@@ -89,7 +92,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
                 closing(_open_trackers(run, workdir, checkpoints, console)) as trackers,
             ):
                 recorder = Recorder(run, workdir, lock, checkpoints, stop, console, trackers)
-                return _train(run, state, recorder)
+                with exhaustion_explained():
+                    return _train(run, state, recorder)
 
 
 def _open_trackers(run: Run, workdir: Path, checkpoints: Checkpoints, console: Console) -> Trackers:
@@ -230,6 +234,7 @@ def _fit(
             first_batch = next(batches)
             began = time.perf_counter()
             compiled = compile_step(step, run.partitioning, state, sums, first_batch)
+            run.check_memory(compiled, step, state, sums, first_batch)
             console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
             clock.restart()
             # The steps come first, so that zip takes no batch of the next segment.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,10 @@ from ..transform import EvalTransform
 from ..weights import LoadedWeights, build_model
 from .build import build_augmentation, build_transform, model_channels
 from .dtype import resolve_dtype
+from .memory import check_memory
 from .mesh import data_mesh, local_shard
 from .optim import create_optimizer, create_schedule
-from .partitioning import Partitioning, choose_partitioning
+from .partitioning import Partitioning, choose_partitioning, compile_step
 from .segments import Phase, Segment, phase_at, plan_phases, plan_segments, size_at
 from .state import TrainState
 from .step import TrainStep
@@ -216,6 +217,33 @@ class Run:
         )
         run_key = jax.random.key_data(jax.random.split(key)[1])
         return jitted(step.init_from)(variables, run_key)
+
+    def check_memory(
+        self,
+        compiled: jax.stages.Compiled,
+        step: TrainStep,
+        state: TrainState,
+        sums: Any,
+        batch: Any,
+    ) -> None:
+        """Check that the compiled step of a batch fits the memory.
+
+        Raises:
+            UserError: It does not fit; the message has a batch size that does, if there is one.
+        """
+        partitioning, microbatches = self.partitioning, self.config.microbatches
+
+        def compile_with(batch_size: int) -> jax.stages.Compiled:
+            smaller = {
+                name: jax.ShapeDtypeStruct(
+                    (batch_size, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding
+                )
+                for name, leaf in batch.items()
+            }
+            return compile_step(step, partitioning, state, sums, smaller)
+
+        unit = microbatches * math.lcm(partitioning.num_devices, partitioning.batch_norm_groups)
+        check_memory(compiled, self.config.data.batch_size, unit, compile_with)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state before the first step; nothing is computed."""

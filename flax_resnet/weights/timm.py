@@ -247,7 +247,8 @@ def timm_transform(settings: Mapping[str, Any]) -> EvalTransform:
         _are_numbers(shape, int)
         and len(shape) == 3
         and min(shape) > 0
-        and _are_numbers((ratio, *mean), int, float)
+        and _are_numbers((ratio,), int, float)
+        and _are_numbers(mean, int, float)
         and _are_numbers(std, int, float)
         and min(std, default=0) > 0
         and isinstance(interpolation, str)

@@ -33,7 +33,6 @@ from flax_resnet.weights.description import read_description
 from flax_resnet.weights.formats.files import read_metadata, read_weights
 from flax_resnet.weights.repository import read_json_object
 from flax_resnet.weights.timm import read_description as read_timm
-from flax_resnet.weights.timm import timm_transform
 from flax_resnet.weights.transformers import class_names, model_options, processor_transform
 
 TESTS = Path(__file__).parents[1]
@@ -224,9 +223,7 @@ def configs_of_timm():
 
 
 def read_timm_config(path):
-    description = read_timm(read_json_object(path))
-    timm_transform(read_json_object(path).get("pretrained_cfg", {}))
-    return description
+    return read_timm(read_json_object(path))
 
 
 READERS = {

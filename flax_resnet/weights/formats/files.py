@@ -228,7 +228,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         EOFError,
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,
+        RuntimeError,  # an encrypted entry, or an unknown compression
     ) as error:
         raise UserError(f"{path} is not a sound .npz file ({error}).") from error
     return LazyArrays(file.files, lambda name: _npz_entry(path, file, name), shapes.__getitem__)

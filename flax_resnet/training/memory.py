@@ -1,0 +1,131 @@
+"""Whether a step fits the memory, from the compiled program, before it runs."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from ..errors import UserError
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def check_memory(
+    compiled: jax.stages.Compiled,
+    batch_size: int,
+    unit: int,
+    compile_with: Callable[[int], jax.stages.Compiled],
+) -> None:
+    """Check that a compiled step fits, next to what is in memory already.
+
+    Args:
+        compiled: The step.
+        batch_size: Images of its global batch.
+        unit: A smaller batch must be a multiple of this.
+        compile_with: Compiles the step for another batch size.
+
+    Raises:
+        UserError: It does not fit; the message has a batch size that does, if there is one.
+    """
+    limit, held, where = memory_limit()
+    if limit is None or held + _needed(compiled) <= limit:
+        return
+    problem = (
+        f"A step with batch size {batch_size:,} needs {_gigabytes(held + _needed(compiled))} of "
+        f"memory by XLA's estimate, more than the {_gigabytes(limit)} of {where}"
+    )
+    smaller = unit << ((batch_size - 1) // unit).bit_length()
+    while (smaller := smaller // 2) >= unit:
+        fraction = smaller / batch_size
+        # In proportion, as most of the memory is activations: most sizes are not compiled.
+        if held + 0.9 * fraction * _needed(compiled) > limit:
+            continue
+        needed = held + _needed(compile_with(smaller))
+        if needed <= limit:
+            raise UserError(
+                f"{problem}: use --data.batch-size {smaller}, which needs {_gigabytes(needed)}, or "
+                f"--microbatches {max(2, round(batch_size / smaller))}."
+            )
+    raise UserError(f"{problem}, and no smaller batch fits: use smaller images or another model.")
+
+
+@contextmanager
+def exhaustion_explained() -> Iterator[None]:
+    """Turn the error of a device whose memory is exhausted into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # Those of files and of other resources name them, and are explained elsewhere.
+        if "RESOURCE_EXHAUSTED" not in str(error) or "memory" not in str(error).lower():
+            raise
+        raise UserError(
+            f"The device is out of memory ({str(error).splitlines()[0]:.200}): use a smaller "
+            "--data.batch-size, or --microbatches; the last checkpoint is complete."
+        ) from error
+
+
+def memory_limit() -> tuple[int | None, int, str]:
+    """Return the bytes that may be in use, those that are, and whose limit it is.
+
+    The limit is that of the first local device. On a CPU it is the container's, or that of the
+    machine with its swap space, and all devices share it. None stands for an unknown one.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return limit, stats.get("bytes_in_use", 0), f"the {device.device_kind}"
+    if sys.platform != "linux":
+        return None, 0, ""
+    page = os.sysconf("SC_PAGE_SIZE")
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * page
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    machine = 1024 * sum(int(fields[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
+    container = container_limit(Path("/proc/self/cgroup").read_text(), _CGROUPS)
+    if container is not None and container < machine:
+        return container, held, "this container"
+    return machine, held, "this machine"
+
+
+def container_limit(groups: str, root: Path) -> int | None:
+    """Return the least limit of the control groups that a process is in, in bytes.
+
+    Args:
+        groups: The text of ``/proc/self/cgroup``.
+        root: The folder of the control groups, of version 2, or of 1 with its folder ``memory``.
+    """
+    limits = []
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inner = top / path.lstrip("/")
+        # In a container the path may be that outside of it; its own limit is then at the top.
+        for folder in (inner, *inner.parents):
+            if folder.is_relative_to(top):
+                try:
+                    limits.append(int((folder / name).read_text()))
+                except (OSError, ValueError):  # absent, or "max"
+                    continue
+    return min(limits, default=None)
+
+
+def _needed(compiled: jax.stages.Compiled) -> int:
+    """Return the bytes that a program allocates while it runs, on all devices of one memory."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    copies = jax.local_device_count() if jax.local_devices()[0].platform == "cpu" else 1
+    return copies * (analysis.temp_size_in_bytes + max(outputs, 0))
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.2g} GB" if count < 1e10 else f"{count / 1e9:,.0f} GB"

@@ -1,0 +1,80 @@
+"""A step that does not fit is refused before it runs, with a batch size that fits."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import flax_resnet as fr
+from flax_resnet.config import DataConfig, ModelConfig
+from flax_resnet.training import memory
+
+MB = 10**6
+
+
+def compile_with(batch_size):
+    """A program that needs 12 MB for each image."""
+    images = jax.ShapeDtypeStruct((batch_size, 1000, 1000), jnp.float32)
+    return jax.jit(lambda x: jnp.cumsum(jnp.sort(x, axis=1), axis=2)).lower(images).compile()
+
+
+@pytest.mark.parametrize(
+    ("limit", "held", "fits"), [(10**12, 0, 64), (250 * MB, 0, 16), (250 * MB, 190 * MB, 4)]
+)
+def test_a_batch_size_that_fits_is_named(limit, held, fits, monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: (limit, held, "this container"))
+    needed = {n: held + memory._needed(compile_with(n)) for n in (fits, 2 * fits)}
+    assert needed[fits] <= limit
+    if fits == 64:
+        memory.check_memory(compile_with(64), 64, 2, compile_with)
+        return
+    assert needed[2 * fits] > limit
+    with pytest.raises(fr.UserError, match=rf"of this container: use --data.batch-size {fits}, "):
+        memory.check_memory(compile_with(64), 64, 2, compile_with)
+
+
+def test_nothing_fits(monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: (MB, 0, "this container"))
+    with pytest.raises(fr.UserError, match="no smaller batch fits"):
+        memory.check_memory(compile_with(4), 4, 1, compile_with)
+
+
+@pytest.mark.slow
+def test_training_is_refused_before_the_first_step(tmp_path, console, monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: (MB, 0, "this container"))
+    model = ModelConfig(name="resnet", stage_sizes=(1,), block="basic", widths=(4,), stem="cifar")
+    data = DataConfig(name="digits", batch_size=512)
+    config = fr.Config(model, data, epochs=1, workdir=str(tmp_path), compile_cache=None)
+    with pytest.raises(fr.UserError, match=r"use --data.batch-size \d+, which") as caught:
+        fr.train(config, console)
+    assert not (tmp_path / "history.jsonl").exists()
+    assert int(re.search(r"batch-size (\d+)", str(caught.value))[1]) in (64, 128, 256)
+
+
+def test_the_limits_of_containers(tmp_path):
+    v2 = tmp_path / "v2"
+    (v2 / "a" / "b").mkdir(parents=True)
+    (v2 / "a" / "memory.max").write_text("5000000\n")
+    (v2 / "a" / "b" / "memory.max").write_text("max\n")
+    assert memory.container_limit("0::/a/b\n", v2) == 5_000_000
+    v1 = tmp_path / "v1"
+    (v1 / "memory").mkdir(parents=True)
+    (v1 / "memory" / "memory.limit_in_bytes").write_text("7000000\n")
+    assert memory.container_limit("5:cpu:/x\n4:memory:/outside\n0::/\n", v1) == 7_000_000
+    assert memory.container_limit("0::/\n", tmp_path) is None
+
+
+def test_an_exhausted_device_is_reported_in_one_sentence():
+    message = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
+    with (
+        pytest.raises(fr.UserError, match="use a smaller"),
+        memory.exhaustion_explained(),
+    ):
+        raise jax.errors.JaxRuntimeError(message)
+    other = "RESOURCE_EXHAUSTED: No space left on device"
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="No space left"),
+        memory.exhaustion_explained(),
+    ):
+        raise jax.errors.JaxRuntimeError(other)
