@@ -47,6 +47,9 @@ function smallMatrix(holder, size) {
   const cell = Math.max(18, Math.min(54, Math.floor((width - names) / size) - 2));
   const grid = element("div", { class: "matrix", style:
     `--cell:${cell}px;--names:${names}px;grid-template-columns:${names}px repeat(${size},${cell}px)` });
+  // All counts are written, or none: an empty cell must mean zero where others have a number.
+  const digits = Math.max(1, ...[...cells.values()].map((count) => thousands(count).length));
+  const fits = cell >= 4 + 7 * digits;
   grid.append(element("span", { class: "name axis" }, "true ╲ predicted"));
   for (let p = 0; p < size; p++)
     grid.append(element("span", { class: "name top", title: nameOf(p) }, text(nameOf(p))));
@@ -55,7 +58,7 @@ function smallMatrix(holder, size) {
     for (let p = 0; p < size; p++) {
       const count = cells.get(`${t},${p}`) || 0, amount = strength(t, p, count);
       const color = t === p ? "--hit" : "--miss";
-      const shown = count && cell >= 18 + 6 * String(count).length - 6 ? thousands(count) : "";
+      const shown = count && fits ? thousands(count) : "";
       grid.append(element("button", { "data-t": t, "data-p": p,
         "aria-label": `true ${nameOf(t)}, predicted ${nameOf(p)}: ${count}`,
         style: `background:color-mix(in srgb, var(${color}) ${(100 * amount).toFixed(1)}%, var(--chip));`
