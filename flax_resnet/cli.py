@@ -56,6 +56,7 @@ COMMANDS = {
     "push": Command("weights", "Upload a model to the Hugging Face hub, with a model card."),
     "check": Command("data", "Read every image of a folder or list and report defects."),
     "prepare": Command("data", "Write a data set in the format of TFDS, without TensorFlow."),
+    "lr-find": Command("training", "Suggest a learning rate for a config.", "flags"),
     "augment-preview": Command("training", "Write a picture of a config's augmented images."),
 }
 

@@ -1,4 +1,4 @@
-"""Commands that take a config: train, augment-preview."""
+"""Commands that take a config: train, lr-find, augment-preview."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +21,28 @@ def train_command(words: Sequence[str]) -> None:
 
 def _train(*, config: str | None = None) -> tuple[str | None, None]:
     return config, None
+
+
+def lr_find_command(words: Sequence[str]) -> None:
+    """Suggest a learning rate for a config."""
+    text = "Train --steps (100) steps while the learning rate rises; draw the loss to --output."
+    config, (output, steps) = _parse("lr-find", _lr_find, words, text)
+    from ..config import scaled_learning_rate
+    from ..training import find_learning_rate
+
+    found = find_learning_rate(config, steps=steps, plot=Path(output))
+    print(f"Look at {output}: {len(found.rates)} steps.")
+    if found.suggestion is None:
+        raise UserError("The loss did not fall at any rate, so there is nothing to suggest.")
+    # The option is for base_batch_size where that is set.
+    scale = scaled_learning_rate(config) / config.optimizer.learning_rate
+    print(f"--optimizer.learning-rate {found.suggestion / scale:.2g}")
+
+
+def _lr_find(
+    *, config: str | None = None, output: str = "lr.png", steps: int = 100
+) -> tuple[str | None, tuple[str, int]]:
+    return config, (output, steps)
 
 
 def augment_preview_command(words: Sequence[str]) -> None:

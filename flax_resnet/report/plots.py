@@ -174,6 +174,48 @@ def _balance_figure(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -
     return figure
 
 
+def save_learning_rates(
+    rates: np.ndarray,
+    losses: np.ndarray,
+    smoothed: np.ndarray,
+    suggestion: float | None,
+    path: str | Path,
+) -> None:
+    """Write a plot of the loss by learning rate to an image file.
+
+    Args:
+        rates: The rates, ``[N]``.
+        losses, smoothed: The losses and their moving average, ``[N]``.
+        suggestion: A rate to mark, or None.
+        path: The file; its suffix (.png, .svg or .pdf) determines the format.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    try:
+        with replacing(path) as fresh, mpl.rc_context(_STYLE):
+            figure = Figure(figsize=(7, 4), layout="constrained")
+            axes = figure.subplots()
+            axes.plot(rates, losses, color=_TRAIN, linewidth=0.8, label="loss")
+            axes.plot(rates, smoothed, color=_VALIDATION, linewidth=1.8, label="moving average")
+            if suggestion is not None:
+                label = f"suggestion {suggestion:.2g}"
+                axes.axvline(suggestion, color=_OTHER, linestyle="--", label=label)
+            axes.set_xscale("log")
+            axes.set_xlabel("learning rate")
+            axes.set_ylabel("cross-entropy")
+            axes.set_title("Loss while the learning rate rises")
+            axes.legend(frameon=False)
+            _save(figure, fresh, dpi=150)
+    except ValueError as error:  # the suffix is no image format
+        raise UserError(
+            f"{path} cannot be written ({error}): name another path, ending in .png."
+        ) from error
+
+
 def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
     """Write the confusion matrix to an image file.
 

@@ -3,6 +3,8 @@ from .forward_pass import BatchOutputs as BatchOutputs
 from .forward_pass import forward as forward
 from .forward_pass import static_batch_size as static_batch_size
 from .loop import train as train
+from .lr_find import RateSearch as RateSearch
+from .lr_find import find_learning_rate as find_learning_rate
 from .optim import create_optimizer as create_optimizer
 from .optim import create_schedule as create_schedule
 from .preview import augment_preview as augment_preview
