@@ -205,6 +205,9 @@ def save_learning_rates(
                 label = f"suggestion {suggestion:.2g}"
                 axes.axvline(suggestion, color=_OTHER, linestyle="--", label=label)
             axes.set_xscale("log")
+            # Matplotlib writes powers as mathematics, which labels of ours never are.
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
             axes.set_xlabel("learning rate")
             axes.set_ylabel("cross-entropy")
             axes.set_title("Loss while the learning rate rises")
