@@ -5,14 +5,15 @@ is the owner's heartbeat. ``flock`` guards each change of it, so that of many co
 once one wins. A lock is stale, and is taken over, when its process is gone, which can be seen on
 the same host, or when its heartbeat has stopped for ``STALE_SECONDS``, by the clock of the file
 system. A folder on an object store, which has no ``flock``, would need another class with the same
-three methods.
+three methods. Windows has no ``flock`` either: of commands that start there in the same instant,
+more than one may go on.
 """
 
-import fcntl
 import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -63,7 +64,8 @@ class Owner:
 
     def is_gone(self) -> bool | None:
         """Whether the owner's process has ended; None where that cannot be seen from here."""
-        if (self.host, self.system) != (socket.gethostname(), _system()):
+        here = _system()
+        if not here or (self.host, self.system) != (socket.gethostname(), here):
             return None
         return _born(self.pid) != self.born
 
@@ -118,6 +120,7 @@ class Lock:
         with suppress(OSError), _guarded(self._path) as file:
             now = _read_owner(file)
             if now is not None and now.token == self.owner.token:
+                file.truncate(0)  # Windows removes no file that is open
                 self._path.unlink()
 
     def _beat(self) -> None:
@@ -167,7 +170,7 @@ def _guarded(path: Path) -> Iterator[Any]:
         with path.open("a+b") as file:
             while True:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _flock(file)
                     break
                 except BlockingIOError:
                     if time.monotonic() > until:
@@ -181,6 +184,14 @@ def _guarded(path: Path) -> Iterator[Any]:
             if is_same:
                 yield file
                 return
+
+
+def _flock(file: Any) -> None:
+    """Lock an open file until it is closed, or raise BlockingIOError."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read_owner(file: Any) -> Owner | None:
@@ -214,7 +225,8 @@ def _age(folder: Path, path: Path) -> float:
 
 
 def _system() -> str:
-    """Return what differs between systems and containers that have the same name."""
+    """Return what differs between systems and containers that have the same name; empty on systems
+    other than Linux, where only the heartbeat tells whether an owner is gone."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

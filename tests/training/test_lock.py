@@ -98,6 +98,19 @@ def test_an_owner_on_another_host_is_replaced_when_its_heartbeat_has_stopped(tmp
     second.release()
 
 
+def test_where_processes_cannot_be_seen_the_heartbeat_decides(tmp_path, monkeypatch):
+    """As on macOS and Windows, where a killed run could otherwise never be resumed."""
+    monkeypatch.setattr(lock, "_system", lambda: "")
+    monkeypatch.setattr(lock, "_born", lambda pid: "")
+    Lock(tmp_path, "train")
+    with pytest.raises(UserError, match="last sign of life"):
+        Lock(tmp_path, "train")
+    then = time.time() - lock.STALE_SECONDS - 1
+    os.utime(tmp_path / ".lock", (then, then))
+    Lock(tmp_path, "train").release()
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_half_written_lock_is_replaced(tmp_path):
     (tmp_path / ".lock").write_text('{"job": "train", "ho')
     Lock(tmp_path, "train").release()
