@@ -104,6 +104,7 @@ def train_step(model, optimizer):
     return gradients
 
 
+@pytest.mark.slow
 def test_three_steps_equal_linens_in_float64(resnet20):
     with jax.enable_x64(True):
         linen = resnet20[0].clone(dtype=jnp.float64, param_dtype=jnp.float64)

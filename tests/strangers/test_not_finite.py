@@ -259,6 +259,7 @@ def small_run(workdir, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_finite_does_not_replace_the_checkpoint(tmp_path, console, monkeypatch):
     """The loss is finite all the time, because training does not use the running statistics."""
     compile_step = loop.compile_step

@@ -102,10 +102,10 @@ def train(data, workdir, *options):
 @pytest.mark.parametrize(
     "mode",
     [
-        *("head", "full"),
+        "head",
         *(
             pytest.param(mode, marks=pytest.mark.slow)
-            for mode in ("head by steps", "partial", "gradual")
+            for mode in ("full", "head by steps", "partial", "gradual")
         ),
     ],
 )
@@ -243,6 +243,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -260,6 +261,7 @@ def test_settings_that_change_no_number_may_change(finished, options):
     assert code == 0 and "Resuming from the checkpoint after step 3" in printed, printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "difference"),
     [

@@ -40,6 +40,7 @@ def off_by(classifier):
     return np.abs(logits(classifier) - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_blur_pool_was_taken_for_strides(folder, monkeypatch):
     """Its arrays are those of resnet18, and its logits are others."""
     monkeypatch.setattr(load, "fetch_timm", lambda _: (folder / "model.safetensors", CONFIG))
