@@ -1,5 +1,6 @@
 """The page of a run, from its data set and the evaluation of its best checkpoint."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..report.outcomes import outcomes_of, relative_names
 from ..report.page import FOLDER, write_page
 from .build import build_augmentation
 from .evaluation import SplitEvaluation
+from .transfer.features import Features
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def write_run_page(
     Raises:
         UserError: The page cannot be written.
     """
-    write_data_sheet(workdir / FOLDER, sheet_of(config, dataset))
+    write_data_sheet(workdir / FOLDER, sheet_of(config, _with_images(dataset)))
     if found is None or found.shown.logits is None or found.shown.labels is None:
         return write_page(workdir)
     rows, logits, labels = found.shown.rows, found.shown.logits, found.shown.labels
@@ -69,17 +71,29 @@ def write_run_page(
         fitted = found.fitted.logits, found.fitted.labels
     name = f"{dataset.name} ({found.split})"
     evaluation = evaluate_logits(name, logits, labels, dataset.classes, fitted)
-    names = image_names(found.images, found.split, config.data.dir)
+    images = found.images
+    if isinstance(images, Features):
+        images, rows = images.source, images.readable[rows]
+    names = image_names(images, found.split, config.data.dir)
     outcomes = outcomes_of(
         logits,
         labels,
         [names[row] for row in rows],
         split=found.split,
-        images=found.images,
+        images=images,
         rows=rows,
-        unreadable=dict(found.images.bad),
+        unreadable=dict(images.bad),
     )
     return write_page(workdir, evaluation, outcomes)
+
+
+def _with_images(dataset: Dataset) -> Dataset:
+    """Return the images of a data set whose splits may hold kept features."""
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    kept: dict[str, Any] = {
+        name: split.source for name, split in splits.items() if isinstance(split, Features)
+    }
+    return dataclasses.replace(dataset, **kept)
 
 
 def image_names(images: Source, split: str, root: str | None) -> tuple[str, ...]:
@@ -133,6 +147,7 @@ def _section(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _augmented(config: Config, dataset: Dataset, indices: list[int]) -> list[np.ndarray]:
     """Return versions of training images as steps see them, uint8 ``[N, H, W, C]`` each."""
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
+    compiled = jax.jit(augment)
     crops = config.augment.random_resized_crop and dataset.train.streams
     rng = np.random.default_rng(config.seed)
     numbers = jnp.arange(len(indices))
@@ -141,7 +156,7 @@ def _augmented(config: Config, dataset: Dataset, indices: list[int]) -> list[np.
         uniforms = rng.random((len(indices), UNIFORMS_PER_CROP)) if crops else None
         images = jnp.asarray(dataset.train.gather(np.asarray(indices), uniforms)["image"])
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        seen = augment(key, images, numbers)
+        seen = compiled(key, images, numbers)
         if mix is not None:
             seen, _ = mix(key, seen, jnp.ones((len(indices), 1)), None)
         versions.append(np.asarray(seen).astype(np.uint8))

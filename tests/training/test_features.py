@@ -129,8 +129,12 @@ def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd):
 
 
 def test_views_are_augmented_and_each_its_own(finetune, photos, capfd):
-    _, _, said = finetune(photos, "views", "--views", "2", capfd=capfd)
+    workdir, _, said = finetune(photos, "views", "--views", "2", capfd=capfd)
     assert "2 augmented views" in said
+    sheet = json.loads((workdir / "report" / "data.json").read_text())
+    assert sheet["image_shape"] == [16, 16, 3]  # the page shows photos, which training has not seen
+    assert all(len(versions) == 3 for _, _, versions in sheet["samples"])
+    assert "test/red/0.png" in (workdir / "report" / "index.html").read_text()
     computed, found = counts(said)
     assert (computed, found) in ((81 + 2 * 48, 0), (2 * 48, 81))
 

@@ -36,7 +36,9 @@ class Features:
     """A split whose images are the kept inputs of the first stage that trains; a ``data.Source``.
 
     Attributes:
-        labels: Those of the split, without the images that cannot be read.
+        source: The images, among them those that cannot be read.
+        readable: Index in ``source`` of each row, int ``[N]``.
+        labels: The labels of the rows.
         bad: Path and reason of the files that cannot be read.
         streams: True if there are several views of an image, one of which ``crop_uniforms`` choose.
         transform: That of the images.
@@ -45,13 +47,14 @@ class Features:
     def __init__(
         self,
         views: Sequence[Rows],
-        labels: np.ndarray,
         shape: tuple[int, ...],
-        bad: dict[str, str],
+        source: Source,
+        readable: np.ndarray,
         transform: EvalTransform,
     ) -> None:
         self._views, self._shape = views, shape
-        self.labels, self.bad, self.transform = labels, bad, transform
+        self.source, self.readable, self.transform = source, readable, transform
+        self.labels, self.bad = np.asarray(source.labels)[readable], source.bad
         self.streams = len(views) > 1
 
     def __len__(self) -> int:
@@ -118,8 +121,8 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
             for view in augmented:
                 view.compute(source, readable, hashes)
             kept = [view.store.rows(hashes) for view in augmented]
-        labels = np.asarray(source.labels)[readable]
-        splits[name] = Features(kept, labels, extractor.shape, source.bad, run.dataset.transform)
+        rows = np.asarray(readable, np.int64)
+        splits[name] = Features(kept, extractor.shape, source, rows, run.dataset.transform)
     count = sum(map(len, splits.values()))
     views = [extractor.plain, *augmented]
     if why := next(filter(None, (view.store.unwritable for view in views)), None):
