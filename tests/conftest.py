@@ -40,6 +40,18 @@ def shared_quick_compilations(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def compilation_settings_stay():
+    """Undo what a command changes for its process: with every program kept, however small, the
+    bounded cache made the tests after it ten times slower."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Keep digests of files, and downloads, in a folder of the tests' own."""

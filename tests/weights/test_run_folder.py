@@ -56,7 +56,7 @@ def equal(one, other):
 
 
 def test_the_description_is_read_as_it_was_written(run):
-    transform = EvalTransform(28, 28, 32, "bicubic", 1, (0.5,), (0.25,), 16)
+    transform = EvalTransform(28, 28, 32, "bicubic", 1, (0.5,), (0.25,), model_size=16)
     write_description(run, ("a", "b"), transform)
     write_run_weights(run, variables(), MODEL, step=2, last_step=3)
     info = load_source(run).info

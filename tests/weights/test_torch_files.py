@@ -244,7 +244,8 @@ def test_files_that_do_not_open(monkeypatch, golden, error, words):
 def test_no_file_at_all(tmp_path):
     assert "is a folder" in message_about(tmp_path)
     assert "is not there" in message_about(tmp_path / "absent.pth")
-    assert "no possible path" in message_about(f"{tmp_path}/\0.pth")
+    with pytest.raises(UserError, match=r"\\x00\.pth is no possible path"):
+        read_torch_file(f"{tmp_path}/\0.pth")
     os.mkfifo(tmp_path / "pipe.pth")
     assert "no regular file" in message_about(tmp_path / "pipe.pth")
 
