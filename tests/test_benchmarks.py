@@ -1,10 +1,13 @@
 """The comparison on the CPU compares the same nets, and its page says what was measured."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import flax_resnet as fr
+from benchmarks import gpu
 from benchmarks.cpu import report
 from benchmarks.cpu.plain_flax import MODELS, PlainResNet
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS, contenders_of
@@ -66,3 +69,15 @@ def test_engines_of_onnx_do_not_train():
     names = ["ours, jax only", "OpenVINO, tuned"]
     assert contenders_of(WORKLOADS["resnet50_train"], names) == names[:1]
     assert contenders_of(WORKLOADS["resnet50_infer_16"], names) == names
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_as_a_toy(tmp_path):
+    """On the CPU, whose logits are then the reference of themselves."""
+    output = tmp_path / "gpu.json"
+    gpu.main(["--toy", "--parts", "parity", "grouped", "--output", str(output)])
+    results = json.loads(output.read_text())
+    assert set(results) == {"device", "parity", "grouped"}
+    for label, found in results["parity"].items():
+        assert found["difference"] < (0.05 if label.endswith("bfloat16") else 1e-4), label
+    assert results["grouped"]["float32"]["32 groups"] > 0
