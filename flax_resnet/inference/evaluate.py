@@ -34,6 +34,7 @@ from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
 from ..training.run_page import image_names
 from ..weights import imagenet_classes
+from .explanations import with_heat_maps
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source
 from .predict import Predictions, to_probabilities
 from .training_images import leave_out, training_images
@@ -182,6 +183,8 @@ def evaluate(
             rows=rows,
             unreadable=failed,
         )
+        if classifier.info.kind != "onnx":  # its graph has no gradients
+            outcomes = with_heat_maps(classifier, outcomes, tested.images, rows)
     return EvalResult(result, predictions, labels, selection.notes, outcomes)
 
 

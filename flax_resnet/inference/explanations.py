@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ..data import Preprocessing
+from ..data import Preprocessing, Source
 from ..data.images import write_picture
 from ..errors import UserError
 from ..file_names import escape
 from ..output_files import replacing
 from ..paths import expand
 from ..report.explain import METHODS, overlay
+from ..report.outcomes import Outcomes
+from ..report.pictures import extreme_rows, to_webp
 from .inputs import Images
 from .outputs import BATCH_SIZE, forward_images, logits_program
 from .predict import to_probabilities
@@ -26,6 +29,7 @@ from .predict import to_probabilities
 if TYPE_CHECKING:
     from .classifier import Classifier
 
+_SHOWN_AT_ONCE = 8  # images of a page whose heat maps are one batch
 _SHOWN_SIDE = 224  # pixels of the longer side of an enlarged overlay
 
 Method = Literal["grad-cam", "grad-cam++", "integrated-gradients", "occlusion"]
@@ -180,6 +184,38 @@ def explain_batches(
             images=pixels,
             failed=batch.failed,
         )
+
+
+def with_heat_maps(
+    classifier: Classifier, outcomes: Outcomes, images: Source, rows: np.ndarray
+) -> Outcomes:
+    """Return outcomes with Grad-CAM's maps over the most confident mistakes and hits.
+
+    Args:
+        classifier: The classifier that predicted the outcomes.
+        outcomes: The outcomes.
+        images: Where the images are read.
+        rows: Index of each outcome in ``images``, int ``[N]``.
+
+    Returns:
+        The outcomes; unchanged for images of other than 1 or 3 channels, which no picture shows.
+    """
+    if images.image_shape[-1] not in (1, 3):
+        return outcomes
+    confidence = outcomes.probabilities[:, 0]
+    extremes = extreme_rows(outcomes.labels, outcomes.top[:, 0], confidence)
+    shown = [row for row in extremes if row in outcomes.pictures]
+    run, variables = _program(classifier, "grad-cam", None, None)
+    program = jax.jit(run)
+    found: dict[int, bytes] = {}
+    for start in range(0, len(shown), _SHOWN_AT_ONCE):
+        part = shown[start : start + _SHOWN_AT_ONCE]
+        # A last batch of another size would be compiled on its own.
+        full = np.resize(part, _SHOWN_AT_ONCE)
+        maps, _, _, seen = program(variables, images.gather(rows[full])["image"])
+        for row, heat_map, pixels in zip(part, np.asarray(maps), np.asarray(seen), strict=False):
+            found[row] = to_webp(overlay(pixels, heat_map))
+    return dataclasses.replace(outcomes, heat_maps=found)
 
 
 def joined(classifier: Classifier, batches: list[Explanations]) -> Explanations:

@@ -24,6 +24,7 @@ TEMPERATURES = np.geomspace(1 / 4, 4, 33)
 """The temperatures of a page's slider; the middle one is 1."""
 
 _CHUNK = 1 << 22  # logits at a time
+_FILES = ("pictures", "heat_maps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,8 @@ class Outcomes:
         reliability: ``metrics.reliability_bins`` at each of ``TEMPERATURES``, ``[T, 3, bins]``.
         losses: Mean cross-entropy at each of ``TEMPERATURES``, ``[T]``.
         pictures: WebP files of some images by their row.
+        heat_maps: WebP files of some of these with the evidence for the predicted class drawn over
+            them, by row.
         unreadable: Name -> reason of each image that was left out.
     """
 
@@ -53,6 +56,7 @@ class Outcomes:
     reliability: np.ndarray
     losses: np.ndarray
     pictures: Mapping[int, bytes] = field(default_factory=dict)
+    heat_maps: Mapping[int, bytes] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -145,13 +149,14 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
     arrays: dict[str, Any] = {
         name: value for name, value in vars(outcomes).items() if isinstance(value, np.ndarray)
     }
-    files = list(outcomes.pictures.values())
-    arrays |= {
-        "texts": _bytes(json.dumps(texts).encode()),
-        "picture_rows": np.array(list(outcomes.pictures), np.int64),
-        "picture_ends": np.cumsum([len(file) for file in files], dtype=np.int64),
-        "picture_bytes": _bytes(b"".join(files)),
-    }
+    arrays["texts"] = _bytes(json.dumps(texts).encode())
+    for name in _FILES:
+        files = getattr(outcomes, name)
+        arrays |= {
+            f"{name}.rows": np.array(list(files), np.int64),
+            f"{name}.ends": np.cumsum([len(file) for file in files.values()], dtype=np.int64),
+            f"{name}.bytes": _bytes(b"".join(files.values())),
+        }
     with replacing(path) as fresh, fresh.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -171,15 +176,16 @@ def read_outcomes(path: Path) -> Outcomes | None:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         texts = parse_json(arrays.pop("texts").tobytes())
-        rows = arrays.pop("picture_rows").tolist()
-        ends = arrays.pop("picture_ends").tolist()
-        whole = arrays.pop("picture_bytes").tobytes()
-        starts = [0, *ends][: len(ends)]
-        pictures = {
-            row: whole[start:end] for row, start, end in zip(rows, starts, ends, strict=True)
-        }
+        for name in _FILES:
+            rows = arrays.pop(f"{name}.rows").tolist()
+            ends = arrays.pop(f"{name}.ends").tolist()
+            whole = arrays.pop(f"{name}.bytes").tobytes()
+            starts = [0, *ends][: len(ends)]
+            texts[name] = {
+                row: whole[start:end] for row, start, end in zip(rows, starts, ends, strict=True)
+            }
         texts["names"] = tuple(texts["names"])
-        return Outcomes(**texts, **arrays, pictures=pictures)
+        return Outcomes(**texts, **arrays)
     except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -138,8 +138,7 @@ def _write(
     data: dict[str, Any] = {"name": content["title"], "classes": classes, "history": history}
     content |= {"classes": classes, "evaluation": evaluation, "unreadable": {}}
     if evaluation is not None:
-        heat_maps: dict[int, bytes] = {}
-        data |= evaluation_data(evaluation, outcomes, heat_maps)
+        data |= evaluation_data(evaluation, outcomes)
         content |= {
             "pairs": tables.pair_rows(evaluation),
             "class_scores": tables.class_table(evaluation),
@@ -147,7 +146,7 @@ def _write(
             "calibration": tables.calibration_table(evaluation),
             "mistakes": data.get("mistakes"),
             "hits": data.get("hits"),
-            "has_heat": bool(heat_maps),
+            "has_heat": outcomes is not None and bool(outcomes.heat_maps),
             "reliability": "reliability" in data,
             "unreadable": {} if outcomes is None else outcomes.unreadable,
         }

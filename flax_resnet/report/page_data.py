@@ -1,6 +1,6 @@
 """What the scripts of a page read: cells of the confusion matrix, photos, calibration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,12 @@ from .pictures import EXTREMES, data_uri
 CONFIDENCES = 200  # steps of the confidence slider
 
 
-def evaluation_data(
-    evaluation: Evaluation, outcomes: Outcomes | None, heat_maps: Mapping[int, bytes]
-) -> dict[str, Any]:
+def evaluation_data(evaluation: Evaluation, outcomes: Outcomes | None) -> dict[str, Any]:
     """Return the data of an evaluation.
 
     Args:
         evaluation: Its figures.
         outcomes: The outcome of each image, if they were kept.
-        heat_maps: PNG or WebP files by row of the outcomes, to lay over the pictures.
     """
     cells = [
         (true, predicted, count)
@@ -33,7 +30,7 @@ def evaluation_data(
     if outcomes is None or not len(outcomes.labels):
         return data
     rows = sorted(outcomes.pictures)
-    photos = photo_data(outcomes, rows, heat_maps)
+    photos = photo_data(outcomes, rows)
     confidence, correct = outcomes.probabilities[:, 0], outcomes.correct
     steps = np.clip((confidence * CONFIDENCES).astype(int), 0, CONFIDENCES - 1)
     return data | {
@@ -53,9 +50,7 @@ def evaluation_data(
     }
 
 
-def photo_data(
-    outcomes: Outcomes, rows: Sequence[int], heat_maps: Mapping[int, bytes] | None = None
-) -> list[dict[str, Any]]:
+def photo_data(outcomes: Outcomes, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Return photos: name ``n``, true class ``t`` and its probability ``q``, the most probable
     classes ``top`` with their probabilities, and the picture ``src``."""
     photos = []
@@ -68,8 +63,8 @@ def photo_data(
             "top": [(index, round(value, 4)) for index, value in top],
             "src": data_uri(outcomes.pictures[row]),
         }
-        if heat_maps and row in heat_maps:
-            photo["heat"] = data_uri(heat_maps[row])
+        if row in outcomes.heat_maps:
+            photo["heat"] = data_uri(outcomes.heat_maps[row])
         photos.append(photo)
     return photos
 

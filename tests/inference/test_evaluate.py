@@ -1,6 +1,7 @@
 """Evaluation compared with the run's own record, scikit-learn's figures and true labels."""
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -10,6 +11,9 @@ from sklearn.metrics import precision_recall_fscore_support
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from flax_resnet.report.explain import overlay
+from flax_resnet.report.outcomes import read_outcomes, write_outcomes
+from flax_resnet.report.pictures import to_webp
 from tests.inference.conftest import CLASSES, photo
 
 
@@ -71,6 +75,29 @@ def test_the_command_writes_files_and_names_the_bad_one(run_folder, photos, tmp_
     right = sum(row["true"] == row["label"] for row in rows)
     assert np.trace(held["confusion"]) == right
     assert Image.open(tmp_path / "c.png").size[0] > 500
+
+
+def pixels_of(picture):
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
+
+
+def test_a_page_lays_the_evidence_over_its_photos(run, run_folder, photos, tmp_path):
+    """The heat maps are those of ``explain``."""
+    page = tmp_path / "page.html"
+    assert main(["evaluate", str(run_folder), "--page", str(page)]) == 1  # one file is no image
+    text = page.read_text(encoding="utf-8")
+    assert 'id="heat"' in text
+
+    outcomes = run.evaluate(keep_outcomes=True).outcomes
+    assert len(outcomes.heat_maps) == len(outcomes.labels) == 14
+    write_outcomes(tmp_path / "images.npz", outcomes)
+    assert read_outcomes(tmp_path / "images.npz").heat_maps == outcomes.heat_maps
+    row = outcomes.names.index("test/red/0.png")
+    explained = run.explain(photos / "test" / "red" / "0.png")
+    expected = pixels_of(to_webp(overlay(explained.images[0], explained.maps[0])))
+    plain = pixels_of(outcomes.pictures[row])
+    assert np.abs(pixels_of(outcomes.heat_maps[row]) - expected).mean() < 1
+    assert np.abs(plain - expected).mean() > 10
 
 
 def test_mistakes_are_shown(run_folder, tmp_path, capsys):
