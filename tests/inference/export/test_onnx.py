@@ -184,6 +184,7 @@ def test_what_needs_weights_says_so(classifier, tmp_path):
     loaded = fr.load(path)
     for call in (
         lambda: loaded.embed(np.zeros((1, 32, 32, 3), np.uint8)),
+        lambda: loaded.explain(np.zeros((1, 32, 32, 3), np.uint8)),
         lambda: loaded.save(tmp_path / "weights.safetensors"),
         lambda: loaded.export(tmp_path / "again.onnx"),
     ):
