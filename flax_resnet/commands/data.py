@@ -65,10 +65,10 @@ def _print_suspects(
 ) -> None:
     from ..inference import find_suspects
     from ..report.photo_sheet import CaptionedPhoto, write_photo_sheet
-    from .prediction import _bar, load_classifier
+    from .images import load_classifier, progress_bar
 
     classifier = load_classifier(model, None)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("judge labels", total=None)
         found = find_suspects(
             classifier,

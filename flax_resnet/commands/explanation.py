@@ -7,8 +7,14 @@ from typing import Literal
 from ..errors import UserError
 from ..paths import expand
 from .grammar import command
+from .images import (
+    check_positive,
+    find_photos,
+    load_classifier,
+    progress_bar,
+    report_failures,
+)
 from .notes import note_missing_letters
-from .prediction import _bar, _check_positive, _conclude, _find, load_classifier
 
 
 @command
@@ -43,10 +49,10 @@ def explain_command(
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
-    _check_positive(batch_size=batch_size)
+    check_positive(batch_size=batch_size)
     if arrays and not arrays.lower().endswith(".npz"):
         raise UserError(f"--arrays is {arrays}; it must end in .npz.", exit_code=2)
-    found = _find(paths, columns)
+    found = find_photos(paths, columns)
     run = load_classifier(model, classes)
 
     from ..inference import explain_batches
@@ -56,7 +62,7 @@ def explain_command(
     taken: set[str] = set()
     failed, kept = dict(found.missing), []
     captioned: list[CaptionedPhoto] = []
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("explain", total=len(found.paths))
         for batch in explain_batches(
             run, found.paths, method=method, target=target, layer=layer, batch_size=batch_size
@@ -82,4 +88,4 @@ def explain_command(
         )
         rest = f" (the first {shown:,} of {len(captioned):,})" if shown < len(captioned) else ""
         print(f"Look at {sheet}{rest}.", file=sys.stderr)
-    _conclude(len(found.paths) + len(found.missing), failed, found.skipped)
+    report_failures(len(found.paths) + len(found.missing), failed, found.skipped)

@@ -8,16 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from ..config import Config
 from ..errors import UserError
 from ..paths import expand
 from .grammar import command
+from .images import check_positive, find_photos, load_classifier, progress_bar, report_failures
 from .notes import note_missing_letters, print_notes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from ..inference import FoundFiles, Predictions
+    from ..inference import Predictions
 
 _Format = Literal["table", "csv", "json", "jsonl"]
 _FORMATS: dict[str, _Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
@@ -56,10 +54,10 @@ def predict_command(
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
-    _check_positive(top_k=top_k, batch_size=batch_size)
+    check_positive(top_k=top_k, batch_size=batch_size)
     extension = Path(output or "").suffix.lower()
     written = format or _FORMATS.get(extension, "table")
-    found = _find(paths, columns)
+    found = find_photos(paths, columns)
     run = load_classifier(model, classes)
 
     from ..inference.write_predictions import write_predictions
@@ -67,7 +65,7 @@ def predict_command(
 
     kept: list[Predictions] = []
     failed = dict(found.missing)
-    with _bar() as bar, _opened(output) as file:
+    with progress_bar() as bar, _opened(output) as file:
         task = bar.add_task("predict", total=len(found.paths))
 
         def batches() -> Iterator[Any]:
@@ -85,7 +83,7 @@ def predict_command(
         write_predictions(file, batches(), written, top_k=top_k, names=found.paths)
     if sheet and kept:
         _write_sheet(sheet, kept, len(found.paths))
-    _conclude(len(found.paths) + len(found.missing), failed, found.skipped)
+    report_failures(len(found.paths) + len(found.missing), failed, found.skipped)
 
 
 @command
@@ -110,13 +108,13 @@ def embed_command(
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
-    _check_positive(batch_size=batch_size)
-    found = _find(paths, columns)
+    check_positive(batch_size=batch_size)
+    found = find_photos(paths, columns)
     run = load_classifier(model, classes)
 
     from ..inference import write_embeddings
 
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("embed", total=len(found.paths))
         embeddings = run.embed(
             found.paths,
@@ -127,7 +125,7 @@ def embed_command(
     count, width = embeddings.features.shape
     print(f"{output}: {width} features of {count:,} images")
     failed = found.missing | dict(embeddings.failed)
-    _conclude(len(found.paths) + len(found.missing), failed, found.skipped)
+    report_failures(len(found.paths) + len(found.missing), failed, found.skipped)
 
 
 @command
@@ -167,7 +165,7 @@ def evaluate_command(
         classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         batch_size: Images in a batch.
     """
-    _check_positive(batch_size=batch_size)
+    check_positive(batch_size=batch_size)
     run = load_classifier(model, classes)
     for option, value in {"confusion": confusion, "mistakes": mistakes, "page": page}.items():
         if run.info.settings.get("loss") == "sigmoid" and value:
@@ -185,7 +183,7 @@ def evaluate_command(
     from ..report.evaluation import write_evaluation
     from ..report.tables import evaluation_tables
 
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         done = run.evaluate(
             source,
@@ -221,71 +219,13 @@ def evaluate_command(
         from .report import write_model_page
 
         write_model_page(page, model, run, done)
-    _conclude(len(done.labels), dict(done.predictions.failed), 0)
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {value}; it must be 1 or more.", exit_code=2)
-
-
-def _find(arguments: Sequence[str], columns: str | None) -> "FoundFiles":
-    """Find the photos that arguments of the command line name."""
-    from ..data.images import split_columns
-    from ..inference.find_files import find_files
-
-    if not arguments:
-        raise UserError("PATHS is missing: name files, folders or patterns.", exit_code=2)
-    found = find_files(arguments, sys.stdin, split_columns(columns))
-    if not found.paths:
-        reasons = "; ".join(f"{word} {reason}" for word, reason in found.missing.items())
-        raise UserError(f"There is nothing to predict: {reasons or 'the list is empty'}.")
-    return found
-
-
-def load_classifier(model: str, classes: str | None) -> Any:
-    """Load a model; compiled programs are kept on disk for the next time."""
-    import jax
-
-    from ..inference import load
-    from ..runtime import keep_programs
-
-    named = jax.config.values["jax_compilation_cache_dir"]
-    if named is None:
-        print_notes([keep_programs(Config().compile_cache)])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return load(model, classes=classes)
+    report_failures(len(done.labels), dict(done.predictions.failed), 0)
 
 
 def _opened(path: str | None) -> AbstractContextManager[TextIO]:
     from ..output_files import open_text
 
     return nullcontext(sys.stdout) if path is None else open_text(path)
-
-
-def _bar() -> "Progress":
-    """Make a progress bar that is shown if stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    return Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        disable=not console.is_terminal or os.environ.get("TERM") == "dumb",
-        transient=True,
-    )
 
 
 def _failures(missing: Mapping[str, str], classes: tuple[str, ...]) -> "Predictions":
@@ -337,13 +277,3 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
         print(f"Look at {path}: {shown:,} of {len(photos):,} mistakes, the most confident first.")
     else:
         print(f"No mistakes in files, so {path} was not written.")
-
-
-def _conclude(total: int, failed: Mapping[str, str], skipped: int) -> None:
-    """Name the files that failed; if there are any, fail."""
-    if skipped:
-        print(f"{skipped:,} files without an image's extension were skipped.", file=sys.stderr)
-    for name, reason in failed.items():
-        print(f"failed: {name} {reason}", file=sys.stderr)
-    if failed:
-        raise UserError(f"{len(failed):,} of {total:,} could not be read; they are named above.")

@@ -8,8 +8,8 @@ import numpy as np
 from ..errors import UserError
 from ..paths import expand
 from .grammar import command
+from .images import load_classifier, progress_bar
 from .notes import print_notes
-from .prediction import _bar, load_classifier
 
 
 @command
@@ -41,7 +41,7 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
             "The images of this run have any number of classes: its page has no confusion matrix; "
             "leave out --evaluate."
         )
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         done = classifier.evaluate(
             keep_outcomes=True,

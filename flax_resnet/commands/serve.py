@@ -8,8 +8,8 @@ from typing import Literal
 from ..errors import UserError
 from ..paths import expand
 from .grammar import command
+from .images import load_classifier
 from .notes import print_notes
-from .prediction import load_classifier
 
 TOKEN = "FLAX_RESNET_TOKEN"  # an environment variable
 
