@@ -7,9 +7,9 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from flax_resnet.inference.serve.batching import Batcher
-
 pytest.importorskip("starlette")
+
+from flax_resnet.inference.serve.batching import Batcher
 
 
 def image(value):

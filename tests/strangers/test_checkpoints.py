@@ -233,6 +233,7 @@ def test_a_file_of_ours_keeps_classes_and_transform(tmp_path):
     assert (again.model, again.transform) == (classifier.model, classifier.transform)
 
 
+@pytest.mark.slow
 def test_any_architecture_is_expressible_in_a_config(tmp_path):
     """A bottleneck network for CIFAR, of which "no name stands for" was said."""
     options = {"stage_sizes": (1, 1, 1), "block": "bottleneck", "widths": (4, 8, 8)}

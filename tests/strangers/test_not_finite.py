@@ -14,9 +14,9 @@ from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from flax_resnet.output_files import to_json, write_json
 from flax_resnet.report import append_history, read_history, write_page
-from flax_resnet.training import loop
 from flax_resnet.training.divergence import check_state
 from flax_resnet.weights import write_weights
+from tests.changed_steps import change_steps
 from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
@@ -262,25 +262,16 @@ def small_run(workdir, **changes):
 @pytest.mark.slow
 def test_a_state_that_is_not_finite_does_not_replace_the_checkpoint(tmp_path, console, monkeypatch):
     """The loss is finite all the time, because training does not use the running statistics."""
-    compile_step = loop.compile_step
 
-    def breaking(*arguments):
-        compiled = compile_step(*arguments)
+    def break_state(number, state, sums):
+        if number == 3:
+            with jax.transfer_guard("allow"):
+                stats = dict(state.batch_stats)
+                stats["bn1"] = stats["bn1"] | {"var": stats["bn1"]["var"].at[0].set(jnp.inf)}
+                state = state.replace(batch_stats=stats)
+        return state, sums
 
-        def step(state, sums, batch):
-            state, sums = compiled(state, sums, batch)
-            steps.append(1)
-            if len(steps) == 3:
-                with jax.transfer_guard("allow"):
-                    stats = dict(state.batch_stats)
-                    stats["bn1"] = stats["bn1"] | {"var": stats["bn1"]["var"].at[0].set(jnp.inf)}
-                    state = state.replace(batch_stats=stats)
-            return state, sums
-
-        return step
-
-    steps = []
-    monkeypatch.setattr(loop, "compile_step", breaking)
+    change_steps(monkeypatch, break_state)
     with pytest.raises(fr.UserError, match=r"^batch_stats/bn1/var is not finite at step 3"):
         fr.train(small_run(tmp_path), console)
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 2

@@ -73,6 +73,7 @@ def test_a_run_that_stops_names_the_step_and_keeps_it(tmp_path, spike, console, 
     assert "before the step" not in printed
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_goes_on_without_the_step(tmp_path, spike, console):
     spike(7)
     result = fr.train(

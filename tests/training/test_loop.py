@@ -24,9 +24,10 @@ from flax_resnet.config import (
     OptimizerConfig,
     TransferConfig,
 )
-from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation, loop
+from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation
 from flax_resnet.training.checkpoint import checksum
 from flax_resnet.transform import EvalTransform
+from tests.changed_steps import change_steps
 
 pytestmark = pytest.mark.usefixtures("no_page")  # but `whole_run` has one
 BASE = Config(
@@ -277,28 +278,20 @@ def test_far_off_settings_are_warned_about(tmp_path, console):
 def test_a_diverged_state_does_not_replace_the_last_checkpoint(tmp_path, console, monkeypatch):
     """Saved every step, with metrics that are not due: each save is checked before."""
     monkeypatch.setattr(clock.Clock, "log_is_due", lambda self: False)
-    compile_step = loop.compile_step
 
-    def diverging(*arguments):
-        compiled = compile_step(*arguments)
+    def diverge(number, state, sums):
+        if number == 3:
+            with jax.transfer_guard("allow"):
+                sums = jax.tree.map(lambda value: value * jnp.nan, sums)
+        return state, sums
 
-        def step(state, sums, batch):
-            state, sums = compiled(state, sums, batch)
-            steps.append(1)
-            if len(steps) == 3:
-                with jax.transfer_guard("allow"):
-                    sums = jax.tree.map(lambda value: value * jnp.nan, sums)
-            return state, sums
-
-        return step
-
-    steps = []
-    monkeypatch.setattr(loop, "compile_step", diverging)
+    change_steps(monkeypatch, diverge)
     with pytest.raises(fr.UserError, match="not finite at step 3"):
         fr.train(config(tmp_path, save_every=1), console)
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_fewer_steps_than_phases_starts_in_the_last_of_those_at_step_0(tmp_path, console):
     """Two steps for the five stages of ``gradual``: several phases begin at once."""
     few = dataclasses.replace(

@@ -14,12 +14,12 @@ from jax._src.array import ArrayImpl  # all that is read from a device goes thro
 import flax_resnet as fr
 from flax_resnet.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from flax_resnet.models.norm import BatchNorm
-from flax_resnet.training import loop
 from flax_resnet.training.budget import simulate_scaling
 from flax_resnet.training.clock import Clock
 from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
 from flax_resnet.training.partitioning import choose_partitioning
+from tests.changed_steps import change_steps
 
 CHILD = Path(__file__).with_name("eight_devices.py")
 
@@ -168,26 +168,21 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
 
 def test_the_loop_reads_from_devices_at_log_points_alone(tmp_path, console, monkeypatch):
     """The log is due after the third of six steps: no other waits for the one before it."""
-    steps, reads, compile_step, value = [], [], loop.compile_step, ArrayImpl._value
+    steps, reads, value = [], [], ArrayImpl._value
 
     class EnoughError(Exception):
         pass
 
-    def counted(*arguments):
-        advance = compile_step(*arguments)
-
-        def count(*held):
-            if len(steps) == 6:
-                raise EnoughError  # evaluation and saving read, too
-            steps.append(1)
-            return advance(*held)
-
-        return count
+    def count(number, state, sums):
+        if number > 6:
+            raise EnoughError  # evaluation and saving read, too
+        steps.append(number)
+        return state, sums
 
     def reading(wrapped):
         return lambda *arguments: reads.append(len(steps)) or wrapped(*arguments)
 
-    monkeypatch.setattr(loop, "compile_step", counted)
+    change_steps(monkeypatch, count)
     monkeypatch.setattr(Clock, "log_is_due", lambda self: len(steps) == 3)
     monkeypatch.setattr(ArrayImpl, "_value", property(reading(value.fget)))
     monkeypatch.setattr(jax, "block_until_ready", reading(jax.block_until_ready))
