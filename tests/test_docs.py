@@ -238,7 +238,7 @@ def test_readme_runs_as_written(photos, monkeypatch):
 
 @pytest.mark.slow
 def test_the_photo_guide_runs_as_written(photos):
-    ran = ["check", "finetune", "predict", "evaluate", "embed"]
+    ran = ["check", "finetune", "predict", "evaluate", "check", "embed"]
     names, found = run_page("docs/guides/photos.md", run=ran)
     assert found == ran
     check_labels(photos)

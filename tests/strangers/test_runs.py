@@ -229,9 +229,9 @@ def train_digits(workdir, *options, epochs=1, schedule="constant"):
 
 
 def numbers_of(workdir):
-    """The history of a run but for its times."""
+    """The history of a run but for its times, which the checksum of a line covers too."""
     lines = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
-    timed = ("time", "images_per_second", "data_wait")
+    timed = ("time", "images_per_second", "data_wait", "checksum")
     return [{name: line[name] for name in line if name not in timed} for line in lines]
 
 
