@@ -1,8 +1,11 @@
-"""Text files as the programs of other people write them."""
+"""Text files as the programs of other people write them, and the JSON files of a run."""
 
 import codecs
 import json
+from pathlib import Path
 from typing import Any
+
+from .errors import UserError
 
 # The longer marks first: that of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
@@ -45,3 +48,21 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+
+
+def read_run_file(folder: Path, name: str) -> Any:
+    """Return the value of a JSON file of a run's folder.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    path = folder / name
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{folder} is not a run's folder: it has no {name}. Give the --workdir of a "
+            "training run."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): copy the run's folder again.") from error

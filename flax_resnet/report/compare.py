@@ -10,13 +10,14 @@ import numpy as np
 
 from ..data.fingerprint import Fingerprint, read_fingerprint
 from ..errors import UserError
+from ..text_files import read_run_file
 from .evaluation import read_evaluation
 from .history import Entry, read_history
 from .outcomes import Outcomes, read_outcomes
 from .page import EVALUATION, FOLDER, OUTCOMES
 from .page_tables import split_history, with_error
 from .pictures import data_uri
-from .rendering import read_settings, write_html
+from .rendering import write_html
 
 RESAMPLES = 10_000
 MOST_PHOTOS = 120
@@ -87,8 +88,8 @@ def read_compared_runs(folders: Sequence[Path]) -> list[ComparedRun]:
         runs.append(
             ComparedRun(
                 name=name if short[name] == 1 else str(folder),
-                settings=read_settings(folder, "config.json"),
-                classes=read_settings(folder, "classes.json"),
+                settings=read_run_file(folder, "config.json"),
+                classes=read_run_file(folder, "classes.json"),
                 history=evaluated,
                 top1=None if evaluation is None else evaluation.top1,
                 count=0 if evaluation is None else evaluation.count,

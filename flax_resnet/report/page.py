@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import Evaluation
+from ..text_files import read_run_file
 from . import page_tables as tables
 from .data_sheet import DataSheet, read_data_sheet
 from .environment import python_command, read_environment
@@ -19,7 +20,7 @@ from .outcomes import Outcomes, read_outcomes, write_outcomes
 from .page_data import evaluation_data
 from .page_model import run_model
 from .plots import write_plots
-from .rendering import read_settings, write_html
+from .rendering import write_html
 
 FOLDER = "report"
 EVALUATION, OUTCOMES = "evaluation.json", "images.npz"
@@ -46,8 +47,8 @@ def write_page(
         UserError: The folder is not a run's, or the page cannot be written.
     """
     folder = workdir / FOLDER
-    settings = read_settings(workdir, "config.json")
-    classes = read_settings(workdir, "classes.json")
+    settings = read_run_file(workdir, "config.json")
+    classes = read_run_file(workdir, "classes.json")
     history = read_history(workdir / "history.jsonl")
     if evaluation is not None:
         write_evaluation(folder / EVALUATION, evaluation)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..models import ModelSummary
+from ..text_files import read_run_file
 from .page_tables import number
 from .pictures import data_uri, filter_grid, to_webp
 
@@ -110,9 +111,7 @@ def _first_convolution(workdir: Path) -> np.ndarray | None:
 
 
 def _transform(workdir: Path) -> dict[str, Any]:
-    from .rendering import read_settings
-
-    found = read_settings(workdir, "preprocessing.json")
+    found = read_run_file(workdir, "preprocessing.json")
     return found if isinstance(found, dict) else {}
 
 

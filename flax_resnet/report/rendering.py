@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from ..file_names import escape
 from ..output_files import replacing, to_json
-from ..text_files import parse_json
 from .environment import package_version
 
 
@@ -82,23 +81,3 @@ def _templates() -> Environment:
 @cache
 def _asset(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def read_settings(workdir: Path, name: str) -> Any:
-    """Read a JSON file of a run's folder.
-
-    Raises:
-        UserError: There is none, or it is damaged.
-    """
-    from ..errors import UserError
-
-    path = workdir / name
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"{workdir} is not a run's folder: it has no {name}. Give the --workdir of a "
-            "training run."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error

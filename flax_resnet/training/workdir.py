@@ -1,7 +1,6 @@
 """A run's folder: whether it holds the same run, and the files that describe it."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read
 from ..errors import UserError
 from ..models import stage_of
 from ..paths import expand
+from ..text_files import parse_json
 from ..weights import (
     CHECKSUMS,
     RUN_WEIGHTS,
@@ -211,7 +211,7 @@ def read_settings(workdir: Path) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     """Return the value of a JSON file, or None if there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

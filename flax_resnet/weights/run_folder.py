@@ -8,7 +8,7 @@ from ..config import stored_model_config
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
-from ..text_files import parse_json
+from ..text_files import read_run_file
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
@@ -81,7 +81,7 @@ def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
     """
     check_sealed(folder)
     settings, classes, preprocessing = (
-        _read_json(folder / f"{name}.json") for name in ("config", "classes", "preprocessing")
+        read_run_file(folder, f"{name}.json") for name in ("config", "classes", "preprocessing")
     )
     try:
         prefix = "model."
@@ -130,15 +130,3 @@ def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
 def newest_checkpoint(folder: Path) -> int:
     """Return the step of the newest checkpoint, -1 without one."""
     return max(checkpoint_steps(folder / "checkpoints"), default=-1)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path.parent} is not a run's folder: it has no {path.name}. Give the --workdir of "
-            "a training run."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): copy the run's folder again.") from error
