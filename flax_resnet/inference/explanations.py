@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ..data import Preprocessing, Source
+from ..data import Preprocessing, Source, Split
 from ..data.images import write_picture
 from ..errors import UserError
 from ..file_names import escape
@@ -21,9 +21,15 @@ from ..output_files import replacing
 from ..paths import expand
 from ..report.explain import METHODS, overlay
 from ..report.outcomes import Outcomes
-from ..report.pictures import extreme_rows, to_webp
+from ..report.pictures import to_webp
 from .inputs import Images
-from .outputs import BATCH_SIZE, forward_images, logits_program
+from .outputs import (
+    BATCH_SIZE,
+    folded_model,
+    forward_images,
+    forward_source,
+    require_classifier,
+)
 from .predict import to_probabilities
 
 if TYPE_CHECKING:
@@ -198,23 +204,20 @@ def with_heat_maps(
         rows: Index of each outcome in ``images``, int ``[N]``.
 
     Returns:
-        The outcomes; unchanged for images of other than 1 or 3 channels, which no picture shows.
+        The outcomes; unchanged for images of other than 1 or 3 channels, over which none is drawn.
     """
-    if images.image_shape[-1] not in (1, 3):
+    if images.image_shape[-1] not in (1, 3) or not outcomes.pictures:
         return outcomes
-    confidence = outcomes.probabilities[:, 0]
-    extremes = extreme_rows(outcomes.labels, outcomes.top[:, 0], confidence)
-    shown = [row for row in extremes if row in outcomes.pictures]
-    run, variables = _program(classifier, "grad-cam", None, None)
-    program = jax.jit(run)
+    mistakes, hits = outcomes.extremes()
+    shown = [*mistakes, *hits]
+    pixels = images.gather(rows[shown])["image"]
+    chosen = Split(pixels, outcomes.labels[shown])
+    program = _program(classifier, "grad-cam", None, None)
     found: dict[int, bytes] = {}
-    for start in range(0, len(shown), _SHOWN_AT_ONCE):
-        part = shown[start : start + _SHOWN_AT_ONCE]
-        # A last batch of another size would be compiled on its own.
-        full = np.resize(part, _SHOWN_AT_ONCE)
-        maps, _, _, seen = program(variables, images.gather(rows[full])["image"])
-        for row, heat_map, pixels in zip(part, np.asarray(maps), np.asarray(seen), strict=False):
-            found[row] = to_webp(overlay(pixels, heat_map))
+    for batch in forward_source(program, chosen, [str(row) for row in shown], _SHOWN_AT_ONCE):
+        maps, _, _, seen = batch.outputs
+        for row, heat_map, photo in zip(batch.names, maps, seen, strict=True):
+            found[int(row)] = to_webp(overlay(photo, heat_map))
     return dataclasses.replace(outcomes, heat_maps=found)
 
 
@@ -235,8 +238,8 @@ def joined(classifier: Classifier, batches: list[Explanations]) -> Explanations:
 
 def _program(classifier: Classifier, method: str, target: int | None, layer: str | None) -> Any:
     """Return a function of variables and stored pixels, and its variables."""
-    _, variables = logits_program(classifier)
-    model, _ = classifier._programs["folded"]
+    require_classifier(classifier)
+    model, variables = folded_model(classifier)
     options: dict[str, Any] = {}
     if layer is not None:
         if not method.startswith("grad-cam"):

@@ -37,12 +37,21 @@ def logits_program(classifier: Classifier, tta: TestTimeAugmentation | None = No
     Raises:
         UserError: The classifier layer is random.
     """
+    require_classifier(classifier)
+    return _program(classifier, _logits, tta)
+
+
+def require_classifier(classifier: Classifier) -> None:
+    """Check that the weights hold a classifier.
+
+    Raises:
+        UserError: The classifier layer is random.
+    """
     if not classifier.info.has_classifier:
         raise UserError(
             "These weights hold no classifier, so there are no classes to predict: train one with "
             "flax-resnet finetune, or take the features with flax-resnet embed."
         )
-    return _program(classifier, _logits, tta)
 
 
 def features_program(classifier: Classifier, layer: str = "pooled") -> Program:
@@ -54,7 +63,7 @@ def _program(classifier: Classifier, compute: Callable[..., Any], option: Any) -
     """Return ``compute(model, preprocess, option, ...)``, compiled once for a classifier."""
     key = compute, option
     if key not in classifier._programs:
-        model, variables = _folded(classifier)
+        model, variables = folded_model(classifier)
         preprocess = Preprocessing.from_transform(classifier.transform)
         function = jax.jit(partial(compute, model, preprocess, option))
         classifier._programs[key] = function, variables
@@ -82,7 +91,7 @@ def _features(
     return found[layer]
 
 
-def _folded(classifier: Classifier) -> tuple[ResNet, Any]:
+def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:
     """Fold batch norm once for a classifier, by NumPy: nothing is traced or compiled for it.
 
     The result is put on a device here, or each call for a single image would copy all of it.

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..metrics import BINS, reliability_bins
 from ..output_files import replacing
 from ..text_files import parse_json
-from .pictures import choose_rows, read_pictures
+from .pictures import EXTREMES, choose_rows, read_pictures
 
 TOP = 5  # classes kept of each image
 TEMPERATURES = np.geomspace(1 / 4, 4, 33)
@@ -63,6 +63,15 @@ class Outcomes:
     def correct(self) -> np.ndarray:
         """Whether the most probable class is the true one, bool ``[N]``."""
         return self.top[:, 0] == self.labels
+
+    def extremes(self) -> tuple[list[int], list[int]]:
+        """Return the rows of the most confident mistakes, and of the most confident hits, of the
+        images that have a picture."""
+        rows = sorted(self.pictures, key=lambda row: (-self.probabilities[row, 0], row))
+        correct = self.correct
+        mistakes = [row for row in rows if not correct[row]]
+        hits = [row for row in rows if correct[row]]
+        return mistakes[:EXTREMES], hits[:EXTREMES]
 
 
 def outcomes_of(

@@ -8,7 +8,7 @@ import numpy as np
 from ..metrics import Evaluation
 from .outcomes import TEMPERATURES, Outcomes
 from .page_tables import confused_pairs
-from .pictures import EXTREMES, data_uri
+from .pictures import data_uri
 
 CONFIDENCES = 200  # steps of the confidence slider
 
@@ -31,12 +31,13 @@ def evaluation_data(evaluation: Evaluation, outcomes: Outcomes | None) -> dict[s
         return data
     rows = sorted(outcomes.pictures)
     photos = photo_data(outcomes, rows)
+    mistakes, hits = outcomes.extremes()
     confidence, correct = outcomes.probabilities[:, 0], outcomes.correct
     steps = np.clip((confidence * CONFIDENCES).astype(int), 0, CONFIDENCES - 1)
     return data | {
         "photos": photos,
-        "mistakes": _most_confident(outcomes, rows, ~correct),
-        "hits": _most_confident(outcomes, rows, correct),
+        "mistakes": [rows.index(row) for row in mistakes],
+        "hits": [rows.index(row) for row in hits],
         "reliability": {
             "temperatures": TEMPERATURES.round(4).tolist(),
             "bins": outcomes.reliability.round(4).tolist(),
@@ -67,12 +68,3 @@ def photo_data(outcomes: Outcomes, rows: Sequence[int]) -> list[dict[str, Any]]:
             photo["heat"] = data_uri(outcomes.heat_maps[row])
         photos.append(photo)
     return photos
-
-
-def _most_confident(outcomes: Outcomes, rows: list[int], wanted: np.ndarray) -> list[int]:
-    """Return the indices among ``rows`` of the wanted images with the highest probability."""
-    order = sorted(
-        (index for index, row in enumerate(rows) if wanted[row]),
-        key=lambda index: -outcomes.probabilities[rows[index], 0],
-    )
-    return order[:EXTREMES]

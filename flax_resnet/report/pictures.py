@@ -19,20 +19,6 @@ MOST_BYTES = 5_000_000  # of all; a page has them in base64, a third longer
 _BATCH = 64
 
 
-def extreme_rows(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> list[int]:
-    """Choose the most confident mistakes and hits; the arguments are those of ``choose_rows``."""
-    order = np.argsort(-confidence, kind="stable")
-    mistakes, hits = _mistakes_and_hits(labels, predicted, order)
-    return [*mistakes[:EXTREMES].tolist(), *hits[:EXTREMES].tolist()]
-
-
-def _mistakes_and_hits(
-    labels: np.ndarray, predicted: np.ndarray, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    wrong = (predicted != labels)[order]
-    return order[wrong], order[~wrong]
-
-
 def choose_rows(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> list[int]:
     """Choose the images whose pictures a page holds, the most important first.
 
@@ -45,13 +31,14 @@ def choose_rows(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarra
         confidence: Their probabilities, ``[N]``.
     """
     order = np.argsort(-confidence, kind="stable")
-    mistakes, hits = _mistakes_and_hits(labels, predicted, order)
+    wrong = (predicted != labels)[order]
+    mistakes, hits = order[wrong], order[~wrong]
     rank = np.empty(len(order), np.int64)
     seen: dict[tuple[int, int], int] = {}
     for row in order:
         cell = labels[row], predicted[row]
         rank[row] = seen[cell] = seen.get(cell, -1) + 1
-    chosen = extreme_rows(labels, predicted, confidence)
+    chosen = [*mistakes[:EXTREMES], *hits[:EXTREMES]]
     chosen += sorted(mistakes[rank[mistakes] < PER_MISTAKE], key=lambda row: rank[row])
     chosen += sorted(hits[rank[hits] < PER_HIT], key=lambda row: rank[row])
     return [int(row) for row in dict.fromkeys(chosen)][:MOST]
