@@ -1,5 +1,6 @@
 """A picture of augmented training images."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import Config
-from ..data import open_dataset, train_batches
+from ..data import Dataset, open_dataset, train_batches
 from ..data.images import write_picture
 from .build import build_augmentation
 
@@ -32,7 +33,6 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
         UserError: Data or settings are wrong, or the picture cannot be written.
     """
     dataset = open_dataset(config.data, config.augment)
-    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
     batches = train_batches(
         dataset.train,
         seed=config.seed,
@@ -41,14 +41,8 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
         stop=1,
         random_crops=config.augment.random_resized_crop,
     )
-    images = jnp.asarray(next(iter(batches))["image"])
-    shown = [images]
-    for step in range(columns):
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        seen = augment(key, images, jnp.arange(rows))
-        if mix is not None:
-            seen, _ = mix(key, seen, jnp.ones((rows, 1)), None)
-        shown.append(seen)
+    images = next(iter(batches))["image"]
+    shown = [images, *augmented(config, dataset, [images] * columns)]
     side = max(max(column.shape[1:3]) for column in shown)
     strips = [
         np.concatenate([_tile(column[row], side) for column in shown], 1) for row in range(rows)
@@ -57,10 +51,33 @@ def augment_preview(config: Config, path: Path, rows: int = 6, columns: int = 8)
     write_picture(Image.fromarray(grid), path)
 
 
-def _tile(image: jax.Array, side: int) -> np.ndarray:
+def augmented(
+    config: Config, dataset: Dataset, batches: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Augment batches of images as steps 0, 1, ... do.
+
+    Args:
+        config: The settings; augmentation, image size and seed are used.
+        dataset: The data set of the images.
+        batches: The images of each step as they are stored, uint8 ``[N, H, W, C]``.
+
+    Yields:
+        The images that each step sees.
+    """
+    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
+    compiled = jax.jit(augment)
+    for step, images in enumerate(batches):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        seen = compiled(key, jnp.asarray(images), jnp.arange(len(images)))
+        if mix is not None:
+            seen, _ = mix(key, seen, jnp.ones((len(images), 1)), None)
+        yield np.asarray(seen)
+
+
+def _tile(image: np.ndarray, side: int) -> np.ndarray:
     """One image as RGB, centred on a white square of at least ``side`` pixels."""
     factor = max(1, _MIN_SIDE // side)
-    pixels = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
+    pixels = image.repeat(factor, 0).repeat(factor, 1)
     height, width, _ = pixels.shape
     tile = np.full((side * factor + _GAP, side * factor + _GAP, 3), 255, np.uint8)
     top, left = (side * factor - height) // 2, (side * factor - width) // 2

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..config import AugmentConfig, Config, DataConfig
@@ -18,8 +16,8 @@ from ..metrics import evaluate_logits
 from ..report.data_sheet import VERSIONS, DataSheet, data_sheet, sample_rows, write_data_sheet
 from ..report.outcomes import outcomes_of, relative_names
 from ..report.page import FOLDER, write_page
-from .build import build_augmentation
 from .evaluation import SplitEvaluation
+from .preview import augmented
 from .transfer.features import Features
 
 
@@ -146,18 +144,13 @@ def _section(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _augmented(config: Config, dataset: Dataset, indices: list[int]) -> list[np.ndarray]:
     """Return versions of training images as steps see them, uint8 ``[N, H, W, C]`` each."""
-    augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
-    compiled = jax.jit(augment)
     crops = config.augment.random_resized_crop and dataset.train.streams
     rng = np.random.default_rng(config.seed)
-    numbers = jnp.arange(len(indices))
-    versions = []
-    for step in range(VERSIONS):
+
+    def stored() -> np.ndarray:
         uniforms = rng.random((len(indices), UNIFORMS_PER_CROP)) if crops else None
-        images = jnp.asarray(dataset.train.gather(np.asarray(indices), uniforms)["image"])
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        seen = compiled(key, images, numbers)
-        if mix is not None:
-            seen, _ = mix(key, seen, jnp.ones((len(indices), 1)), None)
-        versions.append(np.asarray(seen).astype(np.uint8))
-    return versions
+        images: np.ndarray = dataset.train.gather(np.asarray(indices), uniforms)["image"]
+        return images
+
+    batches = (stored() for _ in range(VERSIONS))
+    return [images.astype(np.uint8) for images in augmented(config, dataset, batches)]
