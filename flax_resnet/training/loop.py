@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.text import Text
 
 from ..config import Config, check_config, flatten, parse_interval
 from ..errors import UserError
@@ -25,10 +24,11 @@ from .distributed import connect, watch_peers
 from .divergence import DivergedError, check_loss, check_state
 from .evaluation import to_means
 from .memory import exhaustion_explained
+from .messages import note, warn
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
-from .recording import HISTORY, Recorder, TrainResult, warn
+from .recording import HISTORY, Recorder, TrainResult
 from .run import Run, resolve
 from .saving import SaveSchedule
 from .skips import Skips
@@ -64,8 +64,8 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     console.quiet = console.quiet or not is_primary
     for warning in warnings:
         warn(console, warning)
-    if note := keep_programs(config.compile_cache):
-        console.print(Text.assemble(("note:", "yellow"), f" {note}"))
+    if text := keep_programs(config.compile_cache):
+        note(console, text)
     with watch_peers(config.parallel.timeout), stop_on_signal(console) as stop:
         run = resolve(config)
         if config.model.dtype == "auto":
@@ -98,14 +98,10 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
 
 def _open_trackers(run: Run, workdir: Path, checkpoints: Checkpoints, console: Console) -> Trackers:
     """Open the trackers of a run, with the lines of its history up to the newest checkpoint."""
-
-    def note(text: str) -> None:
-        console.print(Text.assemble(("note:", "yellow"), f" {text}"))
-
     names = run.config.track if jax.process_index() == 0 else ()
     step = checkpoints.latest_step() or 0
     past = [line for line in read_history(workdir / HISTORY) if line["step"] <= step]
-    return open_trackers(names, workdir, flatten(run.config), past, note)
+    return open_trackers(names, workdir, flatten(run.config), past, partial(note, console))
 
 
 def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:

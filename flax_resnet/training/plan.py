@@ -11,6 +11,7 @@ from ..config import scaled_learning_rate
 from ..data import Dataset
 from ..models import stage_of
 from ..weights import describe_channels
+from .messages import note
 from .run import Run
 from .segments import Phase
 from .transfer.start import rate_factors
@@ -52,8 +53,8 @@ def print_plan(run: Run, console: Console) -> None:
     if run.views:
         views = f"{run.views} augmented views" if run.views > 1 else "1 view (no augmentation)"
         console.print(f"The frozen stages run once, on {views} of each image.")
-    for note in data.notes:
-        console.print(Text.assemble(("note:", "yellow"), f" {note}"))
+    for text in data.notes:
+        note(console, text)
 
 
 def phase_message(phase: Phase) -> str:

@@ -26,6 +26,7 @@ from .clock import Clock
 from .distributed import all_agree
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
 from .lock import Lock
+from .messages import warn
 from .preemption import Stopped, StopRequest
 from .run import Run
 from .run_page import PageEvaluation, write_run_page
@@ -33,11 +34,6 @@ from .state import TrainState
 from .step import Metrics, zero_step_metrics
 
 HISTORY = "history.jsonl"
-
-
-def warn(console: Console, text: str) -> None:
-    """Print a warning."""
-    console.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import jax
 from rich.console import Console
-from rich.text import Text
 
 from .divergence import DivergedError
+from .messages import warn
 from .run import Run
 from .step import Metrics
 
@@ -55,7 +55,7 @@ class Skips:
                 f"{what}, {reason}, and so were all before, {self._in_a_row} in a row: training "
                 "diverged. Lower the learning rate; the checkpoints saved before are kept."
             )
-        self._console.print(Text.assemble(("warning:", "yellow"), f" {what}, {reason}."))
+        warn(self._console, f"{what}, {reason}.")
 
     @staticmethod
     def _of(sums: Metrics) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from ...models import fold_batch_norm, stage_of
 from ...paths import expand
 from ...transform import EvalTransform
 from ..forward_pass import forward, static_batch_size
+from ..messages import note
 from ..run import Run
 from ..state import TrainState
 from .feature_store import FeatureStore, Rows
@@ -126,12 +127,10 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
     count = sum(map(len, splits.values()))
     views = [extractor.plain, *augmented]
     if why := next(filter(None, (view.store.unwritable for view in views)), None):
-        console.print(
-            Text.assemble(
-                ("note:", "yellow"),
-                f" {folder} cannot be written ({why}), so features are kept in memory and computed "
-                "again by the next run.",
-            )
+        note(
+            console,
+            f"{folder} cannot be written ({why}), so features are kept in memory and computed "
+            "again by the next run.",
         )
     console.print(
         Text(
