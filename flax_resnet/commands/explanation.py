@@ -15,12 +15,13 @@ from .images import (
     report_failures,
 )
 from .notes import note_missing_letters
+from .options import BatchSize, ClassNames, Model, PathColumn, Paths
 
 
 @command
 def explain_command(
-    model: str,
-    paths: tuple[str, ...],
+    model: Model,
+    paths: Paths,
     /,
     *,
     method: Literal["grad-cam", "grad-cam++", "integrated-gradients", "occlusion"] = "grad-cam",
@@ -29,25 +30,19 @@ def explain_command(
     output: str = "explained",
     arrays: str | None = None,
     sheet: str | None = None,
-    columns: str | None = None,
-    classes: str | None = None,
-    batch_size: int = 32,
+    columns: PathColumn = None,
+    classes: ClassNames = None,
+    batch_size: BatchSize = 32,
 ) -> None:
     """Show which pixels of photos speak for a class, as heat maps over the photos.
 
     Args:
-        model: A run's folder, a weights file, or a published model such as resnet50.
-        paths: Files, folders, patterns such as 'photos/**/*.jpg', lists (.csv, .tsv, .jsonl), or -
-            for a list on stdin.
         method: How the maps are computed; the last two take about 100 and 200 times as long.
         target: The name of the class to explain; by default the most probable one of each photo.
         layer: The stage that grad-cam looks at, such as layer3; by default the last.
         output: The folder of the pictures.
         arrays: Also write the maps as arrays to this .npz.
         sheet: Also write a contact sheet to this picture.
-        columns: The column of paths of a list, such as filename.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
-        batch_size: Images in a batch.
     """
     check_positive(batch_size=batch_size)
     if arrays and not arrays.lower().endswith(".npz"):

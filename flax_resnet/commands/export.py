@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
 from .grammar import command
+from .options import ClassNames, Model
 
 if TYPE_CHECKING:
     from ..inference.export import Exported
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 @command
 def export_command(
-    source: str,
+    source: Model,
     /,
     *,
     output: str,
@@ -23,7 +24,7 @@ def export_command(
     calibration: str | None = None,
     held_out: str | None = None,
     max_loss: float = 0.01,
-    classes: str | None = None,
+    classes: ClassNames = None,
     photos: str | None = None,
     license: str | None = None,
     force: bool = False,
@@ -31,7 +32,6 @@ def export_command(
     """Write a trained model to a file for another program, and compare both on real images.
 
     Args:
-        source: A run's folder, a weights file, or a published model such as resnet50.
         output: The file to write; its ending gives the format: .onnx, .xml, .stablehlo,
             .safetensors or .pth.
         format: The format, to be checked against the ending.
@@ -44,7 +44,6 @@ def export_command(
         held_out: With --int8, a folder with a folder for each class, on which the loss of accuracy
             is measured; by default the run's test images.
         max_loss: With --int8, the largest loss of accuracy, as a fraction of the photos.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
         photos: A folder of photos for the comparison; by default two photographs are used.
         license: The licence of the weights, such as apache-2.0, for the metadata.
         force: Replace the file if it exists.

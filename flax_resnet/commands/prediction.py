@@ -13,6 +13,7 @@ from ..paths import expand
 from .grammar import command
 from .images import check_positive, find_photos, load_classifier, progress_bar, report_failures
 from .notes import note_missing_letters, print_notes
+from .options import BatchSize, ClassNames, Model, PathColumn, Paths
 
 if TYPE_CHECKING:
     from ..inference import Predictions
@@ -23,27 +24,23 @@ _FORMATS: dict[str, _Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl
 
 @command
 def predict_command(
-    model: str,
-    paths: tuple[str, ...],
+    model: Model,
+    paths: Paths,
     /,
     *,
-    columns: str | None = None,
+    columns: PathColumn = None,
     top_k: int = 5,
     format: _Format | None = None,
     output: str | None = None,
     sheet: str | None = None,
     tta: Literal["flip"] | None = None,
     temperature: float = 1.0,
-    classes: str | None = None,
-    batch_size: int = 32,
+    classes: ClassNames = None,
+    batch_size: BatchSize = 32,
 ) -> None:
     """Classify photos: files, folders, patterns or a list.
 
     Args:
-        model: A run's folder, a weights file, or a published model such as resnet50.
-        paths: Files, folders, patterns such as 'photos/**/*.jpg', lists (.csv, .tsv, .jsonl), or -
-            for a list on stdin.
-        columns: The column of paths of a list, such as filename.
         top_k: The number of classes to print for each photo.
         format: The format of the predictions; by default from the extension of --output, else a
             table.
@@ -51,8 +48,6 @@ def predict_command(
         sheet: Also write a contact sheet to this picture.
         tta: Average the logits with those of the mirror image.
         temperature: Divide the logits by this number.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
-        batch_size: Images in a batch.
     """
     check_positive(top_k=top_k, batch_size=batch_size)
     extension = Path(output or "").suffix.lower()
@@ -88,25 +83,19 @@ def predict_command(
 
 @command
 def embed_command(
-    model: str,
-    paths: tuple[str, ...],
+    model: Model,
+    paths: Paths,
     /,
     *,
-    columns: str | None = None,
+    columns: PathColumn = None,
     output: str,
-    classes: str | None = None,
-    batch_size: int = 32,
+    classes: ClassNames = None,
+    batch_size: BatchSize = 32,
 ) -> None:
     """Write the features of photos, the input of the classifier, to a file.
 
     Args:
-        model: A run's folder, a weights file, or a published model such as resnet50.
-        paths: Files, folders, patterns such as 'photos/**/*.jpg', lists (.csv, .tsv, .jsonl), or -
-            for a list on stdin.
-        columns: The column of paths of a list, such as filename.
         output: The file to write, .npz or .parquet.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
-        batch_size: Images in a batch.
     """
     check_positive(batch_size=batch_size)
     found = find_photos(paths, columns)
@@ -130,7 +119,7 @@ def embed_command(
 
 @command
 def evaluate_command(
-    model: str,
+    model: Model,
     source: str | None = None,
     /,
     *,
@@ -142,8 +131,8 @@ def evaluate_command(
     confusion: str | None = None,
     mistakes: str | None = None,
     page: str | None = None,
-    classes: str | None = None,
-    batch_size: int = 32,
+    classes: ClassNames = None,
+    batch_size: BatchSize = 32,
 ) -> None:
     """Compare a model's predictions with the true classes.
 
@@ -151,7 +140,6 @@ def evaluate_command(
     average precision.
 
     Args:
-        model: A run's folder, a weights file, or a published model such as resnet50.
         source: A folder with a folder for each class, or a .csv, .tsv or .jsonl of path and label;
             by default the run's own data.
         split: The images to evaluate; by default the test images where there are any.
@@ -162,12 +150,10 @@ def evaluate_command(
         confusion: Also draw the confusion matrix to this picture.
         mistakes: Also show the most confident wrong predictions in this picture.
         page: Also write a page with photos, charts and tables to this .html.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
-        batch_size: Images in a batch.
     """
     check_positive(batch_size=batch_size)
     run = load_classifier(model, classes)
-    for option, value in {"confusion": confusion, "mistakes": mistakes, "page": page}.items():
+    for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
         if run.info.settings.get("loss") == "sigmoid" and value:
             raise UserError(
                 f"--{option} is for images with one class each; the images of this run have any "

@@ -28,18 +28,12 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
         print(f"Open {write_page(folder)}.")
         return
 
-    from ..metrics import Evaluation
     from ..training.run_page import write_run_sheet
 
     classifier = load_classifier(run, None)
     if classifier.info.kind != "run":
         raise UserError(
             f"{run} is not a run's folder: use flax-resnet evaluate --page for weights."
-        )
-    if classifier.info.settings.get("loss") == "sigmoid":
-        raise UserError(
-            "The images of this run have any number of classes: its page has no confusion matrix; "
-            "leave out --evaluate."
         )
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
@@ -48,7 +42,6 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_notes(done.notes)
-    assert isinstance(done.result, Evaluation)
     name = f"{done.result.name} after step {classifier.info.step or 0:,}"
     write_run_sheet(folder, classifier.info.settings)
     page = write_page(folder, dataclasses.replace(done.result, name=name), done.outcomes)

@@ -10,6 +10,7 @@ from ..paths import expand
 from .grammar import command
 from .images import load_classifier
 from .notes import print_notes
+from .options import ClassNames
 
 TOKEN = "FLAX_RESNET_TOKEN"  # an environment variable
 
@@ -32,7 +33,7 @@ def serve_command(
     token_file: str | None = None,
     tta: Literal["flip"] | None = None,
     temperature: float = 1.0,
-    classes: str | None = None,
+    classes: ClassNames = None,
 ) -> None:
     """Classify photos over HTTP, and on a page to drop them on.
 
@@ -55,7 +56,6 @@ def serve_command(
         token_file: Read the token from this file.
         tta: Average the logits with those of the mirror image.
         temperature: Divide the logits by this number.
-        classes: A file of class names: {"0": "daisy", ...}, one name a line, or another usual form.
     """
     try:
         from ..inference.serve import ServeSettings, create_app, run_server

@@ -6,11 +6,12 @@ from typing import Literal
 
 from ..errors import UserError
 from .grammar import command
+from .options import Model
 
 
 @command
 def convert_command(
-    source: str,
+    source: Model,
     target: str,
     /,
     *,
@@ -26,7 +27,6 @@ def convert_command(
     """Convert weights between .pth, .safetensors, .npz and run folders.
 
     Args:
-        source: A run's folder, a weights file, or a published model such as resnet50.
         target: The file to write; a name without ending becomes a run's folder.
         model: The model's name; by default it is derived from the arrays.
         num_classes: Another number of classes: the classifier is initialised again.
@@ -65,7 +65,7 @@ def convert_command(
 
 @command
 def push_command(
-    source: str,
+    source: Model,
     name: str,
     /,
     *,
@@ -81,7 +81,6 @@ def push_command(
     right to write is needed: log in with the command hf auth login, or set HF_TOKEN.
 
     Args:
-        source: A run's folder, a weights file, or a published model such as resnet50.
         name: The repository, as org/name.
         classes: A file with other names of the classes: .txt with one a line, or .json.
         license: The licence of the weights, such as mit or apache-2.0, for the model card.

@@ -43,6 +43,7 @@ def check_config(config: Config) -> list[str]:
         "optimizer.base-batch-size": config.optimizer.base_batch_size,
         "optimizer.clip-norm": config.optimizer.clip_norm,
         "max-steps": config.max_steps,
+        "profile": config.profile,
         "data.image-size": config.data.image_size,
     }
     for name, value in (positive | positive_if_set).items():

@@ -115,6 +115,7 @@ EFFECTS: dict[str, Effect] = {
     "deterministic": "rounding",
     "on_nan": "rounding",
     "save_every": "none",
+    "profile": "none",
     "track": "none",
     "compile_cache": "none",
     "dry_run": "none",

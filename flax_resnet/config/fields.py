@@ -312,6 +312,9 @@ class Config:
     """Also save a checkpoint each time so many steps, epochs, or so much time is done (500,
     500steps, 1epoch, 90s, 10min, 2h), not only at evaluations; None: only there. By time, saves are
     so far apart that they take less than a hundredth of the time."""
+    profile: int | None = None
+    """Trace this many steps with JAX's profiler, and print the time of input, steps, evaluation and
+    checkpoints. Every step is then waited for."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "csv"], ...] = ()
     """Trackers of experiments that also get the curves; they need extras of the same names."""
     compile_cache: str | None = "~/.cache/flax_resnet/xla"

@@ -8,12 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
 from ..data.fingerprint import FILE as FINGERPRINT
 from ..data.fingerprint import read_fingerprint
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
 from ..paths import expand
+from ..report.notebook import classifier_table, to_html
 from ..transform import EvalTransform
 from ..weights import (
     WeightsInfo,
@@ -66,6 +69,11 @@ class Classifier:
     def _programs(self) -> dict[Any, Any]:
         """Compiled functions by name, so that a second call does not compile again."""
         return {}
+
+    def _repr_html_(self) -> str:
+        """What is known of the model, as a table that a notebook shows."""
+        leaves = jax.tree.leaves(self.variables["params"])
+        return to_html(classifier_table(self.info, sum(leaf.size for leaf in leaves)))
 
     # Each is documented where it is written, as a function of a classifier.
     predict = _predict.predict

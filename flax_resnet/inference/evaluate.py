@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..config import AugmentConfig, DataConfig
-from ..data import FOLDER, Source, open_dataset
+from ..data import FOLDER, Preprocessing, Source, open_dataset
 from ..data.images import (
     NUMBERS,
     SPLITS,
@@ -29,13 +29,15 @@ from ..metrics import (
     evaluate_multi_label,
 )
 from ..paths import expand
+from ..report import evaluation_tables
+from ..report.notebook import to_html
 from ..report.outcomes import Outcomes, outcomes_of
 from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
+from ..training.heat_maps import with_heat_maps
 from ..training.run_page import image_names
 from ..weights import imagenet_classes
-from .explanations import with_heat_maps
-from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_source
+from .outputs import BATCH_SIZE, TestTimeAugmentation, folded_model, forward_source
 from .predict import Predictions, to_probabilities
 from .training_images import leave_out, training_images
 
@@ -69,6 +71,10 @@ class EvalResult:
     labels: np.ndarray
     notes: tuple[str, ...] = ()
     outcomes: Outcomes | None = None
+
+    def _repr_html_(self) -> str:
+        """The scores and those of the classes, as tables that a notebook shows."""
+        return to_html(*evaluation_tables(self.result), notes=self.notes)
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,13 @@ def evaluate(
             unreadable=failed,
         )
         if classifier.info.kind != "onnx":  # its graph has no gradients
-            outcomes = with_heat_maps(classifier, outcomes, tested.images, rows)
+            outcomes = with_heat_maps(
+                *folded_model(classifier),
+                Preprocessing.from_transform(classifier.transform),
+                outcomes,
+                tested.images,
+                rows,
+            )
     return EvalResult(result, predictions, labels, selection.notes, outcomes)
 
 

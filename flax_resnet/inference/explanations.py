@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ..data import Preprocessing, Source, Split
+from ..data import Preprocessing
 from ..data.images import write_picture
 from ..errors import UserError
 from ..file_names import escape
 from ..output_files import replacing
 from ..paths import expand
 from ..report.explain import METHODS, overlay
-from ..report.outcomes import Outcomes
-from ..report.pictures import to_webp
+from ..training.heat_maps import as_seen
 from .inputs import Images
 from .outputs import (
     BATCH_SIZE,
     folded_model,
     forward_images,
-    forward_source,
     require_classifier,
 )
 from .predict import to_probabilities
@@ -35,7 +32,6 @@ from .predict import to_probabilities
 if TYPE_CHECKING:
     from .classifier import Classifier
 
-_SHOWN_AT_ONCE = 8  # images of a page whose heat maps are one batch
 _SHOWN_SIDE = 224  # pixels of the longer side of an enlarged overlay
 
 Method = Literal["grad-cam", "grad-cam++", "integrated-gradients", "occlusion"]
@@ -192,35 +188,6 @@ def explain_batches(
         )
 
 
-def with_heat_maps(
-    classifier: Classifier, outcomes: Outcomes, images: Source, rows: np.ndarray
-) -> Outcomes:
-    """Return outcomes with Grad-CAM's maps over the most confident mistakes and hits.
-
-    Args:
-        classifier: The classifier that predicted the outcomes.
-        outcomes: The outcomes.
-        images: Where the images are read.
-        rows: Index of each outcome in ``images``, int ``[N]``.
-
-    Returns:
-        The outcomes; unchanged for images of other than 1 or 3 channels, over which none is drawn.
-    """
-    if images.image_shape[-1] not in (1, 3) or not outcomes.pictures:
-        return outcomes
-    mistakes, hits = outcomes.extremes()
-    shown = [*mistakes, *hits]
-    pixels = images.gather(rows[shown])["image"]
-    chosen = Split(pixels, outcomes.labels[shown])
-    program = _program(classifier, "grad-cam", None, None)
-    found: dict[int, bytes] = {}
-    for batch in forward_source(program, chosen, [str(row) for row in shown], _SHOWN_AT_ONCE):
-        maps, _, _, seen = batch.outputs
-        for row, heat_map, photo in zip(batch.names, maps, seen, strict=True):
-            found[int(row)] = to_webp(overlay(photo, heat_map))
-    return dataclasses.replace(outcomes, heat_maps=found)
-
-
 def joined(classifier: Classifier, batches: list[Explanations]) -> Explanations:
     """Return the heat maps of several batches as one."""
 
@@ -256,9 +223,7 @@ def _program(classifier: Classifier, method: str, target: int | None, layer: str
         x = preprocess(images)
         targets = None if target is None else jnp.full(len(images), target, jnp.int32)
         found = METHODS[method](model, variables, x, targets, **options)
-        shape = (*x.shape[:3], images.shape[-1])
-        seen = images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
-        return *found, seen
+        return *found, as_seen(images, x)
 
     return run, variables
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..metrics import probabilities_of
+from ..report.notebook import MOST_ROWS, predictions_table, to_html
 from .inputs import Images
 from .outputs import BATCH_SIZE, TestTimeAugmentation, forward_images
 
@@ -70,6 +71,13 @@ class Predictions:
             else [Prediction(self.classes[i], int(i), float(row[i])) for i in best]
             for name, row, best in zip(self.names, self.probabilities, order, strict=True)
         ]
+
+    def _repr_html_(self) -> str:
+        """The most probable classes of the first images, as a table that a notebook shows."""
+        first = slice(MOST_ROWS)
+        shown = Predictions(self.names[first], self.classes, self.probabilities[first], self.failed)
+        ranked = [[(one.label, one.probability) for one in best] for best in shown.top(3)]
+        return to_html(predictions_table(self.names, ranked, self.failed))
 
 
 def to_probabilities(classifier: Classifier, logits: np.ndarray) -> np.ndarray:

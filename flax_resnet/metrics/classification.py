@@ -99,7 +99,8 @@ def evaluate_logits(
         validation: logits and labels of other images, which the temperature is fitted on.
     """
     confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
-    precision, recall, f1 = precision_recall_f1(confusion)
+    correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision, recall, f1 = precision_recall_f1(correct, support, predicted)
     temperature = fit_temperature(*((logits, labels) if validation is None else validation))
     calibrated = probabilities_of(logits, temperature=temperature)
     return Evaluation(
@@ -111,7 +112,7 @@ def evaluate_logits(
         precision=tuple(precision.tolist()),
         recall=tuple(recall.tolist()),
         f1=tuple(f1.tolist()),
-        support=tuple(confusion.sum(1).tolist()),
+        support=tuple(support.tolist()),
         calibration_error=expected_calibration_error(probabilities_of(logits), labels),
         temperature=temperature,
         calibrated_error=expected_calibration_error(calibrated, labels),
@@ -159,9 +160,16 @@ def confusion_matrix(labels: Labels, predicted: Labels, num_classes: int) -> np.
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 of each class, ``[K]`` each; a ratio of 0 to 0 is 0."""
-    correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+def precision_recall_f1(
+    correct: np.ndarray, support: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class, ``[K]`` each; a ratio of 0 to 0 is 0.
+
+    Args:
+        correct: Number of images of each class that were predicted as such, ``[K]``.
+        support: Number of images of each class, ``[K]``.
+        predicted: Number of images that were predicted as each class, ``[K]``.
+    """
     return (
         correct / np.maximum(predicted, 1),
         correct / np.maximum(support, 1),

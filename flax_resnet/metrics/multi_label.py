@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .average_precision import average_precision, mean_average_precision
+from .classification import precision_recall_f1
 from .probabilities import mean_sigmoid_cross_entropy
 
 
 @dataclass(frozen=True)
 class MultiLabelEvaluation:
-    """Loss and average precision of a set of images.
+    """Loss, and precision, recall and average precision by class, of a set of images.
 
     Attributes:
         name: name of the set.
@@ -22,6 +23,11 @@ class MultiLabelEvaluation:
             None if no image shows any.
         average_precision: average precision of each class, as VOC defines it since 2010; None for
             a class that no image shows.
+        precision: precision of each class, which is predicted where its probability is above 1/2;
+            0 for a class that is never predicted.
+        recall: recall of each class; 0 for a class that no image shows.
+        f1: harmonic mean of precision and recall of each class; 0 for a class that was never
+            predicted and that no image shows.
         support: number of images that show each class.
     """
 
@@ -31,6 +37,9 @@ class MultiLabelEvaluation:
     loss: float
     mean_average_precision: float | None
     average_precision: tuple[float | None, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
     support: tuple[int, ...]
 
 
@@ -47,6 +56,9 @@ def evaluate_multi_label(
     """
     positive = labels > 0
     each = [average_precision(*column) for column in zip(logits.T, positive.T, strict=True)]
+    predicted, support = logits > 0, positive.sum(0)
+    correct = (predicted & positive).sum(0)
+    precision, recall, f1 = precision_recall_f1(correct, support, predicted.sum(0))
     return MultiLabelEvaluation(
         name=name,
         classes=tuple(classes),
@@ -54,7 +66,10 @@ def evaluate_multi_label(
         loss=mean_sigmoid_cross_entropy(logits, labels),
         mean_average_precision=_nan_to_none(mean_average_precision(logits, positive)),
         average_precision=tuple(map(_nan_to_none, each)),
-        support=tuple(positive.sum(0).tolist()),
+        precision=tuple(precision.tolist()),
+        recall=tuple(recall.tolist()),
+        f1=tuple(f1.tolist()),
+        support=tuple(support.tolist()),
     )
 
 

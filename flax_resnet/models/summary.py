@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any
 
 import flax.linen as nn
@@ -57,6 +58,21 @@ class ModelSummary:
     weight_bytes: int
     activation_bytes: int
     lowerings: Mapping[str, int]
+
+    def _repr_html_(self) -> str:
+        """The stages as a table, which a notebook shows."""
+        rows = [
+            (stage.name, "×".join(map(str, stage.output_shape)), stage.parameters, stage.macs)
+            for stage in self.stages
+        ]
+        rows.append(("all stages", "", self.parameters, self.macs))
+        body = "".join(
+            f"<tr><td>{escape(name)}</td><td>{shape}</td><td>{parameters:,}</td>"
+            f"<td>{macs / 1e9:.3f}</td></tr>"
+            for name, shape, parameters, macs in rows
+        )
+        heads = "".join(f"<th>{name}</th>" for name in ("stage", "output", "parameters", "GMACs"))
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def default_image_shape(model: ResNet) -> tuple[int, int, int]:

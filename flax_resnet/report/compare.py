@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.fingerprint import Fingerprint, read_fingerprint
 from ..errors import UserError
+from ..metrics import Evaluation
 from ..text_files import read_run_file
 from .evaluation import read_evaluation
 from .history import Entry, read_history
@@ -91,7 +92,7 @@ def read_compared_runs(folders: Sequence[Path]) -> list[ComparedRun]:
                 settings=read_run_file(folder, "config.json"),
                 classes=read_run_file(folder, "classes.json"),
                 history=evaluated,
-                top1=None if evaluation is None else evaluation.top1,
+                top1=evaluation.top1 if isinstance(evaluation, Evaluation) else None,
                 count=0 if evaluation is None else evaluation.count,
                 outcomes=read_outcomes(folder / FOLDER / OUTCOMES),
                 fingerprint=read_fingerprint(folder),

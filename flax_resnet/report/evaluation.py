@@ -18,8 +18,8 @@ def write_evaluation(path: Path, evaluation: Evaluation | MultiLabelEvaluation) 
     write_json(path, asdict(evaluation), indent=None)
 
 
-def read_evaluation(path: Path) -> Evaluation | None:
-    """Read an ``Evaluation`` that ``write_evaluation`` wrote.
+def read_evaluation(path: Path) -> Evaluation | MultiLabelEvaluation | None:
+    """Read an evaluation that ``write_evaluation`` wrote.
 
     Returns:
         The evaluation, or None if there is no such file.
@@ -31,9 +31,11 @@ def read_evaluation(path: Path) -> Evaluation | None:
         return None
     try:
         fields = parse_json(path.read_text(encoding="utf-8"))
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        if "average_precision" in fields:
+            return MultiLabelEvaluation(**fields)
         fields["confusion"] = tuple(map(tuple, fields["confusion"]))
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return Evaluation(**(fields | lists))
+        return Evaluation(**fields)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): delete it and evaluate again."

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import Evaluation
+from ..metrics import Evaluation, MultiLabelEvaluation
 from ..text_files import read_run_file
 from . import page_tables as tables
 from .data_sheet import DataSheet, read_data_sheet
@@ -21,6 +21,7 @@ from .page_data import evaluation_data
 from .page_model import run_model
 from .plots import write_plots
 from .rendering import write_html
+from .run_profile import COLUMNS, RunProfile, read_profile
 
 FOLDER = "report"
 EVALUATION, OUTCOMES = "evaluation.json", "images.npz"
@@ -29,7 +30,9 @@ _SMALL = 72  # pixels; smaller images are enlarged without smoothing
 
 
 def write_page(
-    workdir: Path, evaluation: Evaluation | None = None, outcomes: Outcomes | None = None
+    workdir: Path,
+    evaluation: Evaluation | MultiLabelEvaluation | None = None,
+    outcomes: Outcomes | None = None,
 ) -> Path:
     """Write the page of a run from the files in its folder, and a PNG of each plot beside it.
 
@@ -60,6 +63,7 @@ def write_page(
         outcomes = read_outcomes(folder / OUTCOMES)
     sheet = read_data_sheet(folder)
     environment = read_environment(folder)
+    profile = read_profile(folder)
     model, kernels = run_model(workdir, settings, classes)
     counts = {split: sum(found) for split, found in sheet.counts.items()} if sheet else {}
     if evaluation is not None and outcomes is not None:
@@ -75,6 +79,7 @@ def write_page(
         "history_rows": tables.history_table(history),
         "sheet": None if sheet is None else _sheet_content(sheet, classes),
         "model": model,
+        "profile": None if profile is None else _profile_content(profile),
         "recipe": environment.get("recipe"),
         "command": environment.get("command") or python_command(settings),
         "environment": _environment_rows(environment),
@@ -84,15 +89,16 @@ def write_page(
     }
     path = folder / "index.html"
     _write(path, content, classes, evaluated, evaluation, outcomes)
-    write_plots(folder, evaluated, evaluation, outcomes, sheet, kernels)
+    single = evaluation if isinstance(evaluation, Evaluation) else None
+    write_plots(folder, evaluated, single, outcomes, sheet, kernels)
     return path
 
 
 def write_evaluation_page(
     path: Path,
     title: str,
-    evaluation: Evaluation,
-    outcomes: Outcomes,
+    evaluation: Evaluation | MultiLabelEvaluation,
+    outcomes: Outcomes | None,
     model: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> None:
@@ -102,7 +108,7 @@ def write_evaluation_page(
         path: The page's file.
         title: Its heading, such as the name of the weights.
         evaluation: The figures.
-        outcomes: The outcome of each image.
+        outcomes: The outcome of each image; None where images can have any number of classes.
         model: See ``page_model.model_section``.
         environment: See ``environment.describe_environment``.
 
@@ -120,6 +126,7 @@ def write_evaluation_page(
         "history_rows": None,
         "sheet": None,
         "model": model,
+        "profile": None,
         "recipe": None,
         "command": environment.get("command"),
         "environment": _environment_rows(environment),
@@ -133,17 +140,21 @@ def _write(
     content: dict[str, Any],
     classes: Sequence[str],
     history: Sequence[Entry],
-    evaluation: Evaluation | None,
+    evaluation: Evaluation | MultiLabelEvaluation | None,
     outcomes: Outcomes | None,
 ) -> None:
     data: dict[str, Any] = {"name": content["title"], "classes": classes, "history": history}
     content |= {"classes": classes, "evaluation": evaluation, "unreadable": {}}
     if evaluation is not None:
+        content |= {
+            "class_scores": tables.class_table(evaluation),
+            "classes_left_out": max(len(evaluation.classes) - tables.MAX_CLASSES, 0),
+            "multi_label": isinstance(evaluation, MultiLabelEvaluation),
+        }
+    if isinstance(evaluation, Evaluation):
         data |= evaluation_data(evaluation, outcomes)
         content |= {
             "pairs": tables.pair_rows(evaluation),
-            "class_scores": tables.class_table(evaluation),
-            "classes_left_out": max(len(evaluation.classes) - tables.MAX_CLASSES, 0),
             "calibration": tables.calibration_table(evaluation),
             "mistakes": data.get("mistakes"),
             "hits": data.get("hits"),
@@ -160,13 +171,14 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = {
         "curves": content["history"],
         "results": content["results"],
-        "confusion": content["evaluation"],
+        "confusion": content.get("calibration"),
         "photos": content.get("mistakes") or content.get("hits"),
         "classes": True,
-        "calibration": content["evaluation"],
+        "calibration": content.get("calibration"),
         "unreadable": content["unreadable"],
         "data": content["sheet"],
         "model": content["model"],
+        "time": content["profile"],
         "run": True,
     }
     names = {"run": "Repeat", "unreadable": "Left out"}
@@ -187,7 +199,7 @@ def _lead(settings: Mapping[str, Any], classes: Sequence[str]) -> str:
 def _warnings(
     history: Sequence[Entry],
     end: Entry | None,
-    evaluation: Evaluation | None,
+    evaluation: Evaluation | MultiLabelEvaluation | None,
     outcomes: Outcomes | None,
 ) -> list[str]:
     """Return what a reader must know of a run that is not as usual."""
@@ -213,6 +225,11 @@ def _warnings(
             else f"The figures are of {outcomes.split} images."
         )
     return found
+
+
+def _profile_content(profile: RunProfile) -> dict[str, Any]:
+    title = profile.title
+    return {"lead": f"{title[0].upper()}{title[1:]}.", "table": (COLUMNS, profile.rows())}
 
 
 def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

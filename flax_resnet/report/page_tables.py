@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..metrics import Evaluation
+from ..metrics import Evaluation, MultiLabelEvaluation
 from .history import Entry
 
 MAX_CLASSES = 2000  # rows of the table of classes
@@ -56,7 +56,9 @@ def accuracies(evaluated: Sequence[Entry]) -> dict[str, str]:
 
 
 def run_tiles(
-    history: Sequence[Entry], evaluation: Evaluation | None, counts: Mapping[str, int]
+    history: Sequence[Entry],
+    evaluation: Evaluation | MultiLabelEvaluation | None,
+    counts: Mapping[str, int],
 ) -> list[tuple[str, str, str]]:
     """Return the main figures of a run: name, value, and standard error or another detail.
 
@@ -87,8 +89,19 @@ def run_tiles(
     return tiles
 
 
-def evaluation_tiles(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Return the main figures of an evaluation, top-1 first."""
+def evaluation_tiles(
+    evaluation: Evaluation | MultiLabelEvaluation,
+) -> list[tuple[str, str, str]]:
+    """Return the main figures of an evaluation, that which chooses the checkpoint first."""
+    if isinstance(evaluation, MultiLabelEvaluation):
+        mean = evaluation.mean_average_precision
+        shown = [f1 for f1, images in zip(evaluation.f1, evaluation.support, strict=True) if images]
+        return [
+            ("mAP", "–" if mean is None else f"{mean:.2%}", ""),
+            ("macro F1", f"{sum(shown) / len(shown):.2%}" if shown else "–", ""),
+            ("loss", f"{evaluation.loss:.4f}", ""),
+            ("images evaluated", f"{evaluation.count:,}", ""),
+        ]
     tiles = [("top-1", *with_error(evaluation.top1, evaluation.count))]
     if len(evaluation.classes) > 5:
         tiles.append(("top-5", *with_error(evaluation.top5, evaluation.count)))
@@ -124,21 +137,25 @@ def results_table(history: Sequence[Entry]) -> Table | None:
     return columns, rows
 
 
-def class_table(evaluation: Evaluation) -> Table:
-    """Return images, precision, recall and F1 of the classes."""
-    scores = zip(
-        evaluation.classes, evaluation.support, evaluation.precision, evaluation.recall,
-        evaluation.f1, strict=True,
-    )  # fmt: skip
+def class_table(evaluation: Evaluation | MultiLabelEvaluation) -> Table:
+    """Return images, precision, recall and F1 of the classes, and the average precision of those
+    of which an image can have any number."""
+    columns = ["class", "images", "precision", "recall", "F1"]
+    fractions = [evaluation.precision, evaluation.recall, evaluation.f1]
+    if isinstance(evaluation, MultiLabelEvaluation):
+        columns.append("average precision")
+        fractions.append(evaluation.average_precision)  # type: ignore[arg-type]
     rows = [
-        [
-            name,
-            number(support, f"{support:,}"),
-            *(number(fraction, f"{fraction:.1%}") for fraction in fractions),
-        ]
-        for name, support, *fractions in scores
+        [name, number(support, f"{support:,}"), *(_fraction(value) for value in values)]
+        for name, support, *values in zip(
+            evaluation.classes, evaluation.support, *fractions, strict=True
+        )
     ]
-    return ("class", "images", "precision", "recall", "F1"), rows[:MAX_CLASSES]
+    return columns, rows[:MAX_CLASSES]
+
+
+def _fraction(value: float | None) -> dict[str, Any] | None:
+    return None if value is None else number(value, f"{value:.1%}")
 
 
 def confused_pairs(evaluation: Evaluation) -> list[tuple[int, int, int]]:

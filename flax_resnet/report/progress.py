@@ -1,10 +1,11 @@
 """Progress of a training run: a bar on a terminal, lines of text elsewhere."""
 
-import importlib.util
 import math
 import time
 from collections.abc import Sequence
+from html import escape
 from itertools import pairwise
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -33,10 +34,8 @@ class Progress:
         self._total, self._start = total_steps, start
         self._losses: list[float] = []
         self._accuracies: list[float] = []
-        # In a notebook rich draws with ipywidgets, and warns at every update where there are none.
-        self._is_live = console.is_terminal or (
-            console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        )
+        self._is_live = console.is_terminal or console.is_jupyter
+        self._notebook: NotebookBar | None = None
         self._start_time = self._print_time = time.perf_counter()
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -45,7 +44,7 @@ class Progress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not self._is_live,
+            disable=not console.is_terminal or console.is_jupyter,
             transient=True,
         )
         self._task = self._bar.add_task(
@@ -53,11 +52,15 @@ class Progress:
         )
 
     def __enter__(self) -> "Progress":
+        if self._console.is_jupyter and not self._console.quiet:
+            self._notebook = NotebookBar(self._total)
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._notebook is not None:
+            self._notebook.clear()
 
     def update(
         self, step: int, *, epoch: float, loss: float, top1: float, rate: float, wait: float
@@ -81,6 +84,8 @@ class Progress:
                 lines = sparkline(self._losses), sparkline(self._accuracies)
                 status = f"loss {lines[0]} {loss:.3f}  top-1 {lines[1]} {top1:.1%}  {speed}"
         self._bar.update(self._task, completed=step, epoch=f"{epoch:.1f}", status=status)
+        if self._notebook is not None:
+            self._notebook.update(step, f"epoch {epoch:.1f}  {status}")
         now = time.perf_counter()
         if not self._is_live and now - self._print_time > PLAIN_SECONDS:
             self._print_time = now
@@ -89,6 +94,30 @@ class Progress:
             self._console.print(
                 f"step {step}/{self._total}  epoch {epoch:.1f}  {status}  {remaining} to go"
             )
+
+
+class NotebookBar:
+    """A progress bar in a notebook, which needs no widgets.
+
+    rich would draw with ipywidgets, and warn at every update where they are not installed.
+    """
+
+    def __init__(self, total: int) -> None:
+        from IPython.display import HTML, display  # type: ignore[import-not-found]
+
+        self._total, self._html = total, HTML
+        self._handle: Any = display(HTML(""), display_id=True)
+
+    def update(self, step: int, status: str) -> None:
+        """Show a number of steps and a text."""
+        bar = f'<progress value="{step}" max="{self._total}" style="width:20em"></progress>'
+        self._handle.update(
+            self._html(f"<div>{bar} {step:,}/{self._total:,}  {escape(status)}</div>")
+        )
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        self._handle.update(self._html(""))
 
 
 def sparkline(values: Sequence[float], width: int = SPARKLINE) -> str:

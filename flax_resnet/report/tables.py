@@ -90,8 +90,9 @@ def evaluation_tables(
                 "mean average precision": _percent(evaluation.mean_average_precision),
                 "loss": f"{evaluation.loss:.4f}",
             }),
-            _classes_table(evaluation, ("average precision",), (evaluation.average_precision,),
-                           max_classes),
+            _classes_table(evaluation, ("precision", "recall", "F1", "average precision"),
+                           (evaluation.precision, evaluation.recall, evaluation.f1,
+                            evaluation.average_precision), max_classes),
         ]  # fmt: skip
     columns = (evaluation.precision, evaluation.recall, evaluation.f1)
     return [

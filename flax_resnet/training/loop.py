@@ -28,6 +28,7 @@ from .messages import note, warn
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
+from .profiling import Profiler
 from .recording import HISTORY, Recorder, TrainResult
 from .run import Run, resolve
 from .saving import SaveSchedule
@@ -70,6 +71,12 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         run = resolve(config)
         if config.model.dtype == "auto":
             console.print(f"Computing in {run.config.model.dtype}, by --model.dtype auto.")
+        if config.profile and run.solver == "lbfgs":
+            raise UserError(
+                "--profile traces the steps of an optimiser, and L-BFGS fits this head without "
+                "any: leave it out, or add --transfer.solver sgd.",
+                exit_code=2,
+            )
         print_plan(run, console)
         if config.dry_run:
             print_budget(run, console)
@@ -90,8 +97,11 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             with (
                 closing(opened) as checkpoints,
                 closing(_open_trackers(run, workdir, checkpoints, console)) as trackers,
+                closing(Profiler(config.profile, workdir, run.last_step, console)) as profiler,
             ):
-                recorder = Recorder(run, workdir, lock, checkpoints, stop, console, trackers)
+                recorder = Recorder(
+                    run, workdir, lock, checkpoints, stop, console, trackers, profiler
+                )
                 with exhaustion_explained():
                     return _train(run, state, recorder)
 
@@ -196,7 +206,7 @@ def _fit(
     run: Run, state: TrainState, recorder: Recorder, factor: float | None
 ) -> tuple[TrainState, int]:
     """Train from the newest checkpoint on, with a factor of the learning rate where it is given."""
-    console, stop = recorder.console, recorder.stop
+    console, stop, profiler = recorder.console, recorder.stop, recorder.profiler
     state, sums, start = recorder.restore(state)
     if factor is not None:
         state = with_rate_factor(run, state, factor)
@@ -212,6 +222,7 @@ def _fit(
         Progress(console, run.last_step, start) as progress,
     ):
         interval = parse_interval("save-every", run.config.save_every)
+        waited = profiler.waits(batches)
         saves_at = SaveSchedule(interval, run.epoch_at, recorder.checkpoints)
         skips = Skips(run, sums, start, console)
         clock = Clock(run.config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
@@ -227,16 +238,17 @@ def _fit(
                 phase = segment.phase
                 state = run.partitioning.put_state(step.init_optimizer(state))
                 console.print(phase_message(phase))
-            first_batch = next(batches)
+            first_batch = next(waited)
             began = time.perf_counter()
-            compiled = compile_step(step, run.partitioning, state, sums, first_batch)
+            with profiler.time("compilation"):
+                compiled = compile_step(step, run.partitioning, state, sums, first_batch)
             run.check_memory(compiled, step, state, sums, first_batch)
             console.print(f"Compiled the train step in {time.perf_counter() - began:.1f} s.")
             clock.restart()
             # The steps come first, so that zip takes no batch of the next segment.
-            for index, batch in zip(segment.steps, chain([first_batch], batches), strict=False):
+            for index, batch in zip(segment.steps, chain([first_batch], waited), strict=False):
                 with jax.transfer_guard("disallow"):
-                    state, sums = compiled(state, sums, batch)
+                    state, sums = profiler.step(index, compiled, state, sums, batch)
                 done = index + 1
                 clock.steps += 1
                 stopping = stop.poll()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from flax import serialization
 from rich.console import Console
 from rich.text import Text
 
-from ..data import Source
+from ..data import Preprocessing, Source
 from ..errors import UserError
 from ..report import (
     Entry,
@@ -19,6 +20,8 @@ from ..report import (
     results_table,
     truncate_history,
 )
+from ..report.notebook import to_html
+from ..report.tables import text_table
 from ..weights import build_model, write_run_weights
 from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
@@ -28,6 +31,7 @@ from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_me
 from .lock import Lock
 from .messages import warn
 from .preemption import Stopped, StopRequest
+from .profiling import Profiler
 from .run import Run
 from .run_page import PageEvaluation, write_run_page
 from .state import TrainState
@@ -54,6 +58,17 @@ class TrainResult:
     best_step: int | None
     test: Scores
 
+    def _repr_html_(self) -> str:
+        """The result as a table, which a notebook shows."""
+        rows = {
+            "steps": f"{self.step:,}",
+            "finished": "yes" if self.finished else "no: the same call goes on",
+            "best checkpoint": "" if self.best_step is None else f"step {self.best_step:,}",
+            **{f"test {name}": f"{value:.4f}" for name, value in self.test.items()},
+        }
+        shown = [(name, value) for name, value in rows.items() if value]
+        return to_html(text_table(str(self.workdir), ("", ""), shown))
+
 
 @dataclass(frozen=True)
 class Recorder:
@@ -67,6 +82,7 @@ class Recorder:
         stop: Whether the run is to stop; polled during evaluation.
         console: Where progress is reported.
         trackers: They get the lines of the history too.
+        profiler: It measures evaluations and checkpoints.
     """
 
     run: Run
@@ -76,6 +92,7 @@ class Recorder:
     stop: StopRequest
     console: Console
     trackers: Trackers
+    profiler: Profiler
 
     def restore(self, state: TrainState) -> tuple[TrainState, Metrics, int]:
         """Restore the newest checkpoint that is not damaged.
@@ -164,7 +181,7 @@ class Recorder:
         # No later save would make good for one that fails.
         is_last = step >= run.last_step
         if not run.evaluates_at(step):
-            self.checkpoints.save(step, saved, wait=stopping)
+            self._save(step, saved, wait=stopping)
             return sums, stopping
         if not stopping:
             try:
@@ -173,13 +190,17 @@ class Recorder:
             except Stopped:
                 stopping = True
         if stopping:
-            self.checkpoints.save(step, saved, evaluated=False, wait=True)
+            self._save(step, saved, evaluated=False, wait=True)
             return sums, stopping
         if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
             sums = run.partitioning.replicate(zero_step_metrics())
         saved = {"state": state, "sums": sums}
-        self.checkpoints.save(step, saved, score_of(scores), wait=is_last)
+        self._save(step, saved, score=score_of(scores), wait=is_last)
         return sums, stopping
+
+    def _save(self, step: int, tree: Any, **options: Any) -> None:
+        with self.profiler.time("checkpoint"):
+            self.checkpoints.save(step, tree, **options)
 
     def finish(self, state: TrainState) -> TrainResult:
         """Evaluate the best and the last checkpoint on the test images, and write the results.
@@ -202,7 +223,11 @@ class Recorder:
         }
         test = tested[best].scores
         found = self._page_evaluation(state, tested[best])
-        self._write_weights(state, best, last)
+        variables = run.partitioning.replicate(state.eval_variables)  # by all processes
+        if jax.process_index() == 0:
+            variables = jax.device_get(variables)
+            model = build_model(run.config.model, len(dataset.classes))
+            write_run_weights(self.workdir, variables, model, step=best, last_step=last)
         self.append(
             {
                 "step": last,
@@ -224,18 +249,12 @@ class Recorder:
         self.console.print(
             Text(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}.")
         )
+        self.profiler.save()
         if jax.process_index() == 0:
-            page = write_run_page(self.workdir, run.config, dataset, found)
+            predictor = run.model, variables, Preprocessing.from_transform(run.transform)
+            page = write_run_page(self.workdir, run.config, dataset, found, predictor)
             self.console.print(Text(f"Open {page}."))
         return TrainResult(self.workdir, last, True, best, test)
-
-    def _write_weights(self, state: TrainState, step: int, last_step: int) -> None:
-        """Write model.safetensors: the weights with which ``state`` is evaluated."""
-        variables = self.run.partitioning.replicate(state.eval_variables)  # by all processes
-        if jax.process_index() == 0:
-            model = build_model(self.run.config.model, len(self.run.dataset.classes))
-            variables = jax.device_get(variables)
-            write_run_weights(self.workdir, variables, model, step=step, last_step=last_step)
 
     def _restore(self, step: int, state: TrainState) -> tuple[TrainState, Metrics]:
         run = self.run
@@ -250,15 +269,16 @@ class Recorder:
         self, state: TrainState, split: Source, keep_logits: bool = False
     ) -> SplitEvaluation:
         run = self.run
-        return evaluate_split(
-            run.step.eval_step,
-            state.eval_variables,
-            split,
-            run.config.data.batch_size,
-            run.partitioning,
-            self.stop,
-            keep_logits,
-        )
+        with self.profiler.time("evaluation"):
+            return evaluate_split(
+                run.step.eval_step,
+                state.eval_variables,
+                split,
+                run.config.data.batch_size,
+                run.partitioning,
+                self.stop,
+                keep_logits,
+            )
 
     def _evaluate_and_log(
         self, step: int, state: TrainState, sums: Metrics, clock: Clock
@@ -300,9 +320,9 @@ class Recorder:
         """The evaluation that the page shows: of the test images or, without any, of the
         validation images, which otherwise fit the temperature."""
         dataset = self.run.dataset
-        if dataset.multi_label:
-            return None
-        validation = self._evaluate(state, dataset.validation, keep_logits=True)
+        validation = SplitEvaluation({})
+        if test.logits is None or not dataset.multi_label:  # which has no temperature
+            validation = self._evaluate(state, dataset.validation, keep_logits=True)
         found = PageEvaluation("test", dataset.test, test, validation)
         if test.logits is None:
             found = PageEvaluation(

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 
 from ..config import AugmentConfig, Config, DataConfig
-from ..data import UNIFORMS_PER_CROP, Dataset, Source, open_dataset
+from ..data import UNIFORMS_PER_CROP, Dataset, Preprocessing, Source, open_dataset
 from ..data.images import ImageDecodeError, ImageFiles
 from ..errors import UserError
-from ..metrics import evaluate_logits
+from ..metrics import evaluate_logits, evaluate_multi_label
+from ..models import ResNet
 from ..report.data_sheet import VERSIONS, DataSheet, data_sheet, sample_rows, write_data_sheet
 from ..report.outcomes import outcomes_of, relative_names
 from ..report.page import FOLDER, write_page
 from .evaluation import SplitEvaluation
+from .heat_maps import with_heat_maps
 from .preview import augmented
 from .transfer.features import Features
+
+MAPPED = 8  # of the worst mistakes, and of the most certain hits, that get a heat map
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ class PageEvaluation:
 
 
 def write_run_page(
-    workdir: Path, config: Config, dataset: Dataset, found: PageEvaluation | None
+    workdir: Path,
+    config: Config,
+    dataset: Dataset,
+    found: PageEvaluation | None,
+    predictor: tuple[ResNet, Any, Preprocessing],
 ) -> Path:
     """Write the page of a run, with samples of its data and the outcome of each image.
 
@@ -48,6 +56,7 @@ def write_run_page(
         config: Its settings.
         dataset: Its data set.
         found: The evaluation to show, if there is one.
+        predictor: The model that was evaluated, its variables on the host and its preprocessing.
 
     Returns:
         The path of the page.
@@ -59,6 +68,9 @@ def write_run_page(
     if found is None or found.shown.logits is None or found.shown.labels is None:
         return write_page(workdir)
     rows, logits, labels = found.shown.rows, found.shown.logits, found.shown.labels
+    name = f"{dataset.name} ({found.split})"
+    if dataset.multi_label:
+        return write_page(workdir, evaluate_multi_label(name, logits, labels, dataset.classes))
     assert rows is not None
     fitted = None
     if (
@@ -67,7 +79,6 @@ def write_run_page(
         and len(found.fitted.labels)
     ):
         fitted = found.fitted.logits, found.fitted.labels
-    name = f"{dataset.name} ({found.split})"
     evaluation = evaluate_logits(name, logits, labels, dataset.classes, fitted)
     images = found.images
     if isinstance(images, Features):
@@ -82,6 +93,7 @@ def write_run_page(
         rows=rows,
         unreadable=dict(images.bad),
     )
+    outcomes = with_heat_maps(*predictor, outcomes, images, rows, MAPPED)
     return write_page(workdir, evaluation, outcomes)
 
 

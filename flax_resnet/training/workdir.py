@@ -38,7 +38,7 @@ START = "transfer.weights_digest"  # an entry of config.json that is no setting
 # All that a run writes; anything else in its folder is kept when the run is deleted.
 _FILES = (
     *(CHECKSUMS, CONFIG, FILE, "classes.json", "class_indices.json", "preprocessing.json"),
-    *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report", "debug"),
+    *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report", "debug", "trace"),
 )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_curve
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from flax_resnet.metrics.average_precision import average_precision, mean_average_precision
 
@@ -37,6 +38,38 @@ def test_it_is_the_area_under_scikit_learns_curve_made_monotone(seed, size, leve
     shuffled = rng.permutation(size)
     assert average_precision(scores[shuffled], truth[shuffled]) == pytest.approx(found)
     assert average_precision(np.exp(scores / 3.0), truth) == pytest.approx(found)
+
+
+@settings(database=None, deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
+def test_it_is_scikit_learns_average_precision_where_precision_never_rises(images):
+    """scikit-learn's is the area under the curve as it is; VOC's is that of its envelope."""
+    scores, truth = map(np.array, zip(*images, strict=True))
+    found = average_precision(scores, truth)
+    if not truth.any():
+        assert math.isnan(found)
+        return
+    theirs = average_precision_score(truth, scores)
+    precision, _, _ = precision_recall_curve(truth, scores)
+    assert found >= theirs - 1e-12
+    if (np.diff(precision[:-1]) >= 0).all():  # from low thresholds to high ones
+        assert found == pytest.approx(theirs)
+
+
+@settings(database=None, deadline=None, max_examples=50)
+@given(st.data())
+def test_the_mean_is_that_of_scikit_learns_curves(data):
+    count, classes = data.draw(st.integers(1, 15)), data.draw(st.integers(1, 4))
+    scores = data.draw(arrays(np.float32, (count, classes), elements=st.integers(-3, 3)))
+    labels = data.draw(arrays(np.int8, (count, classes), elements=st.integers(0, 1)))
+    areas = []
+    for score, truth in zip(scores.T, labels.T, strict=True):
+        if truth.any():
+            precision, recall, _ = precision_recall_curve(truth, score)
+            envelope = np.maximum.accumulate(precision)[:-1]  # recall falls from 1 to 0
+            areas.append(float(-np.diff(recall) @ envelope))
+    found = mean_average_precision(scores, labels)
+    assert found == pytest.approx(np.mean(areas)) if areas else math.isnan(found)
 
 
 def test_the_mean_is_over_classes_that_are_shown():

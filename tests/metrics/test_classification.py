@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import log_softmax
+from hypothesis.extra.numpy import arrays
+from scipy.special import log_softmax, softmax
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     confusion_matrix,
+    f1_score,
     precision_recall_fscore_support,
     top_k_accuracy_score,
 )
@@ -41,6 +44,32 @@ def test_scores_agree_with_scikit_learn(seed, classes, count, scale):
         assert got.top5 == 1
     assert 0 <= got.calibrated_error <= 1
     assert mean_softmax_cross_entropy(logits, labels, got.temperature) <= got.loss + 1e-6
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(st.data())
+def test_ties_and_absent_classes_agree_with_scikit_learn(data):
+    """Of equal logits the first is the prediction, and classes may lack images or predictions."""
+    classes, count = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 12))
+    logits = data.draw(arrays(np.float32, (count, classes), elements=st.integers(0, 2)))
+    labels = data.draw(arrays(np.int64, count, elements=st.integers(0, classes - 1)))
+    predicted = [max(range(classes), key=row.__getitem__) for row in logits.tolist()]
+    got = evaluate_logits("tied", logits, labels, "abcde"[:classes])
+    every = range(classes)
+    np.testing.assert_array_equal(got.confusion, confusion_matrix(labels, predicted, labels=every))
+    expected = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        np.testing.assert_allclose(getattr(got, name), values, err_msg=name)
+    assert got.macro["f1"] == pytest.approx(
+        f1_score(labels, predicted, average="macro", zero_division=0)
+    )
+    chances = softmax(logits.astype(np.float64), 1)
+    correct, confidence = np.equal(predicted, labels), chances.max(1)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=15)
+    inside = np.digitize(confidence, np.linspace(0, 1, 16)[1:-1], right=True)
+    sizes = np.bincount(inside, minlength=15)
+    weighted = np.abs(accuracy - mean) @ sizes[sizes > 0] / count
+    assert got.calibration_error == pytest.approx(weighted)
 
 
 def test_the_temperature_is_fitted_on_validation_images_if_there_are_some():

@@ -5,6 +5,10 @@ import math
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import precision_recall_fscore_support
 
 from flax_resnet.metrics import evaluate_multi_label
 
@@ -21,6 +25,24 @@ def test_scores_are_those_counted_by_hand():
     assert found.mean_average_precision == pytest.approx((5 / 6 + 1 / 3) / 2)
     expected = optax.sigmoid_binary_cross_entropy(LOGITS, LABELS).mean()
     assert found.loss == pytest.approx(float(expected), rel=1e-6)
+
+
+@settings(database=None, deadline=None, max_examples=100)
+@given(st.data())
+def test_scores_agree_with_scikit_learn(data):
+    """With equal logits, classes that no image shows, and classes that are never predicted."""
+    count, classes = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    logits = data.draw(arrays(np.float32, (count, classes), elements=st.integers(-2, 2)))
+    labels = data.draw(arrays(np.int8, (count, classes), elements=st.integers(0, 1)))
+    found = evaluate_multi_label("zoo", logits, labels, "abcd"[:classes])
+    for index in range(classes):
+        truth, predicted = labels[:, index], logits[:, index] > 0
+        expected = precision_recall_fscore_support(
+            truth, predicted, labels=[1], zero_division=0, average=None
+        )
+        for name, (value,) in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+            assert getattr(found, name)[index] == pytest.approx(value), name
+        assert (found.average_precision[index] is None) == (not truth.any())
 
 
 def test_no_class_shown_has_no_precision():

@@ -21,3 +21,4 @@ def test_a_precision_that_does_not_exist_is_null(tmp_path):
     write_evaluation(tmp_path / "new" / "zoo.json", found)
     held = json.loads((tmp_path / "new" / "zoo.json").read_text())
     assert held["average_precision"][1] is None
+    assert read_evaluation(tmp_path / "new" / "zoo.json") == found

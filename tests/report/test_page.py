@@ -10,7 +10,7 @@ import pytest
 from flax_resnet.cli import main
 from flax_resnet.data import Split
 from flax_resnet.errors import UserError
-from flax_resnet.metrics import evaluate_logits
+from flax_resnet.metrics import evaluate_logits, evaluate_multi_label
 from flax_resnet.report import page as pages
 from flax_resnet.report import write_page
 from flax_resnet.report.outcomes import outcomes_of, read_outcomes
@@ -216,3 +216,23 @@ def test_a_run_of_any_number_of_classes_shows_mean_average_precision(workdir):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = write_page(workdir).read_text()
     assert "validation mAP, best" in text and "val mAP" in text and "val top-1" not in text
+
+
+def test_the_page_of_images_with_any_number_of_classes_has_a_table_of_them(workdir):
+    """Class 0 is shown by image 0 and predicted for it only; no image shows class 1."""
+    logits = np.array([[2.0, 1, -1], [-1, -2, 3]])
+    labels = np.array([[1, 0, 1], [0, 0, 1]])
+    made = evaluate_multi_label("zoo (test)", logits, labels, STRANGE[:3])
+    (workdir / "classes.json").write_text(json.dumps(STRANGE[:3]))
+    text = write_page(workdir, made).read_text(encoding="utf-8")
+    assert text == write_page(workdir).read_text(encoding="utf-8")  # from evaluation.json
+    rows = re.search(r'id="classes-table"(.*?)</table>', text, re.DOTALL)[1]
+    names = re.findall(r"<th>(.*?)</th>", rows)
+    assert names == ["class", "images", "precision", "recall", "F1", "average precision"]
+    cells = re.findall(r"<td[^>]*>(?:<bdi>)?(.*?)(?:</bdi>)?</td>", rows)
+    assert cells[1:6] == ["1", "100.0%", "100.0%", "100.0%", "100.0%"]
+    assert cells[7:12] == ["0", "0.0%", "0.0%", "0.0%", "–"]
+    assert cells[13:18] == ["2", "100.0%", "50.0%", "66.7%", "100.0%"]
+    assert "sortable" in rows and "&lt;script&gt;" in rows
+    assert 'id="confusion"' not in text and 'id="temperature"' not in text
+    Page(text)

@@ -1,0 +1,70 @@
+"""Heat maps over the photos of a page: where the evidence for the predicted class is."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..data import Preprocessing, Source, Split
+from ..models import ResNet
+from ..report.explain import grad_cam, overlay
+from ..report.outcomes import Outcomes
+from ..report.pictures import EXTREMES, to_webp
+from .forward_pass import forward
+
+_AT_ONCE = 8  # images of a batch
+
+
+def with_heat_maps(
+    model: ResNet,
+    variables: Any,
+    preprocess: Preprocessing,
+    outcomes: Outcomes,
+    images: Source,
+    rows: np.ndarray,
+    most: int = EXTREMES,
+) -> Outcomes:
+    """Return outcomes with Grad-CAM's maps over the most confident mistakes and hits.
+
+    Args:
+        model: The model that predicted the outcomes.
+        variables: Its variables.
+        preprocess: How pixels become its input.
+        outcomes: The outcomes.
+        images: Where the images are read.
+        rows: Index of each outcome in ``images``, int ``[N]``.
+        most: Number of mistakes, and of hits, with a map.
+
+    Returns:
+        The outcomes; unchanged for images of other than 1 or 3 channels, over which none is drawn.
+    """
+    if images.image_shape[-1] not in (1, 3) or not outcomes.pictures:
+        return outcomes
+    mistakes, hits = outcomes.extremes()
+    shown = [*mistakes[:most], *hits[:most]]
+    chosen = Split(images.gather(rows[shown])["image"], outcomes.labels[shown])
+
+    @jax.jit
+    def program(variables: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = preprocess(pixels)
+        return grad_cam(model, variables, x).maps, as_seen(pixels, x)
+
+    names, found = [str(row) for row in shown], {}
+    for batch in forward(program, variables, chosen, batch_size=_AT_ONCE, names=names):
+        for row, heat_map, photo in zip(
+            np.array(shown)[batch.indices].tolist(), *batch.outputs, strict=True
+        ):
+            found[row] = to_webp(overlay(photo, heat_map))
+    return dataclasses.replace(outcomes, heat_maps=found)
+
+
+def as_seen(pixels: jax.Array, x: jax.Array) -> jax.Array:
+    """Return stored pixels in the size in which the model sees them.
+
+    Args:
+        pixels: uint8 ``[N, H, W, C]``.
+        x: The model's input that was made of them.
+    """
+    shape = (*x.shape[:3], pixels.shape[-1])
+    return pixels if pixels.shape == shape else jax.image.resize(pixels, shape, "bilinear")
