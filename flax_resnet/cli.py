@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        # Messages that others quote have no full stop.
+        stop = "" if str(error).endswith((".", "!", "?")) else "."
+        print(f"error: {error}{stop}", file=sys.stderr)
         if owns_process and isinstance(error, HangingError):
             sys.stdout.flush()
             sys.stderr.flush()
