@@ -120,30 +120,39 @@ def quantize(
             "more or other photos to --calibration, or allow a larger loss. Nothing is written."
         )
     figures = {"metric": title, "float32": float_score, "int8": int8_score, "held_out": count}
-    figures["calibration"] = len(images)
+    figures["calibration"] = reader.count
     onnx.helper.set_model_props(written, metadata | {ENTRY: json.dumps(figures)})
     onnx.save_model(written, target)
-    return {"int8": f"{sentence}; ranges of {min(len(images), MOST_IMAGES):,} photos"}
+    return {"int8": f"{sentence}; ranges of {reader.count:,} photos"}
 
 
 class _Reader:
     """The inputs of a file for batches of images, as onnxruntime's quantiser reads them."""
 
     def __init__(self, classifier: OnnxClassifier, images: Source) -> None:
-        self._batches = _batches(classifier, images)
+        self.count = 0  # of the images that were read so far
+        self._batches = self._gather(classifier, images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._batches, None)
 
+    def _gather(
+        self, classifier: OnnxClassifier, images: Source
+    ) -> Iterator[dict[str, np.ndarray]]:
+        chosen = spread(len(images), MOST_IMAGES)
+        for first in range(0, len(chosen), BATCH_SIZE):
+            batch = images.gather(chosen[first : first + BATCH_SIZE])
+            pixels = batch["image"][batch.get("mask", np.ones(len(batch["image"]), bool))]
+            self.count += len(pixels)
+            if len(pixels):
+                yield classifier.feed(pixels)
+        if not self.count:
+            raise UserError("None of the photos to calibrate with can be read: name others.")
 
-def _batches(classifier: OnnxClassifier, images: Source) -> Iterator[dict[str, np.ndarray]]:
-    step = max(len(images) // MOST_IMAGES, 1)
-    chosen = np.arange(len(images))[::step][:MOST_IMAGES]
-    for first in range(0, len(chosen), BATCH_SIZE):
-        batch = images.gather(chosen[first : first + BATCH_SIZE])
-        pixels = batch["image"][batch.get("mask", np.ones(len(batch["image"]), bool))]
-        if len(pixels):
-            yield classifier.feed(pixels)
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Return at most ``most`` indices below ``count``, evenly, so that no class is left out."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def _calibration_images(

@@ -9,6 +9,7 @@ from PIL import Image
 import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.inference.export import Calibration
+from flax_resnet.inference.export.int8 import spread
 
 from .models import classifier_of
 
@@ -76,6 +77,22 @@ def test_nothing_is_written_without_a_fair_measure(
     with pytest.raises(fr.UserError, match=message):
         classifier.export(tmp_path / "int8.onnx", int8=Calibration(photos, labelled, loss))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_photos_of_the_calibration_are_of_all_classes():
+    """The images of a run are in the order of their classes."""
+    assert spread(500, 256)[[0, -1]].tolist() == [0, 499]
+    assert np.diff(spread(500, 256)).max() == 2 and len(set(spread(500, 256))) == 256
+    assert spread(3, 256).tolist() == [0, 1, 2]
+
+
+def test_photos_that_cannot_be_read_do_not_calibrate(folders, tmp_path):
+    classifier, folder = folders
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    calibration = Calibration(tmp_path, folder / "held_out", 0.5)
+    with pytest.raises(fr.UserError, match="None of the photos to calibrate with can be read"):
+        classifier.export(tmp_path / "int8.onnx", int8=calibration)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.slow
