@@ -23,6 +23,7 @@ def serve_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str | None = None,
+    engine: Literal["jax", "onnxruntime"] = "jax",
     batch_size: int = 16,
     max_delay_ms: float = 5.0,
     queue: int = 256,
@@ -46,6 +47,7 @@ def serve_command(
         host: The address to listen at; 0.0.0.0 lets other machines in.
         port: The port; 0 takes a free one.
         name: Name of the model in /v2/models/NAME; by default that of its architecture.
+        engine: What computes the model; an .onnx file is always computed by onnxruntime.
         batch_size: Photos in the largest batch.
         max_delay_ms: Milliseconds that a photo waits at most for others to fill a batch.
         queue: Photos that may wait; beyond it the answer is 429.
@@ -81,6 +83,7 @@ def serve_command(
             classifier,
             settings,
             name=name or classifier.info.config.name,
+            engine=engine,
             tta=tta,
             temperature=temperature,
         )

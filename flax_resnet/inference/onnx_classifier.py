@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,20 @@ def load_onnx(source: str | Path, info: WeightsInfo | None = None) -> OnnxClassi
             model_options=found.model_options,
         )
     return OnnxClassifier(session, info, takes)
+
+
+def with_onnxruntime(classifier: Classifier) -> OnnxClassifier:
+    """Return the same classifier, computed by onnxruntime and compared with the source.
+
+    Raises:
+        UserError: onnx or onnxruntime is not installed, or the outputs differ.
+    """
+    if isinstance(classifier, OnnxClassifier):
+        return classifier
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        classifier.export(path, preprocess=True)
+        return load_onnx(path, classifier.info)
 
 
 def _giving_logits(path: Path, *, cut: bool) -> bytes:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..data import Preprocessing, Source
 from ..data.images import ImageFiles
 from ..errors import UserError
 from ..models import ResNet, fold_batch_norm
-from ..training import BatchOutputs, forward, static_batch_size
+from ..training import BatchOutputs, batch_shardings, forward, static_batch_size
 from ..transform import EvalTransform
 from .inputs import Images, open_images
 
@@ -101,6 +102,24 @@ def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:
         variables = jax.device_put(variables, jax.local_devices()[0])
         classifier._programs["folded"] = model, variables
     return classifier._programs["folded"]
+
+
+def batch_function(program: Program) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of batches of stored pixels, uint8 ``[N, H, W, C]``, that runs a program.
+
+    Unlike ``forward_images`` it starts no threads and puts the variables on the devices once, which
+    take longer than a small model does for an image.
+    """
+    function, variables = program
+    placed: dict[Any, Any] = {}
+
+    def outputs(pixels: np.ndarray) -> np.ndarray:
+        rows, whole = batch_shardings(len(pixels))
+        if whole not in placed:
+            placed[whole] = jax.device_put(variables, whole)
+        return np.asarray(function(placed[whole], jax.device_put(pixels, rows)))
+
+    return outputs
 
 
 def forward_images(

@@ -85,6 +85,29 @@ def to_probabilities(classifier: Classifier, logits: np.ndarray) -> np.ndarray:
     return probabilities_of(logits, classifier.info.settings.get("loss", "softmax"))
 
 
+def check_temperature(temperature: float) -> None:
+    """Check a number that logits are divided by.
+
+    Raises:
+        UserError: It is not above 0, or infinite.
+    """
+    if not 0 < temperature < math.inf:
+        raise UserError(f"The temperature is {temperature:g}; it must be above 0.", exit_code=2)
+
+
+def at_temperature(classifier: Classifier, logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Turn finite logits ``[N, K]``, divided by the temperature, into probabilities.
+
+    Raises:
+        UserError: The temperature is so low that the quotients are infinite.
+    """
+    with np.errstate(over="ignore", divide="ignore"):
+        scaled = logits / np.float32(temperature)
+    if not np.isfinite(scaled).all():
+        raise UserError(f"The temperature {temperature:g} is too low for these logits.")
+    return to_probabilities(classifier, scaled)
+
+
 def predict_batches(
     classifier: Classifier,
     images: Images,
@@ -103,17 +126,14 @@ def predict_batches(
     Raises:
         UserError: As in ``predict``.
     """
-    if not 0 < temperature < math.inf or batch_size < 1:
-        raise UserError("The temperature and the batch size must be above 0.", exit_code=2)
+    check_temperature(temperature)
+    if batch_size < 1:
+        raise UserError(f"The batch size is {batch_size}; it must be above 0.", exit_code=2)
     program = classifier._logits_program(tta)
     classes = classifier.classes
     for batch in forward_images(program, images, classifier.transform, batch_size):
         probabilities = np.full((len(batch.names), len(classes)), np.nan, np.float32)
-        with np.errstate(over="ignore", divide="ignore"):
-            scaled = batch.outputs / np.float32(temperature)
-        if not np.isfinite(scaled).all():
-            raise UserError(f"The temperature {temperature:g} is too low for these logits.")
-        probabilities[batch.read] = to_probabilities(classifier, scaled)
+        probabilities[batch.read] = at_temperature(classifier, batch.outputs, temperature)
         yield Predictions(batch.names, classes, probabilities, batch.failed)
 
 

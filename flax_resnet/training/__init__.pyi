@@ -1,5 +1,6 @@
 from .checkpoint import Checkpoints as Checkpoints
 from .forward_pass import BatchOutputs as BatchOutputs
+from .forward_pass import batch_shardings as batch_shardings
 from .forward_pass import forward as forward
 from .forward_pass import static_batch_size as static_batch_size
 from .loop import train as train

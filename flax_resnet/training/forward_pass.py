@@ -77,7 +77,7 @@ def forward(
     Yields:
         The outputs of each batch.
     """
-    rows, whole = _shardings(batch_size)
+    rows, whole = batch_shardings(batch_size)
     variables = jax.device_put(variables, whole)
     batches = Prefetch(_padded(source, batch_size), lambda batch: _placed(batch, rows))
     waiting: tuple[Batch, Any] | None = None
@@ -93,7 +93,7 @@ def forward(
         batches.close()
 
 
-def _shardings(batch_size: int) -> tuple[Any, Any]:
+def batch_shardings(batch_size: int) -> tuple[Any, Any]:
     """Return the placements of a batch and of arrays that every device needs."""
     if jax.process_count() == 1 and batch_size % jax.device_count() == 0:
         mesh = data_mesh()

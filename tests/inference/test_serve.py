@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import re
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +45,7 @@ def client(classifier):
         yield client
 
 
-def serving(classifier, **settings):
+def serving(classifier, engine="jax", **settings):
     """A client of a server; as a context it runs and is ready."""
     from starlette.testclient import TestClient
 
@@ -58,7 +57,7 @@ def serving(classifier, **settings):
             app.state.service.batcher.ready.result(timeout=60)
             return self
 
-    app = create_app(classifier, ServeSettings(**settings), name="resnet8")
+    app = create_app(classifier, ServeSettings(**settings), name="resnet8", engine=engine)
     return Ready(app, raise_server_exceptions=False)
 
 
@@ -187,6 +186,15 @@ REFUSED = {
     "no model": ("/v2/models/other/infer", {"json": {}}, 404, "There is no model 'other'"),
     "no route": ("/other", {}, 404, "There is no POST /other"),
     "no inputs": (INFER, {"json": {}}, 400, '"inputs" must be'),
+    "id": (
+        INFER,
+        {
+            "content": b'{"id": "\\ud800", "inputs": [%s]}' % json.dumps(TENSOR).encode(),
+            "headers": AS_JSON,
+        },
+        400,
+        "whole Unicode characters",
+    ),
     "count": (INFER, {"json": {"inputs": [TENSOR | {"shape": [2]}]}}, 400, "the shape is [2]"),
     "no output": (
         INFER,
@@ -242,10 +250,15 @@ def test_a_full_queue_is_refused_and_no_answer_is_lost(classifier):
     gate = threading.Event()
 
     class Waiting(Classifier):
-        def predict(self, images, **options):
-            if len(images) and np.any(images.images):  # not the images of the compilation
-                gate.wait(30)
-            return Classifier.predict(self, images, **options)
+        def _logits_program(self, tta=None):
+            program, variables = Classifier._logits_program(self, tta)
+
+            def waiting(variables, images):
+                if np.any(images):  # not the images of the compilation
+                    gate.wait(30)
+                return program(variables, images)
+
+            return waiting, variables
 
     waiting = Waiting(classifier.model, classifier.variables, classifier.info)
     colors = ("red", "green", "blue")
@@ -326,6 +339,16 @@ def test_a_model_in_onnx_is_served_by_onnxruntime(classifier, files, tmp_path):
     assert refused.status_code == 422 and "ONNX has no heat maps" in refused.json()["error"]
 
 
+@pytest.mark.slow
+def test_the_engine_changes_no_answer(client, classifier, files):
+    pytest.importorskip("onnxruntime")
+    with serving(classifier, "onnxruntime", batch_size=2) as other:
+        answers = other.post("/predict", files=form(files[1])).json()
+        heat_map = other.post("/predict?heat_map=true", files={"a": JPEG}).json()[0]["heat_map"]
+    check_equal(answers, client.post("/predict", files=form(files[1])).json())
+    assert Image.open(io.BytesIO(base64.b64decode(heat_map))).format == "PNG"
+
+
 def test_the_token(classifier, tmp_path):
     with serving(classifier, batch_size=1, token="s3cret") as client:
         for headers in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "Basic s3cret"}):
@@ -380,7 +403,9 @@ def test_wrong_options(words, sentence, tmp_path, monkeypatch, capsys):
 
 
 def test_a_port_in_use_and_two_tokens(tmp_path, monkeypatch, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    from flax_resnet.inference.serve.server import open_socket
+
+    with open_socket("127.0.0.1", 0) as other:  # of a server that loads its model
         assert main(["serve", "nothing", "--port", str(other.getsockname()[1])]) == 1
     assert "in use" in capsys.readouterr().err
     monkeypatch.setenv("FLAX_RESNET_TOKEN", "a")
@@ -394,4 +419,4 @@ def test_what_cannot_be_served_ends_the_server(classifier, random_run, tmp_path,
     assert main(["serve", str(tmp_path / "backbone.safetensors"), "--port", "0"]) == 1
     assert "These weights hold no classifier" in capsys.readouterr().err
     assert main(["serve", str(random_run), "--port", "0", "--temperature", "0"]) == 2
-    assert "temperature and the batch size must be above 0" in capsys.readouterr().err
+    assert "temperature is 0; it must be above 0" in capsys.readouterr().err

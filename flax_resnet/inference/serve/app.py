@@ -23,7 +23,7 @@ from . import v2
 from .bodies import Refusal, check_length, parse_uploads
 from .openapi import describe
 from .page import content_security_policy, write_page
-from .service import Service
+from .service import Engine, Service
 from .settings import ServeSettings
 
 _T = TypeVar("_T")
@@ -38,6 +38,7 @@ def create_app(
     settings: ServeSettings | None = None,
     *,
     name: str = "model",
+    engine: Engine = "jax",
     tta: TestTimeAugmentation | None = None,
     temperature: float = 1.0,
 ) -> Starlette:
@@ -49,18 +50,21 @@ def create_app(
         classifier: The trained model.
         settings: Limits, and how batches are formed.
         name: Name of the model in ``/v2/models/NAME``.
+        engine: What computes the logits: ``"jax"``, or ``"onnxruntime"``, for which the classifier
+            is exported and compared first. A file in ONNX is always computed by onnxruntime.
         tta: Test-time augmentation, see ``Classifier.predict``.
         temperature: The logits are divided by it.
 
     Raises:
-        UserError: The name cannot be that of a model in a URL.
+        UserError: The name cannot be that of a model in a URL, the temperature is not above 0, the
+            classifier is random, or onnxruntime is not installed.
     """
     settings = settings or ServeSettings()
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
         raise UserError(
             f"The model's name is {name!r}; it must be of letters, digits, dots, - and _.", 2
         )
-    service = Service(classifier, settings, tta=tta, temperature=temperature)
+    service = Service(classifier, settings, engine=engine, tta=tta, temperature=temperature)
     routes = _Routes(service, name)
 
     @asynccontextmanager

@@ -21,11 +21,14 @@ from .service import Service
 # of these seconds after the signal to stop, connections are still taken, while answers ask clients
 # to close theirs; for the second, those that were just taken may still send their request.
 _NOTICE, _ARRIVAL = 1.0, 0.5
+_BACKLOG = 2048  # uvicorn's
 _KEEP_ALIVE = 75  # seconds; balancers that keep connections for 60 then close them first
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a bound socket, which does not listen yet.
+    """Return a socket that listens, so that the port is this process's while the model is loaded.
+
+    Connections wait there until the server runs.
 
     Raises:
         UserError: The address is none of this machine, or in use.
@@ -40,6 +43,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(_BACKLOG)  # two sockets may be bound to a port, but only one listens
         except OSError:
             bound.close()
             raise

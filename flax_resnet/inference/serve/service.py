@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,14 +16,18 @@ from ...data.images import ImageDecodeError, ImageFiles, available_cores, load_i
 from ...errors import UserError
 from ..classifier import Classifier
 from ..inputs import open_images
-from ..outputs import TestTimeAugmentation
-from ..predict import Predictions
+from ..onnx_classifier import with_onnxruntime
+from ..outputs import TestTimeAugmentation, batch_function
+from ..predict import Predictions, at_temperature, check_temperature
 from .batching import Batcher
 from .bodies import Refusal, Upload, check_count, read_body
 from .metrics import Metrics
 from .settings import ServeSettings
 
 _T = TypeVar("_T")
+
+Engine = Literal["jax", "onnxruntime"]
+"""What computes the logits."""
 
 
 class Service:
@@ -46,6 +50,7 @@ class Service:
         classifier: Classifier,
         settings: ServeSettings,
         *,
+        engine: Engine = "jax",
         tta: TestTimeAugmentation | None = None,
         temperature: float = 1.0,
     ) -> None:
@@ -58,7 +63,10 @@ class Service:
         self._pool = ThreadPoolExecutor(available_cores(), "decode")
         self._heat_maps = ThreadPoolExecutor(1, "heat-maps")
         self.has_heat_maps = classifier.info.kind != "onnx"
-        self._predict = partial(classifier.predict, tta=tta, temperature=temperature)
+        check_temperature(temperature)
+        self._temperature = temperature
+        computing = with_onnxruntime(classifier) if engine == "onnxruntime" else classifier
+        self._logits = batch_function(computing._logits_program(tta))
         transform = classifier.transform
         self.batcher = Batcher(
             self._compute,
@@ -206,8 +214,11 @@ class Service:
         return Predictions(tuple(names), self.classifier.classes, probabilities, {})
 
     def _compute(self, images: np.ndarray) -> np.ndarray:
-        split = Split(images, np.zeros(len(images), np.int32))
-        return self._predict(split, batch_size=len(images)).probabilities
+        logits = self._logits(images)
+        probabilities = np.full(logits.shape, np.nan, np.float32)
+        finite = np.isfinite(logits).all(1)
+        probabilities[finite] = at_temperature(self.classifier, logits[finite], self._temperature)
+        return probabilities
 
     def _count_batch(self, size: int, seconds: float) -> None:
         self.metrics.batches.observe(size)

@@ -73,10 +73,15 @@ def parse_infer(body: bytes, max_photos: int) -> InferRequest:
             400, f"There is no output {min(unknown)[:80]!r}: the outputs are {', '.join(OUTPUTS)}."
         )
     request_id = value.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise Refusal(400, 'The "id" must be a string.')
+    if request_id is not None and not _is_text(request_id):
+        raise Refusal(400, 'The "id" must be a string of whole Unicode characters.')
     images = _tensor(tensor.get("datatype"), shape, data, max_photos)
     return InferRequest(images, outputs, request_id)
+
+
+def _is_text(value: Any) -> bool:
+    r"""Return whether a value is a string that UTF-8 holds; JSON's ``"\ud800"`` is half of one."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _tensor(
