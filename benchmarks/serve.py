@@ -1,14 +1,16 @@
 """The server under load on loopback, beside LitServe and a plain FastAPI server of PyTorch.
 
-    python -m benchmarks.serve speed RUN [--torch PYTHON] [--lit PYTHONPATH] [--seconds 20]
+    python -m benchmarks.serve speed RUN [--torch PYTHON] [--lit PYTHONPATH] [--seconds 10]
     python -m benchmarks.serve hold RUN [--checked 5000] [--requests 100000] [--malformed 1000]
 
 ``speed`` gives photos per second and the median and 99th percentile of the latency at 1, 8 and 64
 clients, each of which sends its next photo (a JPEG of 500x375, in base64 as JSON) when it has the
 answer to its last. The servers run one after another, in each round in another order, on the same
-photos: ours; LitServe with the same classifier, batches of 16 and a delay of 5 ms; and the usual
-tutorial's FastAPI server of torchvision's model of the same architecture. ``predict`` is
-``Classifier.predict`` of the same photos in a process of its own, in batches of 16.
+photos: ours by both engines; LitServe with the same classifier, batches of 16 and a delay of 5 ms;
+and the usual tutorial's FastAPI server of torchvision's model of the same architecture. ``predict``
+is ``Classifier.predict`` of the same photos in a process of its own, in batches of 16, of the model
+and of its ONNX file. Beside each rate is the processor time of the server and its children for each
+photo, which other programs on the machine change little.
 
 ``hold`` shows on a small run what must hold under overload, for many requests, for malformed
 uploads and at SIGTERM; each answer is compared with the prediction of its photo in this process.
@@ -31,7 +33,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BATCH = 16
@@ -169,29 +171,49 @@ def serve_torch(name, port):
 
 
 def predict_rate(run, seconds):
-    """Print photos per second of ``Classifier.predict``."""
+    """Print photos per second of ``Classifier.predict``, and seconds of the processor a photo."""
     import flax_resnet as fr
 
     fr.tune_cpu()
     classifier, batch = fr.load(run), photos(4 * BATCH, (500, 375))
     classifier.predict(batch, batch_size=BATCH)
-    count, started = 0, time.perf_counter()
+    count, started, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
         classifier.predict(batch, batch_size=BATCH)
         count += len(batch)
-    print(count / (time.perf_counter() - started))
+    print(count / (time.perf_counter() - started), (time.process_time() - used) / count)
 
 
-def speed(run, seconds, rounds, torch_python, lit_path):
+def processor_seconds(process):
+    """Return the processor time of a process and its descendants so far, on Linux."""
+    parents, seconds = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            ticks = sum(map(int, fields[11:15]))
+            seconds[int(path.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
+
+    def belongs(pid):
+        return pid == process or (pid in parents and belongs(parents[pid]))
+
+    return sum(taken for pid, taken in seconds.items() if belongs(pid))
+
+
+def speed(run, seconds, rounds, clients_of, torch_python, lit_path):
     import flax_resnet as fr
 
-    name = fr.load(run).info.config.name
+    classifier = fr.load(run)
+    name, exported = classifier.info.config.name, str(Path(run).with_suffix(".onnx"))
+    if not Path(exported).exists():
+        classifier.export(exported, preprocess=True)
     requests = [request_of(content) for content in photos(4 * BATCH, (500, 375))]
-    this, lit = (
-        [sys.executable, "-m", "benchmarks.serve"],
-        {"PYTHONPATH": f"{lit_path}:{Path.cwd()}"},
-    )
-    servers = {"flax-resnet serve": (ours(run, "--batch-size", str(BATCH), "--timeout", "600"), {})}
+    this = [sys.executable, "-m", "benchmarks.serve"]
+    limits = ("--batch-size", str(BATCH), "--timeout", "600")
+    servers = {
+        "serve": (ours(run, *limits), {}),
+        "serve, onnxruntime": (ours(run, *limits, "--engine", "onnxruntime"), {}),
+    }
     if lit_path is not None:
         lit = {"PYTHONPATH": f"{lit_path}:{Path.cwd()}"}
         words = [sys.executable, "-m", "benchmarks.serve_litserve", run, "PORT"]
@@ -199,26 +221,36 @@ def speed(run, seconds, rounds, torch_python, lit_path):
     if torch_python is not None:
         words = [torch_python, "-m", "benchmarks.serve", "torch", name, "--port", "PORT"]
         servers["FastAPI and torch"] = (words, {})
-    rates = {}
+    rows = {}
+
+    def report(label, *values):
+        rows.setdefault(label, []).append(values)
+        print(row_of(label, values), flush=True)
+
     for number in range(rounds):
-        print_rate = [*this, "predict", run, "--seconds", str(seconds)]
-        alone = float(subprocess.check_output(print_rate))
-        rates.setdefault("in-process predict", []).append(alone)
-        print(f"in-process predict             {alone:7.1f} photos/s", flush=True)
+        for engine, model in {"": run, ", onnxruntime": exported}.items():
+            command = [*this, "predict", model, "--seconds", str(seconds)]
+            report(f"predict{engine}", *map(float, subprocess.check_output(command).split()))
         for server_name in list(servers) if number % 2 == 0 else list(servers)[::-1]:
-            with server(*servers[server_name], request=requests[0]) as (_, port):
-                for clients in (1, 8, 64):
+            with server(*servers[server_name], request=requests[0]) as (process, port):
+                for clients in clients_of:
+                    used = processor_seconds(process.pid)
                     times, rate = measure(port, clients, requests, seconds)
-                    label = f"{server_name:18} {clients:3} clients"
-                    rates.setdefault(label, []).append(rate)
-                    p50, p99 = (1000 * times[int(q * (len(times) - 1))] for q in (0.5, 0.99))
-                    print(
-                        f"{label} {rate:7.1f} photos/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  "
-                        f"({len(times)} answers)",
-                        flush=True,
-                    )
-    for label, values in rates.items():
-        print(f"median of {rounds} rounds: {label:30} {statistics.median(values):7.1f} photos/s")
+                    used = (processor_seconds(process.pid) - used) / len(times)
+                    label = f"{server_name}, {clients} client{'s' * (clients > 1)}"
+                    ranks = (times[int(q * (len(times) - 1))] for q in (0.5, 0.99))
+                    report(label, rate, used, *ranks)
+    print(f"medians of {rounds} rounds")
+    for label, values in rows.items():
+        print(row_of(label, [statistics.median(column) for column in zip(*values, strict=True)]))
+
+
+def row_of(label, values):
+    rate, used, *ranks = values
+    row = f"{label:32} {rate:6.1f} photos/s, {1000 * used:6.1f} ms of the processor a photo"
+    if ranks:
+        row += ", p50 {:6.0f} ms, p99 {:6.0f} ms".format(*(1000 * rank for rank in ranks))
+    return row
 
 
 def measure(port, clients, requests, seconds):
@@ -370,7 +402,8 @@ def main():
     parser.add_argument("part", choices=["speed", "hold", "predict", "torch"])
     parser.add_argument("run", help="a run's folder, or what fr.load takes")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--torch", help="a Python with torch, torchvision and FastAPI")
     parser.add_argument("--lit", help="a folder for PYTHONPATH with LitServe")
@@ -379,7 +412,8 @@ def main():
     parser.add_argument("--malformed", type=int, default=1000)
     options = parser.parse_args()
     if options.part == "speed":
-        speed(options.run, options.seconds, options.rounds, options.torch, options.lit)
+        limits = options.seconds, options.rounds, options.clients
+        speed(options.run, *limits, options.torch, options.lit)
     elif options.part == "hold":
         hold(options.run, options.checked, options.requests, options.malformed)
     elif options.part == "predict":
