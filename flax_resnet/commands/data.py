@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -25,11 +25,12 @@ def check_command(
     suspects_sheet: str = "suspects.png",
     suspects_list: str | None = None,
 ) -> None:
-    """Read every image of a folder or list and report defects.
+    """Read every image of a folder, list or shards and report defects.
 
     Args:
-        source: A folder of images, or a list: .csv, .tsv or .jsonl.
-        columns: The list's columns of paths, labels and optionally splits, such as id,breed.
+        source: A folder of images, or a list: .csv, .tsv or .jsonl; or shards: .tar or .parquet.
+        columns: The list's columns of paths, labels and optionally splits, such as id,breed; or the
+            image and the label in shards, such as jpg,cls.
         sheet: Also write a picture with examples of each class to this file.
         most: The number of files to name for each defect.
         suspects: Also name the photos whose label looks wrong, and show them in a picture.
@@ -108,17 +109,21 @@ def prepare_command(
     /,
     *,
     source: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    to: Literal["tfds", "webdataset", "parquet"] = "tfds",
+    shuffle: int | None = None,
     data_dir: Annotated[str | None, tyro.conf.arg(name="data.dir")] = None,
 ) -> None:
-    """Write a data set in the format of TFDS, without TensorFlow.
+    """Write a data set in the format of TFDS, without TensorFlow, or as shards.
 
     Args:
         name: cifar10, cifar100, mnist, fashion_mnist, tf_flowers, voc2012, voc2012_single_label or
-            imagenet2012.
+            imagenet2012; or a folder of images, a list or shards.
         source: The original archive or its folder; by default the file in the data folder, or a
             download.
+        to: The format: TFDS's, tar files (WebDataset) or Parquet files.
+        shuffle: A seed: write the images of each split in random order; by default in their own.
         data_dir: The folder of prepared data sets; by default ~/tensorflow_datasets.
     """
     from ..data.tfds import prepare
 
-    print(prepare(name, source, data_dir))
+    print(prepare(name, source, data_dir, to=to, shuffle=shuffle))

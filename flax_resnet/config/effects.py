@@ -44,6 +44,7 @@ EFFECTS: dict[str, Effect] = {
     "data.resize": "numbers",
     "data.interpolation": "numbers",
     "data.sampling": "numbers",
+    "data.shuffle": "numbers",
     "data.splits": "numbers",
     "data.on_bad_image": "none",
     "data.workers": "none",

@@ -80,13 +80,13 @@ class DataConfig:
     """The images and how they are read."""
 
     name: str = "cifar10"
-    """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set, or folder: the image
-    folder, .csv, .jsonl or .npz that dir names."""
+    """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set; or what dir names:
+    folder (of images, or a .csv, .jsonl or .npz), webdataset or parquet (shards)."""
     dir: str | None = None
     """The folder of the original files or prepared sets; default ~/tensorflow_datasets."""
     columns: str | None = None
-    """The columns of a list that hold paths, labels and optionally splits, such as id,breed; by
-    default they are recognized."""
+    """The columns of a list that hold paths, labels and optionally splits, such as id,breed, or the
+    image and the label in shards, such as jpg,cls; by default they are recognized."""
     download: bool = True
     """Download missing files."""
     batch_size: int = 128
@@ -106,6 +106,9 @@ class DataConfig:
     sampling: Literal["balanced"] | None = None
     """The training images of an epoch: as many of each class (balanced), so that images of small
     classes are repeated and those of large ones take turns; by default each image once."""
+    shuffle: Literal["global", "shards"] = "global"
+    """The order of an epoch: any image may follow any other (global), or images are read in runs
+    from shards in random order (shards), which object storage and disks deliver faster."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, validation and test where a folder or prepared set has no splits."""
     on_bad_image: Literal["skip", "error"] = "skip"

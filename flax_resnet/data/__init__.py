@@ -9,7 +9,7 @@ from .augment import Augmentation, Mixing, Preprocessing
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset, Split
 from .images import UNIFORMS_PER_CROP
-from .opening import FOLDER, IMAGE_SIZE, open_dataset
+from .opening import FOLDER, IMAGE_SETS, IMAGE_SIZE, open_dataset
 from .pipeline import (
     BalancedOrder,
     Batch,
@@ -22,9 +22,11 @@ from .pipeline import (
     eval_batches,
     train_batches,
 )
+from .shard_order import ShardOrder, shards_of
 
 __all__ = [
     "FOLDER",
+    "IMAGE_SETS",
     "IMAGE_SIZE",
     "UNIFORMS_PER_CROP",
     "Augmentation",
@@ -36,6 +38,7 @@ __all__ = [
     "Prefetch",
     "Preprocessing",
     "Shard",
+    "ShardOrder",
     "Source",
     "Split",
     "batch_indices",
@@ -44,5 +47,6 @@ __all__ = [
     "eval_batches",
     "load_dataset",
     "open_dataset",
+    "shards_of",
     "train_batches",
 ]

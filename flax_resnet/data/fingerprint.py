@@ -9,8 +9,9 @@ A run keeps it as ``data.json``::
 The digest of a split is a hash of its images in their order: of each the label, and the hash of its
 file's content. So a folder can be moved, and files can be renamed as long as their order stays. In
 a folder that would take long to read, the path below the folder and the size take the place of the
-content, and ``files`` is empty. A prepared set is identified by the names and sizes of its files.
-All hashes are BLAKE2b of 128 bits, as hex digits.
+content, and ``files`` is empty. The hashes of images in shards are in the index of these, so that
+they are compared in a set of any size. A prepared set is identified by the names and sizes of its
+files. All hashes are BLAKE2b of 128 bits, as hex digits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from typing import Any
 import numpy as np
 
 from flax_resnet.data.datasets import Dataset, Split
-from flax_resnet.data.images import SPLITS, ImageFiles, Records, first_few, map_in_threads
+from flax_resnet.data.images import (
+    SPLITS,
+    ImageFiles,
+    Member,
+    Records,
+    first_few,
+    map_in_threads,
+)
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.dataset import Subset
 from flax_resnet.errors import UserError, first_line
@@ -198,6 +206,8 @@ def _is_large(paths: Sequence[str]) -> bool:
 
 
 def _size(path: str) -> int:
+    if isinstance(path, Member):
+        return path.size
     try:
         return os.stat(path).st_size
     except OSError:
@@ -213,14 +223,14 @@ def _of_split(source: Source, is_large: bool, base: str) -> SplitFingerprint:
         images = np.ascontiguousarray(source.images)
         return SplitFingerprint(len(source), _digest([shape, images.data, labels.data]))
     names = [os.path.relpath(path, base) for path in _paths(source)]
-    if is_large:
+    if is_large and not any(isinstance(path, Member) for path in _paths(source)):
         sizes = map_in_threads(_size, _paths(source), 64)
         facts = [f"{name} {size}" for name, size in zip(names, sizes, strict=True)]
         files = {}
     else:
         assert isinstance(source, ImageFiles)
         facts = source.content_digests()
-        files = dict(zip(names, facts, strict=True))
+        files = {} if is_large else dict(zip(names, facts, strict=True))
     rows = (
         f"{label.tolist()} {fact}\n".encode(errors="surrogatepass")
         for label, fact in zip(labels, facts, strict=True)

@@ -9,11 +9,21 @@ from ..paths import expand
 from .arrays import read_arrays
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset
-from .images import SPLITS, ImageFiles, find_images, split_columns
+from .images import (
+    SHARD_FORMATS,
+    SPLITS,
+    ImageFiles,
+    Member,
+    find_images,
+    left_out_note,
+    split_columns,
+)
 from .published import TFDS_CATALOG
 from .tfds import find_prepared, load_prepared, open_prepared
 
 FOLDER = "folder"
+IMAGE_SETS = (FOLDER, *SHARD_FORMATS)
+"""The names of data sets that are images found in ``--data.dir``."""
 IMAGE_SIZE = 224  # default size of decoded image files, the input size of ImageNet models
 
 
@@ -36,7 +46,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
         workers=data.workers,
         on_bad_image=data.on_bad_image,
     )
-    if data.name != FOLDER:
+    if data.name not in IMAGE_SETS:
         if data.name in dataset_names() or _is_misspelt(data):
             return load_dataset(
                 data.name, data.dir, validation=data.validation, download=data.download
@@ -44,19 +54,23 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
         prepared = open_prepared(data.name, data.dir)
         return load_prepared(prepared, stream, validation=data.validation, ratios=data.splits)
     if data.dir is None:
-        raise UserError(
-            "--data.name folder needs --data.dir: the folder with a folder of images for each "
-            "class, or a .csv, .jsonl or .npz file.",
-            exit_code=2,
+        wanted = (
+            "the folder with a folder of images for each class, or a .csv, .jsonl or .npz file"
+            if data.name == FOLDER
+            else f"the folder of shards, {SHARD_FORMATS[data.name].extensions[0]} files"
         )
+        raise UserError(f"--data.name {data.name} needs --data.dir: {wanted}.", exit_code=2)
     path = expand(data.dir)
-    if path.suffix.lower() == ".npz":
+    if data.name == FOLDER and path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
     columns = split_columns(data.columns)
-    found = find_images(path, ratios=data.splits, columns=columns)
+    form = None if data.name == FOLDER else data.name
+    found = find_images(path, ratios=data.splits, columns=columns, form=form)
     train, validation, test = (stream(found.splits[split]) for split in SPLITS)
     name = path.resolve().name
     notes = found.notes + found.missing_classes
+    if any(isinstance(file, Member) for file in found.train.paths[:1]):
+        notes += tuple(left_out_note(data.dir, found.left_out))
     return Dataset(name, found.classes, train, validation, test, notes=notes)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..config import AugmentConfig, DataConfig
-from ..data import FOLDER, Preprocessing, Source, open_dataset
+from ..data import IMAGE_SETS, Preprocessing, Source, open_dataset
 from ..data.images import (
     NUMBERS,
     SPLITS,
@@ -228,7 +228,7 @@ def _select(
         raise UserError(
             "There is no data to evaluate on: name a folder with a folder of images for each class."
         )
-    if own and (settings.get("data.name") != FOLDER or str(data_dir).endswith(".npz")):
+    if own and (settings.get("data.name") not in IMAGE_SETS or str(data_dir).endswith(".npz")):
         return _select_of_config(settings, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)

@@ -2,7 +2,7 @@
 
 import itertools
 
-from ..data import FOLDER
+from ..data import IMAGE_SETS
 from ..data.fingerprint import read_fingerprint
 from ..data.images import Records, digest_files
 from ..errors import UserError
@@ -28,7 +28,7 @@ def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str]
         return frozenset()
     data = read_fingerprint(info.path)
     if data is None or not data.contents():
-        by_name = info.settings.get("data.name") not in (None, FOLDER)
+        by_name = info.settings.get("data.name") not in (None, *IMAGE_SETS)
         return frozenset() if by_name else None
     seen = data.contents(["train"] if chosen == "validation" else ["train", "validation"])
     # An image that the run has in test, too, is in the score that the run itself reports.

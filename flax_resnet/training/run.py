@@ -1,6 +1,7 @@
 """A run: its settings resolved, once, into the objects that the training loop needs."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from ..data import (
     Order,
     Prefetch,
     Preprocessing,
+    ShardOrder,
     batch_indices,
     epoch_order,
     open_dataset,
+    shards_of,
     train_batches,
 )
 from ..data.images import first_few
@@ -162,10 +165,13 @@ class Run:
             self.partitioning.put_batch,
         )
 
-    @property
+    @functools.cached_property
     def _order(self) -> Order:
         if self.config.data.sampling == "balanced":
             return BalancedOrder(self.dataset.train.labels)
+        if self.config.data.shuffle == "shards":
+            different = self.config.data.batch_size // self.config.augment.repeats
+            return ShardOrder(shards_of(self.dataset.train), different)
         return epoch_order
 
     def with_epochs(self, epochs: int) -> "Run":
@@ -276,6 +282,7 @@ def resolve(config: Config) -> Run:
     start = find_start(config.transfer.weights, config.model.name)
     dataset = open_dataset(_with_expected_images(config.data, start), config.augment)
     _check_labels(dataset, config)
+    _check_order(dataset, config)
     channels = _choose_channels(config, dataset, start)
     model = build_model(config.model, num_classes=len(dataset.classes), in_channels=channels)
     if partitioning.batch_norm_groups > 1:
@@ -373,6 +380,19 @@ def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> Data
         resize=data.resize or (None if start.info.kind == "file" else resize),
         interpolation=data.interpolation or expected.interpolation,
     )
+
+
+def _check_order(dataset: Dataset, config: Config) -> None:
+    """Raise a UserError where the data have no shards, or two orders are asked for."""
+    if config.data.shuffle != "shards":
+        return
+    if config.data.sampling == "balanced":
+        raise UserError(
+            "--data.shuffle shards reads each image once in an epoch, and --data.sampling balanced "
+            "some of them several times: leave out one of them.",
+            exit_code=2,
+        )
+    shards_of(dataset.train)
 
 
 def _check_labels(dataset: Dataset, config: Config) -> None:

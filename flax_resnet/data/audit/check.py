@@ -24,6 +24,7 @@ from flax_resnet.data.images import (
     SPLITS,
     ImageDecodeError,
     ImageHeader,
+    Member,
     SplitRatios,
     content_digest,
     find_images,
@@ -189,7 +190,10 @@ def check_folder(
         extension_mismatch={
             path: file.header.format
             for path, file in zip(paths, inspected, strict=True)
-            if file.header and not path.lower().endswith(FORMATS[file.header.format])
+            if file.header
+            and not path.lower().endswith(FORMATS[file.header.format])
+            # A row of a Parquet file needs no name.
+            and (not isinstance(path, Member) or os.path.splitext(path)[1])
         },
         duplicates=tuple(group_of(group) for group in by_content.values() if len(group) > 1),
         near_duplicates=tuple(

@@ -1,4 +1,4 @@
-"""Image files: found in folders and lists, decoded, cropped and resized.
+"""Image files: found in folders, lists and shards, decoded, cropped and resized.
 
 ``find_images`` lists the files of a data set with their labels and splits, ``ImageFiles`` decodes
 them in batches with several threads, and the functions of ``pixels`` turn one file into an array;
@@ -28,6 +28,7 @@ from .files import ImageFiles, LabeledFiles, OnBadImage, available_cores
 from .folder import find_images
 from .listing import ListedFile, read_listed_files
 from .matching import NUMBERS
+from .members import Member
 from .pixels import (
     ImageHeader,
     Pixels,
@@ -44,6 +45,7 @@ from .records import (
     first_few,
     pluralize,
 )
+from .shards import SHARD_FORMATS, left_out_note, shard_numbers
 from .splits import SPLIT_ALIASES, SPLIT_RATIOS, SPLITS, SplitRatios, divide
 from .tables import TABLE_EXTENSIONS
 from .transform import fit_image, load_image
@@ -54,6 +56,7 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "NUMBERS",
+    "SHARD_FORMATS",
     "SPLITS",
     "SPLIT_ALIASES",
     "SPLIT_RATIOS",
@@ -67,6 +70,7 @@ __all__ = [
     "ImageSource",
     "LabeledFiles",
     "ListedFile",
+    "Member",
     "OnBadImage",
     "Pixels",
     "Records",
@@ -83,6 +87,7 @@ __all__ = [
     "find_images",
     "first_few",
     "fit_image",
+    "left_out_note",
     "load_image",
     "map_in_threads",
     "open_image",
@@ -93,6 +98,7 @@ __all__ = [
     "read_image",
     "read_listed_files",
     "resize_center_crop",
+    "shard_numbers",
     "split_columns",
     "thumbnail",
     "to_rgb",

@@ -16,7 +16,7 @@ _PATHS = frozenset({
     "image", "images", "imagepath", "imagefile", "imagefilename", "imagename", "imageid",
     "img", "imgpath", "imgfile", "imgname", "imgid", "photo", "photoid", "picture",
 })  # fmt: skip
-_LABELS = frozenset({
+LABEL_NAMES = frozenset({
     "label", "labels", "labelname", "labelid", "class", "classes", "classname", "classid",
     "classlabel", "category", "categoryname", "categoryid", "target", "species", "breed", "tag",
     "groundtruth", "truth", "true", "y",
@@ -54,7 +54,7 @@ def choose_columns(
     """
     if given:
         return _given(table, given, labelled), []
-    key_of = {name: re.sub(r"[\W_]+", "", name).lower() for name in table.columns}
+    key_of = {name: column_key(name) for name in table.columns}
     path = _path_column(table, key_of, labelled)
     if not labelled:
         return (path,), []
@@ -66,6 +66,11 @@ def choose_columns(
     exact = [name for name in others if name.lower() == "split"]
     usual = [name for name in others if key_of[name] in _SPLITS and _holds_splits(table, name)]
     return (path, label, *(exact or usual)[:1]), notes
+
+
+def column_key(name: str) -> str:
+    """Return the name of a column without case, spaces and punctuation."""
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def _given(table: Table, given: Sequence[str], labelled: bool) -> tuple[str, ...]:
@@ -113,7 +118,7 @@ def _label_column(table: Table, key_of: dict[str, str], path: str) -> str:
     truths = [name for name in others if key_of[name] in _TRUTHS]
     if exact and not truths:  # ``evaluate`` writes what is predicted as label, next to true
         return exact[0]
-    usual = [name for name in others if key_of[name] in _LABELS]
+    usual = [name for name in others if key_of[name] in LABEL_NAMES]
     if not usual:
         usual = [
             name

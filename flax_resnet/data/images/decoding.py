@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from flax_resnet.data.images.members import Member
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand_text
 
@@ -123,13 +124,16 @@ def name_and_bytes(content: ImageSource) -> tuple[str, bytes]:
 
 
 def read_bytes(path: str) -> bytes:
-    """Return the content of a file.
+    """Return the content of a file, or of an image in a shard.
 
     Raises:
+        UserError: The shard has changed since it was indexed.
         ImageDecodeError: The file cannot be read, or is a pipe or a device, from which reading
             could wait forever.
     """
     try:
+        if isinstance(path, Member):
+            return path.read()
         with open(expand_text(path), "rb", buffering=0, opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not _is_substitution(path):
                 raise ImageDecodeError(path, "is a pipe or another special file")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from flax_resnet.data.images.decoding import ImageDecodeError, read_bytes
+from flax_resnet.data.images.members import Member
 from flax_resnet.errors import UserError
 from flax_resnet.paths import cache_folder
 
@@ -64,8 +65,12 @@ def digest_files(paths: Sequence[str]) -> list[FileDigest | None]:
     """Return the digests of files in order, and None for those that cannot be read.
 
     Digests are kept in ``digests-1.sqlite`` in the cache folder, and only files that are new or
-    changed are read. Without a cache folder that can be written, all files are read.
+    changed are read. Without a cache folder that can be written, all files are read. Those of
+    images in shards are in the index of these.
     """
+    members = [path for path in paths if isinstance(path, Member)]
+    if len(members) == len(paths):
+        return [FileDigest(member.digest, member.fraction) for member in members]
     stamps = map_in_threads(_stamp, paths, _FILES_PER_TASK)
     keys = [_key(path) for path in paths]
     with _open_cache() as cache:

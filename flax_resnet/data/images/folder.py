@@ -20,6 +20,7 @@ from flax_resnet.data.images.records import (
     first_few,
     pluralize,
 )
+from flax_resnet.data.images.shards import find_shards, shard_format
 from flax_resnet.data.images.splits import SPLIT_RATIOS, SplitRatios
 from flax_resnet.data.images.tables import TABLE_EXTENSIONS
 from flax_resnet.data.images.tree import LOOP, Folder, read_tree
@@ -36,8 +37,10 @@ def find_images(
     classes: Sequence[str] | None = None,
     other_names: Namings = MappingProxyType({}),
     columns: Sequence[str] | None = None,
+    form: str | None = None,
 ) -> SplitRecords:
-    """Find the image files of a folder, or of a CSV or JSONL list (``listing.read_listing``).
+    """Find the image files of a folder, of a CSV or JSONL list (``listing.read_listing``), or the
+    images of shards (``shards.find_shards``).
 
     A folder has one folder for each class; or it has folders of the splits, and these have the
     class folders. ``layout.find_layout`` decides which, and refuses what could be either. Files
@@ -53,7 +56,9 @@ def find_images(
         ratios: Proportions in which images without a split are divided, see ``records.assemble``.
         classes: Class names in their order; by default the folders of train.
         other_names: Other names that ``classes`` may have in the source, see ``match_classes``.
-        columns: The columns of a list, see ``read_listing``.
+        columns: The columns of a list or of shards, see ``read_listing`` and ``find_shards``.
+        form: Format of shards, a key of ``SHARD_FORMATS``; by default a folder with shards and
+            without image files is one.
 
     Raises:
         UserError: The source does not exist, has another layout or cannot be read, has only one
@@ -61,8 +66,16 @@ def find_images(
     """
     path = expand_text(source)
     check_ratios(ratios)
-    if os.path.isdir(path):
-        return _read_folder(path, ratios, classes, other_names)
+    if os.path.isdir(path) and form is None:
+        tree = read_tree(path)
+        if tree.count or (form := shard_format(path)) is None:
+            return _read_folder(path, tree, ratios, classes, other_names)
+    elif form is None and path.lower().endswith((".tar", ".parquet")) and os.path.isfile(path):
+        form = shard_format(path)
+    if form is not None:
+        return find_shards(
+            path, form, ratios=ratios, classes=classes, other_names=other_names, columns=columns
+        )
     if os.path.isfile(path) and path.lower().endswith(TABLE_EXTENSIONS):
         entries, names, notes = read_listing(path, classes, columns, other_names)
         return assemble(path, entries, names, ratios, notes)
@@ -74,9 +87,12 @@ def find_images(
 
 
 def _read_folder(
-    root: str, ratios: SplitRatios, classes: Sequence[str] | None, other_names: Namings
+    root: str,
+    tree: Folder,
+    ratios: SplitRatios,
+    classes: Sequence[str] | None,
+    other_names: Namings,
 ) -> SplitRecords:
-    tree = read_tree(root)
     for folder in tree.walk():
         if folder.unreadable:
             raise UserError(

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -168,6 +168,57 @@ def _files(path: str, rows: Sequence[_Row]) -> tuple[list[str], str]:
     )
 
 
+def number_labels(
+    source: str,
+    labels: Sequence[str],
+    where: Callable[[int], str],
+    classes: Sequence[str] | None = None,
+    other_names: Namings = MappingProxyType({}),
+) -> tuple[tuple[str, ...], list[int], list[str]]:
+    """Number the labels that a list or shards give as text.
+
+    Args:
+        source: The list or the folder of shards, for messages.
+        labels: The label of each image, as written.
+        where: Function from the index of an image to where its label stands, such as
+            ``photos.csv, line 3``.
+        classes: Class names in order; the labels are then all class names, or all numbers from 0.
+            Without them, the sorted labels are the class names, sorted as numbers if all are
+            numbers.
+        other_names: Other names that labels of ``classes`` may have, see ``match_classes``.
+
+    Returns:
+        The class names, the label of every image, and notes for the user.
+
+    Raises:
+        UserError: A label is out of range, or could be the name of one class and the number of
+            another.
+    """
+    found = set(labels)
+    notes = _similar_labels(source, found)
+    first = {label: index for index, label in reversed(list(enumerate(labels)))}
+    places = {label: where(index) for label, index in sorted(first.items(), key=lambda x: x[1])}
+    if classes is not None:
+        index_of = _index_of(source, places, classes, other_names)
+        return tuple(classes), [index_of[label] for label in labels], notes
+    names = sorted(found)
+    if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
+        names.sort(key=int)
+        if int(names[0]) < 0:
+            raise UserError(
+                f"{next(where for label, where in places.items() if int(label) < 0)}: the label "
+                f"{names[0]} is out of range; labels count from 0, "
+                "and images without a label cannot be used"
+            )
+        if [int(name) for name in names] != list(range(len(names))):
+            notes.append(
+                f"{source}: the labels are not 0 to {len(names) - 1}; they are renumbered in "
+                f"order, and remain the class names ({first_few(names)})"
+            )
+    index_of = {name: index for index, name in enumerate(names)}
+    return tuple(names), [index_of[label] for label in labels], notes
+
+
 def _labels(
     path: str, rows: Sequence[_Row], classes: Sequence[str] | None, other_names: Namings
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
@@ -178,64 +229,52 @@ def _labels(
             f"{path} has splits in the column label ({first_few(sorted(found))}): swap the "
             "column names"
         )
-    notes = _similar_labels(path, found)
-    if classes is not None:
-        index_of = _index_of(path, rows, classes, other_names)
-        return tuple(classes), [index_of[row.label] for row in rows], notes
-    names = sorted(found)
-    if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
-        names.sort(key=int)
-        if int(names[0]) < 0:
-            line = next(row.line for row in rows if int(row.label) < 0)
-            raise UserError(
-                f"{path}, line {line}: the label {names[0]} is out of range; labels count from 0, "
-                "and images without a label cannot be used"
-            )
-        if [int(name) for name in names] != list(range(len(names))):
-            notes.append(
-                f"{path}: the labels are not 0 to {len(names) - 1}; they are renumbered in order, "
-                f"and remain the class names ({first_few(names)})"
-            )
-    index_of = {name: index for index, name in enumerate(names)}
-    return tuple(names), [index_of[row.label] for row in rows], notes
+    labels = [row.label for row in rows]
+    return number_labels(
+        path, labels, lambda index: f"{path}, line {rows[index].line}", classes, other_names
+    )
 
 
 def _index_of(
-    path: str, rows: Sequence[_Row], classes: Sequence[str], other_names: Namings
+    source: str, places: Mapping[str, str], classes: Sequence[str], other_names: Namings
 ) -> dict[str, int]:
     """Return the index of each label among given classes, by its name, another name or its number.
+
+    Args:
+        source: The list or the folder of shards, for messages.
+        places: Where each label stands first, in the order of the images.
+        classes, other_names: As for ``number_labels``.
 
     Raises:
         UserError: A label is neither, or the labels are numbers and names at once.
     """
     by_name = {name: index for index, name in enumerate(classes)}
     by_number = {str(index): index for index in range(len(classes))}
-    line_of = {row.label: row.line for row in reversed(rows)}
-    if line_of.keys() <= by_name.keys():
+    if places.keys() <= by_name.keys():
         return by_name
     for what, names in other_names.items():
         by_other = {name: index for index, name in enumerate(names)}
-        if what != NUMBERS and line_of.keys() <= by_other.keys():
+        if what != NUMBERS and places.keys() <= by_other.keys():
             return by_other
     # With the classes 1, 2 and 3, the label 1 could be the first or the second.
     value_of = {int(name): name for name in classes if _WHOLE_NUMBER.fullmatch(name)}
-    for label, line in sorted(line_of.items(), key=lambda item: item[1]):
+    for label, where in places.items():
         index = by_number.get(label, by_name.get(label))
         if index is None:
             raise UserError(
-                f"{path}, line {line}: the label {label!r} is out of range; it must be one of "
+                f"{where}: the label {label!r} is out of range; it must be one of "
                 f"{first_few(list(classes), 5)} or a number from 0 to {len(classes) - 1}"
             )
         named = value_of.get(int(label), classes[index]) if label in by_number else classes[index]
         if named != classes[index]:
             raise UserError(
-                f"{path}, line {line}: the label {label!r} could be the class {named!r}, or by its "
+                f"{where}: the label {label!r} could be the class {named!r}, or by its "
                 f"number from 0 the class {classes[index]!r}; write the names of classes"
             )
-    if named_only := sorted(line_of.keys() - by_number.keys()):
-        number = next(label for label in line_of if label not in by_name)
+    if named_only := sorted(places.keys() - by_number.keys()):
+        number = next(label for label in places if label not in by_name)
         raise UserError(
-            f"{path}: the label {named_only[0]!r} is the name of a class, and {number!r} the "
+            f"{source}: the label {named_only[0]!r} is the name of a class, and {number!r} the "
             "number of one; write the names of all"
         )
     return by_number

@@ -128,6 +128,13 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
     return plain
 
 
+def split_words(name: str) -> tuple[str, ...]:
+    """Return what a name that names a split has besides numbers and neutral words: its split and
+    its other words; empty if it names none."""
+    found = _split_and_rest(name)
+    return () if found is None else (found[0], *found[1])
+
+
 def _split_and_rest(name: str) -> tuple[str, tuple[str, ...]] | None:
     """Return the split that a name has as a word, and its other words that are not neutral."""
     splits, rest = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +19,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_resnet.data import formats
+from flax_resnet.data.images import SHARD_FORMATS
+from flax_resnet.data.images.shards import shard_format
+from flax_resnet.data.images.shards.writing import write_shards
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
 from flax_resnet.data.tfds.archives import folder_files, reading
-from flax_resnet.data.tfds.contents import DatasetContents
+from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
 from flax_resnet.data.tfds.folders import check_array_record, is_readable, tfds_root
+from flax_resnet.data.tfds.images import read_images
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
 
+TFDS = "tfds"
+TARGETS = (TFDS, *SHARD_FORMATS)
+_FIRST_VERSION = "1.0.0"
 _PLAIN_SECONDS = 10.0  # between lines of progress if there is no terminal
 
 
@@ -55,45 +63,71 @@ def prepare(
     source: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     console: Console | None = None,
+    *,
+    to: str = TFDS,
+    shuffle: int | None = None,
 ) -> Path:
-    """Prepare a data set for TFDS, without TensorFlow, unless it is prepared already.
+    """Prepare a data set for TFDS, without TensorFlow, or as shards; unless it is prepared already.
 
     The original files are looked for in ``<data_dir>/downloads/<name>/``, ``<data_dir>/downloads/``
     and ``<data_dir>/<name>/``, and are downloaded into the first folder if they are absent. Images
     keep the order of the originals, and photos keep their bytes. The set gets its name when it is
     complete; until then it is in ``<data_dir>/<name>/incomplete.<version>/``, where the next call
-    resumes after an interruption. If several processes prepare the same set, one of them does the
-    work and the others wait for it.
+    resumes after an interruption; shards begin anew. If several processes prepare the same set, one
+    of them does the work and the others wait for it.
 
     Args:
-        name: One of ``preparable_names()``.
+        name: One of ``preparable_names()``; or the path of a folder of images, a list or shards,
+            whose images are written in their order and divided into the splits that a run would
+            train on.
         source: The original file, its folder, or the folder extracted from it. If its contents
             differ from the published ones, a note describes them.
         data_dir: TFDS's folder of data sets; by default ``~/tensorflow_datasets``.
         console: Console for progress and notes; by default standard error.
+        to: ``"tfds"``, ``"webdataset"`` or ``"parquet"``.
+        shuffle: Seed of a random order of the images of each split of a folder, list or shards.
 
     Returns:
-        The folder ``<data_dir>/<name>/<version>``.
+        The folder ``<data_dir>/<name>/<version>``, or ``<data_dir>/<name>`` of shards. The name of
+        a set of images is that of its folder.
 
     Raises:
         UserError: The name is unknown; files are absent and cannot be downloaded, or are damaged,
             hostile or those of another set; or a folder cannot be written, or the disk is full.
     """
-    if name not in _RECIPES:
-        raise UserError(f"cannot prepare {name!r}: choose one of {', '.join(_RECIPES)}")
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-    check_array_record()
+    if to == TFDS:
+        check_array_record()
+    recipe = _RECIPES.get(name)
+    path = None if source is None else expand(source)
+    if recipe is None:
+        path = expand(name)
+        if source is not None or not (os.path.isdir(path) or os.path.isfile(path)):
+            raise UserError(
+                f"cannot prepare {name!r}: choose one of {', '.join(_RECIPES)}, or a folder of "
+                "images, a list or shards"
+            )
+        read = partial(read_images, shuffle=shuffle, photos_only=to == TFDS)
+        name = re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name)
+        recipe = _Recipe(read, "", "a folder of images, a list or shards")
+    elif shuffle is not None:
+        raise UserError(
+            f"--shuffle is for a folder of images, a list or shards, and not for {name}: leave it "
+            "out",
+            exit_code=2,
+        )
     root = tfds_root(data_dir)
-    folder = root / name / TFDS_CATALOG[name].version
-    if not _is_prepared(folder):
+    catalogued = TFDS_CATALOG.get(name) if name in _RECIPES else None
+    version = catalogued.version if catalogued else _FIRST_VERSION
+    folder = root / name / version if to == TFDS else root / name
+    if not _is_prepared(folder, to):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.parent / ".prepare.lock", name, console):
                 # Another process may have prepared the set in the meantime.
-                if not _is_prepared(folder):
-                    _prepare(
-                        name, None if source is None else expand(source), root, folder, console
-                    )
+                if not _is_prepared(folder, to):
+                    published = catalogued.images if catalogued else {}
+                    _prepare(name, recipe, published, path, root, folder, to, console)
                     return folder
         except OSError as error:
             raise UserError(
@@ -111,18 +145,22 @@ def preparable_names() -> list[str]:
     return list(_RECIPES)
 
 
-def _is_prepared(folder: Path) -> bool:
+def _is_prepared(folder: Path, to: str) -> bool:
     """Return whether the set is prepared.
 
     Raises:
         UserError: The folder exists and holds something else.
     """
-    if folder.exists() and not is_readable(folder):
+    if not folder.exists():
+        return False
+    is_right = is_readable(folder) if to == TFDS else shard_format(os.fspath(folder)) == to
+    if not is_right:
+        form = "ArrayRecord" if to == TFDS else to
         raise UserError(
-            f"{folder} is no data set in the format ArrayRecord: move it away, or choose another "
+            f"{folder} is no data set in the format {form}: move it away, or choose another "
             "folder with --data.dir"
         )
-    return folder.exists()
+    return True
 
 
 @contextmanager
@@ -140,18 +178,30 @@ def _locked(lock: Path, name: str, console: Console) -> Iterator[None]:
         held.release()
 
 
-def _prepare(name: str, source: Path | None, root: Path, folder: Path, console: Console) -> None:
-    from flax_resnet.data.tfds.writer import write_folder  # imports TFDS, which takes a second
-
-    recipe, published = _RECIPES[name], TFDS_CATALOG[name].images
+def _prepare(
+    name: str,
+    recipe: _Recipe,
+    published: Mapping[str, int],
+    source: Path | None,
+    root: Path,
+    folder: Path,
+    to: str,
+    console: Console,
+) -> None:
     path = _find(name, recipe, root) if source is None else _given(recipe, source)
     modified = _modified_files(name, recipe, path)
     incomplete = folder.with_name(f"incomplete.{folder.name}")
-    with _empty_folder(folder.with_name(".unpacked")) as scratch:
+    with _empty_folder(folder.with_name(f".unpacked.{folder.name}")) as scratch:
         contents = recipe.read(path, scratch)
         total = contents.images or sum(published.values())
         with _progress(name, total, console) as advance:
-            images = write_folder(incomplete, name, folder.name, contents, _stamp(path), advance)
+            if to == TFDS:
+                from flax_resnet.data.tfds.writer import write_folder  # imports TFDS: a second
+
+                stamp = _stamp(path)
+                images = write_folder(incomplete, name, folder.name, contents, stamp, advance)
+            else:
+                images = _write_shards(incomplete, to, contents, advance)
     os.replace(incomplete, folder)
     console.print(f"{name} is prepared in {folder}: {_counts(images)} images", markup=False)
     notes = list(contents.notes)
@@ -163,6 +213,25 @@ def _prepare(name: str, source: Path | None, root: Path, folder: Path, console: 
         )
     for note in notes:
         console.print(f"note: {note}", markup=False)
+
+
+def _write_shards(
+    folder: Path, to: str, contents: DatasetContents, advance: Callable[[], None]
+) -> dict[str, int]:
+    feature = contents.features[contents.label]
+    if not hasattr(feature, "names"):
+        raise UserError(
+            f"images with any number of classes cannot be written as {to}: use --to {TFDS}"
+        )
+
+    def images(shard: ShardContents) -> Iterator[tuple[Any, int]]:
+        for example in shard.examples():
+            yield example["image"], example[contents.label]
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shards = [(shard.split, partial(images, shard)) for shard in contents.shards]
+    return write_shards(folder, to, feature.names, shards, advance)
 
 
 def _find(name: str, recipe: _Recipe, root: Path) -> Path:
