@@ -1,21 +1,25 @@
-"""A small residual net on MNIST.
+"""A small residual net on MNIST, with images that are shifted, turned and zoomed.
 
-Source:   the widely taught MNIST residual net (two convolution stages, two residual blocks) with
-          batch 64, Adam 1e-3 and x0.1 every 3 epochs; its block made He et al.'s, with batch norm.
+Source:   the widely taught MNIST residual net (two convolution stages, two residual blocks), its
+          block made He et al.'s, with batch norm; the settings are ours.
 Command:  python train.py --config mnist
           python train.py --config mnist --data.name fashion_mnist --workdir runs/fashion_mnist
-Expected: 98.9% test accuracy after --epochs 2 (measured; at least 98.5%).
-Cost:     about a minute an epoch on two CPU cores.
+Expected: 99.6% test accuracy is asked for; docs/results.md has what was measured.
+Cost:     about ten minutes on two CPU cores.
 """
 
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 config = Config(
     model=ModelConfig(name="resnet_mnist"),
-    data=DataConfig(name="mnist", batch_size=64),
-    augment=AugmentConfig(crop_padding=0, flip=False),
-    optimizer=OptimizerConfig(
-        name="adam", learning_rate=1e-3, weight_decay=0.0, schedule="step", milestones=(3, 6)
+    data=DataConfig(name="mnist", batch_size=128),
+    augment=AugmentConfig(
+        crop_padding=2, flip=False, rotation=12.0, zoom=0.1, shear=6.0, fill="constant"
     ),
-    epochs=9,
+    optimizer=OptimizerConfig(
+        learning_rate=0.1, weight_decay=5e-4, schedule="linear", warmup_epochs=2
+    ),
+    epochs=15,
+    ema_decay=0.995,
+    evaluate_every=3,
 )

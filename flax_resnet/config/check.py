@@ -31,6 +31,8 @@ def check_config(config: Config) -> list[str]:
         "data.batch-size": config.data.batch_size,
         "evaluate-every": config.evaluate_every,
         "optimizer.learning-rate": config.optimizer.learning_rate,
+        "optimizer.sgd-learning-rate": config.optimizer.sgd_learning_rate,
+        "optimizer.bias-rate": config.optimizer.bias_rate,
         "augment.repeats": config.augment.repeats,
         **{f"data.train-sizes of epoch {epoch}": size for epoch, size in config.data.train_sizes},
         "microbatches": config.microbatches,
@@ -56,6 +58,7 @@ def check_config(config: Config) -> list[str]:
         "ema-decay": config.ema_decay or 0.0,
         "model.stochastic-depth": config.model.stochastic_depth or 0.0,
         "model.dropout": config.model.dropout or 0.0,
+        "model.momentum": config.model.momentum or 0.0,
         "model.block-dropout": config.model.block_dropout or 0.0,
     }
     for name, value in fractions.items():
@@ -71,6 +74,18 @@ def check_config(config: Config) -> list[str]:
         raise UserError(
             f"--augment.repeats is {config.augment.repeats}; --data.batch-size "
             f"{config.data.batch_size} must be a multiple of it.",
+            exit_code=2,
+        )
+    if config.augment.alternating_flip and not config.augment.flip:
+        raise UserError(
+            "--augment.alternating-flip is how --augment.flip mirrors images, and that is off: "
+            "leave out one of them.",
+            exit_code=2,
+        )
+    if config.augment.alternating_flip and (config.transfer.views or 0) > 1:
+        raise UserError(
+            f"--augment.alternating-flip mirrors images by epochs, and --views "
+            f"{config.transfer.views} computes their features once: leave out one of them.",
             exit_code=2,
         )
     if config.parallel.mode not in ("auto", "jit", "shard_map"):
@@ -98,14 +113,14 @@ def check_config(config: Config) -> list[str]:
     if config.optimizer.weight_decay < 0:
         raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
     rate = scaled_learning_rate(config)
-    usual_rate = 2.0 if config.optimizer.name == "sgd" else 0.02
+    usual_rate = 0.02 if config.optimizer.name in ("adam", "adamw") else 2.0
     warnings = []
     if not usual_rate * 1e-5 <= rate <= usual_rate:
         warnings.append(
             f"learning rate {rate:g} is far from what usually trains with "
             f"{config.optimizer.name} ({usual_rate * 1e-5:g} to {usual_rate:g})"
         )
-    if config.optimizer.weight_decay > 0.01 and config.optimizer.name != "adamw":
+    if config.optimizer.weight_decay > 0.01 and config.optimizer.name in ("sgd", "adam"):
         warnings.append(
             f"weight decay {config.optimizer.weight_decay:g} is far above the usual 1e-5 to 1e-3"
         )

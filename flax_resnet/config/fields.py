@@ -62,6 +62,9 @@ class ModelConfig:
     """The dropout rate inside the blocks (wide ResNets)."""
     hidden: tuple[int, ...] | None = None
     """The widths of hidden layers between the pooled features and the classifier."""
+    momentum: float | None = None
+    """The fraction of batch norm's running statistics that an update keeps; by default 0.9, which
+    torch writes as 0.1."""
     frozen_statistics: bool | None = None
     """Keep batch norm's running statistics as they are."""
     frozen_affine: bool | None = None
@@ -129,8 +132,13 @@ class AugmentConfig:
     """The range of the box's width divided by its height."""
     crop_padding: int = 4
     """The padding in pixels before a random crop of the original size; 0 turns it off."""
+    crop_fill: Literal["constant", "mirror"] = "constant"
+    """The pixels of this padding: the mean colour, or the image mirrored (d c b | a b c d)."""
     flip: bool = True
     """Mirror half of the images."""
+    alternating_flip: bool = False
+    """Let flip mirror half of the images in the first epoch, and in each later one those that were
+    not mirrored in the one before (Jordan 2024)."""
     rotation: float = 0.0
     """The largest rotation to either side, in degrees."""
     shift: float = 0.0
@@ -165,8 +173,9 @@ class AugmentConfig:
 class OptimizerConfig:
     """The optimiser and the learning rate."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The optimiser; adam adds weight decay to the gradient, like torch, and adamw decouples it."""
+    name: Literal["sgd", "sgdw", "adam", "adamw", "muon"] = "sgd"
+    """The optimiser; sgd and adam add weight decay to the gradient, like torch, and sgdw and adamw
+    decouple it; muon trains the kernels of convolutions by Muon and all else by sgdw."""
     learning_rate: float = 0.1
     """The learning rate after warm-up."""
     base_batch_size: int | None = None
@@ -175,9 +184,13 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """The global norm that gradients are scaled down to where theirs is greater."""
     momentum: float = 0.9
-    """The momentum of sgd."""
+    """The momentum of sgd, sgdw and muon."""
     nesterov: bool = True
-    """Use Nesterov momentum in sgd."""
+    """Use Nesterov momentum in these."""
+    sgd_learning_rate: float = 0.1
+    """With muon, the learning rate after warm-up of what sgdw trains."""
+    bias_rate: float = 1.0
+    """The factor of the learning rate of biases, those of batch norm in front."""
     weight_decay: float = 1e-4
     """The strength of weight decay."""
     decay_all: bool = False

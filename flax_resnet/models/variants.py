@@ -51,6 +51,10 @@ VARIANTS: dict[str, Options] = {
         "downsampling": "conv_pool",
         "pooling": "flatten",
     },
+    # Page 2018, "How to Train Your ResNet": a convolution, then three that max-pool, the first and
+    # the last of them with a residual block. Ours averages at the end and does not scale logits.
+    "resnet9": _imagenet((0, 1, 0, 1), "basic", stem="cifar", downsampling="conv_pool")
+    | {"num_classes": 10},
     **TIMM_VARIANTS,
 }
 

@@ -16,6 +16,8 @@ def build_augmentation(
     """The augmentation of each image on the device, and the mixing of pairs of them (or None)."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     del fields["repeats"]  # concerns the order of images, not the augmentation of one
+    if fields.pop("alternating_flip"):
+        fields["flip"] = False  # images are mirrored where batches of them are made
     mix = Mixing(fields.pop("mixup_alpha"), fields.pop("cutmix_alpha"))
     crop = image_size or dataset.image_shape[0]
     # Streamed images are cropped where they are decoded.

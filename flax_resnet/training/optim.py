@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from ..config import OptimizerConfig
 
@@ -55,20 +56,38 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """The optax optimiser that the settings name.
 
-    ``sgd`` and ``adam`` add the weight decay to the gradient, as torch.optim does; ``adamw``
-    decouples it (Loshchilov & Hutter 2019).
+    ``sgd`` and ``adam`` add the weight decay to the gradient, as torch.optim does; ``adamw`` and
+    ``sgdw`` decouple it (Loshchilov & Hutter 2019): it is the rate times the weight decay times the
+    parameter, without momentum. ``muon`` is ``optax.contrib.muon`` for the kernels of convolutions
+    and ``sgdw`` for all else, as airbench (Jordan 2024) has it.
     """
     optimizer = _create_unclipped(config, schedule)
+    if config.bias_rate != 1:
+        # Last in the chain, it scales the learning rate.
+        optimizer = optax.chain(optimizer, scale_biases(config.bias_rate))
     if config.clip_norm is None:
         return optimizer
     # Before the weight decay, as torch.nn.utils.clip_grad_norm_ does.
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
+def scale_biases(factor: float) -> optax.GradientTransformation:
+    """Multiply the updates of biases by a factor."""
+
+    def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        return update * factor if getattr(path[-1], "key", None) == "bias" else update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def _create_unclipped(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     mask = None if config.decay_all else decay_mask
+    if config.name == "muon":
+        return _muon(config, schedule)
+    if config.name == "sgdw":
+        return _sgdw(config, schedule)
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
     if config.name == "adam":
@@ -80,3 +99,32 @@ def _create_unclipped(
     if config.weight_decay == 0:
         return optimizer
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), optimizer)
+
+
+def _sgdw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    mask = None if config.decay_all else decay_mask
+    return optax.chain(
+        optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon for kernels ``[H, W, in, out]``, which it takes for matrices ``[H * W * in, out]``."""
+    ratio = config.sgd_learning_rate / config.learning_rate
+    matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    muon = optax.contrib.muon(
+        schedule,
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: matrix, kernels),
+    )
+    sgd = _sgdw(config, lambda step: schedule(step) * ratio)
+    return optax.partition({"muon": muon, "sgd": sgd}, _is_convolution)
+
+
+def _is_convolution(params: Any) -> Any:
+    """``"muon"`` for the kernels of convolutions, ``"sgd"`` for other parameters."""
+    return jax.tree.map(lambda leaf: "muon" if leaf.ndim == 4 else "sgd", params)

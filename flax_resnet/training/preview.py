@@ -68,6 +68,8 @@ def augmented(
     compiled = jax.jit(augment)
     for step, images in enumerate(batches):
         key = jax.random.fold_in(jax.random.key(config.seed), step)
+        if config.augment.alternating_flip and step % 2:
+            images = images[:, :, ::-1]
         seen = compiled(key, jnp.asarray(images), jnp.arange(len(images)))
         if mix is not None:
             seen, _ = mix(key, seen, jnp.ones((len(images), 1)), None)

@@ -157,6 +157,8 @@ class Run:
                 start=start,
                 stop=self.last_step,
                 random_crops=crops,
+                # Features are of images that are not mirrored.
+                alternating_flip=self.config.augment.alternating_flip and not self.views,
                 repeats=self.config.augment.repeats,
                 size_at=self.image_size_at,
                 shard=local_shard(),

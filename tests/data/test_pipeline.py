@@ -1,5 +1,7 @@
 """The order of images, and batches of them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -299,3 +301,31 @@ def test_repeats_and_sizes_are_functions_of_seed_and_step(
             np.testing.assert_array_equal(joined, expected[name])
     # Each copy has its own random numbers for the crop.
     assert len(np.unique(whole[0]["image"][:, 0])) == len(whole[0]["image"])
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_images_are_mirrored_in_every_other_epoch(repeats: int, processes: int) -> None:
+    """airbench's ``alternating_flip``: half of the images in epoch 0, then the others in turn."""
+    size, batch_size = 50, 12
+    pixels = np.arange(size * 2, dtype=np.uint8).reshape(size, 1, 2, 1)
+    split = Split(pixels, np.arange(size, dtype=np.int32))
+    seen: dict[int, list[bool]] = {n: [] for n in range(size)}
+    options = {"seed": 3, "batch_size": batch_size, "repeats": repeats, "alternating_flip": True}
+    runs = [
+        list(train_batches(split, start=0, stop=50, shard=Shard(n, processes), **options))
+        for n in range(processes)
+    ]
+    for step in range(50):
+        parts = [run[step] for run in runs]
+        images, labels = (np.concatenate([p[k] for p in parts]) for k in ("image", "label"))
+        for image, label in zip(images[: batch_size // repeats], labels, strict=False):
+            mirrored = image[0, 0, 0] > image[0, 1, 0]
+            np.testing.assert_array_equal(image[:, ::-1] if mirrored else image, pixels[label])
+            seen[int(label)].append(bool(mirrored))
+    for turns in seen.values():
+        assert len(turns) >= 5
+        assert all(one != other for one, other in itertools.pairwise(turns))
+    first = sum(turns[0] for turns in seen.values())
+    assert 15 <= first <= 35
+    assert pixels.ravel().tolist() == list(range(2 * size))  # the data set itself is as it was

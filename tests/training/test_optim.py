@@ -1,5 +1,7 @@
 """Schedules at the steps the recipes name; optimisers against torch's documented update rules."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -99,3 +101,85 @@ def test_the_mask_covers_a_whole_model():
     paths = jax.tree_util.tree_flatten_with_path(decay_mask(params))[0]
     assert {path[-1].key for path, keep in paths if keep} == {"kernel"}
     assert {path[-1].key for path, keep in paths if not keep} == {"scale", "bias"}
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgdw_decouples_the_decay(nesterov):
+    rate, mu, decay, p, buffer, expected = 0.1, 0.9, 0.05, 2.0, 0.0, []
+    for gradient in GRADIENTS:  # Loshchilov & Hutter 2019, algorithm 1
+        buffer = mu * buffer + gradient
+        p -= rate * ((gradient + mu * buffer if nesterov else buffer) + decay * p)
+        expected.append(p)
+    config = OptimizerConfig(name="sgdw", learning_rate=rate, weight_decay=decay, nesterov=nesterov)
+    np.testing.assert_allclose(updates(config, GRADIENTS, 2.0)[0], expected, rtol=1e-5)
+
+
+def changes(config, params, gradients):
+    """The parameters' changes by each of some equal steps."""
+    tx = create_optimizer(config, lambda step: config.learning_rate)
+    state, found = tx.init(params), []
+    for _ in range(3):
+        change, state = tx.update(gradients, state, params)
+        found.append(change)
+    return found
+
+
+def random_params(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "conv1": {"kernel": np.float32(rng.normal(size=(3, 3, 4, 6)))},
+        "bn1": {"scale": np.float32(rng.normal(size=6)), "bias": np.float32(rng.normal(size=6))},
+        "fc": {
+            "kernel": np.float32(rng.normal(size=(6, 2))),
+            "bias": np.float32(rng.normal(size=2)),
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adamw"])
+def test_biases_learn_faster_by_their_factor(name):
+    params, gradients = random_params(0), random_params(1)
+    config = OptimizerConfig(name=name, weight_decay=0.01, clip_norm=1.0)
+    slow = changes(config, params, gradients)
+    fast = changes(dataclasses.replace(config, bias_rate=64.0), params, gradients)
+    for one, other in zip(slow, fast, strict=True):
+        for layer in ("bn1", "fc"):
+            np.testing.assert_array_equal(other[layer].pop("bias"), 64 * one[layer].pop("bias"))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def newton_schulz(gradient):
+    """``zeropower_via_newtonschulz5`` of airbench (Jordan 2024), in NumPy."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = gradient / (np.linalg.norm(gradient) + 1e-7)
+    transposed = len(x) > x.shape[1]
+    x = x.T if transposed else x
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if transposed else x
+
+
+def test_muon_is_airbenchs_on_convolutions_and_sgdw_is_the_rest():
+    """With equal gradients the momentum does not turn the direction that is orthogonalised."""
+    params, gradients = random_params(0), random_params(1)
+    options = {"momentum": 0.6, "weight_decay": 0.05, "sgd_learning_rate": 0.7}
+    config = OptimizerConfig(name="muon", learning_rate=0.2, **options)
+    found = changes(config, params, gradients)
+    kernel = params["conv1"]["kernel"]
+    # airbench's matrices are [out, in * H * W].
+    matrix = gradients["conv1"]["kernel"].transpose(3, 2, 0, 1).reshape(6, -1)
+    direction = newton_schulz(np.float64(matrix)).reshape(6, 4, 3, 3).transpose(2, 3, 1, 0)
+    singular = np.linalg.svd(direction.transpose(3, 2, 0, 1).reshape(6, -1))[1]
+    assert 0.6 < singular.min() < singular.max() < 1.3
+    for change in found:
+        expected = -0.2 * (direction + 0.05 * kernel)
+        np.testing.assert_allclose(change["conv1"].pop("kernel"), expected, rtol=1e-3, atol=1e-5)
+    sgdw = changes(
+        OptimizerConfig(name="sgdw", learning_rate=0.7, momentum=0.6, weight_decay=0.05),
+        {name: params[name] for name in ("bn1", "fc")},
+        {name: gradients[name] for name in ("bn1", "fc")},
+    )
+    for change, other in zip(found, sgdw, strict=True):
+        assert change.pop("conv1") == {}
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), change, other)

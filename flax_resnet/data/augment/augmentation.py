@@ -13,6 +13,7 @@ from .boxes import Range, random_crop_box
 from .color import color_jitter, random_grey
 from .erasing import cutout, random_erasing
 from .geometry import (
+    CropFill,
     FillMode,
     Interpolation,
     Level,
@@ -37,8 +38,9 @@ class Augmentation:
         random_resized_crop: Height and width to which a crop of random size and shape is resized,
             with antialiasing (Szegedy et al. 2015); None for no crop.
         crop_scale, crop_ratio: Limits of the crop's fraction of the area and of its width / height.
-        crop_padding: Pixels of ``fill_value`` added on each side before a crop of the image's size
-            (He et al. 2015a, section 4.2); 0 for no crop.
+        crop_padding: Pixels added on each side before a crop of the image's size (He et al. 2015a,
+            section 4.2); 0 for no crop.
+        crop_fill: These are ``"constant"``, of ``fill_value``, or ``"mirror"`` the image.
         flip: Mirror half of the images left to right.
         rotation, shear: Largest angle in degrees in both directions, as in Keras's
             ImageDataGenerator.
@@ -67,6 +69,7 @@ class Augmentation:
     shear: float = 0.0
     zoom: float = 0.0
     fill: FillMode = "nearest"
+    crop_fill: CropFill = "constant"
     rand_augment: tuple[int, int] | None = None
     trivial_augment: bool = False
     interpolation: Interpolation = "bilinear"
@@ -85,6 +88,7 @@ class Augmentation:
             raise UserError("Augmentation: rand_augment and trivial_augment: choose one of them.")
         for name, choice, known in (
             ("fill", self.fill, get_args(FillMode)),
+            ("crop_fill", self.crop_fill, get_args(CropFill)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
         ):
             if choice not in known:
@@ -123,7 +127,8 @@ class Augmentation:
             box = random_crop_box(box_key, height, width, self.crop_scale, self.crop_ratio)
             image = resized_crop(image, box, self.random_resized_crop)
         if self.crop_padding:
-            image = random_pad_crop(crop_key, image, self.crop_padding, self.fill_value)
+            padding, fill = self.crop_padding, self.crop_fill
+            image = random_pad_crop(crop_key, image, padding, self.fill_value, fill)
         if self.flip:
             image = random_flip(flip_key, image)
         if self._warps:

@@ -11,12 +11,17 @@ import jax.numpy as jnp
 from jax import lax
 
 FillMode = Literal["constant", "nearest", "reflect"]
+CropFill = Literal["constant", "mirror"]
 Interpolation = Literal["bilinear", "nearest"]
 Level = int | tuple[int, ...]
 
 
 def random_pad_crop(
-    key: jax.Array, image: jax.Array, padding: int, fill_value: Level = 0
+    key: jax.Array,
+    image: jax.Array,
+    padding: int,
+    fill_value: Level = 0,
+    fill: CropFill = "constant",
 ) -> jax.Array:
     """Pad each side and crop at random to the original size.
 
@@ -25,11 +30,16 @@ def random_pad_crop(
         image: ``[H, W, C]``.
         padding: Width of the padding on each side, in pixels.
         fill_value: Level of the padding, one or one per channel.
+        fill: ``"constant"`` (``fill_value``), or ``"mirror"``: the image mirrored without repeating
+            the edge pixel (``d c b | a b c d``), which PyTorch and NumPy call "reflect".
     """
     height, width, channels = image.shape
     shape = (height + 2 * padding, width + 2 * padding, channels)
-    canvas = jnp.broadcast_to(jnp.asarray(fill_value, image.dtype), shape)
-    padded = lax.dynamic_update_slice(canvas, image, (padding, padding, 0))
+    if fill == "mirror":
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), "reflect")
+    else:
+        canvas = jnp.broadcast_to(jnp.asarray(fill_value, image.dtype), shape)
+        padded = lax.dynamic_update_slice(canvas, image, (padding, padding, 0))
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     # Each row is flattened, because a CPU copies a contiguous row faster than single pixels.
     rows = padded.reshape(shape[0], shape[1] * channels)

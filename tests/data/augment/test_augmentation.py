@@ -176,3 +176,17 @@ def test_reduction_is_antialiased() -> None:
     np.testing.assert_allclose(output[:, :, 1:-1], 127 / 255, atol=1e-5)
     constant = Preprocessing((0.0,), (1.0,), 8)(jnp.full((1, 32, 32, 1), 51, jnp.uint8))
     np.testing.assert_allclose(constant, 0.2, atol=1e-6)
+
+
+def test_mirrored_padding_is_numpys_reflect() -> None:
+    image, count = random_images(6, 5, 3), 400
+    images = np.broadcast_to(image, (count, *image.shape))
+    outputs = augment(Augmentation(2, crop_fill="mirror"), images, np.arange(count))
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), "reflect")
+    windows = [padded[y : y + 6, x : x + 5] for y in range(5) for x in range(5)]
+    fits = (outputs[:, None] == np.stack(windows)).all((2, 3, 4))
+    assert (fits.sum(1) == 1).all() and fits.any(0).all()
+    # The same crops as with constant padding: only the pixels outside differ.
+    constant = augment(Augmentation(2), images, np.arange(count))
+    inside = constant > 0
+    np.testing.assert_array_equal(outputs[inside], constant[inside])
