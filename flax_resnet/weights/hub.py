@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..paths import cache_folder, expand, process_folder, writable_folder
 from ..text_files import parse_json
 from .published import PublishedWeights
+from .shipped_weights import shipped_weights
 
 # The files of weights of a repository, in the order they are looked for.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -25,7 +26,9 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 }
 _ALTERNATIVES = (
     "give the path of a file of weights in place of the name; a run that trains can also start "
-    "from random values (--weights none)"
+    "from weights that need no network (--weights "
+    + " or ".join([*(one.name for one in shipped_weights()), "none"])
+    + ", which is random values)"
 )
 
 

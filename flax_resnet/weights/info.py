@@ -24,7 +24,7 @@ from .input_channels import (
     with_input_channels,
 )
 
-Kind = Literal["run", "file", "torchvision", "timm", "transformers", "random", "onnx"]
+Kind = Literal["run", "file", "shipped", "torchvision", "timm", "transformers", "random", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class WeightsInfo:
 
     Attributes:
         source: Where the weights came from, as the caller wrote it.
-        kind: A run's folder, a file, a published set of torchvision or of timm, a model of
-            transformers, random values, or an exported ONNX file.
+        kind: A run's folder, a file, weights that are part of this package, a published set of
+            torchvision or of timm, a model of transformers, random values, or an exported ONNX
+            file.
         path: The file or the run's folder; None for random values.
         config: Name and options of the model.
         classes: Names of the classes, in the order of the logits; numbers where they are unknown.

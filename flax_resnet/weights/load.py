@@ -42,10 +42,15 @@ from .published import (
 )
 from .repository import read_json_object, read_transformers
 from .run_folder import read_run
+from .shipped_weights import ShippedWeights, find_shipped, shipped_weights
 
-FORMS = (
-    "a run's folder, a file of weights, a published model such as resnet50 or "
-    "resnet50/IMAGENET1K_V2, timm/NAME, or hf:ORG/NAME"
+FORMS = ", ".join(
+    [
+        "a run's folder, a file of weights, a published model such as resnet50 or "
+        "resnet50/IMAGENET1K_V2",
+        *(one.name for one in shipped_weights()),
+        "timm/NAME, or hf:ORG/NAME",
+    ]
 )
 _SET = re.compile(r"DEFAULT|IMAGENET1K_V\d+")
 
@@ -64,8 +69,9 @@ def load_source(
     Args:
         source: A run's folder, or one that transformers' ``save_pretrained`` wrote; a file of
             weights (``.pth``, ``.safetensors``, ``.npz``, ...); a model with published weights,
-            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; or a repository on the Hugging Face
-            hub, ``"timm/NAME"`` or ``"hf:ORG/NAME"``. A ``Path``, or a word that begins with
+            ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; weights that are part of this package,
+            such as ``"resnet_mnist/mnist"``; or a repository on the Hugging Face hub,
+            ``"timm/NAME"`` or ``"hf:ORG/NAME"``. A ``Path``, or a word that begins with
             ``/``, ``.`` or ``~``, is always a path.
         model: Name of the model that the weights must be of. With it, the name of a set alone,
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
@@ -169,6 +175,8 @@ def _published(
         return partial(_load_timm, word, model)
     if word.startswith("hf:"):
         return partial(_load_repository, word, model)
+    if (shipped := find_shipped(word)) is not None:
+        return partial(_load_shipped, shipped, model)
     name, _, chosen = word.partition("/")
     if is_published_set(word) and model is not None:
         name, chosen = model, word
@@ -177,6 +185,13 @@ def _published(
         if not sets or chosen not in ("", "DEFAULT", *sets):
             return None
     return partial(_load_torchvision, word, name, chosen or "DEFAULT", model, cache)
+
+
+def _load_shipped(shipped: ShippedWeights, model: str | None) -> LoadedWeights:
+    if model not in (None, shipped.model):
+        raise UserError(of_another_model(shipped.name, shipped.model, model))
+    metrics = {"acc@1": 100 * shipped.accuracy("test")}
+    return load_file(shipped.path, "shipped", shipped.name, None, metrics=metrics)
 
 
 def _load_torchvision(
@@ -228,6 +243,8 @@ def _not_found(word: str, model: str | None, is_path: bool) -> str:
     if is_published_set(word):
         return f"{word} is a set of weights that several models have: write resnet50/{word}."
     name, _, chosen = word.partition("/")
+    if not is_path and (shipped := shipped_weights(name)):
+        return f"{word} does not exist; of {name} this package holds {shipped[0].name}."
     if not is_path and published_weights(name):
         try:
             find_published(name, chosen)
