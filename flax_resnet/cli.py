@@ -57,6 +57,12 @@ COMMANDS = {
     "check": Command("data", "Read every image of a folder or list and report defects."),
     "prepare": Command("data", "Write a data set in the format of TFDS, without TensorFlow."),
     "lr-find": Command("training", "Suggest a learning rate for a config.", "flags"),
+    "reproduce": Command(
+        "reproduce", "Train a row of the table of results over its seeds.", "restart"
+    ),
+    "study": Command(
+        "reproduce", "Compare architectures that are trained equally with their paper.", "restart"
+    ),
     "augment-preview": Command("training", "Write a picture of a config's augmented images."),
 }
 

@@ -1,8 +1,11 @@
 """The instructions that this machine's processor has."""
 
+import os
+import platform
 from collections.abc import Set
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Products of bfloat16 numbers: AVX-512's and AMX's on x86, and those of ARM.
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -18,6 +21,33 @@ def processor_features() -> frozenset[str]:
         return parse_features(Path("/proc/cpuinfo").read_text())
     except OSError:
         return frozenset()
+
+
+# Features that decide which algorithms are fast, and so how results are rounded.
+_NOTABLE = (
+    *("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"),
+    *("neon", "asimd", "sve", "bf16"),
+)
+
+
+def describe_processor() -> dict[str, Any]:
+    """Return the name of the processor, the number of cores of this process, and those of its
+    features that decide which algorithms are fast."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    names = [
+        line.partition(":")[2].strip()
+        for line in text.splitlines()
+        if line.startswith("model name")
+    ]
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "name": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "features": [name for name in _NOTABLE if name in processor_features()],
+    }
 
 
 def parse_features(text: str) -> frozenset[str]:

@@ -14,6 +14,7 @@ LAYER = {
     "commands": 6,
     "nnx": 6,
     "inference": 5,
+    "results": 5,
     "training": 4,
     "report": 3,
     "data": 2,

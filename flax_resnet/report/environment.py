@@ -18,6 +18,7 @@ from typing import Any
 from ..config import Config, config_folders
 from ..output_files import write_json
 from ..paths import expand
+from ..processor import describe_processor
 from ..text_files import parse_json
 
 FILE = "environment.json"
@@ -45,6 +46,7 @@ def describe_environment(words: Sequence[str] | None = None) -> dict[str, Any]:
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "processes": jax.process_count(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": describe_processor(),
     }
     for name in _PACKAGES:
         try:
@@ -64,10 +66,18 @@ def package_version() -> str:
 def write_environment(folder: Path) -> None:
     """Write ``environment.json`` of this process.
 
+    Of a run that moved, ``earlier`` lists the other processors and commits that it was trained
+    with, because bits are equal on one kind of processor only.
+
     Raises:
         UserError: The file cannot be written.
     """
-    write_json(folder / FILE, describe_environment())
+    found, before = describe_environment(), read_environment(folder)
+    earlier = before.get("earlier", [])
+    past = {name: before.get(name) for name in ("processor", "commit")}
+    if before and past != {name: found[name] for name in past} and past not in earlier:
+        earlier = [*earlier, past]
+    write_json(folder / FILE, found | ({"earlier": earlier} if earlier else {}))
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

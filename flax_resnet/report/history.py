@@ -3,11 +3,12 @@
 Each evaluation adds a line with the keys ``step``, ``epoch``, ``time`` (seconds of the run so
 far), ``train_loss train_top1 val_loss val_top1 val_top5 learning_rate images_per_second
 data_wait``. The last line of a finished run has ``test_loss test_top1 test_top5`` of the best
-checkpoint. If images can have any number of classes there are also ``val_map`` and ``test_map``,
-mean average precisions. Accuracies and ``data_wait`` are fractions. A loss that is not finite is
-``null``. ``digest`` identifies the bits of the training state, so that two machines can tell where
-they part (``training.state_digest``). The last key of each line, ``checksum``, is the CRC-32 of the
-line without it; reading a line checks and removes it.
+checkpoint, and the same of the last one with the prefix ``last_``. If images can have any number
+of classes there are also ``val_map`` and ``test_map``, mean average precisions. Accuracies and
+``data_wait`` are fractions. A loss that is not finite is ``null``. ``digest`` identifies the bits
+of the training state, so that two machines can tell where they part (``training.state_digest``).
+The last key of each line, ``checksum``, is the CRC-32 of the line without it; reading a line checks
+and removes it.
 """
 
 import os

@@ -235,6 +235,7 @@ class Recorder:
                 "time": seconds,
                 "best_step": best,
                 **{f"test_{name}": value for name, value in test.items()},
+                **{f"last_test_{name}": value for name, value in tested[last].scores.items()},
             }
         )
         rows = {
