@@ -22,6 +22,10 @@ class HangingError(UserError):
     ends the process at once."""
 
 
+class StorageError(UserError):
+    """An object store did not answer, or refused: what it holds is neither missing nor damaged."""
+
+
 def one_line(text: str) -> str:
     """Return a text with its control characters, such as line breaks, escaped."""
     return "".join(

@@ -4,26 +4,34 @@ import json
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import UserError
-from .paths import expand
+from .storage import is_remote, locate, upload
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to write to, whose file becomes ``path`` where the body succeeds.
 
-    It is in the same folder, which is made, and has the same suffix. Links are followed; pipes and
-    devices such as ``/dev/stdout`` are written directly.
+    It is in the same folder, which is made, and has the same suffix; for a path in object storage
+    it is a local file. Links are followed; pipes and devices such as ``/dev/stdout`` are written
+    directly.
 
     Raises:
         UserError: The file cannot be written; the former one is then as it was.
     """
-    named = expand(path)
+    named = locate(path)
+    if is_remote(named):
+        with tempfile.TemporaryDirectory(prefix="flax_resnet-") as scratch:
+            local = Path(scratch) / named.name
+            yield local
+            upload(local, named)
+        return
     try:
         target = _checked(named)
     except (OSError, ValueError) as error:  # ValueError: the name holds NUL

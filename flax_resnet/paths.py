@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from functools import cache
@@ -11,8 +12,30 @@ from .errors import UserError
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return a path with a leading ``~`` or ``~user`` replaced by that home (``expand_text``)."""
-    return Path(expand_text(path))
+    """Return a local path, a leading ``~`` or ``~user`` replaced by that home (``expand_text``).
+
+    Raises:
+        UserError: It is an address, such as ``https://host/name``, and no local path; or there is
+            no home. ``storage.locate`` takes those in object storage.
+    """
+    text = expand_text(path)
+    if scheme := scheme_of(text):
+        raise UserError(
+            f"{text}: {scheme}:// addresses are not supported here: name a local path "
+            f"(./{text} where a folder is called {scheme}:).",
+            exit_code=2,
+        )
+    return Path(text)
+
+
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of an address, ``"s3"`` of ``s3://bucket/run``; None for a local path.
+
+    ``pathlib`` writes the same address as ``s3:/bucket/run``, which has it too. A drive of Windows
+    is no scheme.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
+    return found[1].lower() if found else None
 
 
 def expand_text(path: str | os.PathLike[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .storage import read_bytes
 
 # The longer marks first: that of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
@@ -58,7 +59,7 @@ def read_run_file(folder: Path, name: str) -> Any:
     """
     path = folder / name
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{folder} is not a run's folder: it has no {name}. Give the --workdir of a "

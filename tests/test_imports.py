@@ -35,9 +35,9 @@ SHARED = (
         "output_files",
         "paths",
     ),
-    *("processor", "text_files", "transform"),
+    *("processor", "storage", "text_files", "transform"),
 )
-BASE = ("errors", "file_names", "paths")
+BASE = ("errors", "file_names", "paths", "storage")
 
 
 def package_of(file):

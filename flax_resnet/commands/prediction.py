@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from ..errors import UserError
-from ..paths import expand
+from ..storage import locate
 from .grammar import command
 from .images import check_positive, find_photos, load_classifier, progress_bar, report_failures
 from .notes import note_missing_letters, print_notes
@@ -193,7 +193,7 @@ def evaluate_command(
         with _opened(output) as file:
             write_predictions(file, [done.predictions], "csv", top_k=top_k, truth=truth)
     if json:
-        write_evaluation(expand(json), done.result)
+        write_evaluation(locate(json), done.result)
     if confusion and not isinstance(done.result, MultiLabelEvaluation):
         from ..report.plots import save_confusion
 

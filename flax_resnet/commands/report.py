@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..paths import expand
+from ..storage import edited, locate
 from .grammar import command
 from .images import load_classifier, progress_bar
 from .notes import print_notes
@@ -21,11 +21,14 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
         evaluate: First evaluate the best weights on the test images, for a run that was killed or
             whose page has no photos.
     """
-    from ..report.page import write_page
+    from ..report.page import FOLDER, write_page
+    from ..weights import is_small
 
-    folder = expand(run)
+    folder = locate(run)
     if not evaluate:
-        print(f"Open {write_page(folder)}.")
+        with edited(folder, FOLDER, is_small) as local:
+            page = write_page(local)
+        print(f"Open {folder / page.relative_to(local)}.")
         return
 
     from ..training.run_page import write_run_sheet
@@ -43,9 +46,10 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
         )
     print_notes(done.notes)
     name = f"{done.result.name} after step {classifier.info.step or 0:,}"
-    write_run_sheet(folder, classifier.info.settings)
-    page = write_page(folder, dataclasses.replace(done.result, name=name), done.outcomes)
-    print(f"Open {page}.")
+    with edited(folder, FOLDER, is_small) as local:
+        write_run_sheet(local, classifier.info.settings)
+        page = write_page(local, dataclasses.replace(done.result, name=name), done.outcomes)
+    print(f"Open {folder / page.relative_to(local)}.")
 
 
 @command
@@ -68,8 +72,9 @@ def compare_command(runs: tuple[str, ...], /, *, output: str = "compare.html") -
         write_comparison,
     )
     from ..report.tables import text_table
+    from ..weights import local_run
 
-    found = read_compared_runs([expand(run) for run in runs])
+    found = read_compared_runs([local_run(locate(run)) for run in runs])
     console = Console(highlight=False)
     console.print(text_table("runs", RUN_COLUMNS, run_rows(found)))
     differences = [(name, *values) for name, values in setting_differences(found)]
@@ -80,7 +85,7 @@ def compare_command(runs: tuple[str, ...], /, *, output: str = "compare.html") -
     if rows:
         console.print(text_table("on the same images", TEST_COLUMNS, rows))
     print_notes(notes)
-    path = expand(output)
+    path = locate(output)
     write_comparison(path, found)
     print(f"Open {path}.")
 
@@ -102,5 +107,5 @@ def write_model_page(path: str, name: str, classifier: Any, done: Any) -> None:
         summarize(classifier.model, shape), classifier.info.config.name, shape, kernels
     )
     environment = describe_environment()
-    write_evaluation_page(expand(path), name, done.result, done.outcomes, section, environment)
+    write_evaluation_page(locate(path), name, done.result, done.outcomes, section, environment)
     print(f"Open {path}.")

@@ -3,7 +3,7 @@
 import time
 
 from ..errors import UserError
-from ..paths import expand
+from ..storage import is_remote, locate
 from .grammar import command
 
 
@@ -19,11 +19,13 @@ def verify_command(run: str, /, *, replay: int = 0) -> None:
     from rich.console import Console
 
     from ..training.verify import verify_by_replay, verify_files
+    from ..weights import local_run
 
-    folder = expand(run)
+    folder = local_run(locate(run), checkpoints=True)
     wrong = 0
     for is_right, text in verify_files(folder):
         wrong += not is_right
+        text = text.replace(str(folder), run) if is_remote(locate(run)) else text
         print(text if is_right else f"WRONG: {text}")
     if wrong:
         noun = "1 file is" if wrong == 1 else f"{wrong} files are"
@@ -41,9 +43,17 @@ def debug_step_command(folder: str, /) -> None:
     """
     from rich.console import Console
 
+    from ..storage import mirror
     from ..training.debugging import debug_step
+    from ..weights import is_small
 
-    for line in debug_step(expand(folder), Console(stderr=True, highlight=False)):
+    path = locate(folder)
+    local = path
+    if is_remote(path):
+        kept = f"debug/{path.name}/"
+        run = mirror(path.parents[1], lambda name: is_small(name) or name.startswith(kept))
+        local = run / kept
+    for line in debug_step(local, Console(stderr=True, highlight=False)):
         print(line)
 
 
@@ -59,7 +69,7 @@ def checkpoints_command(run: str, /, *, verify: bool = False, prune: bool = Fals
     """
     from ..training.checkpoint_list import list_checkpoints, prune_checkpoints
 
-    folder = expand(run)
+    folder = locate(run)
     listed = list_checkpoints(folder, verify=verify or prune)
     if not listed:
         print(f"{folder} holds no checkpoints.")

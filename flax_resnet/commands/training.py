@@ -1,11 +1,11 @@
 """Commands that take a config: train, lr-find, augment-preview."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from ..config import Config, list_configs, load_config
 from ..errors import UserError
+from ..storage import locate
 from .grammar import parse_config, parse_known
 
 _T = TypeVar("_T")
@@ -30,7 +30,7 @@ def lr_find_command(words: Sequence[str]) -> None:
     from ..config import scaled_learning_rate
     from ..training import find_learning_rate
 
-    found = find_learning_rate(config, steps=steps, plot=Path(output))
+    found = find_learning_rate(config, steps=steps, plot=locate(output))
     print(f"Look at {output}: {len(found.rates)} steps.")
     if found.suggestion is None:
         raise UserError("The loss did not fall at any rate, so there is nothing to suggest.")
@@ -51,7 +51,7 @@ def augment_preview_command(words: Sequence[str]) -> None:
     config, output = _parse("augment-preview", _augment_preview, words, text)
     from ..training import augment_preview
 
-    augment_preview(config, Path(output))
+    augment_preview(config, locate(output))
     print(f"Look at {output}: each row is an image, as stored and then as steps see it.")
 
 

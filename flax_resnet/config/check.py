@@ -4,6 +4,7 @@ import math
 import re
 
 from ..errors import UserError
+from ..storage import locate
 from .fields import Config
 from .intervals import parse_interval
 from .recipes import flatten, scaled_learning_rate
@@ -94,14 +95,11 @@ def check_config(config: Config) -> list[str]:
             "implements pmap by these two).",
             exit_code=2,
         )
-    folders = {"workdir": config.workdir, "data.dir": config.data.dir}
-    for name, folder in folders.items():
-        if folder and (scheme := re.match(r"\w+://", folder)):
-            raise UserError(
-                f"--{name} is {folder}; {scheme[0]} addresses are not supported: name a local "
-                "folder.",
-                exit_code=2,
-            )
+    for name, folder in {"workdir": config.workdir, "data.dir": config.data.dir}.items():
+        try:
+            locate(folder or ".")
+        except UserError as error:
+            raise UserError(f"--{name}: {error}", exit_code=2) from error
     if not re.fullmatch(r"global|per_device|groups:[1-9]\d*", config.parallel.batch_norm):
         raise UserError(
             f"--parallel.batch-norm is {config.parallel.batch_norm!r}; it must be global, "

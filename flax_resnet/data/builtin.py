@@ -22,7 +22,7 @@ from flax_resnet.data.published import PUBLISHED
 from flax_resnet.data.tfds import find_prepared, open_prepared
 from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
-from flax_resnet.paths import expand
+from flax_resnet.storage import local_data
 
 DOWNLOAD_FOLDER = "~/tensorflow_datasets/downloads"
 _ALTERNATIVE = "use --config digits, which needs no download"
@@ -111,7 +111,7 @@ def _read(
     All files come from one folder, because sets with equal file names exist: the labels of one
     must not be combined with the images of another.
     """
-    base = expand(DOWNLOAD_FOLDER if data_dir is None else data_dir)
+    base = local_data(DOWNLOAD_FOLDER if data_dir is None else data_dir)
     own_folder = base / name
     own_only = data_dir is None and entry.own_folder_only
     folders = [own_folder] if own_only else [own_folder, base]

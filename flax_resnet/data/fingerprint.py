@@ -37,7 +37,7 @@ from flax_resnet.data.images import (
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.dataset import Subset
 from flax_resnet.errors import UserError, first_line
-from flax_resnet.paths import expand
+from flax_resnet.storage import local_data, read_bytes
 from flax_resnet.text_files import parse_json
 
 FILE = "data.json"
@@ -105,7 +105,7 @@ def fingerprint(dataset: Dataset, root: str | os.PathLike[str] | None = None) ->
     """
     sources: dict[str, Source] = {split: getattr(dataset, split) for split in SPLITS}
     is_large = _is_large([path for source in sources.values() for path in _paths(source)])
-    folder = expand("." if root is None else root)
+    folder = local_data("." if root is None else root)
     base = os.path.abspath(folder if folder.is_dir() else folder.parent)
     splits = {split: _of_split(source, is_large, base) for split, source in sources.items()}
     return Fingerprint(dataset.classes, splits)
@@ -119,7 +119,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """
     path = folder / FILE
     try:
-        return Fingerprint.from_json(parse_json(path.read_text(encoding="utf-8")))
+        return Fingerprint.from_json(parse_json(read_bytes(path)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -5,7 +5,7 @@ from functools import partial
 
 from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
-from ..paths import expand
+from ..storage import local_data
 from .arrays import read_arrays
 from .builtin import dataset_names, load_dataset
 from .datasets import Dataset
@@ -60,7 +60,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
             else f"the folder of shards, {SHARD_FORMATS[data.name].extensions[0]} files"
         )
         raise UserError(f"--data.name {data.name} needs --data.dir: {wanted}.", exit_code=2)
-    path = expand(data.dir)
+    path = local_data(data.dir)
     if data.name == FOLDER and path.suffix.lower() == ".npz":
         return read_arrays(path, ratios=data.splits)
     columns = split_columns(data.columns)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..paths import expand
+from ..storage import locate, read_bytes
 from ..text_files import decode_text
 
 # Keys of an object that hold the names: of transformers, Ultralytics and others.
@@ -53,7 +53,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
             in two ways.
     """
     try:
-        text = decode_text(expand(path).read_bytes())
+        text = decode_text(read_bytes(locate(path)))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path} cannot be read ({reason}): name a .json or .txt file.") from error

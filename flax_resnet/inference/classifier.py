@@ -1,7 +1,6 @@
 """A trained model with all that prediction needs: ``fr.load(source)``."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from ..data.fingerprint import read_fingerprint
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
-from ..paths import expand
 from ..report.notebook import classifier_table, to_html
+from ..storage import locate
 from ..transform import EvalTransform
 from ..weights import (
     WeightsInfo,
@@ -99,7 +98,7 @@ class Classifier:
             UserError: The target holds something already, cannot be written, or a run's folder
                 cannot describe the model.
         """
-        target = expand(target)
+        target = locate(target)
         if target.suffix:
             state_dict = to_torchvision(self.variables, self.model)
             if not self.classes:
@@ -168,7 +167,7 @@ def load(
         UserError: Nothing or more than one thing of that name, damaged files, weights of another
             model, or more or fewer names than the model has classes.
     """
-    if os.fspath(source).lower().endswith(".onnx"):
+    if str(source).lower().endswith(".onnx"):
         from .onnx_classifier import OnnxClassifier, load_onnx
 
         if head != "keep" or {model, num_classes, key, stem_pool, in_channels} != {None}:

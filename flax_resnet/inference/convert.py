@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..models import default_image_shape
-from ..paths import expand
+from ..storage import locate
 from ..weights import load_weights, to_torchvision
 from .classifier import Classifier, load
 
@@ -67,7 +67,7 @@ def convert_weights(
         UserError: A file is missing, damaged or of another kind, the weights are of another model
             or hold NaN or infinity, or ``verify`` finds logits that are not finite.
     """
-    target = expand(target)
+    target = locate(target)
     classifier = load(
         source,
         model=model,

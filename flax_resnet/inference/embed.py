@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UserError
 from ..file_names import escape
 from ..output_files import replacing
-from ..paths import expand
+from ..storage import locate
 from .inputs import Images
 from .outputs import BATCH_SIZE, features_program, forward_images
 
@@ -82,7 +82,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     Raises:
         UserError: Another ending, pyarrow is not installed, or the file cannot be written.
     """
-    path = expand(path)
+    path = locate(path)
     if path.suffix.lower() not in (".npz", ".parquet"):
         raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
     names = [escape(name) for name in embeddings.names]

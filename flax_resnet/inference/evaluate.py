@@ -28,10 +28,10 @@ from ..metrics import (
     evaluate_logits,
     evaluate_multi_label,
 )
-from ..paths import expand
 from ..report import evaluation_tables
 from ..report.notebook import to_html
 from ..report.outcomes import Outcomes, outcomes_of
+from ..storage import local_data
 from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
 from ..training.heat_maps import with_heat_maps
@@ -177,7 +177,7 @@ def evaluate(
     result = evaluate_logits(title, logits, labels[read], classes, validation)
     outcomes = None
     if keep_outcomes:
-        root = classifier.info.settings.get("data.dir") if source is None else str(expand(source))
+        root = classifier.info.settings.get("data.dir") if source is None else str(source)
         names = image_names(tested.images, selection.chosen, root)
         rows = np.flatnonzero(read)
         outcomes = outcomes_of(
@@ -288,7 +288,7 @@ def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _
 
 
 def _same(one: str | Path, other: str | Path) -> bool:
-    return expand(one).resolve() == expand(other).resolve()
+    return local_data(one).resolve() == local_data(other).resolve()
 
 
 def _other_names(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..data import Preprocessing
 from ..errors import UserError
 from ..models import ResNet
-from ..paths import expand
+from ..storage import local_copy, locate
 from ..weights import ENTRY, WeightsInfo, build_model, parse_description
 from .classifier import Classifier
 from .export.onnx_file import INPUT_ENTRY, NORMALIZED, PHOTOS
@@ -81,7 +81,7 @@ def load_onnx(source: str | Path, info: WeightsInfo | None = None) -> OnnxClassi
     Raises:
         UserError: The file is missing, damaged, or not ours, or onnxruntime is not installed.
     """
-    path = expand(source)
+    path = local_copy(locate(source))
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     import_onnx()

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..output_files import open_text, to_json
+from ..storage import is_remote, read_bytes, write_bytes
 from ..text_files import parse_json
 
 Entry = dict[str, Any]
@@ -28,7 +29,14 @@ CHECKSUM = "checksum"
 
 
 def append_history(path: Path, entry: Entry) -> None:
-    """Add one line, which is on the disk when this returns."""
+    """Add one line, which is on the disk, or in the object store, when this returns."""
+    if is_remote(path):  # which cannot append: the lines are few
+        try:
+            before = read_bytes(path)
+        except FileNotFoundError:
+            before = b""
+        write_bytes(path, before + _line_of(entry).encode())
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(_line_of(entry))
         file.flush()
@@ -45,9 +53,11 @@ def read_history(path: Path) -> list[Entry]:
     Raises:
         UserError: A line is damaged.
     """
-    if not path.exists():
+    try:
+        content = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    *lines, rest = path.read_bytes().split(b"\n")
+    *lines, rest = content.split(b"\n")
     if b"}" in rest[-2:]:  # a whole line, whose line break is damaged or was not written
         lines.append(rest)
     entries = []

@@ -16,6 +16,7 @@ from ..data import Source
 from ..errors import UserError
 from ..metrics import BINS, reliability_bins
 from ..output_files import replacing
+from ..storage import local_data
 from ..text_files import parse_json
 from .pictures import EXTREMES, choose_rows, read_pictures
 
@@ -209,7 +210,7 @@ def relative_names(names: Iterable[str], root: str | Path | None) -> tuple[str, 
 
     if root is None:
         return tuple(names)
-    folder = Path(root)
+    folder = local_data(root)
     base = os.path.abspath(folder if folder.is_dir() else folder.parent)
     return tuple(os.path.relpath(name, base) for name in names)
 

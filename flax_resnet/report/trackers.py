@@ -21,11 +21,14 @@ from typing import Any, Protocol
 
 from ..errors import UserError
 from ..output_files import open_text, write_json
+from ..paths import process_folder
+from ..storage import is_remote, read_bytes
 from .history import Entry
 
 PATIENCE = 60.0  # seconds that the end of a run waits for each tracker
 STATE = "trackers.json"  # in a run's folder: what a resumed run needs to know of each tracker
 _PROJECT = "flax_resnet"
+_WRITES_FILES = ("tensorboard", "csv")  # into the run's folder
 
 
 class Tracker(Protocol):
@@ -68,9 +71,16 @@ class Trackers:
             thread.close()
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise a UserError where the package of a tracker is not installed."""
+def check_trackers(names: Sequence[str], workdir: Path) -> None:
+    """Raise a UserError where the package of a tracker is not installed, or it writes files into
+    a run's folder that is in object storage."""
     for name in names:
+        if name in _WRITES_FILES and is_remote(workdir):
+            raise UserError(
+                f"--track {name} writes files as it goes, and --workdir {workdir} is in object "
+                "storage: leave it out, or name a local --workdir.",
+                exit_code=2,
+            )
         package = _TRACKERS[name][0]
         if package and importlib.util.find_spec(package) is None:
             raise UserError(
@@ -156,7 +166,7 @@ _STATE_LOCK = threading.Lock()
 
 def _read_state(workdir: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = json.loads((workdir / STATE).read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(read_bytes(workdir / STATE))
         return state
     except (OSError, ValueError):
         return {}
@@ -271,7 +281,7 @@ class _Wandb:
             id=state["run"],
             resume="allow",
             config=dict(opening.settings),
-            dir=str(opening.workdir),
+            dir=str(process_folder() if is_remote(opening.workdir) else opening.workdir),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ..errors import HangingError, UserError, first_line
+from ..errors import HangingError, StorageError, UserError, first_line
+from ..storage import is_remote, move_folder, read_bytes, reason_of
 from ..weights.formats.checkpoint import (
     CHECKSUM,
     EVAL_PENDING,
@@ -26,6 +27,7 @@ from ..weights.formats.checkpoint import (
     orbax_path,
     read_facts,
 )
+from ..weights.formats.orbax_storage import COMMITTED, committed_by
 from .distributed import primary_decides
 from .worker import Worker
 
@@ -64,7 +66,8 @@ class Checkpoints:
         Raises:
             UserError: The folder cannot be read, or all of its checkpoints are damaged.
         """
-        self._folder, self._timeout = folder.absolute(), timeout
+        self._folder = folder if is_remote(folder) else folder.absolute()
+        self._timeout = timeout
         self._on_error, self._report = on_error, report
         self._saving: int | None = None  # the step of the save in the background
         self._score: float | None = None  # its score
@@ -86,6 +89,7 @@ class Checkpoints:
             # This ranks best_step(); the policy decides which checkpoints are kept.
             best_fn=lambda metrics: metrics[METRIC],
             cleanup_tmp_directories=True,
+            temporary_path_class=committed_by(self._folder),
             async_options=ocp.AsyncOptions(timeout_secs=int(timeout)),
         )
         self._manager = ocp.CheckpointManager(orbax_path(self._folder), options=options)
@@ -215,6 +219,10 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             _verify(restored)
         except Exception as error:  # orbax raises errors of many types, none written for users
+            if isinstance(error, StorageError):
+                raise
+            if is_remote(self._folder) and (reason := reason_of(self._folder, error)):
+                raise StorageError(f"{self._folder} cannot be read: {reason}.") from error
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} cannot be read ({first_line(error)}): "
                 "copy it from another copy of the run, delete that folder to resume from the "
@@ -229,7 +237,7 @@ class Checkpoints:
         """Remove from a tree the arrays that earlier versions did not save, and return them."""
         try:
             path = self._folder / str(step) / "default" / "_METADATA"
-            saved = json.loads(path.read_text(encoding="utf-8"))["tree_metadata"]
+            saved = json.loads(read_bytes(path))["tree_metadata"]
         except (OSError, ValueError, TypeError, KeyError):
             return {}  # the restoration names what is damaged
         return {
@@ -276,7 +284,7 @@ class Checkpoints:
             if self._score is not None:
                 self._report(
                     f"The checkpoint of the evaluation after step {self._saving:,} could not be "
-                    f"written ({_reason(error)}), so that it cannot become the best."
+                    f"written ({self._reason(error)}), so that it cannot become the best."
                 )
             self._note_failure(error)
         finally:
@@ -289,7 +297,7 @@ class Checkpoints:
         self._manager.reload()
         latest = self._manager.latest_step()
         kept = "there is none before it" if latest is None else f"that of step {latest} is kept"
-        reason = str(error) if isinstance(error, UserError) else _reason(error)
+        reason = str(error) if isinstance(error, UserError) else self._reason(error)
         self._failure = UserError(
             f"A checkpoint could not be written to {self._folder} ({reason}); {kept}. "
             "Make space or check the folder; the same command resumes there."
@@ -312,10 +320,21 @@ class Checkpoints:
 
     def _check_space(self, tree: Any) -> None:
         """Raise a UserError if the arrays do not fit on the disk, before any are written."""
+        if is_remote(self._folder):
+            return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + MARGIN_BYTES
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise UserError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
+
+    def _reason(self, error: Exception) -> str:
+        """Name what is usual in plain words, whatever library reports it; else its first line."""
+        text = str(error)
+        for sign in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"):
+            if sign in text:
+                return "no space is left there"
+        known = reason_of(self._folder, error) if is_remote(self._folder) else None
+        return known or first_line(error)
 
     def _within_deadline(self, call: Callable[[], None]) -> None:
         """Run a call; raise its error, or a HangingError after the deadline."""
@@ -353,18 +372,12 @@ class Checkpoints:
 
 def _set_aside(folder: Path, step: int) -> Path:
     path = folder / f"{step}.damaged"
+    if is_remote(folder):
+        move_folder(folder / str(step), path, COMMITTED)
+        return path
     shutil.rmtree(path, ignore_errors=True)
     (folder / str(step)).rename(path)
     return path
-
-
-def _reason(error: Exception) -> str:
-    """Name a full disk in plain words, whatever library reports it; else the error's first line."""
-    text = str(error)
-    for sign in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"):
-        if sign in text:
-            return "no space is left there"
-    return first_line(error)
 
 
 def _verify(restored: dict[str, Any]) -> None:

@@ -1,13 +1,14 @@
 """The list of a run's checkpoints, and the removal of those that no run needs."""
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..storage import delete, folders_in
 from ..weights.formats.checkpoint import checkpoint_steps, read_facts, read_tree
-from .lock import Lock
+from ..weights.formats.orbax_storage import COMMITTED
+from .object_lock import take_lock
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,13 @@ def list_checkpoints(folder: Path, *, verify: bool) -> list[Listed]:
     if ranked:
         best = max(ranked, key=lambda step: (_rank(ranked[step]), step))
         marks[str(best)].insert(0, "best")
-    others = sorted(
-        path.name for path in root.iterdir() if path.is_dir() and path.name not in marks
-    )
-    for name in others:
+    folders = folders_in(root)
+    for name in sorted(name for name in folders if name not in marks):
         marks[name] = ["damaged, set aside" if name.endswith(".damaged") else "unfinished"]
     return [
         Listed(
             name,
-            (root / name).stat().st_mtime,
-            sum(path.stat().st_size for path in (root / name).rglob("*") if path.is_file()),
+            *folders[name],
             scores.get(int(name)) if name.isdecimal() else None,
             tuple(found),
         )
@@ -97,11 +95,12 @@ def prune_checkpoints(folder: Path, listed: list[Listed]) -> list[str]:
         UserError: A run uses the folder.
     """
     kept = [one.name for one in listed if {"latest", "best"} & {*one.marks}]
-    lock = Lock(folder, "checkpoints --prune")
+    lock = take_lock(folder, "checkpoints --prune")
     try:
         removed = [one.name for one in listed if one.name not in kept]
         for name in removed:
-            shutil.rmtree(folder / "checkpoints" / name)
+            delete(folder / "checkpoints" / name / COMMITTED)  # what is left counts as unfinished
+            delete(folder / "checkpoints" / name)
     finally:
         lock.release()
     return removed

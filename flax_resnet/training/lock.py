@@ -4,9 +4,8 @@ The file ``.lock`` names the owner: its job, host, process, and when it started;
 is the owner's heartbeat. ``flock`` guards each change of it, so that of many commands that start at
 once one wins. A lock is stale, and is taken over, when its process is gone, which can be seen on
 the same host, or when its heartbeat has stopped for ``STALE_SECONDS``, by the clock of the file
-system. A folder on an object store, which has no ``flock``, would need another class with the same
-three methods. Windows has no ``flock`` either: of commands that start there in the same instant,
-more than one may go on.
+system. ``object_lock`` has the lock of a folder in object storage. Windows has no ``flock``: of
+commands that start there in the same instant, more than one may go on.
 """
 
 import json
@@ -17,9 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +85,7 @@ class Lock:
         """
         self._path = folder / FILE
         self.owner = Owner.this_process(job)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _guarded(self._path) as file:
-                before = _read_owner(file)
-                if before is not None:
-                    _check_stale(folder, self._path, before)
-                _write_owner(file, self.owner)
-        except OSError as error:
-            raise UserError(
-                f"The run's folder {folder} cannot be written ({error.strerror or error})."
-            ) from error
-        self.replaced = before
+        self.replaced = self._take(folder)
         self._ended = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -106,7 +95,7 @@ class Lock:
         Raises:
             UserError: Another process has taken it over, because the heartbeat had stopped.
         """
-        now = _owner_in(self._path)
+        now = self._read()
         if now is None or now.token != self.owner.token:
             by = f"taken over by {now}" if now else "removed"
             raise UserError(
@@ -117,18 +106,42 @@ class Lock:
     def release(self) -> None:
         """Give the lock back; a lock that another process has taken over stays."""
         self._ended.set()
-        with suppress(OSError), _guarded(self._path) as file:
-            now = _read_owner(file)
-            if now is not None and now.token == self.owner.token:
-                file.truncate(0)  # Windows removes no file that is open
-                self._path.unlink()
+        self._give_back()
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):
-                now = _owner_in(self._path)
-                if now is not None and now.token == self.owner.token:
-                    os.utime(self._path)  # without times: that of the file server
+            self._renew()
+
+    def _take(self, folder: Path) -> Owner | None:
+        """Write this owner into the lock, and return the stale one before it."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _guarded(self._path) as file:
+                before = read_owner(file.read())
+                if before is not None:
+                    check_stale(folder, before, partial(_age, folder, self._path))
+                _write_owner(file, self.owner)
+        except OSError as error:
+            raise UserError(
+                f"The run's folder {folder} cannot be written ({error.strerror or error})."
+            ) from error
+        return before
+
+    def _read(self) -> Owner | None:
+        return _owner_in(self._path)
+
+    def _renew(self) -> None:
+        with suppress(OSError):
+            now = self._read()
+            if now is not None and now.token == self.owner.token:
+                os.utime(self._path)  # without times: that of the file server
+
+    def _give_back(self) -> None:
+        with suppress(OSError), _guarded(self._path) as file:
+            now = read_owner(file.read())
+            if now is not None and now.token == self.owner.token:
+                file.truncate(0)  # Windows removes no file that is open
+                self._path.unlink()
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -144,12 +157,18 @@ def owner_of(folder: Path) -> Owner | None:
     return None if gone else owner
 
 
-def _check_stale(folder: Path, path: Path, owner: Owner) -> None:
-    """Raise a UserError unless the owner's lock is stale."""
+def check_stale(folder: Path, owner: Owner, age_of: Callable[[], float]) -> None:
+    """Raise a UserError unless the owner's lock is stale.
+
+    Args:
+        folder: The folder.
+        owner: Its owner.
+        age_of: Returns the seconds since the owner's heartbeat.
+    """
     gone = owner.is_gone()
     heartbeat = ""
     if gone is None:
-        age = _age(folder, path)
+        age = age_of()
         gone = age > STALE_SECONDS
         heartbeat = (
             f"; its last sign of life was {max(age, 0):.0f} s ago, and after {STALE_SECONDS:.0f} s "
@@ -168,6 +187,7 @@ def _guarded(path: Path) -> Iterator[Any]:
     until = time.monotonic() + GUARD_SECONDS
     while True:
         with path.open("a+b") as file:
+            file.seek(0)
             while True:
                 try:
                     _flock(file)
@@ -194,11 +214,10 @@ def _flock(file: Any) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read_owner(file: Any) -> Owner | None:
-    """Return the owner that an open lock names; None if it is empty or half written."""
-    file.seek(0)
+def read_owner(content: bytes) -> Owner | None:
+    """Return the owner that a lock names; None if it is empty or half written."""
     try:
-        return Owner(**json.loads(file.read()))
+        return Owner(**json.loads(content))
     except (ValueError, TypeError):
         return None
 
@@ -206,7 +225,7 @@ def _read_owner(file: Any) -> Owner | None:
 def _owner_in(path: Path) -> Owner | None:
     try:
         with path.open("rb") as file:
-            return _read_owner(file)
+            return read_owner(file.read())
     except OSError:
         return None
 

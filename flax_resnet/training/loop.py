@@ -16,6 +16,7 @@ from ..report import Progress, Trackers, check_trackers, open_trackers, read_his
 from ..report.environment import write_environment
 from ..report.page import FOLDER
 from ..runtime import keep_programs, require_determinism
+from ..storage import locate
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -36,7 +37,7 @@ from .skips import Skips
 from .state import TrainState
 from .transfer.features import keep_features
 from .transfer.head import fit_head
-from .workdir import lock_workdir, open_workdir
+from .workdir import lock_workdir, open_workdir, workdir_of
 
 
 def train(config: Config, console: Console | None = None) -> TrainResult:
@@ -57,7 +58,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     """
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
-    check_trackers(config.track)
+    check_trackers(config.track, workdir_of(config))
     if config.deterministic:
         require_determinism()
     connect(config.parallel)
@@ -80,7 +81,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         print_plan(run, console)
         if config.dry_run:
             print_budget(run, console)
-            return TrainResult(Path(config.workdir or "."), 0, False, None, {})
+            return TrainResult(locate(config.workdir or "."), 0, False, None, {})
         state = run.init()
         with lock_workdir(config) as lock:
             workdir = open_workdir(run, state)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..data import Preprocessing, Source
-from ..errors import UserError
+from ..errors import StorageError, UserError
 from ..report import (
     Entry,
     Trackers,
@@ -21,8 +21,10 @@ from ..report import (
     truncate_history,
 )
 from ..report.notebook import to_html
+from ..report.page import FOLDER
 from ..report.tables import text_table
-from ..weights import build_model, write_run_weights
+from ..storage import edited
+from ..weights import build_model, is_small, write_run_weights
 from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -119,6 +121,8 @@ class Recorder:
             restored = None
             try:
                 restored = self._restore(step, state)
+            except StorageError:  # which says nothing about the checkpoint
+                raise
             except UserError as error:
                 failures.append(error)
             if all_agree(restored is not None) and restored is not None:
@@ -253,7 +257,9 @@ class Recorder:
         self.profiler.save()
         if jax.process_index() == 0:
             predictor = run.model, variables, Preprocessing.from_transform(run.transform)
-            page = write_run_page(self.workdir, run.config, dataset, found, predictor)
+            with edited(self.workdir, FOLDER, is_small) as folder:
+                page = write_run_page(folder, run.config, dataset, found, predictor)
+            page = self.workdir / page.relative_to(folder)
             self.console.print(Text(f"Open {page}."))
         return TrainResult(self.workdir, last, True, best, test)
 

@@ -1,7 +1,6 @@
 """A run's folder: whether it holds the same run, and the files that describe it."""
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..config import EFFECTS, Config, flatten
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..models import stage_of
-from ..paths import expand
+from ..storage import delete, locate, read_bytes
 from ..text_files import parse_json
 from ..weights import (
     CHECKSUMS,
@@ -29,6 +28,7 @@ from ..weights import (
 )
 from .distributed import primary_decides
 from .lock import Lock
+from .object_lock import take_lock
 from .run import Run
 from .state import TrainState
 
@@ -44,7 +44,7 @@ _FILES = (
 
 def workdir_of(config: Config) -> Path:
     """Return the run's folder, which need not exist."""
-    return expand(config.workdir or "runs/run")
+    return locate(config.workdir or "runs/run")
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def lock_workdir(config: Config) -> Iterator[Lock | None]:
     lock = None
     with primary_decides():
         if jax.process_index() == 0:
-            lock = Lock(workdir_of(config), "train")
+            lock = take_lock(workdir_of(config), "train")
     try:
         yield lock
     finally:
@@ -211,7 +211,7 @@ def read_settings(workdir: Path) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     """Return the value of a JSON file, or None if there is no such file."""
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -221,8 +221,5 @@ def _read(path: Path) -> Any:
 
 
 def _delete_run(workdir: Path) -> None:
-    for path in (workdir / name for name in _FILES):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for name in _FILES:
+        delete(workdir / name)

@@ -14,6 +14,7 @@ from ..config import ModelConfig
 from ..errors import UserError
 from ..models import QUICK_COMPILATION, ResNet, create_model
 from ..paths import expand
+from ..storage import is_remote, local_copy, locate
 from .architecture import usual_transform
 from .description import ENTRY
 from .find import StemPool
@@ -41,13 +42,13 @@ from .published import (
     published_weights,
 )
 from .repository import read_json_object, read_transformers
-from .run_folder import read_run
+from .run_folder import local_run, read_run
 from .shipped_weights import ShippedWeights, find_shipped, shipped_weights
 
 FORMS = ", ".join(
     [
-        "a run's folder, a file of weights, a published model such as resnet50 or "
-        "resnet50/IMAGENET1K_V2",
+        "a run's folder, a file of weights (local, s3:// or gs://), a published model such as "
+        "resnet50 or resnet50/IMAGENET1K_V2",
         *(one.name for one in shipped_weights()),
         "timm/NAME, or hf:ORG/NAME",
     ]
@@ -68,7 +69,8 @@ def load_source(
 
     Args:
         source: A run's folder, or one that transformers' ``save_pretrained`` wrote; a file of
-            weights (``.pth``, ``.safetensors``, ``.npz``, ...); a model with published weights,
+            weights (``.pth``, ``.safetensors``, ``.npz``, ...), each also as ``s3://`` or
+            ``gs://``; a model with published weights,
             ``"resnet50"`` or ``"resnet50/IMAGENET1K_V2"``; weights that are part of this package,
             such as ``"resnet_mnist/mnist"``; or a repository on the Hugging Face hub,
             ``"timm/NAME"`` or ``"hf:ORG/NAME"``. A ``Path``, or a word that begins with
@@ -85,11 +87,9 @@ def load_source(
         UserError: Nothing has that name, or two things have it; no connection; damaged files; or
             weights of another model.
     """
+    if is_remote(located := locate(source)):
+        return _load_remote(located, model, key, head, stem_pool)
     word = os.fspath(source)
-    if scheme := re.match(r"(\w+)://", word):
-        raise UserError(
-            f"{word}: weights cannot be read from {scheme[1]}:// addresses; give {FORMS}."
-        )
     path = expand(word)
     is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
     published = None if is_path else _published(word, model, cache)
@@ -227,6 +227,25 @@ def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
     if model not in (None, name):
         raise UserError(of_another_model(loaded.info.path, name, model))
     return loaded
+
+
+def _load_remote(
+    path: Path,
+    model: str | None,
+    key: str | None,
+    head: Literal["keep", "drop"],
+    stem_pool: StemPool | None,
+) -> LoadedWeights:
+    """Load a file or a folder in object storage through its copy in the cache."""
+    word = str(path)
+    is_file = path.suffix.lower() in ENDINGS
+    local = local_copy(path, CONFIG_FILE) if is_file else local_run(path)
+    try:
+        loaded = load_source(local, model=model, key=key, head=head, stem_pool=stem_pool)
+    except UserError as error:  # of the copy
+        raise UserError(str(error).replace(str(local), word), error.exit_code) from error
+    info = dataclasses.replace(loaded.info, source=word)
+    return dataclasses.replace(loaded, info=info)
 
 
 def _unambiguous(word: str, model: str | None) -> str:

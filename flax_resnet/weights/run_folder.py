@@ -1,13 +1,15 @@
 """A run's folder as prediction reads it: settings, classes, transform and weights."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..config import stored_model_config
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
+from ..storage import is_remote, mirror
 from ..text_files import read_run_file
 from ..transform import EvalTransform
 from .architecture import build_model
@@ -125,6 +127,43 @@ def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:
         return step, to_torchvision(variables, model)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
+
+
+def is_small(name: str) -> bool:
+    """Return whether a file of a run, by its name below the run's folder, is neither a checkpoint
+    nor a step that was kept for debugging."""
+    return not name.startswith(("checkpoints/", "debug/", ".lock"))
+
+
+def local_run(folder: Path, *, checkpoints: bool = False) -> Path:
+    """Return a local copy of a run's folder, with what prediction reads.
+
+    Args:
+        folder: The folder; a local one is returned as it is.
+        checkpoints: Whether its checkpoints are copied even if ``model.safetensors`` is newer.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if not is_remote(folder):
+        return folder
+    steps = {str(step) for step in checkpoint_steps(folder / "checkpoints")}
+
+    def is_complete(name: str) -> bool:
+        parts = PurePosixPath(name).parts
+        return is_small(name) or (parts[0] == "checkpoints" and parts[1] in steps)
+
+    def is_read(name: str) -> bool:
+        return is_complete(name) and "/default/" not in name  # not the arrays of checkpoints
+
+    local = mirror(folder, is_complete if checkpoints else is_read)
+    path = local / RUN_WEIGHTS
+    for former in (local / "checkpoints").glob("*"):
+        if former.name not in steps:
+            shutil.rmtree(former)
+    if path.is_file() and newest_checkpoint(local) <= int(read_metadata(path).get(_LAST_STEP, 0)):
+        return local
+    return mirror(folder, is_complete)
 
 
 def newest_checkpoint(folder: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..output_files import open_text, to_json, write_json
+from ..storage import read_bytes
 
 CHECKSUMS = "checksums.json"
 
@@ -80,7 +81,7 @@ def sealed_names(folder: Path) -> list[str]:
 def _read_checksums(folder: Path) -> dict[str, list[str]]:
     path = folder / CHECKSUMS
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path))
         files: dict[str, list[str]] = value["files"]
         if value["checksum"] != _digest(to_json(files).encode()):
             raise ValueError("its own checksum differs")
@@ -102,7 +103,7 @@ def _write_checksums(folder: Path, files: Mapping[str, list[str]]) -> None:
 def _digest_of(path: Path) -> str:
     """Return the digest of a file; an empty text if it cannot be read."""
     try:
-        return _digest(path.read_bytes())
+        return _digest(read_bytes(path))
     except OSError:
         return ""
 

@@ -2,6 +2,7 @@
 
 import csv
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -107,5 +108,5 @@ def test_a_dead_tracker_is_given_up_with_a_note(opens, sentence, tmp_path, monke
 def test_a_missing_package_is_wrong_usage(monkeypatch):
     monkeypatch.setitem(trackers._TRACKERS, "wandb", ("no_such_package", None))
     with pytest.raises(UserError, match=r'pip install "flax-resnet\[wandb\]"') as error:
-        check_trackers(["csv", "wandb"])
+        check_trackers(["csv", "wandb"], Path("run"))
     assert error.value.exit_code == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.errors import UserError
-from flax_resnet.paths import expand
+from flax_resnet.storage import local_data
 from flax_resnet.text_files import parse_json
 
 DEFAULT_FOLDER = "~/tensorflow_datasets"
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Return the folder of all prepared sets; None gives TFDS's default."""
-    return expand(DEFAULT_FOLDER if data_dir is None else data_dir)
+    return local_data(DEFAULT_FOLDER if data_dir is None else data_dir)
 
 
 def labels_file(folder: Path, split: str, label: str) -> Path:

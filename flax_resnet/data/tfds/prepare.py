@@ -26,7 +26,7 @@ from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
 from flax_resnet.data.tfds.archives import folder_files, reading
 from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
-from flax_resnet.data.tfds.folders import check_array_record, is_readable, tfds_root
+from flax_resnet.data.tfds.folders import DEFAULT_FOLDER, check_array_record, is_readable
 from flax_resnet.data.tfds.images import read_images
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
@@ -116,7 +116,7 @@ def prepare(
             "out",
             exit_code=2,
         )
-    root = tfds_root(data_dir)
+    root = expand(DEFAULT_FOLDER if data_dir is None else data_dir)
     catalogued = TFDS_CATALOG.get(name) if name in _RECIPES else None
     version = catalogued.version if catalogued else _FIRST_VERSION
     folder = root / name / version if to == TFDS else root / name

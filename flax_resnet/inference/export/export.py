@@ -17,7 +17,7 @@ import numpy as np
 
 from ...data import Preprocessing
 from ...errors import UserError
-from ...paths import expand
+from ...storage import is_remote, locate, upload
 from ...weights import load_weights
 from ..predict import to_probabilities
 from .comparison import Comparison, check_same, compare, logits_of, real_pixels, resize_difference
@@ -142,7 +142,7 @@ def export(
         UserError: The classifier is random, the file exists or its folder does not, an option does
             not go with the format, or the outputs differ.
     """
-    path = expand(output)
+    path = locate(output)
     format = _format_of(path, format)
     given = {"preprocess": preprocess, "resize": resize, "opset": opset != OPSETS[0]}
     given |= {"int8": int8 is not None, "license": license is not None}
@@ -274,6 +274,12 @@ def _staged(path: Path) -> Iterator[Path]:
     Raises:
         UserError: A file cannot be written.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="flax_resnet-") as scratch:
+            yield Path(scratch) / path.name
+            for file in Path(scratch).iterdir():
+                upload(file, path.with_name(file.name))
+        return
     try:
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
     except OSError as error:

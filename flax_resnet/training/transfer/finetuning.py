@@ -14,7 +14,7 @@ from ...config import (
     TransferConfig,
 )
 from ...errors import UserError
-from ...paths import expand
+from ...storage import locate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def finetune_config(
     from ...weights import build_model, is_published_set
     from .start import find_start
 
-    if not expand(images).exists():  # checked before weights are downloaded
+    if not locate(images).exists():  # checked before weights are downloaded
         raise UserError(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
             ".csv, .jsonl or .npz."
@@ -148,7 +148,7 @@ def finetune_config(
         epochs=epochs or usual,
         label_smoothing=0.1 if mode != "head" else 0.0,
         seed=seed,
-        workdir=str(workdir or Path("runs") / expand(images).resolve().stem),
+        workdir=str(workdir or Path("runs") / locate(images).resolve().stem),
         overwrite=overwrite,
     )
 

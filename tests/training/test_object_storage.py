@@ -1,0 +1,217 @@
+"""Runs in object storage, against servers on the machine's loopback interface."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import flax_resnet as fr
+from flax_resnet import UserError
+from flax_resnet.cli import main
+from flax_resnet.config import Config, DataConfig, ModelConfig
+from flax_resnet.storage import delete, list_files, locate, upload
+from flax_resnet.training import lock
+from flax_resnet.training.object_lock import take_lock
+from tests.object_stores import STORES, CuttingProxy, with_environment
+
+pytestmark = pytest.mark.slow  # each store is a process of its own
+
+
+@pytest.fixture(scope="module", params=list(STORES))
+def store(request):
+    start, packages = STORES[request.param]
+    for package in ("upath", *packages):
+        pytest.importorskip(package)
+    with start() as one, pytest.MonkeyPatch.context() as environment:
+        for name, value in one.environment.items():
+            environment.setenv(name, value)
+        yield one
+
+
+TIMES = ("time", "images_per_second", "data_wait")
+
+
+def history_of(path):
+    lines = fr.report.read_history(path / "history.jsonl")
+    return [{name: line[name] for name in line if name not in TIMES} for line in lines]
+
+
+def config_in(workdir, **options):
+    return Config(
+        model=ModelConfig(name="resnet8"),
+        data=DataConfig(name="digits", batch_size=128),
+        epochs=3,
+        save_every="2steps",
+        workdir=str(workdir),
+        compile_cache=None,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run in a local folder."""
+    workdir = tmp_path_factory.mktemp("local") / "run"
+    fr.train(config_in(workdir), quiet())
+    return workdir
+
+
+def quiet():
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def test_a_killed_run_ends_with_the_bits_of_a_local_one(store, whole, capsys, tmp_path):
+    address = f"{store.root}/digits"
+    words = ["train", "--config", "digits", "--model.name", "resnet8", "--data.batch-size", "128"]
+    settings = dataclasses.asdict(config_in(address))
+    code = (
+        "import flax_resnet as fr; from flax_resnet.config import *\n"
+        f"fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', batch_size=128), "
+        f"epochs=3, save_every='2steps', workdir={settings['workdir']!r}, compile_cache=None))"
+    )
+    del words
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], env=with_environment(store), stdout=subprocess.DEVNULL
+    )
+    committed = locate(f"{address}/checkpoints/2/commit_success.txt")
+    while child.poll() is None and not committed.exists():
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    result = fr.train(config_in(address), quiet())
+    assert result.finished and str(result.workdir) == address
+    workdir = locate(address)
+    assert history_of(workdir) == history_of(whole)
+    name = "model.safetensors"
+    assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+
+    # What reads a run reads it there.
+    image = np.zeros((8, 8), np.uint8)
+    classifier = fr.load(address)
+    assert classifier.info.source == address
+    expected = fr.load(whole).predict(image).probabilities
+    assert np.array_equal(classifier.predict(image).probabilities, expected)
+    file = fr.load(f"{address}/{name}")
+    assert np.array_equal(file.predict(image).probabilities, expected)
+    capsys.readouterr()
+    assert main(["verify", address]) == 0
+    assert "WRONG" not in capsys.readouterr().out
+    assert main(["checkpoints", address, "--verify"]) == 0
+    listed = capsys.readouterr().out
+    assert "latest" in listed and "best" in listed and "damaged" not in listed
+    (locate(address) / "report/index.html").unlink()
+    assert main(["report", address]) == 0
+    assert f"Open {address}/report/index.html." in capsys.readouterr().out
+    assert (locate(address) / "report/index.html").read_text().startswith("<!")
+    assert main(["evaluate", address, "--json", f"{store.root}/evaluation.json"]) == 0
+    assert json.loads(locate(f"{store.root}/evaluation.json").read_text())
+    target = f"{store.root}/weights/a.npz"
+    assert main(["convert", address, target]) == 0
+    assert np.array_equal(
+        fr.load(target, model="resnet8").predict(image).probabilities.argmax(), expected.argmax()
+    )
+    # Without the file its checkpoints are read, and only finished ones.
+    (workdir / name).unlink()
+    latest = max(int(one.split("/")[1]) for one in list_files(workdir) if "commit_success" in one)
+    delete(workdir / "checkpoints" / str(latest) / "commit_success.txt")
+    assert fr.load(address).info.step < latest
+
+
+def test_of_commands_that_start_at_once_one_gets_the_lock(store, monkeypatch):
+    folder = locate(f"{store.root}/locked")
+    got, refused = [], []
+
+    def take():
+        try:
+            got.append(take_lock(folder, "train"))
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=take) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1 and len(refused) == 5
+    assert all("is in use" in text for text in refused)
+    got[0].check()
+    got[0].release()
+    assert not (folder / lock.FILE).exists()
+
+
+def test_a_lock_without_heartbeat_is_taken_over_whatever_the_clocks_say(store, monkeypatch):
+    """The process of another host cannot be seen, and its clock differs by a day."""
+    folder = locate(f"{store.root}/stale")
+    monkeypatch.setattr(lock, "_system", lambda: "")
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "STALE_SECONDS", 3.0)
+    here = time.time
+    monkeypatch.setattr(time, "time", lambda: here() + 86_400)
+    first = take_lock(folder, "train")
+    time.sleep(4)  # its heartbeats keep it
+    with pytest.raises(UserError, match=r"is in use by process .* its last sign of life was"):
+        take_lock(folder, "train")
+    monkeypatch.setattr(time, "time", lambda: here() - 86_400)
+    first._ended.set()  # it hangs
+    time.sleep(5)
+    second = take_lock(folder, "train")
+    assert second.replaced == first.owner
+    with pytest.raises(UserError, match="was taken over by process"):
+        first.check()
+    first.release()  # of which the second knows nothing
+    second.check()
+    second.release()
+
+
+def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole):
+    proxy = CuttingProxy(store.port)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in store.through(proxy.port).environment.items():
+            environment.setenv(name, value)
+        environment.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
+        code = (
+            "import flax_resnet as fr; from flax_resnet.config import *\n"
+            f"fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', "
+            f"batch_size=128), epochs=3, save_every='2steps', workdir='{store.root}/cut', "
+            "compile_cache=None))"
+        )
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+        generator = np.random.default_rng(0)
+        while child.poll() is None:
+            if not proxy.is_armed:
+                proxy.cut(int(generator.integers(1, 100_000)))
+            time.sleep(0.01)
+    proxy.close()
+    assert child.returncode == 0 and proxy.cuts >= 5
+    assert history_of(locate(f"{store.root}/cut")) == history_of(whole)
+
+
+@pytest.mark.parametrize("words", [["train", "--config", "digits", "--workdir"], ["verify"]])
+def test_a_bucket_that_is_not_there_is_named(store, capsys, words):
+    scheme = store.root.partition(":")[0]
+    address = f"{scheme}://no-such-bucket/run"
+    assert main([*words, address]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert f"{scheme}://no-such-bucket" in message
+
+
+def test_images_in_a_store_are_copied_once(store, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", image=pixels, label=np.arange(64) % 4)
+    upload(tmp_path / "a.npz", locate(f"{store.root}/data/a.npz"))
+    config = dataclasses.replace(
+        config_in(f"{store.root}/own"),
+        data=DataConfig(name="folder", dir=f"{store.root}/data/a.npz", batch_size=16),
+        max_steps=2,
+    )
+    assert fr.train(config, quiet()).step == 2
