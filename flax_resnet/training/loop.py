@@ -16,7 +16,7 @@ from ..report import Progress, Trackers, check_trackers, open_trackers, read_his
 from ..report.environment import write_environment
 from ..report.page import FOLDER
 from ..runtime import keep_programs, require_determinism
-from ..storage import locate
+from ..storage import is_remote
 from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
@@ -58,7 +58,14 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
     """
     console = console or Console(highlight=False, soft_wrap=True)
     warnings = check_config(config)
-    check_trackers(config.track, workdir_of(config))
+    workdir = workdir_of(config)
+    check_trackers(config.track, workdir)
+    if config.profile and is_remote(workdir):
+        raise UserError(
+            f"--profile writes its trace as it goes, and --workdir {workdir} is in object storage: "
+            "leave it out, or name a local --workdir.",
+            exit_code=2,
+        )
     if config.deterministic:
         require_determinism()
     connect(config.parallel)
@@ -81,7 +88,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         print_plan(run, console)
         if config.dry_run:
             print_budget(run, console)
-            return TrainResult(locate(config.workdir or "."), 0, False, None, {})
+            return TrainResult(workdir, 0, False, None, {})
         state = run.init()
         with lock_workdir(config) as lock:
             workdir = open_workdir(run, state)
