@@ -106,7 +106,11 @@ def explained(path: Path, action: str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path):
             raise
-        reason = reason_of(path, error) or first_line(error)
+        reason = reason_of(path, error)
+        if reason is None and re.search(r"NOT_FOUND|\b404\b|FileNotFound", repr(error)):
+            bucket = str(path).removesuffix(bucket_and_key(path)[1]).rstrip("/")
+            reason = f"there is no bucket {bucket}, or the credentials do not show it"
+        reason = reason or first_line(error)
         raise StorageError(f"{path} cannot be {action}: {reason}.") from error
 
 
