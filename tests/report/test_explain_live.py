@@ -37,8 +37,8 @@ def test_maps_on_torchvision_nets(name):
             assert apart <= 1e-4, method
 
 
-def test_integrated_gradients_in_single_precision_are_as_near_the_truth_as_captums():
-    """Both flip ReLUs along the path, each others than the other: neither is within 1e-4."""
+def test_integrated_gradients_in_single_precision_are_near_those_in_double_precision():
+    """With few steps no ReLU is flipped; with many each of both libraries flips some."""
     pytest.importorskip("tests.weights.torchvision_import")
     captum = pytest.importorskip("captum.attr")
     from tests.report.make_explain_golden import torch, torchvision
@@ -49,16 +49,16 @@ def test_integrated_gradients_in_single_precision_are_as_near_the_truth_as_captu
     net.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
     model = fr.create_model("resnet18")
     variables = fr.from_torchvision(net.state_dict(), model)
-    options = {"steps": 50}
+    options = {"steps": 6}
     single = ours(model, variables, np.float32(seeded_batch()), TARGETS, METHOD, options)
 
     def theirs(dtype):
         batch = torch.from_numpy(seeded_batch().transpose(0, 3, 1, 2).copy()).to(dtype)
         method = captum.IntegratedGradients(net.to(dtype).eval())
-        found = method.attribute(batch, target=torch.from_numpy(TARGETS), n_steps=50)
+        found = method.attribute(batch, target=torch.from_numpy(TARGETS), n_steps=6)
         return found.sum(1).detach().double().numpy()
 
     truth, captums = theirs(torch.float64), theirs(torch.float32)
     errors = [np.abs(maps - truth).max() / np.abs(truth).max() for maps in (single, captums)]
     print("ours {:.1e}, captum {:.1e}".format(*errors))
-    assert errors[0] <= max(2 * errors[1], 1e-4)
+    assert max(errors) <= 1e-4
