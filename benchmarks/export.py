@@ -1,27 +1,34 @@
-"""Exported ONNX files beside the models they come from, and beside those of torch's exporters.
+"""Exported files beside the models they come from, and beside those of torch's exporters.
 
     python -m benchmarks.export parity --models "resnet50 resnext*" --sizes 224x224 160x128
     python -m benchmarks.export parity --models "*" --depth 2 --sizes 64x64
-    python -m benchmarks.export torch --models resnet50 --folder scratch
-    python -m benchmarks.export speed scratch/ours.onnx scratch/*.onnx
+    python -m benchmarks.export speed ours.onnx resnet50-torchscript.onnx resnet50-dynamo.onnx
 
-``parity`` compares onnxruntime with JAX on random weights whose batch norms are not trivial, for
-batches of 1 and 5 images. ``torch`` needs torch, torchvision and onnxscript: it exports the same
-architectures by both of torch's exporters, and counts nodes. ``speed`` times files in turns.
+``parity`` compares ONNX in onnxruntime, and StableHLO that is read again, with JAX on random
+weights whose batch norms are not trivial, for batches of 5 and 1 images; beside the nodes are those
+of torch's exporters, where ``benchmarks.export_torch`` wrote them (``--nodes``). ``speed`` times
+files in turns, each round in another random order, and gives the ratio of the first file's median
+to each of the others' with a 95% interval (bootstrap over rounds). ``--fixed`` names the sizes that
+a file leaves free to onnxruntime, by ``add_free_dimension_override_by_name``.
 """
 
 import argparse
-import fnmatch
+import dataclasses
+import json
+import random
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
+NODES = Path(__file__).parents[1] / "tests/inference/export/torch_nodes.json"
+QUICK = {"xla_backend_optimization_level": 1}  # compiles faster; sums stay in the same order
 
-def _random_classifier(name: str, depth: int | None):
+
+def random_classifier(name: str, depth: int | None = None):
+    """A classifier whose batch norms are far from the identity."""
     import jax
     import jax.numpy as jnp
 
@@ -60,132 +67,156 @@ def _random_classifier(name: str, depth: int | None):
     return Classifier(model, jax.tree_util.tree_map_with_path(fill, shapes), info)
 
 
-def parity(patterns: list[str], sizes: list[tuple[int, int]], depth: int | None) -> None:
-    """Print, for each model, its nodes and the largest difference of a logit."""
-    import jax
+def onnx_logits(classifier, folder: Path):
+    """Write ONNX; return a function of images ``[N, H, W, C]``, and the nodes."""
     import onnx
 
     from flax_resnet.inference.export.onnx_file import NORMALIZED, write_onnx
     from flax_resnet.inference.export.onnx_graph import open_session
+
+    path = folder / "model.onnx"
+    write_onnx(path, classifier, opset=18, takes=NORMALIZED, licence=None)
+    graph = onnx.load(path, load_external_data=False).graph
+    session = open_session(path)
+
+    def logits(images):
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return session.run(None, {"images": planes})[0]
+
+    return logits, Counter(node.op_type for node in graph.node)
+
+
+def stablehlo_logits(classifier, folder: Path, size: tuple[int, int]):
+    """Write StableHLO for one size and read it again; return a function of images."""
+    import jax
+
+    from flax_resnet.inference import Classifier
+    from flax_resnet.inference.export.onnx_file import NORMALIZED
+    from flax_resnet.inference.export.stablehlo import read_stablehlo, write_stablehlo
+    from flax_resnet.transform import EvalTransform
+
+    path, transform = folder / "model.stablehlo", EvalTransform(*size, resize=None)
+    info = dataclasses.replace(classifier.info, transform=transform)
+    sized = Classifier(classifier.model, classifier.variables, info)
+    write_stablehlo(path, sized, takes=NORMALIZED, licence=None)
+    program, weights = read_stablehlo(path)
+    call = jax.jit(program.call, compiler_options=QUICK)
+    return lambda images: np.asarray(call(weights, images))
+
+
+def parity(
+    patterns: list[str],
+    sizes: list[tuple[int, int]],
+    depth: int | None,
+    formats: list[str],
+    nodes: Path,
+) -> None:
+    """Print, for each model, its nodes and the largest differences of a logit."""
+    import jax
+
     from flax_resnet.models import list_models
 
-    names = [name for name in list_models() if any(fnmatch.fnmatch(name, p) for p in patterns)]
-    for name in names:
-        classifier = _random_classifier(name, depth)
-        model, worst, same = classifier.model, 0.0, True
+    of_torch = json.loads(nodes.read_text()) if nodes.exists() else {}
+    for name in dict.fromkeys(name for pattern in patterns for name in list_models(pattern)):
+        classifier, line = random_classifier(name, depth), f"{name:18}"
+        model = classifier.model
+        worst, same = dict.fromkeys(formats, 0.0), dict.fromkeys(formats, True)
+        apply = jax.jit(model.apply, compiler_options=QUICK)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            try:
-                write_onnx(path, classifier, opset=18, takes=NORMALIZED, licence=None)
-            except Exception as error:
-                print(f"{name:24} refused: {error}", flush=True)
-                continue
-            counts = Counter(
-                n.op_type for n in onnx.load(path, load_external_data=False).graph.node
-            )
-            session = open_session(path)
-        quick = {"xla_backend_optimization_level": 1}
-        apply = jax.jit(model.apply, compiler_options=quick)
-        for height, width in [(28, 28)] if model.pooling == "flatten" else sizes:
-            images = np.random.default_rng(0).standard_normal((5, height, width, 3), np.float32)
-            expected = np.asarray(apply(classifier.variables, images))
-            for batch in (slice(None), slice(1)):
-                feed = {"images": np.ascontiguousarray(images[batch].transpose(0, 3, 1, 2))}
-                (computed,) = session.run(None, feed)
-                apart = np.abs(computed - expected[batch]).max() / np.abs(expected).max()
-                worst = max(worst, float(apart))
-                same &= bool((computed.argmax(1) == expected[batch].argmax(1)).all())
-        print(
-            f"{name:24} {counts.total():5} nodes, {counts['Transpose']} Transpose, "
-            f"{counts['BatchNormalization']} BatchNormalization, differs by {worst:.1e}, "
-            f"top-1 {'the same' if same else 'DIFFERENT'}",
-            flush=True,
-        )
+            functions, counts = {}, Counter()
+            if "onnx" in formats:
+                try:
+                    functions["onnx"], counts = onnx_logits(classifier, Path(folder))
+                except Exception as error:
+                    line += f" ONNX is refused: {error}"
+            for size in [(28, 28)] if model.pooling == "flatten" else sizes:
+                images = np.random.default_rng(0).standard_normal((5, *size, 3), np.float32)
+                expected = np.asarray(apply(classifier.variables, images))
+                if "stablehlo" in formats:
+                    functions["stablehlo"] = stablehlo_logits(classifier, Path(folder), size)
+                for format, function in functions.items():
+                    for batch in (slice(None), slice(1)):
+                        computed = function(images[batch])
+                        apart = np.abs(computed - expected[batch]).max() / np.abs(expected).max()
+                        worst[format] = max(worst[format], float(apart))
+                        equal = computed.argmax(1) == expected[batch].argmax(1)
+                        same[format] &= bool(equal.all())
+        if counts:
+            line += f" {counts.total():4} nodes"
+            for exporter, found in of_torch.get(name, {}).items() if depth is None else ():
+                line += f", {exporter} {sum(found.values()) - found.get('Identity', 0)}"
+            line += f"; {counts['Transpose']} Transpose"
+        for format in functions:
+            top = "the same class" if same[format] else "ANOTHER CLASS"
+            line += f"; {format} differs by {worst[format]:.1e}, {top}"
+        print(line, flush=True)
 
 
-def export_by_torch(patterns: list[str], folder: Path) -> None:
-    """Export torchvision's models by torch's two exporters, and print their nodes."""
+def speed(files: list[Path], batch: int, size: int, rounds: int, threads: int, fixed: bool) -> None:
+    """Time files in turns, and print the medians of their times and ratios to the first."""
     import onnx
-    import torch
-
-    from tests.weights.torchvision_import import torchvision
-
-    for name in torchvision.models.list_models():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-            continue
-        model = torchvision.models.get_model(name).eval()
-        x = torch.zeros(1, 3, 224, 224)
-        for exporter in ("torchscript", "dynamo"):
-            path = folder / f"{name}-{exporter}.onnx"
-            axes = {"images": {0: "batch", 2: "height", 3: "width"}}
-            options = {"dynamic_axes": axes} if exporter == "torchscript" else {}
-            torch.onnx.export(
-                model,
-                (x,),
-                str(path),
-                input_names=["images"],
-                output_names=["logits"],
-                opset_version=18,
-                dynamo=exporter == "dynamo",
-                external_data=False,
-                **options,
-            )
-            counts = Counter(node.op_type for node in onnx.load(path).graph.node)
-            identities = counts.pop("Identity", 0)
-            print(
-                f"{name:24} {exporter:12} {counts.total():5} nodes and {identities} Identity: "
-                f"{dict(counts)}",
-                flush=True,
-            )
-
-
-def speed(files: list[Path], batch: int, size: int, rounds: int, threads: int) -> None:
-    """Time files in turns, by the median and least processor time of all rounds."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    sessions = {
-        file: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        for file in files
-    }
+    sessions = {}
+    for file in files:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        (images,) = onnx.load(file, load_external_data=False).graph.input
+        dims = images.type.tensor_type.shape.dim
+        for dim, length in zip(dims, (batch, 3, size, size), strict=True):
+            if fixed and dim.dim_param:
+                options.add_free_dimension_override_by_name(dim.dim_param, length)
+        sessions[file] = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
     x = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
-    times: dict[Path, list[float]] = {file: [] for file in files}
-    for i in range(rounds + 2):
-        order = files if i % 2 else files[::-1]
-        for file in order:
-            session = sessions[file]
-            start = time.process_time()
+    clocks = {"elapsed": time.perf_counter, "processor": time.process_time}
+    times = {clock: np.empty((rounds, len(files))) for clock in clocks}
+    for number in range(-3, rounds):
+        for i in random.sample(range(len(files)), len(files)):
+            session = sessions[files[i]]
+            started = {clock: now() for clock, now in clocks.items()}
             session.run(None, {session.get_inputs()[0].name: x})
-            if i > 1:
-                times[file].append(time.process_time() - start)
-    for file, taken in times.items():
-        print(f"{file.name:32} median {median(taken) * 1e3:8.1f} ms, best {min(taken) * 1e3:8.1f}")
+            for clock, now in clocks.items():
+                if number >= 0:
+                    times[clock][number, i] = now() - started[clock]
+    rows = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
+    for clock, taken in times.items():
+        medians = np.median(taken, 0) * 1e3
+        resampled = np.median(taken[rows], 1)
+        for i, file in enumerate(files):
+            line = f"{clock:9} {file.name:36} median {medians[i]:7.2f} ms"
+            if i:
+                low, high = np.percentile(resampled[:, 0] / resampled[:, i], (2.5, 97.5))
+                ratio = medians[0] / medians[i]
+                line += f"; {files[0].name} takes {ratio:.3f} of it ({low:.3f} to {high:.3f})"
+            print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("task", choices=("parity", "torch", "speed"))
+    parser.add_argument("task", choices=("parity", "speed"))
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--models", nargs="+", default=["resnet50"])
     parser.add_argument("--sizes", nargs="+", default=["224x224"])
     parser.add_argument("--depth", type=int)
-    parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--formats", nargs="+", default=["onnx", "stablehlo"])
+    parser.add_argument("--nodes", type=Path, default=NODES)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fixed", action="store_true")
     chosen = parser.parse_args()
     patterns = " ".join(chosen.models).split()
     if chosen.task == "parity":
         sizes = [tuple(map(int, size.split("x"))) for size in chosen.sizes]
-        parity(patterns, sizes, chosen.depth)
-    elif chosen.task == "torch":
-        export_by_torch(patterns, chosen.folder)
+        parity(patterns, sizes, chosen.depth, chosen.formats, chosen.nodes)
     else:
-        speed(chosen.files, chosen.batch, chosen.size, chosen.rounds, chosen.threads)
+        sizes = chosen.batch, chosen.size
+        speed(chosen.files, *sizes, chosen.rounds, chosen.threads, chosen.fixed)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -72,6 +73,27 @@ def test_a_file_has_the_nodes_of_the_architecture_and_nothing_more(tmp_path):
         dim.dim_param or dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim
     ]
     assert shape == ["batch", 3, "height", "width"]
+
+
+TORCH_NODES = json.loads(Path(__file__).with_name("torch_nodes.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "resnet20")) for n in TORCH_NODES],
+)
+def test_no_more_nodes_than_files_of_torch(name, tmp_path):
+    """``benchmarks.export_torch`` counted those of both of torch's exporters."""
+    model = fr.create_model(name)
+    if len(model.widths) == 4:  # the same nodes with few channels
+        model = fr.create_model(name, widths=(8, 8, 8, 8))
+    proto = written(classifier_of(model, name=name), tmp_path / "model.onnx")
+    operators = [node.op_type for node in proto.graph.node]
+    assert "Transpose" not in operators
+    of_torch = TORCH_NODES[name].values()
+    assert len(operators) <= min(
+        sum(nodes.values()) - nodes.get("Identity", 0) for nodes in of_torch
+    )
 
 
 @pytest.fixture(scope="module")
