@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from ..data import Preprocessing, Source
 from ..data.images import ImageFiles
 from ..errors import UserError
-from ..models import ResNet, fold_batch_norm
+from ..models import ResNet, fold_batch_norm, pack_kernels
 from ..training import BatchOutputs, batch_shardings, forward, static_batch_size
 from ..transform import EvalTransform
 from .inputs import Images, open_images
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from .classifier import Classifier
 
 BATCH_SIZE = 32
+
+# With kernels packed before, the program is another one: to compile it and the packing takes about
+# as long as so many calls that pack (resnet50: 1 s), for which a few photos would wait.
+CALLS_BEFORE_PACKING = 16
 
 TestTimeAugmentation = Literal["flip"]
 Program = tuple[Any, Any]
@@ -39,7 +44,7 @@ def logits_program(classifier: Classifier, tta: TestTimeAugmentation | None = No
         UserError: The classifier layer is random.
     """
     require_classifier(classifier)
-    return _program(classifier, _logits, tta)
+    return _program(classifier, _logits, tta, mirrored=tta == "flip")
 
 
 def require_classifier(classifier: Classifier) -> None:
@@ -60,36 +65,83 @@ def features_program(classifier: Classifier, layer: str = "pooled") -> Program:
     return _program(classifier, _features, layer)
 
 
-def _program(classifier: Classifier, compute: Callable[..., Any], option: Any) -> Program:
-    """Return ``compute(model, preprocess, option, ...)``, compiled once for a classifier."""
+def _program(
+    classifier: Classifier, compute: Callable[..., Any], option: Any, *, mirrored: bool = False
+) -> Program:
+    """Return ``compute(apply, option, inputs)``, compiled once for a classifier.
+
+    ``apply`` is the model with its variables; ``mirrored`` appends the mirror images to the inputs.
+    """
     key = compute, option
     if key not in classifier._programs:
         model, variables = folded_model(classifier)
         preprocess = Preprocessing.from_transform(classifier.transform)
-        function = jax.jit(partial(compute, model, preprocess, option))
-        classifier._programs[key] = function, variables
+
+        def inputs_of(images: Any) -> jax.Array:
+            inputs = preprocess(images)
+            return jnp.concatenate([inputs, inputs[:, :, ::-1]]) if mirrored else inputs
+
+        def function(packs: bool, variables: Any, images: Any) -> jax.Array:
+            apply = partial(_apply, model, variables, packs)
+            return compute(apply, option, inputs_of(images))
+
+        classifier._programs[key] = _Packing(model, inputs_of, function), variables
     return classifier._programs[key]
 
 
+class _Packing:
+    """A compiled function of variables and images that keeps packed kernels for shapes that recur.
+
+    Packed or not, the same algorithms compute, so that the bits of the result are the same.
+    """
+
+    def __init__(
+        self, model: ResNet, inputs_of: Callable[[Any], Any], function: Callable[..., Any]
+    ) -> None:
+        self.model = model
+        self.inputs_of = inputs_of
+        self.function = jax.jit(function, static_argnums=0)
+        self.calls: Counter[tuple[int, ...]] = Counter()
+        self.packed: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, variables: Any, images: Any) -> Any:
+        shape = images.shape
+        if isinstance(images, jax.Array) and len(images.devices()) > 1:
+            return self.function(False, variables, images)
+        self.calls[shape] += 1
+        if self.calls[shape] >= CALLS_BEFORE_PACKING and shape not in self.packed:
+            inputs = jax.eval_shape(self.inputs_of, images)
+            packed = pack_kernels(self.model, variables, inputs)
+            # Most layouts are the same for every batch size, and are then kept once.
+            for other, kept in tuple(self.packed.items()):
+                if other[1:] == shape[1:]:
+                    packed = jax.tree.map(_kept_if_equal, packed, kept)
+            self.packed[shape] = packed
+        return self.function(True, self.packed.get(shape, variables), images)
+
+
+def _kept_if_equal(new: jax.Array, kept: jax.Array) -> jax.Array:
+    is_equal = new is kept or (new.shape == kept.shape and np.array_equal(new, kept))
+    return kept if is_equal else new
+
+
+def _apply(model: ResNet, variables: Any, packs: bool, inputs: jax.Array, **options: Any) -> Any:
+    """Apply the model; ``packs`` lays kernels out in the call as ``pack_kernels`` does before."""
+    if not packs or "packed" in variables:
+        return model.apply(variables, inputs, train=False, **options)
+    return model.apply(variables, inputs, train=False, mutable=["packed"], **options)[0]
+
+
 def _logits(
-    model: ResNet,
-    preprocess: Preprocessing,
-    tta: TestTimeAugmentation | None,
-    variables: Any,
-    images: Any,
+    apply: Callable[..., Any], tta: TestTimeAugmentation | None, inputs: jax.Array
 ) -> jax.Array:
-    images = preprocess(images)
-    if tta == "flip":
-        images = jnp.concatenate([images, images[:, :, ::-1]])
-    logits: Any = model.apply(variables, images, train=False)
+    logits: jax.Array = apply(inputs)
     return logits if tta is None else jnp.mean(logits.reshape(2, -1, logits.shape[-1]), 0)
 
 
-def _features(
-    model: ResNet, preprocess: Preprocessing, layer: str, variables: Any, images: Any
-) -> jax.Array:
-    found: Any = model.apply(variables, preprocess(images), train=False, method="features")
-    return found[layer]
+def _features(apply: Callable[..., Any], layer: str, inputs: jax.Array) -> jax.Array:
+    features: jax.Array = apply(inputs, method="features")[layer]
+    return features
 
 
 def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:

@@ -1,7 +1,6 @@
 """Batch norm folded into the convolutions, for inference."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -62,9 +61,13 @@ def pack_kernels(model: ResNet, variables: Tree, images: Any) -> Tree:
     if model.norm != "folded":
         return variables
     unpacked = {name: tree for name, tree in variables.items() if name != "packed"}
-    apply = partial(model.apply, train=False, mutable=["packed"])
-    zeros = jnp.zeros(images.shape, images.dtype)
-    return unpacked | jax.jit(apply)(unpacked, zeros)[1]
+
+    @jax.jit
+    def pack(variables: Tree, images: Any) -> Tree:
+        # Without the logits as a result, XLA leaves the convolutions out of this program.
+        return model.apply(variables, images, train=False, mutable=["packed"])[1]
+
+    return unpacked | pack(unpacked, jnp.zeros(images.shape, images.dtype))
 
 
 def _affine(params: Tree, stats: Tree, epsilon: float) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.inference import read_classes
+from flax_resnet.inference import outputs, read_classes
+from flax_resnet.models import pack_kernels
 from flax_resnet.transform import EvalTransform
 from tests.inference.conftest import CLASSES, photo
 
@@ -52,6 +53,29 @@ def test_probabilities_are_those_of_the_unfolded_model(run, folder):
     np.testing.assert_allclose(done.probabilities, expected, atol=0.02)  # a level of 255 apart
     assert done.names == tuple(paths)
     assert list(done.labels) == [path.split("/")[-3] for path in paths]
+
+
+@pytest.mark.parametrize("tta", [None, "flip"])
+def test_shapes_that_recur_pack_their_kernels_once_and_change_no_bit(run, folder, tta, monkeypatch):
+    # The kernels are packed where oneDNN computes; elsewhere nothing is added to the variables.
+    packed_for = []
+
+    def recorded(model, variables, images):
+        packed_for.append(images.shape[0])
+        return pack_kernels(model, variables, images)
+
+    monkeypatch.setattr(outputs, "pack_kernels", recorded)
+    fresh = dataclasses.replace(run)
+    paths = sorted(map(str, folder.rglob("deeper/*.jpg")))[:4]
+    for batch_size in (1, 4):
+        results = [
+            fresh.predict(paths, batch_size=batch_size, tta=tta).probabilities
+            for _ in range(outputs.CALLS_BEFORE_PACKING + 2)
+        ]
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+    views = 1 if tta is None else 2
+    assert packed_for == [views, 4 * views]
 
 
 def test_top_is_sorted_and_names_classes(run, folder):
