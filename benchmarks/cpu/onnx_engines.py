@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cpu.photo import photo, probabilities, to_input
+
 # In a process of its own: JAX's threads and memory do not stay beside the engine.
 WRITER = """
 import sys
@@ -47,12 +49,16 @@ def build(workload, engine):
     if workload.train:
         raise ValueError(f"{engine} does not train")
     shape = (workload.batch, 3, workload.size, workload.size)
-    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[engine]
-    return run(write_model(workload.model), images, workload.dtype)
+    logits_of = run(write_model(workload.model), shape, workload.dtype)
+    if workload.photo:
+        encoded = photo()
+        return lambda: probabilities(logits_of(to_input(encoded)))
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return lambda: logits_of(images)
 
 
-def _onnxruntime(path, images, dtype):
+def _onnxruntime(path, shape, dtype):
     import onnxruntime
 
     if dtype != "float32":
@@ -61,18 +67,22 @@ def _onnxruntime(path, images, dtype):
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: images})
+    return lambda images: session.run(None, {name: images})[0]
 
 
-def _openvino(path, images, dtype):
+def _openvino(path, shape, dtype):
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    model.reshape(list(images.shape))
+    model.reshape(list(shape))
     # On processors with AMX OpenVINO would compute in bfloat16 unless another dtype is named.
     precision = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     request = core.compile_model(model, "CPU", options).create_infer_request()
-    tensor = openvino.Tensor(images, shared_memory=True)
-    return lambda: request.infer([tensor], share_outputs=True)
+
+    def infer(images):
+        tensor = openvino.Tensor(images, shared_memory=True)
+        return request.infer([tensor], share_outputs=True)[0]
+
+    return infer

@@ -137,6 +137,8 @@ def _peaks(figures):
 def _workload_section(name, figures):
     workload = WORKLOADS[name]
     kind = "training" if workload.train else "inference"
+    if workload.photo:
+        kind += " from a JPEG file"
     lines = [
         "",
         f"### {name}",

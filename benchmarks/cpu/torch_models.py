@@ -1,8 +1,12 @@
 """PyTorch's models: torchvision's, with a 3x3 stem for CIFAR, and the resnet20 of He et al."""
 
+import io
+
 import torch
+from PIL import Image
 from torch import nn
 
+from benchmarks.cpu.photo import photo
 from tests.weights.torchvision_import import torchvision
 
 
@@ -38,6 +42,20 @@ def create(name, stem, classes):
     return model
 
 
+def _classifier(infer):
+    """Returns a function that classifies a photo, by torchvision's own transform of ImageNet."""
+    transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    encoded = photo()
+
+    def classify():
+        image = Image.open(io.BytesIO(encoded)).convert("RGB")
+        with torch.inference_mode():
+            images = transform(image)[None]
+        return infer(images).softmax(1)
+
+    return classify
+
+
 def build(workload, layout, compile="no"):
     """Returns a function that runs one training step or computes one batch of logits.
 
@@ -67,11 +85,11 @@ def build(workload, layout, compile="no"):
         # Inductor freezes weights only under no_grad. Eager mode is faster under inference_mode.
         mode = torch.no_grad if compile == "yes" else torch.inference_mode
 
-        def infer():
+        def infer(images=images):
             with mode(), autocast:
                 return forward(images)
 
-        return infer
+        return _classifier(infer) if workload.photo else infer
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def step():

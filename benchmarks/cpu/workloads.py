@@ -15,6 +15,8 @@ class Workload:
         classes: The number of classes.
         stem: ``"imagenet"`` or ``"cifar"``.
         dtype: The dtype of the computation. Parameters are float32.
+        photo: Whether a step starts from the bytes of ``photo.photo()`` and ends with the
+            probabilities, as in a warm process that answers for one photo.
     """
 
     model: str
@@ -24,6 +26,7 @@ class Workload:
     classes: int = 1000
     stem: str = "imagenet"
     dtype: str = "float32"
+    photo: bool = False
 
 
 def _both_dtypes(name, *arguments, **options):
@@ -46,6 +49,7 @@ WORKLOADS = {
     **_both_dtypes("resnext50_infer_16", "resnext50_32x4d", 16, 224, False),
     "resnet101_infer_16": Workload("resnet101", 16, 224, False),
     "wide_resnet50_2_infer_16": Workload("wide_resnet50_2", 16, 224, False),
+    "resnet50_photo": Workload("resnet50", 1, 224, False, photo=True),
     "resnet152_train": Workload("resnet152", 2, 224, True),
 }
 
@@ -90,6 +94,7 @@ CONTENDERS = {
     "ours, jax only": Contender("ours", True, (("conv_impl", "jax"),)),
     "ours, reference": Contender("ours", True, (("conv_impl", "reference"),)),
     "ours, not tuned": Contender("ours", False, (("conv_impl", "jax"),)),
+    "ours, with oneDNN, not tuned": Contender("ours", False, (("conv_impl", "onednn"),)),
     "plain Flax": Contender("flax", False),
     **_torch(tuned=False),
     **_torch(tuned=True),
