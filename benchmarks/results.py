@@ -88,7 +88,7 @@ def cost(records):
     rates = [one.images_per_second for one in records]
     pflop = [one.pflop for one in records]
     return [
-        f"{records[0].end['epoch']:g}",
+        f"{records[0].settings['epochs']:g}",
         f"{count}",
         NONE if None in rates else f"{sum(rates) / count:,.0f}",
         f"{sum(one.seconds for one in records) / count:,.0f} s",
