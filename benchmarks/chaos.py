@@ -1,25 +1,36 @@
 """Kill a training run at random system calls and moments, and compare its end with a whole run's.
 
-    python -m benchmarks.chaos WORK --rounds 25
+    python -m benchmarks.chaos WORK --cifar cifar-10-binary.tar.gz
 
-A small net trains on the digits (EMA, mixup, two microbatches, a save every second step). First it
-runs undisturbed. Then, again and again in a fresh folder, it is killed by SIGKILL at random system
-calls on its folder (write, rename, fsync, open, mkdir, unlink; before, after, or in the middle of a
-write), or at random moments from start-up to the report, and the same command is started again,
-until it ends. Its last checkpoint (parameters, statistics, EMA, optimiser), its weights and its
-history must then have the same bits. With ``--faults`` calls fail instead, with ENOSPC or EIO, or
-write half: the run must end, or stop with one sentence, and then end by the same command.
+A small net trains on 600 images of CIFAR-10, or without ``--cifar`` on the digits, with EMA, mixup,
+two microbatches and a save every second step. First it runs undisturbed. Then, again and again in a
+fresh folder, it is killed by SIGKILL and the same command is started again, until it ends:
+
+- ``calls``: at random system calls on its folder (write, rename, fsync, open, mkdir, unlink;
+  before, after, or in the middle of a write);
+- ``moments``: at random moments of start-up, steps, evaluation and report, as many of each;
+- ``faults``: instead, calls fail with ENOSPC or EIO or write half, once, 20 times or for good; the
+  run must end, or stop with one sentence.
+
+Each start must resume from the newest checkpoint that was complete (after failed calls: that or the
+one before), and the end must have the same bits: last checkpoint (parameters, statistics, EMA,
+optimiser), best weights, history, and nothing half-written in ``checkpoints/``.
 
 Each start is a fork of one process that has imported everything and used no device. Needs a C
-compiler; prints the counts, and exits with 1 if anything was lost.
+compiler. Results are added to WORK/results.jsonl, from where the same command goes on; it prints
+counts and exits with 1 if anything was lost.
 """
 
 import argparse
 import collections
 import ctypes
+import dataclasses
+import hashlib
 import json
+import mmap
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,9 +41,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.subset import write_subset
+
 MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "ENOSPC": 4, "EIO": 5, "short": 6}
-TIMES = {"time", "images_per_second", "data_wait"}
-DEADLINE = 600.0  # seconds after which a start counts as hanging
+PHASES = ("start-up", "step", "evaluation", "report")
+TIMES = {"time", "images_per_second", "data_wait", "checksum"}
+DEADLINE = 300.0  # seconds after which a start counts as hanging
+SAVE_EVERY = 2
 
 
 def build_shim(folder: Path) -> Path:
@@ -45,81 +60,185 @@ def build_shim(folder: Path) -> Path:
     return library
 
 
+def group_of(name: str) -> str:
+    """The group of files, for the counts, that a path below a run's folder belongs to."""
+    parts = name.strip("/").split("/")
+    if parts[0] != "checkpoints":
+        return parts[0] or "the folder"
+    is_data = any(part.startswith("ocdbt.process") or part == "d" for part in parts)
+    return "checkpoints, arrays" if is_data else "checkpoints, the rest"
+
+
+@dataclasses.dataclass
+class Ended:
+    """A process that ended.
+
+    Attributes:
+        status: Its exit status, or None if it was killed because it hung.
+        log: What it printed.
+        phase: Its phase when it was killed.
+    """
+
+    status: int | None
+    log: str
+    phase: str
+
+    @property
+    def resumed(self) -> int:
+        """The step from which it resumed; 0 for the start, -1 if it did not come so far."""
+        if "Compiled the train step" not in self.log and "Resuming" not in self.log:
+            return -1
+        found = re.search(r"Resuming from the checkpoint after step (\d+)", self.log)
+        return int(found[1]) if found else 0
+
+    @property
+    def call(self) -> tuple[str, str] | None:
+        """The call, and the group of files, at which the shim killed it or let it fail first."""
+        found = re.search(r"^(?:KILLED|FAILED): call \d+, (\w+) (.*)$", self.log, re.MULTILINE)
+        return (found[1], group_of(found[2])) if found else None
+
+
+class Runner:
+    """Forks processes that train, and waits for them."""
+
+    def __init__(self, data: Path | None) -> None:
+        """Train on the CIFAR-10 in a folder, or on the digits."""
+        self._data = data
+        self._phase = mmap.mmap(-1, 1)  # shared with the forks
+
+    def start(self, workdir: Path, *, mode: str = "count", at: int = 0, span: int = 1) -> int:
+        """Fork a process that trains in ``workdir``; return its id."""
+        self._phase[0] = 0
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 70
+        try:
+            log = os.open(log_of(workdir), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            workdir.mkdir(exist_ok=True)
+            shim = ctypes.CDLL(None)
+            self._mark_phases()
+            path = os.fsencode(workdir)
+            shim.chaos_arm(path, ctypes.c_long(at), ctypes.c_long(span), MODES[mode])
+            code = self._train(workdir)
+            shim.chaos_count.restype = ctypes.c_long
+            print(f"CALLS: {shim.chaos_count()}")
+        except BaseException as error:  # the parent reads it
+            import traceback
+
+            traceback.print_exc()
+            print(f"UNEXPECTED: {error!r}")
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def _train(self, workdir: Path) -> int:
+        import logging
+
+        import flax_resnet as fr
+        from flax_resnet import config as settings
+
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        data = settings.DataConfig(name="digits", batch_size=240)
+        augment = settings.AugmentConfig(crop_padding=1, flip=False, mixup_alpha=0.2)
+        if self._data is not None:
+            data = settings.DataConfig(
+                name="cifar10", dir=str(self._data), download=False, batch_size=90
+            )
+            augment = settings.AugmentConfig(mixup_alpha=0.2)
+        try:
+            fr.train(
+                settings.Config(
+                    model=settings.ModelConfig(name="resnet8"),
+                    data=data,
+                    augment=augment,
+                    optimizer=settings.OptimizerConfig(learning_rate=0.05),
+                    epochs=2,
+                    ema_decay=0.9,
+                    microbatches=2,
+                    save_every=SAVE_EVERY,
+                    workdir=str(workdir),
+                    compile_cache=None,
+                )
+            )
+        except fr.UserError as error:
+            print(f"SENTENCE: {error}")
+            return 1
+        return 0
+
+    def _mark_phases(self) -> None:
+        """Write the phase of this process to the shared byte as it goes."""
+        from flax_resnet.training import recording, saving
+
+        def marked(function, phase, after=None):
+            def call(*arguments, **options):
+                before, self._phase[0] = self._phase[0], PHASES.index(phase)
+                try:
+                    return function(*arguments, **options)
+                finally:
+                    if after == "restore":
+                        self._phase[0] = before
+
+            return call
+
+        schedule, recorder = saving.SaveSchedule, recording.Recorder
+        schedule.is_due = marked(schedule.is_due, "step")
+        recording.evaluate_split = marked(recording.evaluate_split, "evaluation", "restore")
+        recorder.finish = marked(recorder.finish, "report")
+
+    def wait(self, pid: int, workdir: Path, began_at: int, kill=lambda phase: False) -> Ended:
+        """Wait for a process.
+
+        Args:
+            pid: The process.
+            workdir: Its folder.
+            began_at: Size of its log when it was started.
+            kill: Called with its phase again and again; when it is true, the process is killed.
+        """
+        elapsed, before, status = 0.0, time.monotonic(), None
+        while elapsed < DEADLINE:
+            now = time.monotonic()
+            # Time in which this process was suspended does not count.
+            elapsed, before = elapsed + min(now - before, 1.0), now
+            done, code = os.waitpid(pid, os.WNOHANG)
+            phase = PHASES[self._phase[0]]
+            if done:
+                status = os.waitstatus_to_exitcode(code)
+                break
+            if kill(phase):
+                os.kill(pid, signal.SIGKILL)
+                _, code = os.waitpid(pid, 0)
+                status = os.waitstatus_to_exitcode(code)
+                break
+            time.sleep(0.005)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        log = log_of(workdir).read_bytes()[began_at:].decode(errors="replace")
+        return Ended(status, log, phase)
+
+    def run(self, workdir: Path, kill=lambda phase: False, **shim) -> Ended:
+        """Start a process and wait for it."""
+        log = log_of(workdir)
+        began_at = log.stat().st_size if log.exists() else 0
+        return self.wait(self.start(workdir, **shim), workdir, began_at, kill)
+
+
 def log_of(workdir: Path) -> Path:
     """Return the file of what a run prints; its path does not begin with the run's."""
     return workdir.with_name(f"log-{workdir.name}.txt")
 
 
-def start(workdir: Path, *, mode: str = "count", at: int = 0, span: int = 1) -> int:
-    """Fork a process that trains in ``workdir``; return its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.setpgid(0, 0)
-        log = os.open(log_of(workdir), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        workdir.mkdir(exist_ok=True)
-        shim = ctypes.CDLL(None)
-        shim.chaos_arm(os.fsencode(workdir), ctypes.c_long(at), ctypes.c_long(span), MODES[mode])
-        code = _train(workdir)
-        shim.chaos_count.restype = ctypes.c_long
-        (log_of(workdir).with_suffix(".count")).write_text(str(shim.chaos_count()))
-    except BaseException as error:  # the parent reads it
-        import traceback
-
-        traceback.print_exc()
-        print(f"UNEXPECTED: {error!r}")
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+def complete_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _train(workdir: Path) -> int:
-    import logging
-
-    import flax_resnet as fr
-    from flax_resnet import config as settings
-
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
-        fr.train(
-            settings.Config(
-                model=settings.ModelConfig(name="resnet8"),
-                data=settings.DataConfig(name="digits", batch_size=240),
-                augment=settings.AugmentConfig(crop_padding=1, flip=False, mixup_alpha=0.2),
-                optimizer=settings.OptimizerConfig(learning_rate=0.05),
-                epochs=3,
-                ema_decay=0.9,
-                microbatches=2,
-                save_every=2,
-                workdir=str(workdir),
-                compile_cache=None,
-            )
-        )
-    except fr.UserError as error:
-        print(f"SENTENCE: {error}")
-        return 1
-    return 0
-
-
-def wait(pid: int, seconds: float = DEADLINE) -> int | None:
-    """Wait for a process; return its exit status, or None if it hangs and was killed."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
-
-
-def end_of(workdir: Path) -> dict[str, object]:
-    """Read what a finished run left: arrays of the last checkpoint, weights, history."""
+def end_of(workdir: Path) -> dict[str, str]:
+    """Digests of what a finished run left: last checkpoint, weights, history."""
     from flax_resnet.report import read_history
     from flax_resnet.weights import read_weights
     from flax_resnet.weights.formats.checkpoint import checkpoint_steps, read_tree
@@ -130,12 +249,15 @@ def end_of(workdir: Path) -> dict[str, object]:
         for line in read_history(workdir / "history.jsonl")
     ]
     weights = read_weights(workdir / "model.safetensors")
-    return {
+    found = {
         "checkpoint": _plain(read_tree(root, checkpoint_steps(root)[-1])),
         "weights": {name: np.asarray(weights[name]).tobytes() for name in sorted(weights)},
         "history": history[:-1],
         "result": history[-1],
+        "page": (workdir / "report" / "index.html").exists(),
+        "leftovers": [path.name for path in root.iterdir() if not path.name.isdecimal()],
     }
+    return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in found.items()}
 
 
 def _plain(tree):
@@ -153,7 +275,7 @@ def forked(function, *arguments):
         try:
             value = function(*arguments)
         except BaseException as error:
-            value = repr(error)
+            value = {"error": repr(error)}
         with os.fdopen(writer, "w") as file:
             json.dump(value, file)
         os._exit(0)
@@ -164,105 +286,169 @@ def forked(function, *arguments):
     return value
 
 
-def differences(reference: Path, workdir: Path, skip: list[str]) -> list[str]:
-    """Name what differs between the ends of two runs."""
-    one, other = end_of(reference), end_of(workdir)
-    return [name for name in one if name not in skip and one[name] != other[name]]
+def after(phase: str, delay: float):
+    """A function of a process's phase that is true ``delay`` seconds after ``phase`` began."""
+    began = None
+
+    def is_due(current: str) -> bool:
+        nonlocal began
+        if current == phase and began is None:
+            began = time.monotonic()
+        return current == phase and time.monotonic() - began >= delay
+
+    return is_due
+
+
+def measure_into(seconds: collections.Counter[str]):
+    """A function of a process's phase that adds up the seconds of each, and is never true."""
+    before = time.monotonic()
+
+    def measure(phase: str) -> bool:
+        nonlocal before
+        now = time.monotonic()
+        seconds[phase] += now - before
+        before = now
+        return False
+
+    return measure
 
 
 class Chaos:
     """The runs, and the counts of what happened to them."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        """Run once undisturbed, to fill the caches, and once for the reference."""
-        self.work, self.random = work, random.Random(seed)
+    def __init__(self, work: Path, runner: Runner, seed: int) -> None:
+        """Run twice undisturbed, the first time to fill the caches, or read what those found."""
+        self.work, self.runner, self.seed = work, runner, seed
         self.counts: collections.Counter[str] = collections.Counter()
         self.lost: list[str] = []
-        self.reference = work / "reference"
+        self.results, known = work / "results.jsonl", work / "reference.json"
+        if self.results.exists():
+            for line in self.results.read_text().splitlines():
+                self._add(json.loads(line))
+        if not known.exists():
+            known.write_text(json.dumps(self._reference()))
+        found = json.loads(known.read_text())
+        self.calls, self.seconds, self.end = found["calls"], found["seconds"], found["end"]
+        print(f"undisturbed: {self.calls} calls; seconds of {self.seconds}", flush=True)
+
+    def _reference(self) -> dict:
+        workdir = self.work / "reference"
         for _ in range(2):
-            shutil.rmtree(self.reference, ignore_errors=True)
-            began = time.monotonic()
-            if wait(start(self.reference)) != 0:
-                raise SystemExit((log_of(self.reference)).read_text())
-            self.seconds = time.monotonic() - began
-        self.calls = int((log_of(self.reference).with_suffix(".count")).read_text())
-        print(f"undisturbed: {self.calls} calls, {self.seconds:.1f} s", flush=True)
+            shutil.rmtree(workdir, ignore_errors=True)
+            seconds: collections.Counter[str] = collections.Counter()
+            ended = self.runner.run(workdir, measure_into(seconds))
+            if ended.status != 0:
+                raise SystemExit(ended.log)
+        calls = int(re.search(r"^CALLS: (\d+)", ended.log, re.MULTILINE)[1])
+        end = forked(end_of, workdir)
+        return {"calls": calls, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "end": end}
 
-    def kills(self, wanted: int, by: str) -> None:
-        """Kill runs until there were so many kills.
-
-        Args:
-            wanted: The number.
-            by: ``calls`` or ``moments``.
-        """
-        done = 0
-        while done < wanted:
-            workdir = self._fresh(by)
-            for _ in range(100):
-                status = self._killed(workdir, by)
-                if status == -signal.SIGKILL:
-                    done += 1
-                    self.counts[by] += 1
-                    continue
-                break
-            self._compare(workdir, status, [])
-            self._print()
-
-    def _fresh(self, name: str) -> Path:
+    def _add(self, result: dict) -> None:
+        self.counts.update(result["counts"])
         self.counts["runs"] += 1
-        return self.work / f"{name}-{self.counts['runs']}"
+        if result["lost"]:
+            self.lost.append(result["lost"])
 
-    def _killed(self, workdir: Path, by: str) -> int | None:
-        if by == "calls":
-            mode = self.random.choice(["before", "after", "torn"])
-            return wait(start(workdir, mode=mode, at=self.random.randint(1, self.calls)))
-        pid = start(workdir)
-        status = wait(pid, self.random.uniform(0, 1.1 * self.seconds))
-        return -signal.SIGKILL if status is None else status
-
-    def faults(self, wanted: int) -> None:
-        """Let calls fail, in so many runs."""
-        for _ in range(wanted):
-            workdir = self._fresh("faults")
-            mode = self.random.choice(["ENOSPC", "EIO", "short"])
-            at = self.random.randint(1, self.calls)
-            status = wait(start(workdir, mode=mode, at=at, span=self.random.choice([1, 20, 10**6])))
-            self.counts[mode] += 1
-            log = (log_of(workdir)).read_text()
-            if status == 1 and log.count("SENTENCE") == 1:
-                self.counts[f"{mode}, stopped with a sentence"] += 1
-                status = wait(start(workdir))
-            elif status == 0:
-                self.counts[f"{mode}, ended"] += 1
+    def run(self, kind: str) -> None:
+        """Train to the end in a fresh folder, with kills or failing calls, and compare the end."""
+        number = self.counts["runs"]
+        workdir = self.work / f"{kind}-{number}"
+        shutil.rmtree(workdir, ignore_errors=True)
+        log_of(workdir).unlink(missing_ok=True)
+        rng = random.Random(f"{self.seed} {number}")
+        counts: collections.Counter[str] = collections.Counter()
+        lost = getattr(self, f"_{kind}")(workdir, rng, counts)
+        if not lost:
+            skip = ()
             # A save of an evaluation that failed for good cannot become the best, and says so.
-            skip = ["result", "weights"] if "cannot become the best" in log else []
-            self._compare(workdir, status, skip)
-            self._print()
+            if "cannot become the best" in log_of(workdir).read_text():
+                skip = ("result", "weights")
+            found = forked(end_of, workdir)
+            differing = [name for name in self.end if found.get(name) != self.end[name]]
+            differing = [name for name in differing if name not in skip]
+            lost = f"{', '.join(differing)} differ; {found.get('error', '')}" if differing else ""
+        counts["same end"] += not lost
+        result = {"counts": counts, "lost": f"{workdir.name}: {lost}" if lost else ""}
+        with open(self.results, "a") as file:
+            file.write(json.dumps(result) + "\n")
+        self._add(result)
+        if not lost:
+            shutil.rmtree(workdir)
+            log_of(workdir).unlink()
 
-    def _compare(self, workdir: Path, status: int | None, skip: list[str]) -> None:
-        if status != 0:
-            what = "hung" if status is None else f"ended with {status}"
-            self.lost.append(f"{workdir.name} {what}: see {log_of(workdir)}")
-            return
-        found = forked(differences, self.reference, workdir, skip)
-        if found:
-            self.lost.append(f"{workdir.name}: {found} differ")
-            return
-        self.counts["same end"] += 1
-        shutil.rmtree(workdir)
+    def _next(self, workdir: Path, allowed: list[int] | None, **options) -> tuple[Ended, str]:
+        """Start once; return how it ended, and what was lost."""
+        ended = self.runner.run(workdir, **options)
+        if ended.status is None:
+            return ended, "hung"
+        if allowed is not None and ended.resumed >= 0 and ended.resumed not in allowed:
+            return ended, f"resumed from {ended.resumed}, not from {allowed}"
+        if ended.status not in (0, 1, -signal.SIGKILL) or "UNEXPECTED" in ended.log:
+            return ended, f"ended with {ended.status}"
+        return ended, ""
 
-    def _print(self) -> None:
-        print(dict(self.counts), "lost:", self.lost, flush=True)
+    def _calls(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
+        allowed = [0]
+        while True:
+            # Mostly soon, which costs less; sometimes anywhere.
+            most = rng.choice([self.calls // 4] * 4 + [self.calls])
+            mode = rng.choice(["before", "after", "torn"])
+            ended, lost = self._next(workdir, allowed, mode=mode, at=rng.randint(1, most))
+            if lost or ended.status == 0:
+                return lost
+            if ended.status != -signal.SIGKILL or ended.call is None:
+                return f"ended with {ended.status}"
+            call, group = ended.call
+            counts.update(["calls", f"call {call}", f"file {group}", f"mode {mode}"])
+            counts["calls of saving"] += group.startswith("checkpoints")
+            allowed = complete_steps(workdir)[-1:] or [0]
+
+    def _moments(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
+        allowed = [0]
+        for number in range(8):
+            phase = PHASES[number % 4]
+            # A run evaluates several times.
+            most = self.seconds[phase] / (3 if phase == "evaluation" else 1)
+            kill = after(phase, rng.uniform(0, most))
+            ended, lost = self._next(workdir, allowed, kill=kill)
+            if lost or ended.status == 0:
+                return lost
+            if ended.status != -signal.SIGKILL:
+                return f"ended with {ended.status}"
+            counts.update(["moments", f"moment {ended.phase}"])
+            allowed = complete_steps(workdir)[-1:] or [0]
+        ended, lost = self._next(workdir, allowed)
+        return lost or ("" if ended.status == 0 else f"ended with {ended.status}")
+
+    def _faults(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
+        allowed = [0]
+        for _ in range(3):
+            mode = rng.choice(["ENOSPC", "EIO", "short"])
+            at, span = rng.randint(1, self.calls), rng.choice([1, 20, 10**6])
+            before = complete_steps(workdir)[-2:]
+            ended, lost = self._next(workdir, allowed, mode=mode, at=at, span=span)
+            if ended.call is not None:
+                counts.update(["faults", f"fault {mode}", f"file {ended.call[1]}"])
+            if lost or ended.status == 0:
+                return lost
+            if ended.status != 1 or ended.log.count("SENTENCE") != 1:
+                return f"ended with {ended.status}"
+            counts["stopped with a sentence"] += 1
+            allowed = complete_steps(workdir)[-2:] or [0]
+            if before and allowed[-1] < before[0]:
+                return f"of the checkpoints {before} {allowed} are left"
+        ended, lost = self._next(workdir, allowed)
+        return lost or ("" if ended.status == 0 else f"ended with {ended.status}")
 
 
 def main() -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--calls", type=int, default=8, help="kills at system calls in a round")
-    parser.add_argument("--moments", type=int, default=2, help="kills at random moments")
-    parser.add_argument("--faults", type=int, default=2, help="runs with failing calls")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--cifar", type=Path, help="cifar-10-binary.tar.gz; else the digits")
+    parser.add_argument("--calls", type=int, default=200, help="kills at system calls of saving")
+    parser.add_argument("--moments", type=int, default=50, help="kills at random moments")
+    parser.add_argument("--faults", type=int, default=30, help="starts with failing calls")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     work = options.work.absolute()
@@ -278,11 +464,25 @@ def main() -> int:
     import flax_resnet.training.verify
     import flax_resnet.weights  # noqa: F401
 
-    chaos = Chaos(work, options.seed)
-    for _ in range(options.rounds):
-        chaos.kills(options.calls, "calls")
-        chaos.kills(options.moments, "moments")
-        chaos.faults(options.faults)
+    data = None
+    if options.cifar is not None:
+        data = write_subset(options.cifar, work / "data", train=120, test=60)
+    chaos = Chaos(work, Runner(data), options.seed)
+    wanted = {
+        "calls": ("calls of saving", options.calls),
+        "moments": ("moments", options.moments),
+        "faults": ("faults", options.faults),
+    }
+    while True:
+        done = {
+            kind: chaos.counts[name] / number for kind, (name, number) in wanted.items() if number
+        }
+        kind = min(done, key=done.get)
+        if done[kind] >= 1:
+            break
+        chaos.run(kind)
+        brief = {name: chaos.counts[name] for name, _ in wanted.values()}
+        print(brief, f"runs {chaos.counts['runs']}", "lost:", chaos.lost, flush=True)
     for name, count in sorted(chaos.counts.items()):
         print(f"{count:6} {name}")
     print(f"{len(chaos.lost):6} lost", *chaos.lost, sep="\n")

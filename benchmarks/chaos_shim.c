@@ -4,7 +4,8 @@
  *   cc -shared -fPIC -O1 -o shim.so chaos_shim.c -ldl
  * chaos_arm(folder, at, span, mode) counts the calls from then on. Modes: 0 only counts; 1 kills
  * before call number `at`, 2 after it, 3 kills in the middle of a write; 4 lets the `span` calls
- * from `at` on fail with ENOSPC, 5 with EIO; 6 shortens those that write. */
+ * from `at` on fail with ENOSPC, 5 with EIO; 6 shortens those that write. It writes a line with the
+ * call and the file to the standard error output. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -37,8 +38,13 @@ void chaos_arm(const char *path, long at, long span, int how) {
 
 long chaos_count(void) { return atomic_load(&calls); }
 
+/* The file that the current call of this thread is on. */
+static __thread char target[PATH_MAX];
+
 static int below(const char *path) {
-    return path && !strncmp(path, folder, strlen(folder));
+    if (!path || strncmp(path, folder, strlen(folder))) return 0;
+    snprintf(target, sizeof target, "%s", path + strlen(folder));
+    return 1;
 }
 
 static int below_fd(int fd) {
@@ -51,16 +57,26 @@ static int below_fd(int fd) {
 }
 
 static int below_at(int fd, const char *path) {
-    return path && path[0] != '/' && fd != AT_FDCWD ? below_fd(fd) : below(path);
+    if (!path || path[0] == '/' || fd == AT_FDCWD) return below(path);
+    if (!below_fd(fd)) return 0;
+    size_t size = strlen(target);
+    snprintf(target + size, sizeof target - size, "/%s", path);
+    return 1;
 }
 
 static void die(void) { kill(getpid(), SIGKILL); for (;;) pause(); }
 
+static void tell(const char *call, long number) {
+    dprintf(2, "\n%s: call %ld, %s %s\n", mode < NO_SPACE ? "KILLED" : "FAILED", number, call,
+            target);
+}
+
 /* Returns the mode if it applies to this call, else COUNT. */
-static int meet(int ours) {
+static int meet(const char *call, int ours) {
     if (!atomic_load(&armed) || !ours) return COUNT;
     long number = atomic_fetch_add(&calls, 1) + 1;
-    if (number < first || number >= last) return COUNT;
+    if (mode == COUNT || number < first || number >= last) return COUNT;
+    if (mode < NO_SPACE || number == first) tell(call, number);
     if (mode == BEFORE) die();
     return mode;
 }
@@ -76,7 +92,7 @@ static int fails(int met) {
     if (!real) real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
 #define CALL(ours, call) do { \
-    int met = meet(ours); \
+    int met = meet(__func__, ours); \
     if (fails(met)) return -1; \
     __typeof__(call) result = call; \
     if (met == AFTER || met == TORN) die(); \
@@ -84,7 +100,7 @@ static int fails(int met) {
 } while (0)
 
 #define WRITE(ours, size, call_whole, call_half) do { \
-    int met = meet(ours); \
+    int met = meet(__func__, ours); \
     if (fails(met)) return -1; \
     if ((met == TORN || met == SHORT) && size > 1) { \
         ssize_t half = call_half; \

@@ -34,7 +34,7 @@ from .worker import Worker
 ATTEMPTS = 3  # of a save that fails
 PAUSE_SECONDS = 0.5  # between them
 # What earlier versions did not save, and what they trained with in its place.
-ADDED = {"state": ["rate_factor"], "sums": ["grad_norm", "nonfinite", "nonfinite_step"]}
+ADDED = {"state": ["rate_factor"], "sums": ["grad_norm", "nonfinite_steps"]}
 MARGIN_BYTES = 1 << 20  # of free space beyond the arrays, for metadata
 
 
@@ -74,6 +74,7 @@ class Checkpoints:
         self._failures = 0  # in a row
         self._failure: UserError | None = None  # that was not yet reported
         self._hangs = False
+        self._began, self._seconds = 0.0, 0.0
         self._worker = Worker("checkpoint")
         with primary_decides():
             if jax.process_index() == 0:
@@ -90,9 +91,15 @@ class Checkpoints:
             best_fn=lambda metrics: metrics[METRIC],
             cleanup_tmp_directories=True,
             temporary_path_class=committed_by(self._folder),
-            async_options=ocp.AsyncOptions(timeout_secs=int(timeout)),
+            async_options=ocp.AsyncOptions(
+                timeout_secs=int(timeout), post_finalization_callback=self._measure
+            ),
         )
-        self._manager = ocp.CheckpointManager(orbax_path(self._folder), options=options)
+        # Compression makes trained weights 8% smaller, for a tenth of a save's processor time.
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+        self._manager = ocp.CheckpointManager(
+            orbax_path(self._folder), options=options, item_handlers=handler
+        )
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints, in order."""
@@ -115,6 +122,14 @@ class Checkpoints:
     def is_saving(self) -> bool:
         """Whether a save runs in the background."""
         return self._saving is not None and self._manager.is_saving_in_progress()
+
+    @property
+    def background_seconds(self) -> float:
+        """Seconds from the beginning of the last save to its end in the background."""
+        return self._seconds
+
+    def _measure(self) -> None:
+        self._seconds = time.monotonic() - self._began
 
     @property
     def retry_is_due(self) -> bool:
@@ -152,7 +167,7 @@ class Checkpoints:
             self._manager.delete(step)
         tree = serialization.to_state_dict(tree)
         facts = Facts(score, not evaluated)
-        arguments = ocp.args.StandardSave(tree | {CHECKSUM: checksum(tree)})
+        arguments = ocp.args.PyTreeSave(tree | {CHECKSUM: checksum(tree)})
 
         def begin() -> None:
             self._manager.save(
@@ -169,6 +184,7 @@ class Checkpoints:
                 with primary_decides():
                     if jax.process_index() == 0:
                         self._check_space(tree)
+                self._began = time.monotonic()
                 self._within_deadline(begin)
                 self._saving, self._score = step, score
             except HangingError:
@@ -216,7 +232,10 @@ class Checkpoints:
         abstract[CHECKSUM] = jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=sharding)
         try:
             read_facts(self._folder, step)
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+            restored = self._manager.restore(
+                step, args=ocp.args.PyTreeRestore(item=abstract, restore_args=arguments)
+            )
             _verify(restored)
         except Exception as error:  # orbax raises errors of many types, none written for users
             if isinstance(error, StorageError):

@@ -43,14 +43,14 @@ def explain(
     """
     found: dict[str, Any] = {}
 
-    def look(done: int, state: TrainState, metrics: dict[str, float]) -> None:
-        if metrics["nonfinite"]:
-            norm = metrics["grad_norm"] / max(metrics["count"], 1)
+    def look(done: int, state: TrainState, metrics: dict[str, Any]) -> None:
+        if np.any(metrics["nonfinite_steps"]):
+            count = max(float(metrics["count"]), 1)
             found.update(
                 step=done,
                 learning_rate=float(run.schedule(done - 1)) * float(state.rate_factor),
-                loss=metrics["loss"] / max(metrics["count"], 1),
-                grad_norm=norm,
+                loss=float(metrics["loss"]) / count,
+                grad_norm=float(metrics["grad_norm"]) / count,
                 samples=run.samples(done - 1),
             )
             raise _Found
@@ -106,7 +106,7 @@ def debug_step(folder: Path, console: Console) -> list[str]:
     broken = _not_finite(state)
     lines.append(f"The state before the step is not finite in {broken}." if broken else "")
 
-    def look(done: int, state: TrainState, metrics: dict[str, float]) -> None:
+    def look(done: int, state: TrainState, metrics: dict[str, Any]) -> None:
         count = max(metrics["count"], 1)
         lines.append(
             f"Loss {metrics['loss'] / count:g}, norm of the gradient "

@@ -26,6 +26,7 @@ from .divergence import DivergedError, check_loss, check_state
 from .evaluation import to_means
 from .memory import exhaustion_explained
 from .messages import note, warn
+from .nonfinite import NonfiniteSteps
 from .partitioning import compile_step
 from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
@@ -33,7 +34,6 @@ from .profiling import Profiler
 from .recording import HISTORY, Recorder, TrainResult
 from .run import Run, resolve
 from .saving import SaveSchedule
-from .skips import Skips
 from .state import TrainState
 from .transfer.features import keep_features
 from .transfer.head import fit_head
@@ -161,6 +161,8 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
             if config.on_nan == "rollback" and rollbacks < MOST_ROLLBACKS:
                 factor, rollbacks = end.rate_factor / 2, rollbacks + 1
                 reason = str(end.error).partition(": training")[0]
+                if end.steps:
+                    reason = f"{end.steps}: the loss or the gradient is not finite"
                 warn(
                     recorder.console,
                     f"{reason}: training goes on after step {latest:,} with {factor:g} times the "
@@ -181,11 +183,13 @@ class Diverged(Exception):
         error: What a run that stops says.
         step: The number of steps done when it was noticed.
         rate_factor: That of the state.
+        steps: The steps whose loss or gradient is not finite, with their learning rates and
+            samples; empty if only the state shows it.
     """
 
-    def __init__(self, error: DivergedError, step: int, rate_factor: float) -> None:
+    def __init__(self, error: DivergedError, step: int, rate_factor: float, steps: str) -> None:
         super().__init__(str(error))
-        self.error, self.step, self.rate_factor = error, step, rate_factor
+        self.error, self.step, self.rate_factor, self.steps = error, step, rate_factor, steps
 
 
 def _explained(run: Run, recorder: Recorder, end: Diverged) -> UserError:
@@ -232,7 +236,7 @@ def _fit(
         interval = parse_interval("save-every", run.config.save_every)
         waited = profiler.waits(batches)
         saves_at = SaveSchedule(interval, run.epoch_at, recorder.checkpoints)
-        skips = Skips(run, sums, start, console)
+        nonfinite = NonfiniteSteps(run, sums, start)
         clock = Clock(run.config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
         if eval_pending:
             sums, stopping = recorder.evaluate_and_save(start, state, sums, clock, stop.poll())
@@ -264,14 +268,17 @@ def _fit(
                 saves = stopping or evaluates or saves_at.is_due(done)
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():
-                    means = to_means(sums)
+                    means, found = to_means(sums), nonfinite.find(sums, done)
                     try:
-                        skips.report(sums, done)
+                        if run.config.on_nan == "skip":
+                            nonfinite.report_skipped(found, float(state.rate_factor), console)
                         check_loss(means, done, run.config)
                         if saves:
                             check_state(state, done, run.config)
                     except DivergedError as error:
-                        raise Diverged(error, done, float(state.rate_factor)) from error
+                        rate_factor = float(state.rate_factor)
+                        what = nonfinite.describe(found, rate_factor) if found.count else ""
+                        raise Diverged(error, done, rate_factor, what) from error
                     progress.update(
                         done,
                         epoch=run.epoch_at(done),
@@ -283,8 +290,9 @@ def _fit(
                 if saves:
                     began = time.perf_counter()
                     sums, stopping = recorder.evaluate_and_save(done, state, sums, clock, stopping)
-                    skips.restart(sums)
-                    saves_at.saved(done, 0 if evaluates else time.perf_counter() - began)
+                    nonfinite.restart(sums)
+                    blocked = None if evaluates else time.perf_counter() - began
+                    saves_at.saved(done, blocked)
                 if stopping:
                     return state, done
     return state, done

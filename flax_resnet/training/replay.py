@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import serialization
@@ -52,7 +53,7 @@ def replay(
     state: TrainState,
     start: int,
     stop: int,
-    each: Callable[[int, TrainState, dict[str, float]], None] | None = None,
+    each: Callable[[int, TrainState, dict[str, Any]], None] | None = None,
 ) -> TrainState:
     """Compute the steps from ``start`` to ``stop`` (exclusive) as training does.
 
@@ -80,9 +81,5 @@ def replay(
                     compiled = compile_step(step, partitioning, state, sums, batch)
                 state, sums = compiled(state, sums, batch)
                 if each is not None:
-                    each(
-                        index + 1,
-                        state,
-                        {name: float(x) for name, x in jax.device_get(sums).items()},
-                    )
+                    each(index + 1, state, jax.device_get(sums))
     return state

@@ -9,9 +9,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..config import Interval
+from ..data.images import available_cores
 from .checkpoint import Checkpoints
 
 MOST_OVERHEAD = 0.01  # of the time, that saves by time may take
+MOST_SECONDS = 600.0  # between saves by time, however long they take
 
 
 class SaveSchedule:
@@ -41,8 +43,11 @@ class SaveSchedule:
         self._clock = clock
         self._seconds = interval.count if interval and interval.unit == "seconds" else math.inf
         self._saved_at = clock()
+        self._blocked: float | None = None  # of a save whose cost was not yet looked at
         self._saved_step: int | None = None
         self._next_decision = 0
+        # On a CPU a save in the background takes a core from training.
+        self._share = 1 / available_cores() if jax.default_backend() == "cpu" else 0.0
 
     def is_due(self, step: int) -> bool:
         """Whether to save after ``step`` steps."""
@@ -64,21 +69,25 @@ class SaveSchedule:
         self._next_decision = step + following
         return bool(due)
 
-    def saved(self, step: int, seconds: float) -> None:
+    def saved(self, step: int, seconds: float | None) -> None:
         """Start the clock again after a save or an evaluation.
 
         Args:
             step: Number of steps done.
-            seconds: Time for which the save stopped the training.
+            seconds: Time for which the save stopped the training; None if it is not known.
         """
-        self._saved_at, self._saved_step = self._clock(), step
-        if self._interval is not None and self._interval.unit == "seconds":
-            self._seconds = max(self._interval.count, seconds / MOST_OVERHEAD)
+        self._saved_at, self._saved_step, self._blocked = self._clock(), step, seconds
 
     def _decide(self) -> bool:
         if self._checkpoints.retry_is_due:
             return True
-        return self._clock() - self._saved_at >= self._seconds and not self._checkpoints.is_saving
+        if self._checkpoints.is_saving:
+            return False
+        if self._blocked is not None and self._interval and self._interval.unit == "seconds":
+            cost = self._blocked + self._checkpoints.background_seconds * self._share
+            wanted, self._blocked = self._interval.count, None
+            self._seconds = max(wanted, min(cost / MOST_OVERHEAD, MOST_SECONDS))
+        return self._clock() - self._saved_at >= self._seconds
 
     def _after(self, step: int) -> int:
         """Steps until process 0 decides again: those that fit in half of the time that is left,

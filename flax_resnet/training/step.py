@@ -29,6 +29,7 @@ from .transfer.freezing import Trainable, merge, partition
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = str | Callable[[jax.Array, jax.Array], jax.Array]
+COUNTED_STEPS = 256  # after which the counts of steps that are not finite begin again
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class TrainStep:
             masks; the running statistics are updated in order.
         evaluate_flipped: Evaluate the mean of the logits of each image and its mirror image.
         measures_gradient: Whether the metrics of a step also have ``grad_norm``, the global norm of
-            the gradient times the number of examples, and ``nonfinite`` and ``nonfinite_step``: 1
-            and the number of the step, from 1, if its loss or gradient is not finite, else 0.
+            the gradient times the number of examples, and ``nonfinite_steps``, float32
+            ``[COUNTED_STEPS]``: 1 at index ``state.step % COUNTED_STEPS`` if the loss or the
+            gradient is not finite, else 0, so that the sum over as many steps tells which failed.
         skips_nonfinite: Whether such a step leaves all but ``state.step`` as it was, and adds
             nothing to the other metrics.
         compute_sharding: Where parameters are split over devices under ``jit``: the replicated
@@ -220,8 +222,9 @@ class TrainStep:
             bad = 1 - finite.astype(jnp.float32)
             sums = sums | {
                 "grad_norm": norm.astype(jnp.float32) * sums["count"],
-                "nonfinite": bad,
-                "nonfinite_step": bad * (state.step + 1),
+                "nonfinite_steps": jnp.where(
+                    jnp.arange(COUNTED_STEPS) == state.step % COUNTED_STEPS, bad, 0
+                ),
             }
         return new, sums
 
@@ -397,8 +400,10 @@ def zero_metrics() -> Metrics:
 
 def zero_step_metrics() -> Metrics:
     """The sums of no steps that measure the gradient."""
-    names = ("grad_norm", "nonfinite", "nonfinite_step")
-    return zero_metrics() | {name: jnp.zeros((), jnp.float32) for name in names}
+    return zero_metrics() | {
+        "grad_norm": jnp.zeros((), jnp.float32),
+        "nonfinite_steps": jnp.zeros(COUNTED_STEPS, jnp.float32),
+    }
 
 
 def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, loss: Loss) -> Metrics:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ import flax_resnet as fr
 from flax_resnet import cli
 from flax_resnet.config import OptimizerConfig
 from flax_resnet.data import batch_indices
-from flax_resnet.training import create_optimizer
+from flax_resnet.training import clock, create_optimizer
 from flax_resnet.training import run as run_module
+from flax_resnet.training import step as step_module
+from flax_resnet.training.nonfinite import NonfiniteSteps
 from flax_resnet.training.step import TrainStep
 from tests.training.test_loop import BASE, config, history
 
@@ -24,27 +27,30 @@ DATA = dataclasses.replace(BASE.data, batch_size=240)
 
 @dataclasses.dataclass(frozen=True)
 class SpikeAt:
-    """Augmentation that turns the images of one step into infinity, whatever the state."""
+    """Augmentation that turns the images of some steps into infinity, whatever the state."""
 
-    step: int
-    key: tuple
+    keys: tuple
 
     def __call__(self, key, images, index):
-        hit = (jax.random.key_data(key) == jnp.array(self.key, jnp.uint32)).all()
+        hits = jax.random.key_data(key) == jnp.array(self.keys, jnp.uint32)
+        hit = hits.all(axis=1).any()
         return jnp.where(hit, jnp.inf, images.astype(jnp.float32))
 
 
 @pytest.fixture
 def spike(monkeypatch):
-    """Runs whose images are infinite in the given step, from 0."""
+    """Runs whose images are infinite in the given steps, from 0."""
     resolve = run_module.resolve
 
-    def spiked(step):
+    def key_of(run, step):
+        key = jax.random.wrap_key_data(run.init().key)
+        augment_key, _ = jax.random.split(jax.random.fold_in(key, step))
+        return tuple(np.asarray(jax.random.key_data(augment_key)).tolist())
+
+    def spiked(*steps):
         def changed(settings):
             run = resolve(settings)
-            key = jax.random.wrap_key_data(run.init().key)
-            augment_key, _ = jax.random.split(jax.random.fold_in(key, step))
-            spike = SpikeAt(step, tuple(np.asarray(jax.random.key_data(augment_key)).tolist()))
+            spike = SpikeAt(tuple(key_of(run, step) for step in steps))
             return dataclasses.replace(run, step=dataclasses.replace(run.step, augment=spike))
 
         for module in ("loop", "replay"):
@@ -73,17 +79,39 @@ def test_a_run_that_stops_names_the_step_and_keeps_it(tmp_path, spike, console, 
     assert "before the step" not in printed
 
 
+def first_samples(step):
+    return ", ".join(map(str, batch_indices(0, step - 1, 240, 1293)[:8]))
+
+
 @pytest.mark.slow
-def test_a_run_that_skips_goes_on_without_the_step(tmp_path, spike, console):
-    spike(7)
+def test_a_run_that_skips_goes_on_without_the_steps(tmp_path, spike, console, monkeypatch):
+    """The metrics are read once after both steps, whose samples it names."""
+    monkeypatch.setattr(clock, "LOG_SECONDS", 1e9)
+    spike(6, 8)
     result = fr.train(
-        config(tmp_path, data=DATA, save_every=2, on_nan="skip", max_steps=10), console
+        config(tmp_path, data=DATA, save_every=5, on_nan="skip", max_steps=10), console
     )
     assert result.finished and result.step == 10
-    assert "Step 8 was skipped (learning rate" in console.text()
+    text = console.text()
+    assert "Step 7 (learning rate" in text and " and step 9 (learning rate" in text
+    assert all(f", samples {first_samples(step)}, ...)" in text for step in (7, 9))
+    assert "were skipped, because the loss or the gradient was not finite." in text
     *lines, _ = history(tmp_path)
     assert all(np.isfinite(line["train_loss"]) for line in lines)
     assert all(line["grad_norm"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_rolled_back_names_the_samples(tmp_path, spike, console, monkeypatch):
+    """At each rate the same step fails, so that the sixth time ends the run."""
+    monkeypatch.setattr(clock, "LOG_SECONDS", 1e9)
+    spike(1)
+    with pytest.raises(fr.UserError, match="step 2: training diverged"):
+        fr.train(config(tmp_path, data=DATA, save_every=3, on_nan="rollback"), console)
+    text = console.text()
+    assert f", samples {first_samples(2)}, ...)" in text
+    assert "(learning rate 0.0025, " in text and "(learning rate 0.00125, " in text
+    assert text.count("training goes on after step 0 with") == 5
 
 
 @pytest.mark.slow
@@ -101,6 +129,32 @@ def test_a_run_that_is_rolled_back_goes_on_with_half_the_rate(tmp_path, console)
         assert result.step == 9
         assert history(tmp_path)[-2]["learning_rate"] < 200
     assert "with 0.5 times the learning rate" in console.text()
+
+
+@pytest.mark.parametrize(
+    ("bad", "last", "text"),
+    [
+        ([3], 5, "Step 3 (learning rate 0.3, samples 3, 4, ...)"),
+        (
+            [3, 4],
+            5,
+            "Step 3 (learning rate 0.3, samples 3, 4, ...) and step 4 (learning rate 0.4, "
+            "samples 4, 5, ...)",
+        ),
+        ([2, 3, 4, 5, 300], 300, "5 of the steps 1 to 300"),  # 44 has the same index
+    ],
+)
+def test_steps_that_are_looked_at_together_are_named(bad, last, text):
+    run = SimpleNamespace(
+        samples=lambda step: [step + 1, step + 2], schedule=lambda step: (step + 1) / 10
+    )
+    sums = step_module.zero_step_metrics()
+    steps = NonfiniteSteps(run, sums, 0)
+    for step in bad:
+        index = (step - 1) % step_module.COUNTED_STEPS
+        sums["nonfinite_steps"] = sums["nonfinite_steps"].at[index].add(1)
+    assert steps.describe(steps.find(sums, last), 1.0) == text
+    assert steps.find(sums, last + 1).count == 0
 
 
 def small_step(tx=None, **options):
@@ -145,9 +199,10 @@ def test_the_norm_of_the_gradient_and_a_skipped_step():
     moved = jax.tree.map(lambda a, b: np.asarray(a - b, np.float64), state.params, new.params)
     norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved))) / 0.1
     np.testing.assert_allclose(sums["grad_norm"] / 4, norm, rtol=1e-4)
-    assert float(sums["nonfinite"]) == 0
+    assert not sums["nonfinite_steps"].any()
     same, sums = jax.jit(step)(new, batch | {"image": IMAGES.at[0].set(jnp.nan)})
-    assert (int(same.step), float(sums["nonfinite"]), float(sums["nonfinite_step"])) == (2, 1, 2)
+    assert int(same.step) == 2 and np.flatnonzero(sums["nonfinite_steps"]).tolist() == [1]
+    assert float(sums["nonfinite_steps"].sum()) == 1
     assert float(sums["loss"]) == float(sums["count"]) == 0
     jax.tree.map(np.testing.assert_array_equal, same.params, new.params)
 

@@ -9,7 +9,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.config import Interval, parse_interval
-from flax_resnet.training import Checkpoints, checkpoint
+from flax_resnet.training import Checkpoints, checkpoint, saving
 from flax_resnet.training.saving import SaveSchedule
 from tests.training.test_loop import BASE, config
 
@@ -39,10 +39,10 @@ def test_what_is_no_interval_is_refused(text):
         parse_interval("save-every", text)
 
 
-def due_steps(interval, seconds_each, *, steps=40, blocked=0.0):
+def due_steps(interval, seconds_each, *, steps=40, blocked=0.0, background=0.0):
     """The steps after which a run of four steps an epoch saves."""
     now = [0.0]
-    quiet = SimpleNamespace(retry_is_due=False, is_saving=False)
+    quiet = SimpleNamespace(retry_is_due=False, is_saving=False, background_seconds=background)
     schedule = SaveSchedule(interval, lambda step: step / 4, quiet, lambda: now[0])
     found = []
     for step in range(1, steps + 1):
@@ -64,6 +64,16 @@ def test_saves_by_steps_epochs_and_time():
 def test_saves_by_time_take_less_than_a_hundredth_of_it():
     """A save of 0.2 s in every 10 s would be 2 %."""
     assert due_steps(Interval(10, "seconds"), 1.0, blocked=0.2) == [10, 30]
+
+
+def test_saves_in_the_background_take_less_than_a_hundredth_of_the_cores(monkeypatch):
+    """One core of four for 2 s is 1 % of 50 s; an accelerator loses nothing."""
+    monkeypatch.setattr(saving, "available_cores", lambda: 4)
+    interval = Interval(10, "seconds")
+    assert due_steps(interval, 1.0, steps=130, background=2.0) == [10, 60, 110]
+    assert due_steps(interval, 60.0, steps=25, background=99.0) == [1, 11, 21]  # 10 min at most
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert due_steps(interval, 1.0, steps=30, background=2.0) == [10, 20, 30]
 
 
 def test_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
