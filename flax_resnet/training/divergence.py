@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..config import Config
 from ..errors import UserError
-from ..models import QUICK_COMPILATION
+from ..weights.formats.checkpoint import LOOP_COMPILATION
 from .evaluation import Scores
 from .state import TrainState
 
@@ -46,7 +46,7 @@ def check_state(state: TrainState, step: int, config: Config) -> None:
         raise _diverged(f"{broken[0]}{others}", step, config)
 
 
-@partial(jax.jit, compiler_options=QUICK_COMPILATION)
+@partial(jax.jit, compiler_options=LOOP_COMPILATION)
 def _are_finite(arrays: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.isfinite(array).all() for array in arrays])
 

@@ -53,7 +53,8 @@ def train(photos, workdir, steps, processes, workers):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = f"""--data.dir {photos} --data.name folder --data.image-size 16 --data.batch-size 16
+    settings = f"""--config digits --data.dir {photos} --data.name folder
+        --data.image-size 16 --data.batch-size 16
         --model.name resnet --model.stage-sizes 1 --model.block basic --model.widths 8
         --model.stem cifar --augment.random-resized-crop --augment.mixup-alpha 0.2 --ema-decay 0.9
         --epochs 10 --evaluate-every 100 --compile-cache None --workdir {workdir}

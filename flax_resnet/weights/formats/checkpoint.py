@@ -18,7 +18,6 @@ import numpy as np
 from jax import lax
 
 from ...errors import UserError, first_line
-from ...models import QUICK_COMPILATION
 from ...storage import is_remote, list_files, read_bytes
 from .orbax_storage import COMMITTED, committed_by, enable_s3
 
@@ -268,7 +267,11 @@ def _restore_variables(manager: Any, step: int) -> dict[str, Any]:
     return {"batch_stats": {}} | state.get("ema", state)
 
 
-@partial(jax.jit, compiler_options=QUICK_COMPILATION)
+# Over all arrays of a state at each save: loops without any optimisation take five times as long.
+LOOP_COMPILATION = {"xla_backend_optimization_level": 1}
+
+
+@partial(jax.jit, compiler_options=LOOP_COMPILATION)
 def checksum(tree: Any) -> jax.Array:
     """Compute a number for each leaf that any changed bit changes, uint32 ``[leaves]``.
 
