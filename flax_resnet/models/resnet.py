@@ -55,6 +55,11 @@ CHOICES = {
     "norm": ("batch", "group", "folded"),
     "conv_impl": CONV_IMPLS,
 }
+# Options that are 1 or more, or tuples of such numbers, or None.
+SIZES = (
+    *("stage_sizes", "widths", "hidden", "groups", "width_per_group", "stem_width"),
+    *("se_reduction", "in_channels"),
+)
 
 
 class ResNet(nn.Module):
@@ -188,8 +193,11 @@ class ResNet(nn.Module):
             )
         if self.anti_alias and self.stem_pool in ("zero_padded_max", "conv"):
             raise ValueError(f"anti_alias does not go with stem_pool={self.stem_pool!r}")
-        if self.in_channels is not None and self.in_channels < 1:
-            raise ValueError(f"in_channels={self.in_channels} is not 1 or more")
+        for option in SIZES:
+            value = getattr(self, option)
+            numbers = value if isinstance(value, tuple | list) else (value,)
+            if any(number is not None and number < 1 for number in numbers):
+                raise ValueError(f"{option}={value} is not 1 or more")
         for option in ("freeze_before", "start_stage"):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)
