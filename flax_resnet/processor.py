@@ -42,10 +42,10 @@ def describe_processor() -> dict[str, Any]:
         for line in text.splitlines()
         if line.startswith("model name")
     ]
-    has_affinity = hasattr(os, "sched_getaffinity")
+    affinity = getattr(os, "sched_getaffinity", None)  # not on Windows and macOS
     return {
         "name": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "features": [name for name in _NOTABLE if name in processor_features()],
     }
 
