@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
 from .errors import StorageError, UserError, first_line
@@ -216,14 +216,23 @@ def list_files(folder: Path) -> dict[str, Mapping[str, Any]]:
 
     Returns:
         What fsspec knows of each, ``size`` among it, by its name below the folder.
+
+    Raises:
+        UserError: A name leads out of the folder.
     """
     fs, root = folder.fs, folder.path  # type: ignore[attr-defined]
-    found = fs.find(root, detail=True)
-    return {
+    found = {
         name[len(root) :].lstrip("/"): info
-        for name, info in sorted(found.items())
+        for name, info in sorted(fs.find(root, detail=True).items())
         if info["type"] == "file" and not name.endswith("/")
     }
+    for name in found:
+        # A name of an object is any text, and these copies would be written outside their folder.
+        if ".." in name.split("/") or "\\" in name or PureWindowsPath(name).drive:
+            raise UserError(
+                f"{folder} holds an object called {name!r}, which is no name of a file."
+            )
+    return found
 
 
 def folders_in(folder: Path) -> dict[str, tuple[float, int]]:

@@ -1,6 +1,7 @@
 """Addresses of object storage, and of what is none: no option makes a folder called ``s3:``."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ import flax_resnet as fr
 from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.paths import expand
-from flax_resnet.storage import is_remote, local_copy, local_data, locate, mirror
+from flax_resnet.storage import is_remote, list_files, local_copy, local_data, locate, mirror
 
 ADDRESSES = ("hdfs://host/run", "https://host/run", "file:///run", "az://bucket/run", "gs:run/x:/")
 
@@ -66,3 +67,13 @@ def test_a_missing_package_is_named(monkeypatch, scheme, module, extra):
         fr.load(f"{scheme}://bucket/run")
     assert str(caught.value).endswith(f'pip install "flax-resnet[{extra}]".')
     assert str(caught.value).startswith(f"{scheme}://bucket/run needs ")
+
+
+@pytest.mark.parametrize("name", ["../../.bashrc", "a/../../b", "..\\b", "C:b"])
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused(name):
+    objects = {f"bucket/run/{one}": {"type": "file", "size": 1} for one in ("config.json", name)}
+    folder = SimpleNamespace(fs=SimpleNamespace(find=lambda *_, **__: objects), path="bucket/run")
+    with pytest.raises(UserError, match=r"holds an object called"):
+        list_files(folder)
+    del objects[f"bucket/run/{name}"]
+    assert list(list_files(folder)) == ["config.json"]
