@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
+from flax_resnet.inference.export.stablehlo import write_stablehlo
 from flax_resnet.transform import EvalTransform
 
 from .models import MODELS, classifier_of
@@ -51,3 +52,23 @@ def test_pixels_give_probabilities(tmp_path):
     program, weights, _ = read(path)
     expected = classifier.predict(pixels).probabilities
     np.testing.assert_allclose(program.call(weights, pixels), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64)], ids=str)
+def test_a_named_model_in_two_sizes(name, size, tmp_path):
+    """The other named models, at 224x224 and 160x128: ``python -m benchmarks.export parity``."""
+    model, path = fr.create_model(name, conv_impl="reference"), tmp_path / "model.stablehlo"
+    classifier = classifier_of(model, EvalTransform(*size, resize=None), name=name)
+    write_stablehlo(path, classifier, takes="normalized", licence=None)
+    program, weights, _ = read(path)
+    images = np.random.default_rng(0).normal(size=(5, *size, 3)).astype(np.float32)
+    quick = {"xla_backend_optimization_level": 1}
+    apply = jax.jit(model.apply, compiler_options=quick)
+    expected = np.asarray(apply(classifier.variables, images))
+    for batch in (slice(None), slice(1)):
+        computed = jax.jit(program.call, compiler_options=quick)(weights, images[batch])
+        difference = np.abs(computed - expected[batch]).max() / np.abs(expected).max()
+        assert difference < 1e-5
+        assert (computed.argmax(1) == expected[batch].argmax(1)).all()
