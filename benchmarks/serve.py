@@ -121,7 +121,8 @@ def server(command, environment=None, request=None):
         port = free.getsockname()[1]
     words = [word.replace("PORT", str(port)) for word in command]
     env = os.environ | (environment or {})
-    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(words, env=env, start_new_session=True, **pipes) as run:
         os.set_blocking(run.stderr.fileno(), False)
         try:
             for _ in range(600):
@@ -133,7 +134,8 @@ def server(command, environment=None, request=None):
                 time.sleep(0.5)
             yield run, port
         finally:
-            run.kill()
+            with suppress(ProcessLookupError):  # LitServe's workers outlive it
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 def ours(run, *words):
