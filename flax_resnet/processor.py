@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Set
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,13 @@ _NOTABLE = (
 )
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe_processor() -> dict[str, Any]:
     """Return the name of the processor, the number of cores of this process, and those of its
     features that decide which algorithms are fast."""
@@ -42,10 +50,9 @@ def describe_processor() -> dict[str, Any]:
         for line in text.splitlines()
         if line.startswith("model name")
     ]
-    affinity = getattr(os, "sched_getaffinity", None)  # not on Windows and macOS
     return {
         "name": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "cores": available_cores(),
         "features": [name for name in _NOTABLE if name in processor_features()],
     }
 

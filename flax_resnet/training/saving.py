@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..config import Interval
-from ..data.images import available_cores
+from ..processor import available_cores
 from .checkpoint import Checkpoints
 
 MOST_OVERHEAD = 0.01  # of the time, that saves by time may take

@@ -24,7 +24,7 @@ from .digests import (
     digest_files,
     map_in_threads,
 )
-from .files import ImageFiles, LabeledFiles, OnBadImage, available_cores
+from .files import ImageFiles, LabeledFiles, OnBadImage
 from .folder import find_images
 from .listing import ListedFile, read_listed_files
 from .matching import NUMBERS
@@ -76,7 +76,6 @@ __all__ = [
     "Records",
     "SplitRatios",
     "SplitRecords",
-    "available_cores",
     "check_ratios",
     "content_digest",
     "content_fraction",

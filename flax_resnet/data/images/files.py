@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
@@ -26,6 +25,7 @@ from flax_resnet.data.images.pixels import Pixels, random_resized_crop
 from flax_resnet.data.images.records import Records
 from flax_resnet.data.images.transform import fit_image, load_image
 from flax_resnet.errors import UserError
+from flax_resnet.processor import available_cores
 from flax_resnet.transform import EvalTransform, Interpolation
 
 OnBadImage = Literal["error", "skip"]
@@ -283,10 +283,3 @@ class ImageFiles:
                 raise ImageDecodeError(name, error.reason) from error
             self.bad[name] = error.reason
             return None
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

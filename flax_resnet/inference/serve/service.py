@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ...data import Split
-from ...data.images import ImageDecodeError, ImageFiles, available_cores, load_image
+from ...data.images import ImageDecodeError, ImageFiles, load_image
 from ...errors import UserError
+from ...processor import available_cores
 from ..classifier import Classifier
 from ..inputs import open_images
 from ..onnx_classifier import with_onnxruntime
