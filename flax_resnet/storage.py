@@ -487,8 +487,7 @@ def _prepare(scheme: str, text: str) -> None:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         raise UserError(
-            f'{text} needs {error.name or package}: pip install "flax-resnet[{extra}]".',
-            exit_code=2,
+            f'{text} needs {error.name or package}: pip install "flax-resnet[{extra}]".'
         ) from error
     # Other processes, and tensorstore in this one, write there too: no listing is kept.
     for name in fsspec.get_filesystem_class(scheme).protocol:

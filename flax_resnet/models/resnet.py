@@ -196,8 +196,11 @@ class ResNet(nn.Module):
         for option in SIZES:
             value = getattr(self, option)
             numbers = value if isinstance(value, tuple | list) else (value,)
-            if any(number is not None and number < 1 for number in numbers):
-                raise ValueError(f"{option}={value} is not 1 or more")
+            # A stage that begins with a convolution of its own may have no block after it.
+            is_stage = option == "stage_sizes" and self.downsampling == "conv_pool"
+            least = 0 if is_stage else 1
+            if any(number is not None and number < least for number in numbers):
+                raise ValueError(f"{option}={value} is not {least} or more")
         for option in ("freeze_before", "start_stage"):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)

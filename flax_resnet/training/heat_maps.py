@@ -37,9 +37,11 @@ def with_heat_maps(
         most: Number of mistakes, and of hits, with a map.
 
     Returns:
-        The outcomes; unchanged for images of other than 1 or 3 channels, over which none is drawn.
+        The outcomes; unchanged for images of other than 1 or 3 channels, over which none is drawn,
+        and for a model that takes kept features in place of images.
     """
-    if images.image_shape[-1] not in (1, 3) or not outcomes.pictures:
+    drawn = images.image_shape[-1] in (1, 3) and outcomes.pictures
+    if not drawn or model.start_stage is not None:
         return outcomes
     mistakes, hits = outcomes.extremes()
     shown = [*mistakes[:most], *hits[:most]]

@@ -52,6 +52,8 @@ class NonfiniteSteps:
         now, first = _counts(sums), self._step + 1
         new = now - self._counts
         self._counts, self._step = now, step
+        if not np.isfinite(new).all():  # then so are the metrics, and the steps are not known
+            return Found(step + 1 - first, (), (first, step))
         count = round(float(new.sum()))
         counted = tuple(n for n in range(first, step + 1) if new[(n - 1) % COUNTED_STEPS])
         return Found(count, counted if len(counted) == count else (), (first, step))

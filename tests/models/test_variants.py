@@ -120,11 +120,13 @@ UNCOUNTED = ("resnet_mnist", "ecaresnetlight", "seresnextaa201d_32x8d", "resnetr
 def test_depth_is_the_one_in_the_name(name):
     """The convolutions outside of shortcuts and the classifier count, those of a stem as one.
 
-    Wide ResNets count their three projections too (Zagoruyko & Komodakis 2016).
+    Wide ResNets count their three projections too (Zagoruyko & Komodakis 2016), and ResNet-9 the
+    convolutions before its max-pools.
     """
     model = create_model(name)
     layers = {"basic": 2, "bottleneck": 3}[model.block] * sum(model.stage_sizes) + 2
     depth = int(re.search(r"\d+", name.removeprefix("resnetv2_"))[0])
+    layers += len(model.stage_sizes) - 1 if model.downsampling == "conv_pool" else 0
     assert layers + (2 if name.startswith("wrn") else 0) == depth
 
 
