@@ -139,8 +139,10 @@ def _setting_conflicts(workdir: Path, run: Run, now: Mapping[str, Any]) -> Itera
         return
     if not isinstance(before, dict):
         raise UserError(f"{workdir / CONFIG} holds no settings: choose another --workdir.")
+    # A version that adds a setting keeps the numbers of earlier runs by its default.
+    defaults = flatten(Config())
     for name in [*now, *(name for name in before if name not in now)]:
-        old, new = before.get(name), now.get(name)
+        old, new = before.get(name, defaults.get(name)), now.get(name)
         if old == new or EFFECTS.get(name, "numbers") != "numbers":
             continue
         if name == START:
