@@ -158,7 +158,8 @@ def test_find_row_returns_a_row():
 
 @pytest.mark.slow
 def test_reproduce_trains_and_resumes(tmp_path, capsys, monkeypatch):
-    """A real run of two epochs: killed after a step, it is resumed by the same command."""
+    """A real run of two epochs that ended after three steps is resumed by the same command."""
+    monkeypatch.setenv("COLUMNS", "200")  # no cell is wrapped
     monkeypatch.setenv("FLAX_RESNET_TUNE", "0")
     row = with_settings(ROWS["digits"], "digits", {"epochs": 2, "model.name": "resnet8"})
     monkeypatch.setitem(ROWS, "digits", row)

@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_killed_run_ends_in_the_same_bits(tmp_path, repository):
-    counts = ("--rounds", "1", "--calls", "1", "--moments", "1", "--faults", "0")
+    counts = ("--calls", "1", "--moments", "1", "--faults", "0")
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", str(tmp_path), *counts],
         cwd=repository,
