@@ -26,9 +26,9 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 }
 _ALTERNATIVES = (
     "give the path of a file of weights in place of the name; a run that trains can also start "
-    "from weights that need no network (--weights "
-    + " or ".join([*(one.name for one in shipped_weights()), "none"])
-    + ", which is random values)"
+    "from weights that need no network ("
+    + "".join(f"--weights {one.name}, " for one in shipped_weights())
+    + "or from random values, --weights none)"
 )
 
 
