@@ -14,7 +14,8 @@ fresh folder, it is killed by SIGKILL and the same command is started again, unt
 
 Each start must resume from the newest checkpoint that was complete (after failed calls: that or the
 one before), and the end must have the same bits: last checkpoint (parameters, statistics, EMA,
-optimiser), best weights, history, and nothing half-written in ``checkpoints/``.
+optimiser), best weights, history, and nothing half-written in ``checkpoints/`` but parts of old
+checkpoints that were set aside as ``STEP.damaged``.
 
 Each start is a fork of one process that has imported everything and used no device. Needs a C
 compiler. Results are added to WORK/results.jsonl, from where the same command goes on; it prints
@@ -255,7 +256,12 @@ def end_of(workdir: Path) -> dict[str, str]:
         "history": history[:-1],
         "result": history[-1],
         "page": (workdir / "report" / "index.html").exists(),
-        "leftovers": [path.name for path in root.iterdir() if not path.name.isdecimal()],
+        # A kill while an old checkpoint is deleted leaves a part, which is set aside, not deleted.
+        "leftovers": [
+            path.name
+            for path in root.iterdir()
+            if not path.name.isdecimal() and path.suffix != ".damaged"
+        ],
     }
     return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in found.items()}
 
