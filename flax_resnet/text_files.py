@@ -2,11 +2,14 @@
 
 import codecs
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError
 from .storage import read_bytes
+
+_Held = TypeVar("_Held")
 
 # The longer marks first: that of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
@@ -49,6 +52,26 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+
+
+def read_if_present(path: Path, build: Callable[[Any], _Held], remedy: str) -> _Held | None:
+    """Return what a JSON file holds, or None if there is no such file.
+
+    Args:
+        path: The file.
+        build: Function that turns the value of the JSON into the result; its errors of other
+            values than it expects show that the file is damaged.
+        remedy: What to do then, such as ``"delete it"``.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return build(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}.") from error
 
 
 def read_run_file(folder: Path, name: str) -> Any:

@@ -20,6 +20,7 @@ from .recipes import (
     load_config,
     scaled_learning_rate,
     unflatten,
+    with_defaults,
 )
 from .stored import stored_model_config
 
@@ -43,4 +44,5 @@ __all__ = [
     "scaled_learning_rate",
     "stored_model_config",
     "unflatten",
+    "with_defaults",
 ]

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def flatten(config: Config) -> dict[str, Any]:
         for key, leaf in inner:
             flat[f"{name}.{key}" if key else name] = json.loads(json.dumps(leaf))
     return flat
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings by dotted name, and the defaults of those that they lack.
+
+    A version that adds a setting keeps the numbers of earlier runs by its default.
+    """
+    return flatten(Config()) | dict(settings)
 
 
 def unflatten(settings: dict[str, Any]) -> Config:

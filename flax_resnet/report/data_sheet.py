@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from ..data import Dataset
 from ..data.images import SPLITS, ImageDecodeError
 from ..errors import UserError
 from ..output_files import write_json
-from ..text_files import parse_json
+from ..text_files import read_if_present
 from .pictures import data_uri, to_webp
 
 FILE = "data.json"
@@ -112,16 +111,8 @@ def read_data_sheet(folder: Path) -> DataSheet | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        fields: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-        return DataSheet(**fields)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): delete it and run flax-resnet report again."
-        ) from error
+    remedy = "delete it and run flax-resnet report again"
+    return read_if_present(folder / FILE, lambda fields: DataSheet(**fields), remedy)
 
 
 def _counts(labels: np.ndarray, dataset: Dataset) -> tuple[int, ...]:

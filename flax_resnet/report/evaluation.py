@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError
 from ..metrics import Evaluation, MultiLabelEvaluation
 from ..output_files import write_json
-from ..text_files import parse_json
+from ..text_files import read_if_present
 
 
 def write_evaluation(path: Path, evaluation: Evaluation | MultiLabelEvaluation) -> None:
@@ -27,16 +27,12 @@ def read_evaluation(path: Path) -> Evaluation | MultiLabelEvaluation | None:
     Raises:
         UserError: the file is damaged.
     """
-    if not path.exists():
-        return None
-    try:
-        fields = parse_json(path.read_text(encoding="utf-8"))
-        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        if "average_precision" in fields:
-            return MultiLabelEvaluation(**fields)
-        fields["confusion"] = tuple(map(tuple, fields["confusion"]))
-        return Evaluation(**fields)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): delete it and evaluate again."
-        ) from error
+    return read_if_present(path, _from_json, "delete it and evaluate again")
+
+
+def _from_json(fields: Any) -> Evaluation | MultiLabelEvaluation:
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    if "average_precision" in fields:
+        return MultiLabelEvaluation(**fields)
+    fields["confusion"] = tuple(map(tuple, fields["confusion"]))
+    return Evaluation(**fields)

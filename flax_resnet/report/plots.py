@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TRAIN, _VALIDATION, _OTHER = "#8a94a6", "#1f6feb", "#7a4fbf"
 _INK, _GRID = "#1c2430", "#e3e6eb"
 _MAX_NAMED, _MAX_COUNTED = 40, 25  # most classes for which names, and counts, are written
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10, "axes.edgecolor": "#b6bdc9", "axes.labelcolor": _INK, "text.color": _INK,
     "xtick.color": "#5a6473", "ytick.color": "#5a6473", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True,
@@ -77,10 +77,10 @@ def write_plots(
         figures["classes"] = partial(_balance_figure, sheet.counts, names)
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE | {"font.family": matplotlib_families(names)}):
+    with mpl.rc_context(STYLE | {"font.family": matplotlib_families(names)}):
         for name, draw in figures.items():
             with replacing(folder / f"{name}.png") as fresh:
-                _save(draw(), fresh, dpi=110)
+                save_figure(draw(), fresh, dpi=110)
     if kernels is not None:
         pixels = filter_grid(kernels).repeat(6, 0).repeat(6, 1)
         write_picture(Image.fromarray(pixels), folder / "filters.png")
@@ -196,7 +196,7 @@ def save_learning_rates(
     from matplotlib.figure import Figure
 
     try:
-        with replacing(path) as fresh, mpl.rc_context(_STYLE):
+        with replacing(path) as fresh, mpl.rc_context(STYLE):
             figure = Figure(figsize=(7, 4), layout="constrained")
             axes = figure.subplots()
             axes.plot(rates, losses, color=_TRAIN, linewidth=0.8, label="loss")
@@ -212,7 +212,7 @@ def save_learning_rates(
             axes.set_ylabel("cross-entropy")
             axes.set_title("Loss while the learning rate rises")
             axes.legend(frameon=False)
-            _save(figure, fresh, dpi=150)
+            save_figure(figure, fresh, dpi=150)
     except ValueError as error:  # the suffix is no image format
         raise UserError(
             f"{path} cannot be written ({error}): name another path, ending in .png."
@@ -233,8 +233,8 @@ def save_confusion(evaluation: Evaluation, path: str | Path) -> None:
 
     try:
         families = {"font.family": matplotlib_families(evaluation.classes)}
-        with replacing(path) as fresh, mpl.rc_context(_STYLE | families):
-            _save(_confusion_figure(evaluation), fresh, dpi=150)
+        with replacing(path) as fresh, mpl.rc_context(STYLE | families):
+            save_figure(_confusion_figure(evaluation), fresh, dpi=150)
     except ValueError as error:  # the suffix is no image format
         raise UserError(
             f"{path} cannot be written ({error}): name another path, ending in .png."
@@ -280,7 +280,8 @@ def _tick_label(name: str) -> str:
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def _save(figure: "Figure", target: Any, **options: Any) -> None:
+def save_figure(figure: "Figure", target: Any, **options: Any) -> None:
+    """Write a figure to a file or a stream, in ``STYLE``'s context; options are Matplotlib's."""
     with warnings.catch_warnings():  # about letters that the font lacks: browsers have others
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(target, **options)

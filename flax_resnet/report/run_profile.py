@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError
 from ..output_files import write_json
-from ..text_files import parse_json
+from ..text_files import read_if_present
 
 FILE = "profile.json"
 
@@ -88,15 +88,12 @@ def read_profile(folder: Path) -> RunProfile | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        fields = parse_json(path.read_text(encoding="utf-8"))
-        activities = {
-            key: (float(seconds), int(count))
-            for key, (seconds, count) in fields.pop("activities").items()
-        }
-        return RunProfile(**fields, activities=activities)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it.") from error
+    return read_if_present(folder / FILE, _from_json, "delete it")
+
+
+def _from_json(fields: Any) -> RunProfile:
+    activities = {
+        key: (float(seconds), int(count))
+        for key, (seconds, count) in fields.pop("activities").items()
+    }
+    return RunProfile(**fields, activities=activities)

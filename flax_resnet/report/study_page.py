@@ -11,7 +11,7 @@ import numpy as np
 from ..output_files import replacing
 from .history import Entry
 from .pictures import data_uri
-from .plots import _STYLE, _save
+from .plots import STYLE, save_figure
 from .rendering import write_html
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def write_study_page(
     """
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(curves)
         picture = io.BytesIO()
-        _save(figure, picture, dpi=110, format="png")
+        save_figure(figure, picture, dpi=110, format="png")
     with replacing(path.with_suffix(".png")) as fresh:
         fresh.write_bytes(picture.getvalue())
     content: Mapping[str, Any] = {

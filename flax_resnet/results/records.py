@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import EFFECTS, Config, flatten, unflatten
+from ..config import EFFECTS, Config, flatten, unflatten, with_defaults
 from ..data.fingerprint import read_fingerprint
 from ..errors import UserError
 from ..models import summarize
@@ -108,12 +108,13 @@ def differing_settings(row: Row, wanted: Config, found: Mapping[str, Any]) -> li
         wanted: Its config for the run's seed.
         found: The settings of the run, by dotted name; an earlier version may lack some.
     """
+    stored = with_defaults(found)
     return [
         name
         for name, value in flatten(wanted).items()
         if EFFECTS[name] == "numbers"
         and not (row.recipe is None and name == "transfer.weights")
-        and found.get(name, flatten(Config())[name]) != value
+        and stored[name] != value
     ]
 
 
@@ -126,6 +127,16 @@ def is_finished(folder: Path) -> bool:
     # L-BFGS writes its iterations for epochs, and ends where it has converged.
     fits_head = settings.get("transfer.mode") == "head" and end["epoch"] == end["step"]
     return fits_head or end["epoch"] >= settings.get("epochs", math.inf) - 0.01
+
+
+def histories_of(folder: Path, seeds: Sequence[int]) -> list[RunRecord]:
+    """Return the histories of the finished runs in ``FOLDER/SEED``, as records without the rest."""
+    runs = {seed: folder / str(seed) for seed in seeds}
+    return [
+        RunRecord(seed, {}, read_history(run / HISTORY), {})
+        for seed, run in runs.items()
+        if is_finished(run)
+    ]
 
 
 def record_of(folder: Path, command: str, commit: str | None = None) -> RunRecord:

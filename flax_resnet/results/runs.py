@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..report import read_history
 from ..text_files import read_run_file
-from .records import CONFIG, HISTORY, RunRecord, differing_settings, is_finished
+from .records import CONFIG, RunRecord, differing_settings, histories_of, is_finished
 from .rows import Row
 from .scores import Mean, mean_of
 
@@ -128,8 +127,7 @@ def summarize_row(
     Returns:
         The columns and rows of a table, and sentences on what was published and asked.
     """
-    done = [seed for seed in seeds if is_finished(folder / str(seed))]
-    records = [RunRecord(seed, {}, read_history(folder / str(seed) / HISTORY), {}) for seed in done]
+    records = histories_of(folder, seeds)
     if not records:
         return [], [], [f"No run in {folder} has done all its epochs: there is nothing to compare."]
     means = {kind: mean_accuracy(records, *kind) for kind in KINDS}

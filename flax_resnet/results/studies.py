@@ -8,9 +8,8 @@ from typing import Any
 
 from ..config import load_config
 from ..errors import UserError
-from ..report import read_history
 from ..report.study_page import Curve, write_study_page
-from .records import HISTORY, RunRecord, is_finished
+from .records import RunRecord, histories_of
 from .rows import FIGURE_6, PAPER, Published, Row
 from .runs import SPLITS, mean_accuracy, train_row
 
@@ -162,18 +161,10 @@ def write_study(study: Study, seeds: Sequence[int], folder: Path, budget: int) -
     Raises:
         UserError: A file cannot be read or written.
     """
-    found: dict[str, list[RunRecord]] = {}
-    for row in study.rows:
-        done = [seed for seed in seeds if is_finished(folder / row.name / str(seed))]
-        records = [
-            RunRecord(seed, {}, read_history(folder / row.name / str(seed) / HISTORY), {})
-            for seed in done
-        ]
-        if records:
-            found[row.name] = records
-    if not found:
+    found = {row.name: histories_of(folder / row.name, seeds) for row in study.rows}
+    rows = [row for row in study.rows if found[row.name]]
+    if not rows:
         return None
-    rows = [row for row in study.rows if row.name in found]
     path = folder / "index.html"
     write_study_page(
         path,

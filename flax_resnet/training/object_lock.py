@@ -45,13 +45,12 @@ class ObjectLock(Lock):
             context = ts.Context({f"{name}_request_retries": _RETRIES for name in ("s3", "gcs")})
             self._store = ts.KvStore.open(kvstore(self._path), context=context).result()
             for _ in range(ATTEMPTS):
-                held = self._store.read("").result()
-                before = read_owner(held.value) if held.state == "value" else None
+                before, generation = self._held()
                 if before is not None and before.token == self.owner.token:
                     return None  # written by an attempt whose answer was lost
                 if before is not None:
                     check_stale(folder, before, self._age)
-                if self._write(held.stamp.generation):
+                if self._write(generation):
                     return before
             bucket: Any = folder
             bucket.fs.ls(bucket_and_key(folder)[0])  # a missing one refuses every condition
@@ -59,22 +58,25 @@ class ObjectLock(Lock):
 
     def _read(self) -> Owner | None:
         with explained(self._path, "read"):
-            held = self._store.read("").result()
-        return read_owner(held.value) if held.state == "value" else None
+            return self._held()[0]
 
     def _renew(self) -> None:
         with suppress(Exception):  # the next heartbeat tries again
-            held = self._store.read("").result()
-            now = read_owner(held.value) if held.state == "value" else None
+            now, generation = self._held()
             if now is not None and now.token == self.owner.token:
-                self._write(held.stamp.generation)
+                self._write(generation)
 
     def _give_back(self) -> None:
         with suppress(Exception):  # it becomes stale
-            held = self._store.read("").result()
-            now = read_owner(held.value) if held.state == "value" else None
+            now, generation = self._held()
             if now is not None and now.token == self.owner.token:
-                self._store.write("", None, if_equal=held.stamp.generation).result()
+                self._store.write("", None, if_equal=generation).result()
+
+    def _held(self) -> tuple[Owner | None, bytes]:
+        """Return the owner that the lock names, and its generation."""
+        held = self._store.read("").result()
+        owner = read_owner(held.value) if held.state == "value" else None
+        return owner, held.stamp.generation
 
     def _write(self, generation: bytes) -> bool:
         """Write this owner in place of a generation of the lock; return whether it was that."""

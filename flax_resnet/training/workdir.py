@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from ..config import EFFECTS, Config, flatten
+from ..config import EFFECTS, Config, flatten, with_defaults
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..models import stage_of
@@ -139,10 +139,9 @@ def _setting_conflicts(workdir: Path, run: Run, now: Mapping[str, Any]) -> Itera
         return
     if not isinstance(before, dict):
         raise UserError(f"{workdir / CONFIG} holds no settings: choose another --workdir.")
-    # A version that adds a setting keeps the numbers of earlier runs by its default.
-    defaults = flatten(Config())
+    stored = with_defaults(before)
     for name in [*now, *(name for name in before if name not in now)]:
-        old, new = before.get(name, defaults.get(name)), now.get(name)
+        old, new = stored.get(name), now.get(name)
         if old == new or EFFECTS.get(name, "numbers") != "numbers":
             continue
         if name == START:
