@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,22 @@ def test_a_page_lays_the_evidence_over_its_photos(run, run_folder, photos, tmp_p
     plain = pixels_of(outcomes.pictures[row])
     assert np.abs(pixels_of(outcomes.heat_maps[row]) - expected).mean() < 1
     assert np.abs(plain - expected).mean() > 10
+
+
+def test_the_page_of_a_run_whose_images_have_moved_stays(run_folder, tmp_path, capsys):
+    """It is written again from what the run's folder holds; a new evaluation needs the images."""
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run_folder, run)
+    settings = json.loads((run / "config.json").read_text()) | {"data.dir": str(moved)}
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "checksums.json").unlink()
+    assert main(["report", str(run)]) == 0
+    before = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+    capsys.readouterr()
+    assert main(["report", str(run), "--evaluate"]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert str(moved) in sentence
+    assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == before
 
 
 def test_mistakes_are_shown(run_folder, tmp_path, capsys):

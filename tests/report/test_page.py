@@ -1,5 +1,6 @@
 """A run's page: complete, self-contained, and safe with any name."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -183,6 +184,16 @@ def test_one_image_of_one_class(workdir, split):
     # Wilson's interval of 1 of 1, by scipy.stats.binomtest(1, 1).proportion_ci(method="wilson").
     assert with_error(1.0, 1) == ("100.00%", "95%: 20.7% to 100.0%")
     assert ("no test images" in text) == (split == "validation")
+
+
+def test_images_that_could_not_be_read_are_named(workdir):
+    made, outcomes = evaluated()
+    unreadable = {"test/<b>.jpg": "is cut off", "test/2.jpg": "is no image"}
+    outcomes = dataclasses.replace(outcomes, unreadable=unreadable)
+    found = Page(write_page(workdir, made, outcomes).read_text(encoding="utf-8"))
+    assert "2 images could not be read and count nowhere." in found.words
+    for words in unreadable.items():
+        assert all(word in found.words for word in words)
 
 
 def test_an_unfinished_run_has_a_page(workdir):
