@@ -105,19 +105,28 @@ class _Packing:
         self.packed: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, variables: Any, images: Any) -> Any:
-        shape = images.shape
-        if isinstance(images, jax.Array) and len(images.devices()) > 1:
+        if _is_split(images):
             return self.function(False, variables, images)
-        self.calls[shape] += 1
-        if self.calls[shape] >= CALLS_BEFORE_PACKING and shape not in self.packed:
-            inputs = jax.eval_shape(self.inputs_of, images)
-            packed = pack_kernels(self.model, variables, inputs)
-            # Most layouts are the same for every batch size, and are then kept once.
-            for other, kept in tuple(self.packed.items()):
-                if other[1:] == shape[1:]:
-                    packed = jax.tree.map(_kept_if_equal, packed, kept)
-            self.packed[shape] = packed
-        return self.function(True, self.packed.get(shape, variables), images)
+        self.calls[images.shape] += 1
+        if self.calls[images.shape] >= CALLS_BEFORE_PACKING:
+            self.pack(variables, images)
+        return self.function(True, self.packed.get(images.shape, variables), images)
+
+    def pack(self, variables: Any, images: Any) -> None:
+        """Pack the kernels for the shape of these images now, if they are not yet."""
+        shape = images.shape
+        if shape in self.packed or _is_split(images):
+            return
+        packed = pack_kernels(self.model, variables, jax.eval_shape(self.inputs_of, images))
+        # Most layouts are the same for every batch size, and are then kept once.
+        for other, kept in tuple(self.packed.items()):
+            if other[1:] == shape[1:]:
+                packed = jax.tree.map(_kept_if_equal, packed, kept)
+        self.packed[shape] = packed
+
+
+def _is_split(images: Any) -> bool:
+    return isinstance(images, jax.Array) and len(images.devices()) > 1
 
 
 def _kept_if_equal(new: jax.Array, kept: jax.Array) -> jax.Array:
@@ -159,8 +168,9 @@ def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:
 def batch_function(program: Program) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function of batches of stored pixels, uint8 ``[N, H, W, C]``, that runs a program.
 
-    Unlike ``forward_images`` it starts no threads and puts the variables on the devices once, which
-    take longer than a small model does for an image.
+    Unlike ``forward_images`` it starts no threads, puts the variables on the devices once, which
+    take longer than a small model does for an image, and packs the kernels at the first batch of
+    each size.
     """
     function, variables = program
     placed: dict[Any, Any] = {}
@@ -169,7 +179,10 @@ def batch_function(program: Program) -> Callable[[np.ndarray], np.ndarray]:
         rows, whole = batch_shardings(len(pixels))
         if whole not in placed:
             placed[whole] = jax.device_put(variables, whole)
-        return np.asarray(function(placed[whole], jax.device_put(pixels, rows)))
+        images = jax.device_put(pixels, rows)
+        if isinstance(function, _Packing):
+            function.pack(placed[whole], images)
+        return np.asarray(function(placed[whole], images))
 
     return outputs
 

@@ -55,9 +55,9 @@ def test_probabilities_are_those_of_the_unfolded_model(run, folder):
     assert list(done.labels) == [path.split("/")[-3] for path in paths]
 
 
-@pytest.mark.parametrize("tta", [None, "flip"])
-def test_shapes_that_recur_pack_their_kernels_once_and_change_no_bit(run, folder, tta, monkeypatch):
-    # The kernels are packed where oneDNN computes; elsewhere nothing is added to the variables.
+def recorded_packing(monkeypatch):
+    """Batch sizes for which kernels are packed: where oneDNN computes; elsewhere nothing is added
+    to the variables."""
     packed_for = []
 
     def recorded(model, variables, images):
@@ -65,6 +65,12 @@ def test_shapes_that_recur_pack_their_kernels_once_and_change_no_bit(run, folder
         return pack_kernels(model, variables, images)
 
     monkeypatch.setattr(outputs, "pack_kernels", recorded)
+    return packed_for
+
+
+@pytest.mark.parametrize("tta", [None, "flip"])
+def test_shapes_that_recur_pack_their_kernels_once_and_change_no_bit(run, folder, tta, monkeypatch):
+    packed_for = recorded_packing(monkeypatch)
     fresh = dataclasses.replace(run)
     paths = sorted(map(str, folder.rglob("deeper/*.jpg")))[:4]
     for batch_size in (1, 4):
@@ -76,6 +82,17 @@ def test_shapes_that_recur_pack_their_kernels_once_and_change_no_bit(run, folder
             np.testing.assert_array_equal(result, results[0])
     views = 1 if tta is None else 2
     assert packed_for == [views, 4 * views]
+
+
+def test_a_server_packs_its_kernels_before_the_first_batch_and_changes_no_bit(run, monkeypatch):
+    function, variables = dataclasses.replace(run)._logits_program()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    expected = {size: np.asarray(function(variables, pixels[:size])) for size in (1, 4)}
+    packed_for = recorded_packing(monkeypatch)
+    compute = outputs.batch_function(dataclasses.replace(run)._logits_program())
+    for size in (1, 4, 4, 1):
+        np.testing.assert_array_equal(compute(pixels[:size]), expected[size])
+    assert packed_for == [1, 4]
 
 
 def test_top_is_sorted_and_names_classes(run, folder):
