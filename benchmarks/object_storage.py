@@ -9,7 +9,7 @@ local folder. Then the digits train through a proxy that cuts the connection at 
 of what is uploaded, and through one that cuts every upload until the run gives up. Prints the
 counts and the requests of a run by kind, and exits with 1 if anything was lost.
 
-Needs ``moto[server]`` and a GCS emulator (``tests/object_stores.py``).
+Needs ``moto[server]`` and an emulator of GCS (``tests/object_stores.py``).
 """
 
 import argparse
@@ -19,13 +19,11 @@ import random
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.subset import write_subset
 from tests.object_stores import STORES, CuttingProxy, with_environment
 
 TIMES = ("time", "images_per_second", "data_wait", "checksum")
@@ -34,9 +32,9 @@ DIGITS = [
     *("--data.batch-size", "128", "--save-every", "3steps", "--compile-cache", "None"),
 ]
 CIFAR = [
-    *("--config", "resnet20_cifar", "--data.name", "folder", "--data.batch-size", "64"),
-    *("--epochs", "2", "--evaluate-every", "1", "--save-every", "10steps", "--data.image-size"),
-    *("32", "--compile-cache", "None", "--transfer.mode", "full"),
+    *("--config", "resnet20_cifar", "--data.batch-size", "64", "--optimizer.schedule", "constant"),
+    *("--epochs", "2", "--evaluate-every", "1", "--save-every", "5steps"),
+    *("--compile-cache", "None", "--transfer.mode", "full"),
 ]
 
 
@@ -81,16 +79,18 @@ def killed(words, workdir, environment, log, kills, seconds, rng):
                 raise SystemExit(f"{words} failed: see {log}")
 
 
-def cifar_subset(folder, images=1280):
-    """Write the first images of each class of CIFAR-10 as an ``.npz``; return its path."""
+def cifar_subset(folder):
+    """Write 1,280 training and 200 test images of CIFAR-10 in their format; return the folder."""
     archive = Path(__file__).parents[2] / "shared" / "data" / "cifar-10-binary.tar.gz"
-    with tarfile.open(archive) as tar:
-        member = next(one for one in tar.getmembers() if one.name.endswith("data_batch_1.bin"))
-        raw = np.frombuffer(tar.extractfile(member).read(), np.uint8).reshape(-1, 3073)[:images]
-    path = folder / "cifar.npz"
-    pixels = raw[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    np.savez(path, image=pixels, label=raw[:, 0].astype(np.int64))
-    return path
+    return write_subset(archive, folder / "data", train=256, test=200)
+
+
+START = """
+import sys, jax, jax.numpy as jnp, flax_resnet as fr
+model = fr.create_model("resnet20", num_classes=10)
+variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+fr.save_weights(sys.argv[1], variables, model)
+"""
 
 
 def report(text):
@@ -115,13 +115,10 @@ def main():
     seconds = time.perf_counter() - began
     expected = end_of(work / "digits")
     report(f"digits in a local folder: {seconds:.0f} s, {len(expected[0])} lines")
-    npz = weights = expected_cifar = None
     if "cifar" in options.parts:
-        npz = cifar_subset(work)
-        weights = work / "start.safetensors"
-        code = "import flax_resnet as fr, sys; fr.load('resnet20/cifar10').save(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", code, str(weights)], check=True)
-        words = [*CIFAR, "--data.dir", str(npz), "--transfer.weights", str(weights)]
+        data, weights = cifar_subset(work), work / "start.safetensors"
+        subprocess.run([sys.executable, "-c", START, str(weights)], check=True)
+        words = [*CIFAR, "--data.dir", str(data), "--transfer.weights", str(weights)]
         began = time.perf_counter()
         assert finish(words, work / "cifar", dict(os.environ), work / "log-local.txt") == 0
         cifar_seconds = time.perf_counter() - began
@@ -146,10 +143,10 @@ def main():
                     f"{'the bits of the local run' if same else 'DIFFERENT'}"
                 )
             if "cifar" in options.parts:
-                for file in (npz, weights):
-                    upload(file, locate(f"{store.root}/data/{file.name}"))
-                words = [*CIFAR, "--data.dir", f"{store.root}/data/{npz.name}"]
-                words += ["--transfer.weights", f"{store.root}/data/{weights.name}"]
+                for file in (weights, *data.rglob("*.*")):
+                    upload(file, locate(f"{store.root}/in/{file.relative_to(work)}"))
+                words = [*CIFAR, "--data.dir", f"{store.root}/in/data"]
+                words += ["--transfer.weights", f"{store.root}/in/{weights.name}"]
                 workdir = f"{store.root}/cifar"
                 kills = killed(words, workdir, environment, log, options.kills, cifar_seconds, rng)
                 same = end_of(locate(workdir)) == expected_cifar

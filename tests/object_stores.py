@@ -140,15 +140,12 @@ def _request(method, url, data=None, headers=None):
 
 
 class CuttingProxy:
-    """A TCP proxy on loopback that cuts the connection after a number of uploaded bytes.
-
-    ``cut(at)`` counts what clients send from then on, and cuts the connection that sends byte
-    ``at``; ``times`` more uploads are cut at the same offset.
-    """
+    """A TCP proxy on loopback that cuts the connection after a number of bytes of one direction."""
 
     def __init__(self, target):
         self._lock = threading.Lock()
         self._left = None  # bytes until the next cut
+        self._upload = True
         self.cuts = 0
         proxy = self
 
@@ -172,10 +169,13 @@ class CuttingProxy:
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def cut(self, at, again=0):
-        """Cut at byte ``at`` from now, and ``again`` times more at the same number of bytes."""
+    def cut(self, at, again=0, upload=True):
+        """Cut the connection that carries byte ``at`` from now, of what clients send or receive.
+
+        After it ``again`` more connections are cut after the same number of bytes.
+        """
         with self._lock:
-            self._left, self._at, self._again = at, at, again
+            self._left, self._at, self._again, self._upload = at, at, again, upload
 
     @property
     def is_armed(self):
@@ -189,7 +189,7 @@ class CuttingProxy:
     def _copy(self, source, target, upload=False):
         with contextlib.suppress(OSError):
             while chunk := source.recv(1 << 16):
-                keep = self._allowed(len(chunk)) if upload else len(chunk)
+                keep = self._allowed(len(chunk), upload)
                 target.sendall(chunk[:keep])
                 if keep < len(chunk):
                     break
@@ -200,10 +200,10 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def _allowed(self, size):
+    def _allowed(self, size, upload):
         """How many of these bytes pass; fewer where the connection is cut."""
         with self._lock:
-            if self._left is None:
+            if self._left is None or upload != self._upload:
                 return size
             if self._left >= size:
                 self._left -= size
@@ -216,4 +216,6 @@ class CuttingProxy:
 
 def with_environment(store):
     """The variables of this process, and those of a store."""
-    return {**os.environ, **store.environment}
+    here = dict(os.environ)
+    here.pop("TENSORSTORE_GCS_HTTP_URL", None)  # which a process sets by those of its store
+    return here | store.environment

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet import UserError
+from flax_resnet import UserError, storage
 from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig
-from flax_resnet.storage import delete, list_files, locate, upload
+from flax_resnet.storage import delete, list_files, locate, mirror, upload
 from flax_resnet.training import lock
 from flax_resnet.training.object_lock import take_lock
-from tests.object_stores import STORES, CuttingProxy, with_environment
+from tests.object_stores import STORES, CuttingProxy, free_port, with_environment
+from tests.strangers.shards import samples, tar
 
 pytestmark = pytest.mark.slow  # each store is a process of its own
 
@@ -63,6 +64,18 @@ def whole(tmp_path_factory):
     return workdir
 
 
+def start(workdir, environment):
+    """Train in a process of its own."""
+    code = (
+        "import flax_resnet as fr; from flax_resnet.config import *\n"
+        "fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', batch_size=128), "
+        f"epochs=3, save_every='2steps', workdir={workdir!r}, compile_cache=None))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL
+    )
+
+
 def quiet():
     from rich.console import Console
 
@@ -71,17 +84,7 @@ def quiet():
 
 def test_a_killed_run_ends_with_the_bits_of_a_local_one(store, whole, capsys, tmp_path):
     address = f"{store.root}/digits"
-    words = ["train", "--config", "digits", "--model.name", "resnet8", "--data.batch-size", "128"]
-    settings = dataclasses.asdict(config_in(address))
-    code = (
-        "import flax_resnet as fr; from flax_resnet.config import *\n"
-        f"fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', batch_size=128), "
-        f"epochs=3, save_every='2steps', workdir={settings['workdir']!r}, compile_cache=None))"
-    )
-    del words
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], env=with_environment(store), stdout=subprocess.DEVNULL
-    )
+    child = start(address, with_environment(store))
     committed = locate(f"{address}/checkpoints/2/commit_success.txt")
     while child.poll() is None and not committed.exists():
         time.sleep(0.02)
@@ -127,6 +130,8 @@ def test_a_killed_run_ends_with_the_bits_of_a_local_one(store, whole, capsys, tm
 
 
 def test_of_commands_that_start_at_once_one_gets_the_lock(store, monkeypatch):
+    if not store.keeps_conditions:
+        pytest.skip("this emulator grants every conditional write (see tests/object_stores.py)")
     folder = locate(f"{store.root}/locked")
     got, refused = [], []
 
@@ -174,35 +179,150 @@ def test_a_lock_without_heartbeat_is_taken_over_whatever_the_clocks_say(store, m
 
 def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole):
     proxy = CuttingProxy(store.port)
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in store.through(proxy.port).environment.items():
-            environment.setenv(name, value)
-        environment.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
-        code = (
-            "import flax_resnet as fr; from flax_resnet.config import *\n"
-            f"fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', "
-            f"batch_size=128), epochs=3, save_every='2steps', workdir='{store.root}/cut', "
-            "compile_cache=None))"
-        )
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-        generator = np.random.default_rng(0)
-        while child.poll() is None:
-            if not proxy.is_armed:
-                proxy.cut(int(generator.integers(1, 100_000)))
-            time.sleep(0.01)
+    child = start(f"{store.root}/cut", with_environment(store.through(proxy.port)))
+    generator = np.random.default_rng(0)
+    while child.poll() is None:
+        if not proxy.is_armed:
+            proxy.cut(int(generator.integers(1, 100_000)))
+        time.sleep(0.01)
     proxy.close()
     assert child.returncode == 0 and proxy.cuts >= 5
     assert history_of(locate(f"{store.root}/cut")) == history_of(whole)
+
+
+def test_a_connection_that_breaks_in_a_shard(store, tmp_path, monkeypatch, new_clients):
+    """At 20 random bytes of what is downloaded: another attempt, or one sentence; never a part."""
+    content = np.random.default_rng(0).bytes(300_000)
+    shards = locate(f"{store.root}/shards")
+    for number in range(2):
+        (tmp_path / "shard").write_bytes(content + bytes([number]))
+        upload(tmp_path / "shard", shards / f"train-{number}.tar")
+    proxy = CuttingProxy(store.port)
+    for name, value in store.through(proxy.port).environment.items():
+        monkeypatch.setenv(name, value)
+    new_clients()
+    refused = 0
+    for attempt, at in enumerate(np.random.default_rng(1).integers(1, 600_000, 20)):
+        monkeypatch.setenv("FLAX_RESNET_CACHE", str(tmp_path / str(attempt)))
+        proxy.cut(int(at), upload=False)
+        try:
+            folder = mirror(locate(f"{store.root}/shards"))
+        except UserError as error:
+            assert "the connection to" in str(error)
+            refused += 1
+            folder = mirror(locate(f"{store.root}/shards"))
+        for number in range(2):
+            assert (folder / f"train-{number}.tar").read_bytes() == content + bytes([number])
+    assert proxy.cuts == 20
+    print(f"{store.root}: {refused} of 20 downloads ended in a sentence, the others went on")
+    proxy.close()
+
+
+# --- Bad input -----------------------------------------------------------------
+
+
+@pytest.fixture
+def new_clients(store):
+    """Let fsspec make its clients anew, then and at the end; they keep what they were made with."""
+    import fsspec
+
+    kind = fsspec.get_filesystem_class(store.root.partition(":")[0])
+    yield kind.clear_instance_cache
+    kind.clear_instance_cache()
+
+
+def sentence_of(capsys, *words, code=1):
+    """The error message of a command, which must be one sentence."""
+    capsys.readouterr()
+    assert main(list(words)) == code
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+TRAIN = ("train", "--config", "digits", "--model.name", "resnet8", "--max-steps", "2", "--workdir")
 
 
 @pytest.mark.parametrize("words", [["train", "--config", "digits", "--workdir"], ["verify"]])
 def test_a_bucket_that_is_not_there_is_named(store, capsys, words):
     scheme = store.root.partition(":")[0]
     address = f"{scheme}://no-such-bucket/run"
-    assert main([*words, address]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    assert f"{scheme}://no-such-bucket" in message
+    assert f"{scheme}://no-such-bucket" in sentence_of(capsys, *words, address)
+
+
+def test_no_credentials(store, capsys, monkeypatch, tmp_path, new_clients):
+    if not store.root.startswith("s3"):
+        pytest.skip("the emulators of GCS ask for none")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    new_clients()
+    address = f"{store.root}/nobody"
+    for words in (TRAIN, ("verify",)):
+        message = sentence_of(capsys, *words, address)
+        assert "there are no valid credentials for s3://runs (set AWS_ACCESS_KEY_ID" in message
+
+
+def test_a_bucket_that_is_read_only(store, capsys):
+    if not store.root.startswith("s3"):
+        pytest.skip("the emulators of GCS have no permissions")
+    boto3 = pytest.importorskip("boto3")
+    client = boto3.client("s3", endpoint_url=store.environment["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket="readonly")
+    address = "s3://readonly/run"
+    assert main([*TRAIN, address]) == 0
+    before = sorted(list_files(locate(address)))
+    statement = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObject", "s3:DeleteObject"]}
+    statement["Resource"] = "arn:aws:s3:::readonly/*"
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    client.put_bucket_policy(Bucket="readonly", Policy=json.dumps(policy))
+    for words in ((*TRAIN, address), (*TRAIN, "s3://readonly/new"), ("report", address)):
+        message = sentence_of(capsys, *words)
+        assert "the credentials do not permit it in s3://readonly" in message
+    assert sorted(list_files(locate("s3://readonly"))) == [f"run/{name}" for name in before]
+    assert fr.load(address).info.step == 2
+
+
+def test_two_runs_with_one_address(store, capsys):
+    address = f"{store.root}/shared"
+    lock = take_lock(locate(address), "train")
+    try:
+        assert f"{address} is in use by process" in sentence_of(capsys, *TRAIN, address)
+    finally:
+        lock.release()
+    assert main([*TRAIN, address]) == 0
+    message = sentence_of(capsys, *TRAIN, address, "--seed", "7")
+    assert f"{address} holds another run: seed was 0, is now 7" in message
+
+
+def test_shards_that_change_between_start_and_resume(store, capsys, tmp_path):
+    folder, address = f"{store.root}/tar", f"{store.root}/of-shards"
+    for number in range(2):
+        members = samples([0, 1] * 8, start=16 * number)
+        upload(tar(tmp_path / "a.tar", members), locate(f"{folder}/train-{number}.tar"))
+    words = ["train", "--config", "digits", "--model.name", "resnet8", "--data.batch-size", "8"]
+    words += ["--data.name", "webdataset", "--data.dir", folder, "--data.image-size", "8"]
+    words += ["--augment.crop-padding", "0", "--workdir", address, "--max-steps"]
+    assert main([*words, "2"]) == 0
+    # The same bytes written again are the same data.
+    upload(tmp_path / "a.tar", locate(f"{folder}/train-1.tar"))
+    storage._copied_data.cache_clear()  # as in another process
+    assert main([*words, "3"]) == 0
+    tar(tmp_path / "b.tar", samples([1, 0] * 8, start=16))
+    upload(tmp_path / "b.tar", locate(f"{folder}/train-1.tar"))
+    storage._copied_data.cache_clear()
+    message = sentence_of(capsys, *words, "4")
+    assert f"{address} holds another run" in message and "train" in message
+
+
+def test_a_server_that_does_not_answer(store, capsys, monkeypatch, new_clients):
+    for name, value in store.through(free_port()).environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TENSORSTORE_GCS_HTTP_URL", raising=False)
+    new_clients()
+    scheme = store.root.partition(":")[0]
+    message = sentence_of(capsys, *TRAIN, f"{store.root}/silent")
+    assert f"the connection to {scheme}://runs failed" in message
 
 
 def test_images_in_a_store_are_copied_once(store, tmp_path):
