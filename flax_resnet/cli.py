@@ -36,6 +36,7 @@ COMMANDS = {
     "finetune": Command(
         "finetune", "Train a classifier of your photos from pretrained weights.", "restart"
     ),
+    "launch": Command("training", "Train in several processes of this machine."),
     "predict": Command(
         "prediction", "Classify photos: files, folders, patterns or a list.", "flags"
     ),

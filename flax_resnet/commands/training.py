@@ -1,5 +1,6 @@
-"""Commands that take a config: train, lr-find, augment-preview."""
+"""Commands that take a config: train, launch, lr-find, augment-preview."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -21,6 +22,38 @@ def train_command(words: Sequence[str]) -> None:
 
 def _train(*, config: str | None = None) -> tuple[str | None, None]:
     return config, None
+
+
+def launch_command(words: Sequence[str]) -> None:
+    """Train in several processes of this machine."""
+    at = next((i for i, word in enumerate(words) if word in _LAUNCHED), len(words))
+    start, rest = parse_known("launch", _launch, words[:at])
+    if rest or at == len(words):
+        raise UserError(
+            "After its options, launch takes the command to start, train or finetune: "
+            "flax-resnet launch --processes 2 train --config digits.",
+            exit_code=2,
+        )
+    sys.exit(start()(words[at:]))
+
+
+_LAUNCHED = ("train", "finetune")
+
+
+def _launch(*, processes: int) -> Callable[[Sequence[str]], int]:
+    """Train in several processes of this machine, one for each GPU: launch --processes 8 train ...
+
+    What follows is the command train or finetune with its options. Signals are passed on; if a
+    process fails, all end.
+
+    Args:
+        processes: The number of processes.
+    """
+    if processes < 1:
+        raise UserError(f"--processes is {processes}; it must be 1 or more.", exit_code=2)
+    from ..training.launch import launch
+
+    return lambda words: launch(words, processes)
 
 
 def lr_find_command(words: Sequence[str]) -> None:

@@ -134,6 +134,7 @@ def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:
             return recorder.finish(state)
     best = checkpoints.best_step()  # waits for the save
     recorder.console.print(f"Stopped after step {step:,}; saved. The same command resumes there.")
+    recorder.console.print(recorder.profiler.goodput())
     return TrainResult(recorder.workdir, step, False, best, {})
 
 
@@ -268,7 +269,8 @@ def _fit(
                 saves = stopping or evaluates or saves_at.is_due(done)
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():
-                    means, found = to_means(sums), nonfinite.find(sums, done)
+                    with profiler.time("step", times=0):
+                        means, found = to_means(sums), nonfinite.find(sums, done)
                     try:
                         if run.config.on_nan == "skip":
                             nonfinite.report_skipped(found, float(state.rate_factor), console)

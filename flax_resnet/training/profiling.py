@@ -19,14 +19,23 @@ from .messages import note
 TRACE = "trace"  # the folder of the trace in that of the run
 WARM_UP = 2  # steps before the trace, which are slower than others
 
+_SHARES = {
+    "step": "steps",
+    "input": "waiting for input",
+    "evaluation": "evaluation",
+    "checkpoint": "saving",
+    "compilation": "compiling",
+}
+
 _Item = TypeVar("_Item")
 
 
 class Profiler:
     """Times of a run by activity, and a trace of some of its steps.
 
-    Without steps to trace it measures nothing. Otherwise each step is waited for, so that no
-    activity overlaps with another.
+    With steps to trace, each step is waited for, so that no activity overlaps with another.
+    Without, steps run while the host prepares the next ones, and their time is that for which the
+    host waits for them.
     """
 
     def __init__(self, steps: int | None, workdir: Path, last_step: int, console: Console) -> None:
@@ -48,15 +57,20 @@ class Profiler:
         self._began = time.perf_counter()
 
     @contextmanager
-    def time(self, activity: str) -> Iterator[None]:
-        """Count the time of the body for an activity of ``report.run_profile.LABELS``."""
+    def time(self, activity: str, times: int = 1) -> Iterator[None]:
+        """Add the time of the body to an activity of ``report.run_profile.LABELS``.
+
+        Args:
+            activity: The activity.
+            times: How often it takes place in the body.
+        """
         began = time.perf_counter()
         try:
             yield
         finally:
             spent = time.perf_counter() - began
             self._seconds[activity] = self._seconds.get(activity, 0.0) + spent
-            self._counts[activity] = self._counts.get(activity, 0) + 1
+            self._counts[activity] = self._counts.get(activity, 0) + times
 
     def waits(self, batches: Iterable[_Item]) -> Iterator[_Item]:
         """Iterate over batches and count the time of waiting for them."""
@@ -71,7 +85,8 @@ class Profiler:
     def step(self, index: int, compiled: Callable[..., Any], *arguments: Any) -> Any:
         """Call the compiled step ``index``, from 0, and return its outputs."""
         if not self._wanted:
-            return compiled(*arguments)
+            with self.time("step"):
+                return compiled(*arguments)
         done = self._counts.get("step", 0)
         if not done:
             self._start = index
@@ -85,6 +100,14 @@ class Profiler:
             if self._traced == self._wanted:
                 self._stop_trace()
         return outputs
+
+    def goodput(self) -> str:
+        """Return a line on which activities the time since the start of the measurement went to."""
+        total = time.perf_counter() - self._began
+        shares = {text: self._seconds.get(key, 0.0) / total for key, text in _SHARES.items()}
+        shares["all else"] = 1 - sum(shares.values())
+        listed = ", ".join(f"{share:.0%} {text}" for text, share in shares.items())
+        return f"{total:,.0f} s since this start: {listed}."
 
     def save(self) -> None:
         """End the measurement, and write it for the run's page."""

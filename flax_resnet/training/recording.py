@@ -254,6 +254,7 @@ class Recorder:
         self.console.print(
             Text(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}.")
         )
+        self.console.print(self.profiler.goodput())
         self.profiler.save()
         if jax.process_index() == 0:
             predictor = run.model, variables, Preprocessing.from_transform(run.transform)

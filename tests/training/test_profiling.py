@@ -51,6 +51,21 @@ def test_without_a_profile_nothing_is_waited_for_or_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_line_on_the_time_adds_up(monkeypatch):
+    now = iter([0.0, 10.0, 16.0, 20.0, 23.0, 30.0, 31.0, 40.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    profiler = Profiler(None, None, 6, Console(file=io.StringIO()))
+    profiler.step(0, lambda: None)  # 6 s to start it, and 3 s until its end
+    with profiler.time("step", times=0):
+        pass
+    with profiler.time("evaluation"):
+        pass
+    assert profiler.goodput() == (
+        "40 s since this start: 22% steps, 0% waiting for input, 2% evaluation, 0% saving, "
+        "0% compiling, 75% all else."
+    )
+
+
 def test_another_profiler_that_runs_is_one_sentence(tmp_path):
     profiler = Profiler(1, tmp_path / "run", 1, Console(file=io.StringIO()))
     with jax.profiler.trace(tmp_path / "other"), pytest.raises(fr.UserError, match="cannot be st"):
