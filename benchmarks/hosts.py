@@ -2,6 +2,8 @@
 
     sudo python -m benchmarks.hosts WORK [--parts equal resumed cut delay killed signal overhead]
 
+Linux and Python 3.12 or newer, with the rights of root.
+
 Each host has a name, an address and a device of its own. Its packets pass through this program,
 which forwards, delays or drops them (a TUN device in each namespace; no module of the kernel for
 delays is needed). Processes that share a machine share its cores, so the seconds of a step say
@@ -18,11 +20,11 @@ of the program against those of one process with eight devices. Exits with 1 if 
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import heapq
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import selectors
@@ -37,12 +39,12 @@ import time
 from pathlib import Path
 
 HOSTS = 4
-TIMEOUT = 10  # --parallel.timeout: seconds until a silent process counts as lost
+TIMEOUT = 30  # --parallel.timeout: seconds until a silent process counts as lost
 SETTINGS = [
     *("--config", "digits", "--model.name", "resnet", "--model.block", "basic"),
-    *("--model.stage-sizes", "1", "--model.widths", "8", "--data.batch-size", "144"),
+    *("--model.stage-sizes", "1", "--model.widths", "8", "--model.stem", "cifar"),
+    *("--data.batch-size", "144"),
     *("--compile-cache", "None", "--save-every", "2steps", "--evaluate-every", "1000"),
-    *("--parallel.timeout", str(TIMEOUT)),
 ]
 TIMES = ("time", "images_per_second", "data_wait", "checksum")
 
@@ -65,28 +67,25 @@ class Network:
 
     def _add(self, host):
         """Make a host; return the file of its TUN device."""
-        name, etc = self._names[host], Path("/etc/netns") / self._names[host]
+        name = self._names[host]
         subprocess.run(["ip", "netns", "add", name], check=True)
-        etc.mkdir(parents=True)
-        names = "".join(f"10.77.0.{one + 1} host{one}\n" for one in range(len(self._names)))
-        (etc / "hosts").write_text("127.0.0.1 localhost\n" + names)
-        library = ctypes.CDLL(None, use_errno=True)
-        here, there = (
-            os.open(path, os.O_RDONLY) for path in ("/proc/self/ns/net", f"/run/netns/{name}")
-        )
-        assert library.setns(there, 0x40000000) == 0, "this needs the rights of root"
-        tunnel = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(tunnel, 0x400454CA, struct.pack("16sH", b"eth0", 0x1001))  # TUNSETIFF
-        assert library.setns(here, 0x40000000) == 0
-        for one in (here, there):
-            os.close(one)
+        with open("/proc/self/ns/net") as here:
+            self.enter(host)
+            tunnel = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(tunnel, 0x400454CA, struct.pack("16sH", b"eth0", 0x1001))  # TUNSETIFF
+            os.setns(here.fileno(), os.CLONE_NEWNET)
         for words in (
             "link set lo up",
             "link set eth0 mtu 60000 up",
-            f"addr add 10.77.0.{host + 1}/24 dev eth0",
+            f"addr add {address(host)}/24 dev eth0",
         ):
             subprocess.run(["ip", "-n", name, *words.split()], check=True)
         return tunnel
+
+    def enter(self, host):
+        """Put this thread on a host."""
+        with open(f"/run/netns/{self._names[host]}") as there:
+            os.setns(there.fileno(), os.CLONE_NEWNET)
 
     def _forward(self):
         waiting, numbers = [], itertools.count()
@@ -110,53 +109,71 @@ class Network:
                 with contextlib.suppress(BlockingIOError):  # full: dropped, and sent again by TCP
                     os.write(self._tunnels[target], packet)
 
-    def start(self, host, words, **options):
-        """Start a command on a host."""
-        shell = ["sh", "-c", f'hostname host{host}; exec "$@"', "sh"]
-        prefix = ["ip", "netns", "exec", self._names[host], "unshare", "--uts", *shell]
-        return subprocess.Popen([*prefix, *words], **options)
-
     def close(self):
         self._ends.set()
         for name in self._names:
             subprocess.run(["ip", "netns", "del", name], check=False)
-            (Path("/etc/netns") / name / "hosts").unlink()
-            (Path("/etc/netns") / name).rmdir()
 
 
-def environment(devices=1, double=False):
-    found = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    found.pop("XLA_FLAGS", None)
-    return found | {
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_ENABLE_X64": str(int(double)),
-        "OMP_NUM_THREADS": "1",
-    }
+def address(host):
+    return f"10.77.0.{host + 1}"
 
 
-def command(workdir, words, double=False):
-    program = ["benchmarks.hosts", "--train-in-float64"] if double else ["flax_resnet.cli"]
-    return [sys.executable, "-m", *program, "train", *SETTINGS, "--workdir", str(workdir), *words]
+def set_variables(devices, double):
+    for name in [name for name in os.environ if "proxy" in name.lower() or name == "XLA_FLAGS"]:
+        del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_enable_x64", double)
+
+
+def train(words, log, *, network=None, host=0, devices=1, double=False):
+    """Train in this process, a new one, on a host of the network; never returns."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if network is not None:
+        network.enter(host)
+        os.unshare(os.CLONE_NEWUTS)
+        # Gloo listens at the address that its host's name resolves to.
+        socket.sethostname(address(host))
+    set_variables(devices, double)
+    from flax_resnet.cli import main as cli
+
+    if double:
+        compute_in_float64()
+    code = cli(["train", *SETTINGS, *words])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def child(*arguments, **options):
+    """Start ``train`` in a process that is a copy of this one, which has imported JAX before."""
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=arguments, kwargs=options
+    )
+    process.start()
+    return process
 
 
 def start(network, workdir, words, hosts=HOSTS, double=False):
     """Start a run on some hosts; their output goes into files beside its folder."""
-    port = random.randrange(20_000, 30_000)
-    children = []
-    for host in range(hosts):
-        joint = ["--parallel.coordinator", f"10.77.0.1:{port}", "--parallel.processes", str(hosts)]
-        joint += ["--parallel.process", str(host), *words]
-        with open(f"{workdir}-host{host}.txt", "w") as log:
-            children.append(
-                network.start(
-                    host,
-                    command(workdir, joint, double),
-                    env=environment(double=double),
-                    stdout=log,
-                    stderr=log,
-                )
-            )
-    return children
+    joint = ["--parallel.coordinator", f"{address(0)}:{random.randrange(20_000, 30_000)}"]
+    joint += ["--parallel.processes", str(hosts), "--workdir", str(workdir), *words]
+    return [
+        child(
+            [*joint, "--parallel.process", str(host)],
+            f"{workdir}-host{host}.txt",
+            network=network,
+            host=host,
+            double=double,
+        )
+        for host in range(hosts)
+    ]
 
 
 def last_lines(workdir, hosts=HOSTS):
@@ -168,45 +185,37 @@ def finish(children, seconds=900):
     """Wait for processes; return their exit codes and the seconds until each ended."""
     began, ended = time.monotonic(), {}
     while len(ended) < len(children) and time.monotonic() - began < seconds:
-        for host, child in enumerate(children):
-            if host not in ended and child.poll() is not None:
+        for host, one in enumerate(children):
+            if host not in ended and one.exitcode is not None:
                 ended[host] = time.monotonic() - began
         time.sleep(0.05)
-    for child in children:
-        child.kill()
-        child.wait()
-    return [child.returncode for child in children], [ended.get(n) for n in range(len(children))]
+    for one in children:
+        one.kill()
+        one.join()
+    return [one.exitcode for one in children], [ended.get(n) for n in range(len(children))]
 
 
 def alone(workdir, words, double=False, devices=1):
     """Train in one process."""
-    with open(f"{workdir}-alone.txt", "w") as log:
-        subprocess.run(
-            command(workdir, words, double),
-            env=environment(devices, double),
-            stdout=log,
-            stderr=log,
-            check=True,
-        )
+    log = f"{workdir}-alone.txt"
+    one = child(["--workdir", str(workdir), *words], log, devices=devices, double=double)
+    codes, _ = finish([one])
+    assert codes == [0], log
 
 
 def wait_for(workdir, step, children):
     """Wait until a checkpoint of a step is complete."""
     while not (workdir / "checkpoints" / str(step)).is_dir():
-        assert all(child.poll() is None for child in children), last_lines(workdir)
+        assert all(one.exitcode is None for one in children), last_lines(workdir)
         time.sleep(0.05)
 
 
 def arrays(workdir, step):
+    """The state after a step of training in float64."""
     import numpy as np
 
-    from flax_resnet.weights.formats.checkpoint import read_checkpoint
-
-    found, tree = read_checkpoint(workdir / "checkpoints")
-    assert found == step, f"{workdir} ends at step {found}, not {step}"
-    import jax
-
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    with np.load(workdir / f"state-{step}.npz") as found:
+        return [found[name] for name in found.files]
 
 
 def difference(one, other):
@@ -277,7 +286,8 @@ def disturbed(network, work, name, disturb):
     """Train on four hosts, call ``disturb(children)`` after step 4; then start again."""
     expected = expected_run(network, work)
     workdir = work / name
-    children = start(network, workdir, ["--max-steps", str(STEPS)])
+    words = ["--max-steps", str(STEPS), "--parallel.timeout", str(TIMEOUT)]
+    children = start(network, workdir, words)
     wait_for(workdir, 4, children)
     disturb(children)
     codes, seconds = finish(children)
@@ -311,20 +321,16 @@ def cut(network, work):
 
 
 def killed(network, work):
-    results = []
-    for victim in (3, 0):
+    def disturb(children):
+        children[3].kill()
 
-        def disturb(children, victim=victim):
-            children[victim].kill()
-
-        same, codes, lines = disturbed(network, work, f"killed-{victim}", disturb)
-        results.append(same and lost(codes, lines, {victim}))
-    return all(results)
+    same, codes, lines = disturbed(network, work, "killed", disturb)
+    return same and lost(codes, lines, {3})
 
 
 def stopped(network, work):
     def disturb(children):
-        children[1].send_signal(signal.SIGTERM)
+        children[1].terminate()
 
     same, codes, _ = disturbed(network, work, "signal", disturb)
     return same and codes == [0] * HOSTS
@@ -364,8 +370,9 @@ PARTS = {
 WINDOWS, WINDOW_STEPS = 9, 6
 
 
-def measure_overhead(count, index, port):
+def measure_overhead(count, index, port, devices):
     """Time the loop and the bare step by turns in this process of several; print JSON."""
+    set_variables(devices, double=False)
     import dataclasses
     import tempfile
 
@@ -451,8 +458,8 @@ def overhead(_, work, processes=8):
     def run(count, index, port, devices):
         return subprocess.Popen(
             [sys.executable, "-m", "benchmarks.hosts", "--overhead-of"]
-            + [str(one) for one in (count, index, port)],
-            env=environment(devices) | {"HOSTS_WORKDIR": str(work / f"overhead-{count}")},
+            + [str(one) for one in (count, index, port, devices)],
+            env=os.environ | {"HOSTS_WORKDIR": str(work / f"overhead-{count}")},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -493,35 +500,35 @@ def overhead(_, work, processes=8):
 PARTS["overhead"] = overhead
 
 
-# --- A process that trains in float64 ----------------------------------------
+# --- Training in float64 -----------------------------------------------------
 
 
-def train_in_float64(words):
-    """``flax-resnet train`` with a model, gradients and sums in float64; it ends without a page."""
+def compute_in_float64():
+    """Let this process train a model with gradients and sums in float64, and end without a page."""
+    import jax
     import jax.numpy as jnp
+    import numpy as np
 
-    from flax_resnet.cli import main as cli
-    from flax_resnet.training import recording, run, step
+    from flax_resnet.training import budget, loop, recording, run, step
 
     build, zeros = run.build_model, step.zero_step_metrics
-    run.build_model = lambda *a, **k: build(*a, **k).clone(
-        dtype=jnp.float64, param_dtype=jnp.float64
-    )
+    types = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    run.build_model = lambda *a, **k: build(*a, **k).clone(**types)
 
     def in_float64():
         return {name: value.astype(jnp.float64) for name, value in zeros().items()}
-
-    from flax_resnet.training import budget, loop
 
     for module in (step, recording, loop, budget):
         if hasattr(module, "zero_step_metrics"):
             module.zero_step_metrics = in_float64
 
     def finish_early(self, state):
+        if jax.process_index() == 0:
+            leaves = map(np.asarray, jax.tree.leaves(state))
+            np.savez(self.workdir / f"state-{int(state.step)}.npz", *leaves)
         return recording.TrainResult(self.workdir, int(state.step), True, None, {})
 
     recording.Recorder.finish = finish_early
-    return cli(words)
 
 
 def main():
@@ -531,6 +538,8 @@ def main():
     options = parser.parse_args()
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
+    import flax_resnet.training.loop  # noqa: F401  the hosts' processes are copies of this one
+
     network = Network(HOSTS) if set(options.parts) - {"overhead"} else None
     failed = []
     try:
@@ -546,8 +555,6 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train-in-float64"]:
-        sys.exit(train_in_float64(sys.argv[2:]))
     if sys.argv[1:2] == ["--overhead-of"]:
         measure_overhead(*map(int, sys.argv[2:]))
     main()

@@ -30,6 +30,7 @@ from tests.object_stores import STORES, CuttingProxy, with_environment
 
 TIMES = ("time", "images_per_second", "data_wait", "checksum")
 NET = ["--model.name", "resnet", "--model.block", "basic", "--model.stage-sizes", "1"]
+NET += ["--model.stem", "cifar"]
 DIGITS = [
     *("--config", "digits", *NET, "--model.widths", "8", "--epochs", "3", "--evaluate-every", "1"),
     *("--data.batch-size", "128", "--save-every", "3steps", "--compile-cache", "None"),

@@ -1,13 +1,14 @@
 """The comparison on the CPU compares the same nets, and its page says what was measured."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import flax_resnet as fr
-from benchmarks import gpu
+from benchmarks import gpu, predictions
 from benchmarks.cpu import report
 from benchmarks.cpu.plain_flax import MODELS, PlainResNet
 from benchmarks.cpu.workloads import CONTENDERS, WORKLOADS, contenders_of
@@ -81,3 +82,8 @@ def test_the_script_for_a_gpu_runs_as_a_toy(tmp_path):
     for label, found in results["parity"].items():
         assert found["difference"] < (0.05 if label.endswith("bfloat16") else 1e-4), label
     assert results["grouped"]["float32"]["32 groups"] > 0
+
+
+def test_the_page_has_the_table_of_predictions():
+    page = Path(__file__).parents[1] / "docs" / "pods.md"
+    assert predictions.table() in page.read_text(encoding="utf-8")

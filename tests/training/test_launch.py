@@ -1,0 +1,55 @@
+"""``flax-resnet launch``: several processes of one machine, started and ended together."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flax_resnet.cli import main
+from tests.training.test_distributed import ROOT, finish, wait_for
+
+TRAIN = (
+    *("train", "--config", "digits", "--model.name", "resnet", "--model.stage-sizes", "1"),
+    *("--model.widths", "8", "--model.block", "basic", "--model.stem", "cifar"),
+    *("--data.batch-size", "144", "--compile-cache", "None", "--save-every", "2steps"),
+)
+
+
+def test_wrong_usage_of_the_command_is_reported_once(capfd):
+    assert main(["launch", "--processes", "2", "train", "--config", "digits", "--epochs", "x"]) == 2
+    assert capfd.readouterr().err == "error: --epochs is 'x'; it must be an integer.\n"
+
+
+def start(workdir, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flax_resnet.cli", "launch", "--processes", "2", *TRAIN, *words]
+        + ["--workdir", str(workdir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_processes_and_a_killed_one_ends_the_others(tmp_path):
+    launched = start(tmp_path, "--epochs", "1000")
+    wait_for(tmp_path, 2, launched)
+    launched.send_signal(signal.SIGTERM)
+    codes, outputs = finish(launched)
+    assert codes == [0], outputs
+    assert "on 2 CPU devices" in outputs[0] and "The same command resumes" in outputs[0]
+    assert "s since this start: " in outputs[0]
+
+    launched = start(tmp_path, "--epochs", "1000")
+    wait_for(tmp_path, 8, launched)
+    children = f"/proc/{launched.pid}/task/{launched.pid}/children"
+    with open(children) as file:
+        second = int(file.read().split()[1])
+    os.kill(second, signal.SIGKILL)
+    codes, outputs = finish(launched)
+    assert codes == [1]
+    assert outputs[0].splitlines()[-1].startswith("error: Process 1 of 2 ended with signal SIGKILL")
