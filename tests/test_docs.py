@@ -16,6 +16,7 @@ from PIL import Image
 
 import flax_resnet
 from flax_resnet import cli, create_model, training
+from flax_resnet.training import launch
 from flax_resnet.weights import load, write_weights
 from tests.inference.export.models import classifier_of
 from tests.weights.conftest import seeded_state_dict, torch_shapes
@@ -93,6 +94,7 @@ def test_commands_exist_and_parse(page, tmp_path, monkeypatch, capsys):
     """No command is wrong usage, which exits with code 2; without photos many fail with code 1."""
     trained = []
     monkeypatch.setattr(training, "train", trained.append)
+    monkeypatch.setattr(launch, "launch", lambda words, _: cli.main(words))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy"):  # nothing is downloaded
@@ -101,7 +103,7 @@ def test_commands_exist_and_parse(page, tmp_path, monkeypatch, capsys):
         assert words[0] in cli.COMMANDS, words
         if len(words) == 1:  # the command's name in prose
             continue
-        if words[0] == "train" and "--help" not in words:
+        if words[0] in ("train", "launch") and "--help" not in words:
             assert cli.main([word.replace("NAME", "digits") for word in words]) == 0, words
             assert trained.pop(), words
         else:

@@ -15,6 +15,7 @@ from typing import IO
 from ..errors import UserError
 
 GRACE_SECONDS = 10.0  # in which the others may end by themselves after one has failed
+WRONG_USAGE = 2  # the exit code, which all processes have then
 _LOCAL = "127.0.0.1"
 
 
@@ -30,7 +31,7 @@ def launch(words: Sequence[str], processes: int) -> int:
         processes: Their number.
 
     Returns:
-        The exit code: 0, or that of process 0 if it failed first, which has reported why.
+        The exit code: 0, or that of process 0 where it has reported why.
 
     Raises:
         UserError: Another process failed first.
@@ -60,7 +61,8 @@ def launch(words: Sequence[str], processes: int) -> int:
         if failed is None:
             return 0
         code = children[failed].returncode
-        if failed == 0 and code > 0:
+        is_reported = failed == 0 and code > 0
+        if is_reported or code == children[0].returncode == WRONG_USAGE:
             return code
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise UserError(
