@@ -3,7 +3,7 @@
     python -m benchmarks.chaos WORK --cifar cifar-10-binary.tar.gz
 
 A small net trains on 600 images of CIFAR-10, or without ``--cifar`` on the digits, with EMA, mixup,
-two microbatches and a save every second step. First it runs undisturbed. Then, again and again in a
+two microbatches and a save after each step. First it runs undisturbed. Then, again and again in a
 fresh folder, it is killed by SIGKILL and the same command is started again, until it ends:
 
 - ``calls``: at random system calls on its folder (write, rename, fsync, open, mkdir, unlink;
@@ -13,9 +13,10 @@ fresh folder, it is killed by SIGKILL and the same command is started again, unt
   run must end, or stop with one sentence.
 
 Each start must resume from the newest checkpoint that was complete (after failed calls: that or the
-one before), and the end must have the same bits: last checkpoint (parameters, statistics, EMA,
-optimiser), best weights, history, and nothing half-written in ``checkpoints/`` but parts of old
-checkpoints that were set aside as ``STEP.damaged``.
+one before). The state that it restores, and each that it saves, must have the bits that the
+undisturbed run had after that step: parameters, statistics, EMA, optimiser, sums of metrics. And
+the end must be the same: last checkpoint, best weights, history, and nothing else in
+``checkpoints/``.
 
 Each start is a fork of one process that has imported everything and used no device. Needs a C
 compiler. Results are added to WORK/results.jsonl, from where the same command goes on; it prints
@@ -24,9 +25,11 @@ counts and exits with 1 if anything was lost.
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
+import importlib
 import json
 import mmap
 import os
@@ -47,8 +50,7 @@ from benchmarks.subset import write_subset
 MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "ENOSPC": 4, "EIO": 5, "short": 6}
 PHASES = ("start-up", "step", "evaluation", "report")
 TIMES = {"time", "images_per_second", "data_wait", "checksum"}
-DEADLINE = 300.0  # seconds after which a start counts as hanging
-SAVE_EVERY = 2
+DEADLINE = 600.0  # seconds after which a start counts as hanging
 
 
 def build_shim(folder: Path) -> Path:
@@ -93,6 +95,11 @@ class Ended:
         return int(found[1]) if found else 0
 
     @property
+    def states(self) -> list[tuple[str, str, str]]:
+        """Of each state that it restored or saved: which of both, the step, and a digest."""
+        return re.findall(r"^(RESTORED|SAVED): (\d+) (\w+)$", self.log, re.MULTILINE)
+
+    @property
     def call(self) -> tuple[str, str] | None:
         """The call, and the group of files, at which the shim killed it or let it fail first."""
         found = re.search(r"^(?:KILLED|FAILED): call \d+, (\w+) (.*)$", self.log, re.MULTILINE)
@@ -121,11 +128,13 @@ class Runner:
             workdir.mkdir(exist_ok=True)
             shim = ctypes.CDLL(None)
             self._mark_phases()
+            _print_digests()
             path = os.fsencode(workdir)
             shim.chaos_arm(path, ctypes.c_long(at), ctypes.c_long(span), MODES[mode])
             code = self._train(workdir)
             shim.chaos_count.restype = ctypes.c_long
             print(f"CALLS: {shim.chaos_count()}")
+            print(f"MODULES: {json.dumps(sorted(sys.modules))}")
         except BaseException as error:  # the parent reads it
             import traceback
 
@@ -152,14 +161,17 @@ class Runner:
         try:
             fr.train(
                 settings.Config(
-                    model=settings.ModelConfig(name="resnet8"),
+                    # The smallest that has all kinds of arrays: a start is paid for each kill.
+                    model=settings.ModelConfig(
+                        name="resnet", stage_sizes=(1,), block="basic", widths=(8,), stem="cifar"
+                    ),
                     data=data,
                     augment=augment,
                     optimizer=settings.OptimizerConfig(learning_rate=0.05),
-                    epochs=2,
+                    epochs=3,
                     ema_decay=0.9,
                     microbatches=2,
-                    save_every=SAVE_EVERY,
+                    save_every=1,
                     workdir=str(workdir),
                     compile_cache=None,
                 )
@@ -227,6 +239,30 @@ class Runner:
         return self.wait(self.start(workdir, **shim), workdir, began_at, kill)
 
 
+def _print_digests() -> None:
+    """Print a digest of each state that this process restores or saves."""
+    from flax import serialization
+
+    from flax_resnet.training.checkpoint import Checkpoints
+
+    save, restore = Checkpoints.save, Checkpoints.restore
+
+    def show(what, step, tree):
+        bits = repr(_plain(serialization.to_state_dict(tree))).encode()
+        print(f"{what}: {step} {hashlib.sha256(bits).hexdigest()}", flush=True)
+
+    def saving(self, step, tree, *arguments, **options):
+        show("SAVED", step, tree)
+        save(self, step, tree, *arguments, **options)
+
+    def restoring(self, step, template):
+        restored = restore(self, step, template)
+        show("RESTORED", step, restored)
+        return restored
+
+    Checkpoints.save, Checkpoints.restore = saving, restoring
+
+
 def log_of(workdir: Path) -> Path:
     """Return the file of what a run prints; its path does not begin with the run's."""
     return workdir.with_name(f"log-{workdir.name}.txt")
@@ -256,12 +292,7 @@ def end_of(workdir: Path) -> dict[str, str]:
         "history": history[:-1],
         "result": history[-1],
         "page": (workdir / "report" / "index.html").exists(),
-        # A kill while an old checkpoint is deleted leaves a part, which is set aside, not deleted.
-        "leftovers": [
-            path.name
-            for path in root.iterdir()
-            if not path.name.isdecimal() and path.suffix != ".damaged"
-        ],
+        "leftovers": [path.name for path in root.iterdir() if not path.name.isdecimal()],
     }
     return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in found.items()}
 
@@ -335,6 +366,10 @@ class Chaos:
             known.write_text(json.dumps(self._reference()))
         found = json.loads(known.read_text())
         self.calls, self.seconds, self.end = found["calls"], found["seconds"], found["end"]
+        self.states = found["states"]
+        for name in found["modules"]:  # once, and not in each start
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
         print(f"undisturbed: {self.calls} calls; seconds of {self.seconds}", flush=True)
 
     def _reference(self) -> dict:
@@ -346,8 +381,13 @@ class Chaos:
             if ended.status != 0:
                 raise SystemExit(ended.log)
         calls = int(re.search(r"^CALLS: (\d+)", ended.log, re.MULTILINE)[1])
-        end = forked(end_of, workdir)
-        return {"calls": calls, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "end": end}
+        return {
+            "calls": calls,
+            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "modules": json.loads(re.search(r"^MODULES: (.+)", ended.log, re.MULTILINE)[1]),
+            "states": {step: digest for _, step, digest in ended.states},
+            "end": forked(end_of, workdir),
+        }
 
     def _add(self, result: dict) -> None:
         self.counts.update(result["counts"])
@@ -382,13 +422,20 @@ class Chaos:
             shutil.rmtree(workdir)
             log_of(workdir).unlink()
 
-    def _next(self, workdir: Path, allowed: list[int] | None, **options) -> tuple[Ended, str]:
+    def _next(
+        self, workdir: Path, allowed: list[int], counts: collections.Counter, **options
+    ) -> tuple[Ended, str]:
         """Start once; return how it ended, and what was lost."""
         ended = self.runner.run(workdir, **options)
+        counts["starts"] += 1
         if ended.status is None:
             return ended, "hung"
-        if allowed is not None and ended.resumed >= 0 and ended.resumed not in allowed:
+        if ended.resumed >= 0 and ended.resumed not in allowed:
             return ended, f"resumed from {ended.resumed}, not from {allowed}"
+        for what, step, digest in ended.states:
+            if digest != self.states[step]:
+                return ended, f"the state {what.lower()} at step {step} has other bits"
+            counts[f"states {what.lower()}, the same bits"] += 1
         if ended.status not in (0, 1, -signal.SIGKILL) or "UNEXPECTED" in ended.log:
             return ended, f"ended with {ended.status}"
         return ended, ""
@@ -397,9 +444,10 @@ class Chaos:
         allowed = [0]
         while True:
             # Mostly soon, which costs less; sometimes anywhere.
-            most = rng.choice([self.calls // 4] * 4 + [self.calls])
+            most = rng.choice([self.calls // 12] * 7 + [self.calls])
             mode = rng.choice(["before", "after", "torn"])
-            ended, lost = self._next(workdir, allowed, mode=mode, at=rng.randint(1, most))
+            at = rng.randint(1, most)
+            ended, lost = self._next(workdir, allowed, counts, mode=mode, at=at)
             if lost or ended.status == 0:
                 return lost
             if ended.status != -signal.SIGKILL or ended.call is None:
@@ -411,20 +459,17 @@ class Chaos:
 
     def _moments(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
         allowed = [0]
-        for number in range(8):
-            phase = PHASES[number % 4]
-            # A run evaluates several times.
-            most = self.seconds[phase] / (3 if phase == "evaluation" else 1)
+        for phase in PHASES[:3] * 3 + PHASES[3:] * 4:
+            # Steps and evaluations are spread over several starts.
+            most = self.seconds[phase] / (4 if phase in ("step", "evaluation") else 1)
             kill = after(phase, rng.uniform(0, most))
-            ended, lost = self._next(workdir, allowed, kill=kill)
-            if lost or ended.status == 0:
-                return lost
-            if ended.status != -signal.SIGKILL:
-                return f"ended with {ended.status}"
-            counts.update(["moments", f"moment {ended.phase}"])
+            ended, lost = self._next(workdir, allowed, counts, kill=kill)
+            if lost or ended.status not in (0, -signal.SIGKILL):
+                return lost or f"ended with {ended.status}"
+            if ended.status:
+                counts.update(["moments", f"moment {ended.phase}"])
             allowed = complete_steps(workdir)[-1:] or [0]
-        ended, lost = self._next(workdir, allowed)
-        return lost or ("" if ended.status == 0 else f"ended with {ended.status}")
+        return self._undisturbed(workdir, allowed, counts)
 
     def _faults(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
         allowed = [0]
@@ -432,7 +477,7 @@ class Chaos:
             mode = rng.choice(["ENOSPC", "EIO", "short"])
             at, span = rng.randint(1, self.calls), rng.choice([1, 20, 10**6])
             before = complete_steps(workdir)[-2:]
-            ended, lost = self._next(workdir, allowed, mode=mode, at=at, span=span)
+            ended, lost = self._next(workdir, allowed, counts, mode=mode, at=at, span=span)
             if ended.call is not None:
                 counts.update(["faults", f"fault {mode}", f"file {ended.call[1]}"])
             if lost or ended.status == 0:
@@ -443,7 +488,10 @@ class Chaos:
             allowed = complete_steps(workdir)[-2:] or [0]
             if before and allowed[-1] < before[0]:
                 return f"of the checkpoints {before} {allowed} are left"
-        ended, lost = self._next(workdir, allowed)
+        return self._undisturbed(workdir, allowed, counts)
+
+    def _undisturbed(self, workdir: Path, allowed: list[int], counts: collections.Counter) -> str:
+        ended, lost = self._next(workdir, allowed, counts)
         return lost or ("" if ended.status == 0 else f"ended with {ended.status}")
 
 
@@ -465,7 +513,7 @@ def main() -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "xla"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.chaos", *sys.argv[1:]])
-    warnings.filterwarnings("ignore", "os.fork")
+    warnings.filterwarnings("ignore", ".*fork")  # the one thread is of a memory allocator
     import flax_resnet.training.loop
     import flax_resnet.training.verify
     import flax_resnet.weights  # noqa: F401

@@ -25,6 +25,7 @@ import traceback
 import types
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tests.fuzzing.readers import CORPUS, READERS, draw, outcome
@@ -130,6 +131,8 @@ def main():
     parser.add_argument("--atheris", type=int, metavar="SECONDS")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if absent := [name for name in options.readers if not READERS[name].is_installed]:
+        sys.exit(f"packages are missing for {', '.join(absent)}")
     if options.child:
         fuzz_by_coverage(options.readers[0], options.atheris)
         return
@@ -139,12 +142,15 @@ def main():
             command = [sys.executable, "-m", "benchmarks.fuzz", "--child", name]
             command += ["--atheris", str(options.atheris)]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            lines = [line for line in done.stderr.splitlines() if "DONE" in line or "kept" in line]
-            print(f"{name}: exit code {done.returncode}; {' '.join(lines[-1:])}", flush=True)
+            lines = done.stderr.splitlines()
+            if done.returncode == 0:
+                lines = [line for line in lines if "DONE" in line][-1:]
+            print(f"{name}: exit code {done.returncode}", *lines[-40:], sep="\n    ", flush=True)
             failed += done.returncode != 0
             continue
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(fuzz, (name, options.inputs, options.seed))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as pool:  # which notices a process that crashes
+            found = pool.submit(fuzz, name, options.inputs, options.seed).result()
         failures = found.pop("failures")
         print(f"{name}: {json.dumps(found)}", flush=True)
         for where, what in failures.items():

@@ -9,12 +9,15 @@ the page of its report. Without ``--cifar`` it is alone; else another process tr
 evaluation each epoch), which SIGTERM ends. Every ten seconds WORK/samples.jsonl gets a line with
 the memory (resident, MB), threads and open files of both.
 
-The slopes are least squares through the means of 24 equal parts of the time, without the first
-fifth, in which programs compile and caches fill; their standard errors are those of that line. Time
-in which all was suspended does not count. It exits with 1 if a process failed.
+The slopes are least squares through the means of 24 equal parts of the time: without the first
+fifth, in which programs compile and caches fill, and of the second half alone. Their standard
+errors are those of that line. Time in which all was suspended does not count. The cost of saves by
+time is the time for which they stop the training, and a core for as long as they go on after that.
+It exits with 1 if a process failed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -28,10 +31,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.subset import write_subset
+from flax_resnet.processor import available_cores
 
 SECONDS = 10.0  # between samples
 PARTS = 24
-QUANTITIES = {"memory_MB": "MB", "threads": "threads", "files": "open files"}
+QUANTITIES = {
+    "memory_MB": "MB resident",
+    "anonymous_MB": "MB of that not of files",
+    "threads": "threads",
+    "files": "open files",
+}
 
 
 def train_digits(work: Path) -> None:
@@ -61,10 +70,21 @@ def train_digits(work: Path) -> None:
 
 
 def train_cifar(work: Path) -> None:
-    """Train on CIFAR-10 until SIGTERM."""
+    """Train on CIFAR-10 until SIGTERM; write what each save took to a file."""
     import flax_resnet as fr
     from flax_resnet import config as settings
+    from flax_resnet.training.saving import SaveSchedule
 
+    saved = SaveSchedule.saved
+
+    def recorded(self, step, seconds):
+        row = {"blocked": seconds, "background_before": self._checkpoints.background_seconds}
+        with open(work / "saves.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, "time": time.monotonic()} | row) + "\n")
+        saved(self, step, seconds)
+
+    SaveSchedule.saved = recorded
+    (work / "saves.jsonl").unlink(missing_ok=True)
     fr.train(
         settings.Config(
             model=settings.ModelConfig(name="resnet20"),
@@ -88,6 +108,7 @@ def sample(pid: int) -> dict[str, float]:
     ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
     return {
         "memory_MB": int(status["VmRSS"].split()[0]) / 1024,
+        "anonymous_MB": int(status["RssAnon"].split()[0]) / 1024,
         "threads": int(status["Threads"]),
         "files": len(list((folder / "fd").iterdir())),
         "cpu_seconds": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
@@ -138,11 +159,44 @@ def slope(hours: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return value, float(np.sqrt(rest @ rest / (len(x) - 2) / (x @ x)))
 
 
+def slope_of(rows: list[dict], name: str, quantity: str) -> dict[str, float]:
+    """The slope of a quantity of a process over samples, through the means of their parts."""
+    parts = np.array_split(np.arange(len(rows)), PARTS)
+    hours = np.array([np.mean([rows[i]["seconds"] for i in part]) for part in parts]) / 3600
+    values = np.array([np.mean([rows[i][name][quantity] for i in part]) for part in parts])
+    value, error = slope(hours, values)
+    return {
+        "slope_per_hour": value,
+        "standard_error": error,
+        "first": values[0],
+        "last": values[-1],
+        "largest": max(row[name][quantity] for row in rows),
+    }
+
+
+def cost_of_saves(path: Path) -> dict[str, float]:
+    """The share of the processor's time that saves by time took, after the first."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    costs = []  # of those between evaluations
+    for row, following in itertools.pairwise(rows):
+        if row["blocked"] is not None:
+            background = following["background_before"] / available_cores()
+            costs.append((row["blocked"], background, following["time"] - row["time"]))
+    blocked, background, seconds = np.sum(costs, axis=0) if costs else (0.0, 0.0, 1.0)
+    return {
+        "number": len(costs),
+        "mean_blocked_ms": round(1e3 * blocked / max(len(costs), 1), 1),
+        "mean_background_ms_of_all_cores": round(1e3 * background / max(len(costs), 1), 1),
+        "seconds_from_one_to_the_next": round(seconds / max(len(costs), 1), 1),
+        "share_of_the_time": round((blocked + background) / seconds, 5),
+    }
+
+
 def report(work: Path) -> None:
     """Print the slopes of the samples, and write them to ``WORK/slopes.json``."""
     rows = [json.loads(line) for line in (work / "samples.jsonl").read_text().splitlines()]
-    kept = rows[len(rows) // 5 :]
-    if len(kept) < 2 * PARTS:
+    spans = {"after the first fifth": len(rows) // 5, "second half": len(rows) // 2}
+    if len(rows) < 4 * PARTS:
         print(f"{len(rows)} samples are too few for slopes.")
         return
     found: dict[str, dict] = {"minutes": rows[-1]["seconds"] / 60}
@@ -150,28 +204,25 @@ def report(work: Path) -> None:
     for name in [name for name in rows[0] if name != "seconds"]:
         print(f"{name}: {rows[-1][name]['cpu_seconds']:,.0f} s of processor time")
         found[name] = {}
-        for quantity, unit in QUANTITIES.items():
-            parts = np.array_split(np.arange(len(kept)), PARTS)
-            hours = np.array([np.mean([kept[i]["seconds"] for i in part]) for part in parts]) / 3600
-            values = np.array([np.mean([kept[i][name][quantity] for i in part]) for part in parts])
-            value, error = slope(hours, values)
-            found[name][quantity] = {
-                "slope_per_hour": value,
-                "standard_error": error,
-                "first": values[0],
-                "last": values[-1],
-                "largest": max(row[name][quantity] for row in rows),
-            }
-            print(
-                f"    {unit}: {values[0]:.1f} at first, {values[-1]:.1f} at last, "
-                f"{value:+.2f} ± {error:.2f} an hour"
-            )
+        for span, first in spans.items():
+            print(f"  {span}")
+            found[name][span] = {}
+            for quantity, unit in QUANTITIES.items():
+                line = slope_of(rows[first:], name, quantity)
+                found[name][span][quantity] = line
+                print(
+                    f"    {unit}: {line['first']:.1f} at first, {line['last']:.1f} at last, "
+                    f"{line['slope_per_hour']:+.2f} ± {line['standard_error']:.2f} an hour"
+                )
     runs = work / "digits.runs"
     print(f"runs on the digits: {runs.read_text() if runs.exists() else 0}")
     history = work / "cifar" / "history.jsonl"
     if history.exists():
         last = json.loads(history.read_text().splitlines()[-1])
         print(f"CIFAR: step {last['step']:,}, {len(history.read_text().splitlines())} evaluations")
+    if (work / "saves.jsonl").exists():
+        found["saves"] = cost_of_saves(work / "saves.jsonl")
+        print("saves:", json.dumps(found["saves"]))
     (work / "slopes.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

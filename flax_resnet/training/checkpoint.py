@@ -18,6 +18,7 @@ from ..errors import HangingError, StorageError, UserError, first_line
 from ..storage import is_remote, move_folder, read_bytes, reason_of
 from ..weights.formats.checkpoint import (
     CHECKSUM,
+    DELETED,
     EVAL_PENDING,
     METRIC,
     SEAL,
@@ -26,6 +27,7 @@ from ..weights.formats.checkpoint import (
     checksum,
     orbax_path,
     read_facts,
+    remove_deleted,
 )
 from ..weights.formats.orbax_storage import COMMITTED, committed_by
 from .distributed import primary_decides
@@ -78,6 +80,7 @@ class Checkpoints:
         self._worker = Worker("checkpoint")
         with primary_decides():
             if jax.process_index() == 0:
+                remove_deleted(self._folder)
                 self._set_aside_damaged()
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -90,6 +93,7 @@ class Checkpoints:
             # This ranks best_step(); the policy decides which checkpoints are kept.
             best_fn=lambda metrics: metrics[METRIC],
             cleanup_tmp_directories=True,
+            todelete_subdir=None if is_remote(self._folder) else DELETED,
             temporary_path_class=committed_by(self._folder),
             async_options=ocp.AsyncOptions(
                 timeout_secs=int(timeout), post_finalization_callback=self._measure
@@ -295,7 +299,7 @@ class Checkpoints:
         if self._saving is None:
             return
         try:
-            self._within_deadline(self._manager.wait_until_finished)
+            self._within_deadline(self._finish)
             self._failures, self._failure = 0, None
         except HangingError:
             raise
@@ -308,6 +312,11 @@ class Checkpoints:
             self._note_failure(error)
         finally:
             self._saving = None
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            remove_deleted(self._folder)
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..storage import delete, folders_in
-from ..weights.formats.checkpoint import checkpoint_steps, read_facts, read_tree
+from ..storage import delete, folders_in, is_remote
+from ..weights.formats.checkpoint import DELETED, checkpoint_steps, read_facts, read_tree
 from ..weights.formats.orbax_storage import COMMITTED
 from .object_lock import take_lock
 
@@ -20,8 +20,8 @@ class Listed:
         saved: When it was written, in seconds since 1970.
         size: Bytes.
         score: The validation score, or None.
-        marks: ``latest``, ``best``, ``verified``, ``evaluation pending``, ``unfinished`` or
-            ``damaged`` with the reason.
+        marks: ``latest``, ``best``, ``verified``, ``evaluation pending``, ``unfinished``,
+            ``deleted``, or ``damaged`` with the reason.
     """
 
     name: str
@@ -73,7 +73,9 @@ def list_checkpoints(folder: Path, *, verify: bool) -> list[Listed]:
         marks[str(best)].insert(0, "best")
     folders = folders_in(root)
     for name in sorted(name for name in folders if name not in marks):
-        marks[name] = ["damaged, set aside" if name.endswith(".damaged") else "unfinished"]
+        is_damaged = name.endswith(".damaged")
+        left = "deleted" if name == DELETED else "unfinished"
+        marks[name] = ["damaged, set aside" if is_damaged else left]
     return [
         Listed(
             name,
@@ -99,11 +101,23 @@ def prune_checkpoints(folder: Path, listed: list[Listed]) -> list[str]:
     try:
         removed = [one.name for one in listed if one.name not in kept]
         for name in removed:
-            delete(folder / "checkpoints" / name / COMMITTED)  # what is left counts as unfinished
-            delete(folder / "checkpoints" / name)
+            _remove(folder / "checkpoints", name)
     finally:
         lock.release()
     return removed
+
+
+def _remove(root: Path, name: str) -> None:
+    """Remove a folder so that no part of it, at whatever moment, counts as a checkpoint."""
+    if is_remote(root):
+        delete(root / name / COMMITTED)  # what is left counts as unfinished
+        delete(root / name)
+        return
+    delete(root / DELETED)
+    if name != DELETED:
+        (root / DELETED).mkdir()
+        (root / name).rename(root / DELETED / name)
+        delete(root / DELETED)
 
 
 def _rank(score: float) -> float:

@@ -4,13 +4,18 @@ Whatever the bytes are, a reader returns or raises an error of one line, quickly
 memory. ``test_fuzzing.py`` tries a few hundred damaged files, ``benchmarks/fuzz.py`` any number.
 """
 
+import asyncio
+import base64
 import csv
+import functools
 import gzip
+import importlib.util
 import io
 import json
 import random
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +56,7 @@ class Reader:
         read: Read a file at a path.
         prepare: Make what has to lie beside the file in a new folder.
         text: Whether the file is text, which is damaged by characters and JSON values too.
+        needs: Packages of extras that it is read with.
     """
 
     name: str
@@ -58,6 +64,12 @@ class Reader:
     read: Callable[[Path], object]
     prepare: Callable[[Path], object] = lambda folder: None
     text: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the packages that it needs are there."""
+        return all(importlib.util.find_spec(name) for name in self.needs)
 
 
 def picture(format, mode="RGB", **options):
@@ -226,6 +238,114 @@ def read_timm_config(path):
     return read_timm(read_json_object(path))
 
 
+@functools.cache
+def onnx_file():
+    """What ``export`` writes of the run of an earlier version."""
+    with tempfile.TemporaryDirectory() as folder:
+        earlier_run(folder)
+        path = Path(folder, "model.onnx")
+        fr.load(folder).export(path)
+        return path.read_bytes()
+
+
+def descriptions_in_onnx():
+    import onnx
+
+    return [entry.value.encode() for entry in onnx.load_from_string(onnx_file()).metadata_props]
+
+
+def read_description_in_onnx(path):
+    """Read a file whose description is the content of this one."""
+    import onnx
+
+    proto = onnx.load_from_string(onnx_file())
+    for entry in proto.metadata_props:
+        # A string of protobuf is UTF-8.
+        entry.value = path.read_bytes().decode(errors="replace")
+    file = path.with_suffix(".onnx")
+    onnx.save(proto, file)
+    fr.load(file)
+
+
+def requests():
+    """Requests as files: path and query, content type, body."""
+    jpeg, png = picture("JPEG"), picture("PNG")
+    form = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n'
+        b"Content-Type: image/jpeg\r\n\r\n" + content + b"\r\n"
+        for content in (jpeg, png)
+    )
+    coded = base64.b64encode(png).decode()
+    tensors = [
+        {"name": "image", "datatype": "BYTES", "shape": [1], "data": [coded]},
+        {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 1], "data": [0, 1, 254, 255]},
+    ]
+    forms = [b"/predict?top_k=2\nmultipart/form-data; boundary=x\n" + form + b"--x--\r\n"]
+    bodies = [("/predict?heat_map=false", {"images": [coded, coded]})]
+    bodies += [
+        ("/v2/models/model/infer", {"id": "1", "inputs": [one], "outputs": [{"name": "label"}]})
+        for one in tensors
+    ]
+    return forms + [f"{to}\napplication/json\n{json.dumps(body)}".encode() for to, body in bodies]
+
+
+def json_requests():
+    return [request.partition(b"json\n")[2] for request in requests() if b"json\n" in request]
+
+
+def serve_earlier_run(folder):
+    from flax_resnet.inference.serve import ServeSettings, create_app
+
+    earlier_run(folder)
+    app = create_app(fr.load(folder), ServeSettings(batch_size=1, max_pixels=1_000_000))
+    app.state.service.batcher.start()
+    app.state.service.batcher.ready.result(60)
+    _apps[folder] = app
+
+
+_apps: dict[Path, Callable] = {}
+
+
+def answer(path):
+    """Let the server in the folder of a file answer the request in it.
+
+    Raises:
+        UserError: The answer is a refusal.
+    """
+    target, _, rest = path.read_bytes().partition(b"\n")
+    content_type, _, body = rest.partition(b"\n")
+    ask(_apps[path.parent], target, content_type, body)
+
+
+def answer_json(path):
+    """The same with a body in JSON, sent to each of the two routes that take it."""
+    for target in (b"/predict", b"/v2/models/model/infer"):
+        ask(_apps[path.parent], target, b"application/json", path.read_bytes())
+
+
+def ask(app, target, content_type, body):
+    where, _, query = target.partition(b"?")
+    scope = {"type": "http", "method": "POST", "path": where.decode("latin-1"), "root_path": ""}
+    scope |= {"query_string": query, "headers": [(b"content-type", content_type)]}
+    scope |= {"scheme": "http", "server": ("host", 80), "http_version": "1.1"}
+    received, sent = [{"type": "http.request", "body": body}], []
+
+    async def receive():
+        if received:
+            return received.pop()
+        return await asyncio.sleep(60)  # the client waits for the answer
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    content = b"".join(message.get("body", b"") for message in sent)
+    assert sent[0]["status"] < 500, content
+    if sent[0]["status"] >= 400:
+        raise UserError(json.loads(content)["error"])
+    json.loads(content)
+
+
 READERS = {
     "images": Reader("file", pictures, look_at),
     "archives": Reader("file.tar", archives, unpack),
@@ -259,6 +379,25 @@ READERS = {
         "config.json", configs_of_transformers, read_transformers, text=True
     ),
     "config of timm": Reader("config.json", configs_of_timm, read_timm_config, text=True),
+    "onnx": Reader("model.onnx", lambda: [onnx_file()], fr.load, needs=("onnx", "onnxruntime")),
+    "description in onnx": Reader(
+        "description.json",
+        descriptions_in_onnx,
+        read_description_in_onnx,
+        text=True,
+        needs=("onnx", "onnxruntime"),
+    ),
+    "requests": Reader(
+        "request", requests, answer, serve_earlier_run, needs=("starlette", "python_multipart")
+    ),
+    "requests in json": Reader(
+        "request.json",
+        json_requests,
+        answer_json,
+        serve_earlier_run,
+        text=True,
+        needs=("starlette", "python_multipart"),
+    ),
 }
 
 # Spliced in, these reach further than noise does.

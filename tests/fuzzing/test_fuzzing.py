@@ -14,6 +14,8 @@ FAILED = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 @pytest.fixture
 def folder_of(tmp_path):
     def prepared(name):
+        if not READERS[name].is_installed:
+            pytest.skip(f"needs {', '.join(READERS[name].needs)}")
         folder = tmp_path / name.replace(" ", "_")
         folder.mkdir()
         READERS[name].prepare(folder)

@@ -1,5 +1,6 @@
-"""Checkpoints of which a save fails."""
+"""Checkpoints of which a save or a removal fails."""
 
+import os
 import resource
 import signal
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from flax_resnet.errors import UserError
+from flax_resnet.training import checkpoint_list
 from flax_resnet.training.checkpoint import Checkpoints
 
 
@@ -55,3 +57,51 @@ def test_a_save_that_fails_last_is_reported(tmp_path):
     with no_file_larger_than(50_000), pytest.raises(UserError, match="there is none before it"):
         checkpoints.save(1, tree_of(1))
         checkpoints.close()
+
+
+@contextmanager
+def removing_one_file():
+    """One file can be removed, then none, as if the process were killed."""
+    unlink, removed = os.unlink, []
+
+    def first_only(path, **options):
+        if removed:
+            raise OSError(5, "Input/output error")
+        removed.append(path)
+        unlink(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", first_only)
+        yield
+
+
+def test_a_checkpoint_removed_in_part_is_no_damaged_one(tmp_path):
+    reports = []
+    checkpoints = Checkpoints(tmp_path, on_error="continue", report=reports.append)
+    for step in (1, 2):
+        checkpoints.save(step, tree_of(step), wait=True)
+    with removing_one_file():
+        checkpoints.save(3, tree_of(3))
+        checkpoints.retry_is_due  # noqa: B018  waits for the save, as each step does
+        checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "deleted"]
+    again = Checkpoints(tmp_path, report=reports.append)
+    assert (again.steps(), reports) == ([2, 3], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    again.close()
+
+
+def test_a_pruned_checkpoint_removed_in_part_is_no_damaged_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(step, tree_of(step), wait=True)
+    checkpoints.close()
+    listed = checkpoint_list.list_checkpoints(tmp_path, verify=False)
+    with removing_one_file(), pytest.raises(OSError, match="Input/output"):
+        checkpoint_list.prune_checkpoints(tmp_path, listed)
+    listed = checkpoint_list.list_checkpoints(tmp_path, verify=True)
+    assert [(one.name, one.marks) for one in listed] == [
+        ("2", ("latest", "verified")),
+        ("deleted", ("deleted",)),
+    ]
+    assert checkpoint_list.prune_checkpoints(tmp_path, listed) == ["deleted"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .orbax_storage import COMMITTED, committed_by, enable_s3
 METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
 EVAL_PENDING, SEAL = "eval_pending", "seal"  # entries of orbax's custom metadata
+DELETED = "deleted"  # a subfolder, see remove_deleted
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ def checkpoint_steps(folder: Path) -> list[int]:
         ends = [PurePosixPath(name).parts for name in list_files(folder)]
         return sorted(int(end[0]) for end in ends if end[1:] == (COMMITTED,) and end[0].isdecimal())
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def remove_deleted(folder: Path) -> None:
+    """Remove the checkpoints that were moved to ``checkpoints/deleted/``; none need be there.
+
+    On a local disk a checkpoint is moved there before its files are removed, so that a process that
+    is killed meanwhile leaves no part of it under the name of its step.
+    """
+    if not is_remote(folder):
+        shutil.rmtree(folder / DELETED, ignore_errors=True)
 
 
 def read_facts(folder: Path, step: int) -> Facts:
