@@ -186,7 +186,9 @@ const AXES = { epoch: ["epoch", short], step: ["step", short], time: ["minutes",
 //   runs: [{name, entries: lines of history.jsonl}]
 function curvesPanel(holder, runs) {
   const has = (key) => runs.some((run) => run.entries.some((entry) => entry[key]));
-  const metrics = METRICS.filter(([, keys]) => keys.some(has));
+  // Of up to five classes top-5 is always 100%. A comparison names no classes.
+  const trivial = data.classes.length && data.classes.length <= 5 ? "val_top5" : null;
+  const metrics = METRICS.filter(([, keys]) => keys.some((key) => key !== trivial && has(key)));
   let metric = metrics[0], axis = "epoch";
   const buttons = element("div", { class: "bar" }), chart = element("div");
   const legend = element("div", { class: "legend" });
