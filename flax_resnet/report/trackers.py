@@ -16,6 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,10 +148,10 @@ class _Thread:
         position = [entry["step"], int(tests)]
         if position <= state.get("logged", [0, -1]):
             return
-        values = {
+        values = {  # without the digest of the state and the checksum of the line
             name: float(value)
             for name, value in entry.items()
-            if name != "step" and value is not None and math.isfinite(value)
+            if name != "step" and isinstance(value, Real) and math.isfinite(value)
         }
         tracker.log(entry["step"], values)
         state["logged"] = position

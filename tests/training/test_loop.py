@@ -1,5 +1,6 @@
 """Whole runs on the bundled digits: what is written, exact resumption, bad input."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -63,7 +64,7 @@ def without_times(lines):
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, fr.train(config(workdir))
+    return workdir, fr.train(config(workdir, track=("csv",)))
 
 
 def test_a_run_writes_its_folder(whole_run):
@@ -81,6 +82,9 @@ def test_a_run_writes_its_folder(whole_run):
     assert 0 <= last["test_top1"] <= 1
     assert last["test_top1"] == result.test["top1"]
     assert (workdir / "report" / "index.html").is_file()
+    with (workdir / "metrics.csv").open() as file:
+        tracked = [row for row in csv.DictReader(file) if row["metric"] == "train_loss"]
+    assert [float(row["value"]) for row in tracked] == [line["train_loss"] for line in lines]
 
 
 def assert_same_run(one, other, step):
