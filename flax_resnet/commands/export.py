@@ -84,8 +84,9 @@ def _print(done: "Exported") -> None:
         if title != "size":
             print(f"{title:12}{text}")
     compared = done.comparison
+    file = "the file in float32 with" if "int8" in done.facts else "with"
     print(
-        f"{'compared':12}with the source on {compared.images} images: logits differ by "
+        f"{'compared':12}{file} the source on {compared.images} images: logits differ by "
         f"{compared.difference:.1e} of the largest, the most probable class agrees in "
         f"{compared.agreement:.0%}"
     )
