@@ -16,6 +16,7 @@ from PIL import Image
 
 import flax_resnet
 from flax_resnet import cli, create_model, training
+from flax_resnet.errors import UserError
 from flax_resnet.training import launch
 from flax_resnet.weights import load, write_weights
 from tests.inference.export.models import classifier_of
@@ -89,12 +90,18 @@ def test_readme_is_short():
     assert PAGES["README.md"].count("\n") <= 150
 
 
+def refuse(*arguments, **options):
+    """Take the place of what would compute for long."""
+    raise UserError("not in this test")
+
+
 @ALL_PAGES
 def test_commands_exist_and_parse(page, tmp_path, monkeypatch, capsys):
     """No command is wrong usage, which exits with code 2; without photos many fail with code 1."""
     trained = []
     monkeypatch.setattr(training, "train", trained.append)
     monkeypatch.setattr(launch, "launch", lambda words, _: cli.main(words))
+    monkeypatch.setattr(training, "find_learning_rate", refuse)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy"):  # nothing is downloaded

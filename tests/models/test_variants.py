@@ -92,7 +92,13 @@ def test_variant_trains_abstractly(name):
     check_abstractly(model.clone(stage_sizes=(2, 1), widths=model.widths[:2]))
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("resnet8", "resnet11_v2") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SHORT
+    ],
+)
 def test_short_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name, **SHORT[name]))
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from tests.tiny_net import TINY_OPTIONS
 
 
 def write_photos(folder, count, seed):
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluation")
     for name in ("cat", "dog"):
         write_photos(root / "photos" / name, 40, 1)
-    words = ("--model.name", "resnet8", "--data.name", "folder", "--data.dir", root / "photos")
+    words = (*TINY_OPTIONS, "--data.name", "folder", "--data.dir", root / "photos")
     more = ("--data.image-size", "16", "--max-steps", "1", "--compile-cache", "None")
     arguments = map(str, ("train", "--config", "digits", *words, *more, "--workdir", root / "run"))
     assert main(list(arguments)) == 0

@@ -11,12 +11,13 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import Config, DataConfig, OptimizerConfig
 from flax_resnet.output_files import to_json, write_json
 from flax_resnet.report import append_history, read_history, write_page
 from flax_resnet.training.divergence import check_state
 from flax_resnet.weights import write_weights
 from tests.changed_steps import change_steps
+from tests.tiny_net import TINY
 from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
@@ -249,7 +250,7 @@ def test_a_gradient_that_is_not_finite_is_seen_in_the_state(optimizer, value):
 
 def small_run(workdir, **changes):
     return Config(
-        model=ModelConfig(name="resnet8"),
+        model=TINY,
         data=DataConfig(name="digits", batch_size=128),
         optimizer=OptimizerConfig(**{"learning_rate": 0.05} | changes),
         epochs=2,

@@ -15,6 +15,7 @@ from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
 from flax_resnet.training.run import resolve
 from flax_resnet.training.workdir import open_workdir
+from tests.tiny_net import TINY
 
 
 def test_a_home_in_the_workdir_is_expanded(tmp_path, monkeypatch):
@@ -50,7 +51,7 @@ def test_a_run_lives_under_any_path(tmp_path, console, monkeypatch, name):
     monkeypatch.setattr("tempfile.tempdir", None)
     workdir = tmp_path / name / "run"
     config = Config(
-        model=ModelConfig(name="resnet8"),
+        model=TINY,
         data=DataConfig(name="digits", batch_size=128),
         epochs=2,
         max_steps=2,

@@ -13,6 +13,7 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from tests.tiny_net import TINY_OPTIONS
 
 pytestmark = pytest.mark.usefixtures("no_page")
 COMMON = ("--data.batch-size", "16", "--compile-cache", "None", "--epochs", "2")
@@ -92,7 +93,7 @@ def finetune(weights, photos, workdir, *options):
 
 
 def train(data, workdir, *options):
-    words = ("--model.name", "resnet8", "--model.stem", "cifar", "--max-steps", "2")
+    words = (*TINY_OPTIONS, "--max-steps", "2")
     source = ("--data.name", "folder", "--data.dir", data, "--data.image-size", "16")
     return call(
         "train", "--config", "digits", "--workdir", workdir, *source, *words, *COMMON, *options
@@ -221,7 +222,7 @@ def test_overwriting_deletes_only_what_a_run_writes(tmp_path):
 
 def train_digits(workdir, *options, epochs=1, schedule="constant"):
     """Train three steps an epoch."""
-    words = ("--model.name", "resnet8", "--compile-cache", "None", "--epochs", epochs)
+    words = (*TINY_OPTIONS, "--compile-cache", "None", "--epochs", epochs)
     words += () if "--data.batch-size" in options else ("--data.batch-size", "512")
     words += ("--optimizer.schedule", schedule, "--optimizer.warmup-epochs", "0")
     words += () if "--evaluate-every" in options else ("--evaluate-every", "1")

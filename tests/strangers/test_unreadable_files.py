@@ -13,6 +13,7 @@ from flax_resnet.data import eval_batches, open_dataset
 from flax_resnet.data.audit import check_folder
 from flax_resnet.inference.find_files import find_files
 from tests.strangers.pictures import in_classes, write
+from tests.tiny_net import TINY_OPTIONS
 
 
 def spoil(path, how):
@@ -90,7 +91,7 @@ def test_a_split_is_read_in_spite_of_a_file_that_cannot_be(tmp_path, how):
 def test_training_goes_on_or_stops_at_an_unreadable_file(tmp_path, capsys, policy):
     root = write(tmp_path / "photos", *in_classes(".", count=12))
     spoil(root / "cat" / "3.png", "I/O error")
-    arguments = ["train", "--config", "digits", "--model.name", "resnet8", "--data.name", "folder"]
+    arguments = ["train", "--config", "digits", *TINY_OPTIONS, "--data.name", "folder"]
     arguments += ["--data.dir", str(root), "--data.image-size", "16", "--data.batch-size", "8"]
     arguments += ["--epochs", "1", "--compile-cache", "None", "--data.on-bad-image", policy]
     arguments += ["--augment.crop-padding", "0", "--workdir", str(tmp_path / "run")]

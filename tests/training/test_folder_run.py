@@ -10,9 +10,11 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from tests.tiny_net import TINY_OPTIONS
 
 TRAIN = (
-    *("--model.name", "resnet8", "--model.stem", "cifar", "--data.name", "folder"),
+    *TINY_OPTIONS,
+    *("--data.name", "folder"),
     *("--data.image-size", "16", "--data.batch-size", "16", "--optimizer.schedule", "constant"),
     *("--augment.random-resized-crop", "--augment.crop-padding", "0", "--epochs", "2"),
     *("--compile-cache", "None"),

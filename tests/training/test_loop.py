@@ -29,10 +29,11 @@ from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation
 from flax_resnet.training.checkpoint import checksum
 from flax_resnet.transform import EvalTransform
 from tests.changed_steps import change_steps
+from tests.tiny_net import TINY
 
 pytestmark = pytest.mark.usefixtures("no_page")  # but `whole_run` has one
 BASE = Config(
-    model=ModelConfig(name="resnet8"),
+    model=TINY,
     data=DataConfig(name="digits", batch_size=128),
     augment=AugmentConfig(crop_padding=1, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.05),

@@ -12,7 +12,7 @@ import pytest
 from jax._src.array import ArrayImpl  # all that is read from a device goes through it
 
 import flax_resnet as fr
-from flax_resnet.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig
+from flax_resnet.config import DataConfig, OptimizerConfig, ParallelConfig
 from flax_resnet.models.norm import BatchNorm
 from flax_resnet.training.budget import simulate_scaling
 from flax_resnet.training.clock import Clock
@@ -20,6 +20,7 @@ from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
 from flax_resnet.training.partitioning import choose_partitioning
 from tests.changed_steps import change_steps
+from tests.tiny_net import TINY
 
 CHILD = Path(__file__).with_name("eight_devices.py")
 
@@ -151,7 +152,7 @@ def test_the_scaling_table_is_the_ring_by_hand():
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
     config = fr.Config(
-        model=ModelConfig(name="resnet8"),
+        model=TINY,
         data=DataConfig(name="digits", batch_size=64),
         optimizer=OptimizerConfig(learning_rate=0.1, base_batch_size=32),
         workdir=str(tmp_path / "run"),
@@ -187,7 +188,7 @@ def test_the_loop_reads_from_devices_at_log_points_alone(tmp_path, console, monk
     monkeypatch.setattr(ArrayImpl, "_value", property(reading(value.fget)))
     monkeypatch.setattr(jax, "block_until_ready", reading(jax.block_until_ready))
     config = fr.Config(
-        model=ModelConfig(name="resnet8"),
+        model=TINY,
         data=DataConfig(name="digits", batch_size=128),
         workdir=str(tmp_path),
         compile_cache=None,

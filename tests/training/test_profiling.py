@@ -12,9 +12,10 @@ from rich.console import Console
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig
 from flax_resnet.report.run_profile import RunProfile, read_profile, write_profile
 from flax_resnet.training.profiling import Profiler
+from tests.tiny_net import TINY
 
 
 def test_only_the_steps_that_were_asked_for_are_traced(tmp_path):
@@ -106,7 +107,7 @@ def test_impossible_numbers_are_refused(number, capfd):
 @pytest.mark.slow
 def test_a_run_prints_its_profile_and_shows_it_on_its_page(tmp_path, capfd):
     config = Config(
-        model=ModelConfig(name="resnet8"),
+        model=TINY,
         data=DataConfig(name="digits", batch_size=128),
         augment=AugmentConfig(crop_padding=1, flip=False),
         epochs=1,

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, OptimizerConfig
 from flax_resnet.training.recording import Recorder
 from flax_resnet.weights import load_source, read_weights
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
+from tests.tiny_net import TINY
 
 pytestmark = pytest.mark.usefixtures("no_page")
 BASE = Config(
-    model=ModelConfig(name="resnet8", stem="cifar"),
+    model=TINY,
     data=DataConfig(name="digits", batch_size=256),
     augment=AugmentConfig(crop_padding=1, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.05),

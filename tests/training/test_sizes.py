@@ -10,13 +10,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
+from flax_resnet.config import AugmentConfig, Config, DataConfig, OptimizerConfig
 from flax_resnet.data import Preprocessing
 from flax_resnet.training.run import resolve
+from tests.tiny_net import TINY
 
 pytestmark = pytest.mark.usefixtures("no_page")
 BASE = Config(
-    model=ModelConfig(name="resnet8"),
+    model=TINY,
     data=DataConfig(name="digits", batch_size=128),
     augment=AugmentConfig(crop_padding=1, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.05),

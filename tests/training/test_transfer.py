@@ -74,9 +74,15 @@ ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
     ("options", "params", "statistics"),
     [
         (("--mode", "partial", "--freeze-before", "layer2"), UPPER, UPPER),
-        (("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
-        (("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
-        (("--mode", "full"), ALL, ALL - {"conv1"}),
+        pytest.param(
+            *(("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("--mode", "full"), ALL, ALL - {"conv1"}, marks=pytest.mark.slow),
     ],
     ids=["partial", "head with moving statistics", "hidden head", "full"],
 )

@@ -10,9 +10,11 @@ from PIL import Image
 
 from flax_resnet.cli import main
 from flax_resnet.data.tfds.voc import CLASSES
+from tests.tiny_net import TINY_OPTIONS
 
 TRAIN = (
-    *("--model.name", "resnet8", "--model.stem", "cifar", "--data.name", "voc2012"),
+    *TINY_OPTIONS,
+    *("--data.name", "voc2012"),
     *("--data.image-size", "16", "--data.batch-size", "8", "--optimizer.schedule", "constant"),
     *("--augment.random-resized-crop", "--augment.crop-padding", "0", "--epochs", "2"),
     *("--evaluate-every", "1", "--augment.repeats", "2", "--compile-cache", "None"),
