@@ -245,7 +245,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path}"[:200]
+    # Not request.url, which fails on a query that is not UTF-8.
+    path = f"{request.method} {request.scope['path']}"[:200]
     sentence = f"There is no {path}: /openapi.json describes what there is."
     return _error(error.status_code, sentence, dict(error.headers or {}))
 
