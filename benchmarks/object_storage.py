@@ -183,7 +183,7 @@ def cuts(store, workdir, number, expected, log, rng):
     def cut_again():
         while not ends.is_set() and proxy.cuts < 10 * number:
             if not proxy.is_armed:
-                proxy.cut(rng.randrange(1, 400_000))
+                proxy.cut(rng.randrange(1, 30_000))
             time.sleep(0.01)
 
     thread = threading.Thread(target=cut_again, daemon=True)

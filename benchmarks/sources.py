@@ -3,7 +3,7 @@
     pip install "flax-resnet[parquet]" webdataset datasets   # missing peers are skipped
     python -m benchmarks.sources [--photos FOLDER] [--cifar cifar-10-binary.tar.gz]
 
-Photos: 2,048 JPEG files of 500x375, as a folder and prepared from it in each format; random resized
+Photos: 1,024 JPEG files of 500x375, as a folder and prepared from it in each format; random resized
 crops of 224x224 in batches of 64. They are those of ``--photos``, enlarged and with noise, by which
 they have about ImageNet's 108 KB, or have the spectrum of photos (``benchmarks.data``, 85 KB). The
 peers decode by Pillow, each in one thread of one process, as they do by themselves, and crop as
@@ -34,8 +34,7 @@ import numpy as np
 from benchmarks import data as photos
 from benchmarks.data import BATCH, CORES, SIZE, rates
 
-REPEATS = 3
-PHOTOS, DIFFERENT = 2048, 64
+PHOTOS, DIFFERENT = 1024, 64
 SMALL = 12_500  # of which four fifths are for training
 SHARDS = {"webdataset": "*.tar", "parquet": "*.parquet"}
 
@@ -239,13 +238,13 @@ def check_equal(folder):
     print("and after a resumption at step 100")
 
 
-def measure(folder):
+def measure(folder, repeats):
     jobs = [
         name
         for name, (_, _, needs) in JOBS.items()
         if all(importlib.util.find_spec(need) for need in needs)
     ]
-    runs = jobs * REPEATS
+    runs = jobs * repeats
     random.Random(0).shuffle(runs)
     found = {name: [] for name in jobs}
     for name in runs:
@@ -268,6 +267,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--job", nargs=2)
     options = parser.parse_args()
     if options.job:
@@ -283,13 +283,13 @@ def main():
         else:
             make_photos(folder)
         make_formats(folder)
-        measure(folder)
+        measure(folder, options.repeats)
         if options.cifar:
             folder = Path(scratch) / "cifar"
             make_cifar(folder, options.cifar)
             make_formats(folder)
             check_equal(folder)
-            measure(folder)
+            measure(folder, options.repeats)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def start(workdir, environment):
     """Train in a process of its own."""
     code = (
         "import flax_resnet as fr; from flax_resnet.config import *\n"
-        "fr.train(Config(ModelConfig(name='resnet8'), DataConfig(name='digits', batch_size=128), "
-        f"epochs=3, save_every='2steps', workdir={workdir!r}, compile_cache=None))"
+        f"fr.train(Config(ModelConfig(**{NET}), DataConfig(name='digits', batch_size=128), "
+        f"epochs=2, save_every='3steps', workdir={workdir!r}, compile_cache=None))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL
@@ -191,7 +191,7 @@ def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole):
     generator = np.random.default_rng(0)
     while child.poll() is None:
         if not proxy.is_armed:
-            proxy.cut(int(generator.integers(1, 100_000)))
+            proxy.cut(int(generator.integers(1, 20_000)))
         time.sleep(0.01)
     proxy.close()
     assert child.returncode == 0 and proxy.cuts >= 5
