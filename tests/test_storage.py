@@ -77,3 +77,21 @@ def test_an_object_whose_name_leads_out_of_the_folder_is_refused(name):
         list_files(folder)
     del objects[f"bucket/run/{name}"]
     assert list(list_files(folder)) == ["config.json"]
+
+
+def test_a_listing_that_a_store_refuses_is_one_sentence():
+    """``verify gs://no-such-bucket/run`` ended in a FileNotFoundError."""
+
+    class Folder:
+        protocol, path = "gs", "no-such-bucket/run"
+
+        def __str__(self):
+            return f"gs://{self.path}"
+
+        class fs:
+            @staticmethod
+            def find(*_, **__):
+                raise FileNotFoundError("b/no-such-bucket/o")
+
+    with pytest.raises(UserError, match="cannot be read: there is no bucket gs://no-such-bucket"):
+        list_files(Folder())
