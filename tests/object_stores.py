@@ -1,9 +1,9 @@
 """Object stores on loopback: moto, two emulators of GCS, and a proxy that cuts connections.
 
-``s3_store``, ``gcs_store`` and ``testbench`` start a server in a process of its own and give the
-environment variables that point fsspec and tensorstore at it. GCS is fake-gcs-server, which grants
-every conditional write. Google's storage-testbench keeps conditions, but wants line breaks of gcsfs
-that it does not send; ``STORAGE_TESTBENCH`` names the Python of an environment with it
+``s3_store``, ``gcs_store`` and ``gcs_testbench`` start a server in a process of its own and give
+the environment variables that point fsspec and tensorstore at it. ``gcs_store`` is fake-gcs-server,
+which grants every conditional write. Google's storage-testbench keeps conditions, but wants line
+breaks that gcsfs does not send; ``STORAGE_TESTBENCH`` names the Python of an environment with it
 (``pip install git+https://github.com/googleapis/storage-testbench``).
 """
 
@@ -105,7 +105,7 @@ def gcs_store():
 
 
 @contextlib.contextmanager
-def testbench():
+def gcs_testbench():
     """Google's storage-testbench; a test without it is skipped."""
     python = os.environ.get("STORAGE_TESTBENCH")
     if python is None:

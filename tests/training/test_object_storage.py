@@ -24,8 +24,8 @@ from tests.object_stores import (
     STORES,
     CuttingProxy,
     free_port,
+    gcs_testbench,
     s3_store,
-    testbench,
     with_environment,
 )
 from tests.strangers.shards import samples, tar
@@ -172,7 +172,7 @@ assert not (folder / ".lock").exists()
 """
 
 
-@pytest.mark.parametrize("server", [s3_store, testbench])
+@pytest.mark.parametrize("server", [s3_store, gcs_testbench])
 def test_of_commands_that_start_at_once_one_gets_the_lock(server):
     needed = ("upath", "moto", "s3fs") if server is s3_store else ("upath", "gcsfs")
     if not all(map(importlib.util.find_spec, needed)):
