@@ -47,11 +47,17 @@ def check_config(config: Config) -> list[str]:
         "optimizer.clip-norm": config.optimizer.clip_norm,
         "max-steps": config.max_steps,
         "profile": config.profile,
+        "calibrate": config.calibrate,
         "data.image-size": config.data.image_size,
     }
     for name, value in (positive | positive_if_set).items():
         if value is not None and not value > 0:
             raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
+    if config.calibrate and not config.dry_run:
+        raise UserError(
+            "--calibrate times steps for the table of --dry-run: add that, or leave it out.",
+            exit_code=2,
+        )
     parse_interval("save-every", config.save_every)
     fractions = {
         "data.validation": config.data.validation,

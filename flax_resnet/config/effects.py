@@ -125,6 +125,7 @@ EFFECTS: dict[str, Effect] = {
     "track": "none",
     "compile_cache": "none",
     "dry_run": "none",
+    "calibrate": "none",
     "overwrite": "none",
 }
 """For each setting, by dotted name: whether it decides the numbers of a run (``"numbers"``: the

@@ -337,6 +337,9 @@ class Config:
     """The folder of compiled programs, for quick restarts; None turns it off."""
     dry_run: bool = False
     """Print the plan of memory, communication and scaling, and stop."""
+    calibrate: int | None = None
+    """With dry_run, time this many steps, and simulate scaling with the FLOP/s of a device in them
+    in place of parallel.flop_rate."""
     overwrite: bool = False
     """Delete a run in workdir that has other settings or other data, and train in its place.
     Without it such a run is kept, and this one refused."""

@@ -1,11 +1,13 @@
 """Memory, communication and scaling of a run, printed by ``--dry-run``.
 
-Nothing is trained: sizes come from shapes and shardings, memory and collectives from the compiled
-step.
+Sizes come from shapes and shardings, memory and collectives from the compiled step, and the speed
+of a device from the settings or from a few steps (``--calibrate``).
 """
 
 import math
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from .step import zero_step_metrics
 
 DEVICES = (1, 8, 64, 512, 4096)
 LATENCY = 1e-5  # seconds of each of the log2(devices) stages of a collective; assumed
+WARM_UP = 2  # steps that are not timed
 BACKWARD = 2 / 3  # fraction of a step's arithmetic that can hide communication of gradients
 
 
@@ -117,7 +120,31 @@ def print_budget(run: Run, console: Console) -> None:
     macs = summarize(run.model, jax.eval_shape(preprocess, image).shape[1:]).macs
     # A multiply-accumulate is two operations, and the backward pass takes twice the forward's.
     flops = 6 * macs * count / devices
-    _print_scaling(run, flops, moved, len(collectives) or 1, console)
+    rate = run.config.parallel.flop_rate
+    if steps := run.config.calibrate:
+        seconds = _time_steps(run, compiled, steps)
+        rate = flops / seconds
+        console.print(
+            f"Measured over {steps:,} steps: {seconds * 1e3:,.1f} ms a step, {rate:.3g} FLOP/s a "
+            "device."
+        )
+    _print_scaling(run, flops, moved, len(collectives) or 1, rate, console)
+
+
+def _time_steps(run: Run, compiled: jax.stages.Compiled, steps: int) -> float:
+    """Return the mean seconds of some steps on the first batch, with their communication."""
+    state = run.partitioning.put_state(run.init())
+    sums = run.partitioning.replicate(zero_step_metrics())
+    with closing(run.batches(0)) as batches:
+        batch = next(batches)
+    began = 0.0
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            jax.block_until_ready((state, sums))
+            began = time.perf_counter()
+        state, sums = compiled(state, sums, batch)
+    jax.block_until_ready((state, sums))
+    return (time.perf_counter() - began) / steps
 
 
 def _batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
@@ -168,12 +195,12 @@ def _memory_table(
 
 
 def _print_scaling(
-    run: Run, flops: float, moved: float, collectives: int, console: Console
+    run: Run, flops: float, moved: float, collectives: int, rate: float, console: Console
 ) -> None:
     parallel = run.config.parallel
     headings = ("devices", "batch", "step", "images/s", "efficiency")
     table = Table(*headings, title="Scaling, simulated", title_justify="left")
-    rows = simulate_scaling(flops, moved, collectives, parallel.flop_rate, parallel.bandwidth)
+    rows = simulate_scaling(flops, moved, collectives, rate, parallel.bandwidth)
     images_each = run.config.data.batch_size / jax.device_count()
     for row in rows:
         batch = images_each * row.devices
@@ -185,13 +212,17 @@ def _print_scaling(
             f"{row.least:.0%} to {row.most:.0%}",
         )
     console.print(table)
+    assumed = f"{parallel.bandwidth:.3g} bytes/s sent by each device (--parallel.bandwidth)"
+    note = ""
+    if run.config.calibrate is None:
+        assumed = f"{rate:.3g} FLOP/s sustained (--parallel.flop-rate) and {assumed}"
+        note = " Nothing of it was measured."
     console.print(
-        f"Assumed: {parallel.flop_rate:.3g} FLOP/s sustained and {parallel.bandwidth:.3g} bytes/s "
-        "sent by each device (--parallel.flop-rate, --parallel.bandwidth), the images of a device "
+        f"Assumed: {assumed}, the images of a device "
         f"kept at {images_each:g}, ring all-reduces, {LATENCY * 1e6:g} µs for each stage of a "
         "collective, a backward pass of twice the forward pass, and no waiting for data. The "
         "efficiency is given with none of the communication hidden, and with as much as fits "
-        "behind the backward pass. Nothing of it was measured."
+        f"behind the backward pass.{note}"
     )
 
 

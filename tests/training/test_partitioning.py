@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,11 +159,15 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
         workdir=str(tmp_path / "run"),
         compile_cache=None,
         dry_run=True,
+        calibrate=2,
     )
     fr.train(config, console)
     text = console.text()
     for part in ("parameters", "optimiser", "activations and workspace", "4,096", "Assumed"):
         assert part in text
+    # The first row of the table is the step that was measured.
+    (milliseconds,) = re.findall(r"Measured over 2 steps: ([\d.,]+) ms a step", text)
+    assert re.search(rf"^\W+1 \W+64 \W+{re.escape(milliseconds)} ms", text, re.MULTILINE)
     assert "Learning rate 0.2 (0.1 × 64 / 32)" in text
     assert not (tmp_path / "run").exists()
 
