@@ -105,8 +105,15 @@ class Graph:
             dilations=[dilation, dilation],
         )
 
-    def affine(self, name: str, x: str, scale: np.ndarray, bias: np.ndarray) -> str:
-        """Multiply each channel of ``[N, C, H, W]`` by ``scale`` and add ``bias``, in one node."""
+    def affine(
+        self, name: str, x: str, scale: np.ndarray, bias: np.ndarray, *, is_only_use: bool = False
+    ) -> str:
+        """Multiply each channel of ``[N, C, H, W]`` by ``scale`` and add ``bias``, in one node; in
+        none where this ``is_only_use`` of a convolution, which is then changed instead."""
+        last = self.nodes[-1]
+        if is_only_use and last.name == x and last.op_type == "Conv":
+            self._scale_convolution(last, scale, bias)
+            return x
         rows = {
             "scale": scale,
             "bias": bias,
@@ -115,3 +122,13 @@ class Graph:
         }
         constants = [self.constant(f"{name}.{row}", values) for row, values in rows.items()]
         return self.node("BatchNormalization", name, x, *constants, epsilon=0.0)
+
+    def _scale_convolution(self, node: Any, scale: np.ndarray, bias: np.ndarray) -> None:
+        x, *weights = node.input
+        held = [tensor for tensor in self.constants if tensor.name in weights]
+        self.constants = [tensor for tensor in self.constants if tensor.name not in weights]
+        kernel, *biases = map(self._onnx.numpy_helper.to_array, held)
+        new = kernel * scale[:, None, None, None], sum((b * scale for b in biases), bias)
+        names = f"{node.name}.weight", f"{node.name}.bias"
+        del node.input[:]
+        node.input.extend([x, *map(self.constant, names, new)])

@@ -150,8 +150,8 @@ class _Layers:
         norm = norm or name.replace("conv", "bn")
         return self.norm(norm, x) if norm in self.params else x
 
-    def norm(self, name: str, x: str) -> str:
-        """Add a folded batch norm, or a group norm."""
+    def norm(self, name: str, x: str, *, is_only_use: bool = False) -> str:
+        """Add a folded batch norm, or a group norm; the first may change a convolution instead."""
         held = self.take(name)
         if self.model.norm == "group":
             groups = math.gcd(32, len(held["scale"]))
@@ -166,7 +166,8 @@ class _Layers:
                 "InstanceNormalization", f"{name}.normal", x, one, zero, epsilon=self.model.epsilon
             )
             x = self.node("Reshape", f"{name}.ungrouped", x, shape)
-        return self.graph.affine(self.path + name, x, held["scale"], held["bias"])
+        affine = held["scale"], held["bias"]
+        return self.graph.affine(self.path + name, x, *affine, is_only_use=is_only_use)
 
 
 def _stem(layers: _Layers, bound: ResNet, x: str) -> str:
@@ -224,8 +225,10 @@ def _pre_activation(layers: _Layers, block: ResidualBlock, x: str) -> str:
     count = len(block.conv_specs)
     # Each norm but the first follows a convolution; a folded one becomes part of it.
     is_folded = layers.model.norm == "folded"
-    y = layers.relu("relu1", layers.norm("bn1", x))
-    source = x if _is_identity(layers, block) else y
+    is_identity = _is_identity(layers, block)
+    y = layers.norm("bn1", x, is_only_use=not (is_identity and block.residual))
+    y = layers.relu("relu1", y)
+    source = x if is_identity else y
     for i, spec in enumerate(block.conv_specs, start=1):
         norm = f"bn{i + 1}" if i < count else None
         y = layers.conv(spec, f"conv{i}", y, norm=norm if is_folded else None)
