@@ -10,6 +10,7 @@ breaks that gcsfs does not send; ``STORAGE_TESTBENCH`` names the Python of an en
 import contextlib
 import json
 import os
+import re
 import socket
 import socketserver
 import subprocess
@@ -194,14 +195,17 @@ class CuttingProxy:
 
     def _copy(self, source, target, upload=False):
         with contextlib.suppress(OSError):
-            while chunk := source.recv(1 << 16):
-                keep = self._allowed(len(chunk), upload)
-                target.sendall(chunk[:keep])
-                if keep < len(chunk):
+            pieces = _requests(source) if upload else iter(lambda: (source.recv(1 << 16), True), ())
+            for piece, is_body in pieces:
+                if not piece:
+                    target.shutdown(socket.SHUT_WR)
+                    return
+                keep = self._allowed(len(piece), upload)
+                # Of a request that ends in its headers Python's servers serve what they have: a PUT
+                # of an empty object.
+                target.sendall(piece[: keep if is_body or keep == len(piece) else 0])
+                if keep < len(piece):
                     break
-            else:
-                target.shutdown(socket.SHUT_WR)
-                return
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -218,6 +222,30 @@ class CuttingProxy:
             self._left = self._at if self._again else None
             self._again -= 1
             return keep
+
+
+def _requests(source):
+    """Yield the headers of each HTTP request as a whole and pieces of its body, and b"" at the end;
+    with each whether it is of a body."""
+    rest = b""
+    while True:
+        while b"\r\n\r\n" not in rest:
+            received = source.recv(1 << 16)
+            if not received:
+                yield b"", True
+                return
+            rest += received
+        headers, rest = rest.split(b"\r\n\r\n", 1)
+        yield headers + b"\r\n\r\n", False
+        length = re.search(rb"(?im)^content-length: *(\d+)", headers)
+        left = int(length[1]) if length else 0
+        while left:
+            piece, rest = (rest or source.recv(1 << 16)), b""
+            piece, rest = piece[:left], piece[left:]
+            yield piece, True
+            if not piece:
+                return
+            left -= len(piece)
 
 
 def with_environment(store):
