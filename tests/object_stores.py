@@ -162,6 +162,7 @@ class CuttingProxy:
                     server = socket.create_connection(("127.0.0.1", target), 10)
                 except OSError:
                     return
+                server.settimeout(None)  # an answer may take longer
                 ends = server, self.request
                 back = threading.Thread(target=proxy._copy, args=ends, daemon=True)
                 back.start()
