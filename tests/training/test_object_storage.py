@@ -80,7 +80,7 @@ def same_weights(*files):
     return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
-def start(workdir, environment):
+def start(workdir, environment, log=None):
     """Train in a process of its own."""
     code = (
         "import flax_resnet as fr; from flax_resnet.config import *\n"
@@ -88,7 +88,7 @@ def start(workdir, environment):
         f"epochs=2, save_every='3steps', workdir={workdir!r}, compile_cache=None))"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=log
     )
 
 
@@ -119,8 +119,8 @@ def test_a_killed_run_ends_with_the_bits_of_a_local_one(store, whole, capsys, tm
     assert classifier.info.source == address
     expected = fr.load(whole).predict(image).probabilities
     assert np.array_equal(classifier.predict(image).probabilities, expected)
-    file = fr.load(f"{address}/{name}")
-    assert np.array_equal(file.predict(image).probabilities, expected)
+    files = [fr.load(one).predict(image) for one in (f"{address}/{name}", whole / name)]
+    assert np.array_equal(files[0].probabilities, files[1].probabilities)
     capsys.readouterr()
     assert main(["verify", address]) == 0
     assert "WRONG" not in capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_killed_run_ends_with_the_bits_of_a_local_one(store, whole, capsys, tm
     assert json.loads(locate(f"{store.root}/evaluation.json").read_text())
     target = f"{store.root}/weights/a.safetensors"
     assert main(["convert", address, target]) == 0
-    assert fr.load(target).predict(image).probabilities.argmax() == expected.argmax()
+    assert fr.load(target).model == classifier.model
     # Without the file its checkpoints are read, and only finished ones.
     (workdir / name).unlink()
     latest = max(int(one.split("/")[1]) for one in list_files(workdir) if "commit_success" in one)
@@ -204,15 +204,23 @@ def test_a_lock_without_heartbeat_is_taken_over_whatever_the_clocks_say(store, m
     second.release()
 
 
-def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole):
+def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole, tmp_path):
+    """Where a store's library gives up, the run ends with a sentence, and the next start goes on."""
     proxy = CuttingProxy(store.port)
-    child = start(f"{store.root}/cut", with_environment(store.through(proxy.port)))
     generator = np.random.default_rng(0)
-    while child.poll() is None:
-        if not proxy.is_armed:
-            proxy.cut(int(generator.integers(1, 20_000)))
-        time.sleep(0.01)
+    for starts in range(1, 6):
+        with open(tmp_path / "log", "wb") as log:
+            child = start(f"{store.root}/cut", with_environment(store.through(proxy.port)), log)
+        while child.poll() is None:
+            if not proxy.is_armed:
+                proxy.cut(int(generator.integers(1, 40_000)))
+            time.sleep(0.01)
+        if child.returncode == 0:
+            break
+        last = (tmp_path / "log").read_text().strip().splitlines()[-1]
+        assert last.startswith(("flax_resnet.errors.UserError", "flax_resnet.errors.StorageError"))
     proxy.close()
+    print(f"{store.root}: {proxy.cuts} cuts, {starts} starts")
     assert child.returncode == 0 and proxy.cuts >= 5
     assert history_of(locate(f"{store.root}/cut")) == history_of(whole)
 
