@@ -29,7 +29,11 @@ CHECKSUM = "checksum"
 
 
 def append_history(path: Path, entry: Entry) -> None:
-    """Add one line, which is on the disk, or in the object store, when this returns."""
+    """Add one line, which is on the disk, or in the object store, when this returns.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     if is_remote(path):  # which cannot append: the lines are few
         try:
             before = read_bytes(path)
@@ -37,10 +41,16 @@ def append_history(path: Path, entry: Entry) -> None:
             before = b""
         write_bytes(path, before + _line_of(entry).encode())
         return
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line_of(entry))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_line_of(entry))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): make space or check the "
+            "folder; the same command resumes from the newest checkpoint."
+        ) from error
 
 
 def read_history(path: Path) -> list[Entry]:

@@ -1,5 +1,7 @@
 """The history of a run: lines appended, read, and cut back to where a run resumes."""
 
+from pathlib import Path
+
 import pytest
 
 from flax_resnet.errors import UserError
@@ -43,3 +45,9 @@ def test_any_flipped_bit_of_a_history_is_noticed(tmp_path):
             assert read_history(path) == lines
         except UserError as error:
             assert "is damaged" in str(error)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_line_that_cannot_be_written_ends_in_a_sentence():
+    with pytest.raises(UserError, match=r"/dev/full cannot be written \(No space left.*resumes"):
+        append_history(Path("/dev/full"), {"step": 1})
