@@ -46,6 +46,7 @@ def library() -> ctypes.CDLL:
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
     loaded.flax_resnet_onednn_version.restype = ctypes.c_char_p
+    loaded.flax_resnet_instruction_set.restype = ctypes.c_char_p
     loaded.flax_resnet_packed_bytes.restype = ctypes.c_int64
     return loaded
 
@@ -121,9 +122,13 @@ def onednn_version() -> str:
     return library().flax_resnet_onednn_version().decode()
 
 
-def has_avx2() -> bool:
-    """Returns whether the processor has AVX2 and FMA, which batch norm and max-pool need."""
-    return bool(library().flax_resnet_has_avx2())
+def instruction_set() -> str:
+    """Returns the instruction set of the package's own kernels: ``"avx512"``, ``"avx2"`` or ``""``.
+
+    It is the widest one that the processor has, at most oneDNN's ``ONEDNN_MAX_CPU_ISA`` from the
+    environment. Batch norm and max-pool need one of them.
+    """
+    return library().flax_resnet_instruction_set().decode()
 
 
 def bf16_is_fast() -> bool:

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu_features.h"
 #include "scratch.h"
 
 namespace flax_resnet {
@@ -57,11 +56,6 @@ void Algorithm::input_gradient(const Problem& p, const float* dy, const float* k
       pack_and_run(gemm, kernel, {}, executor);
     }
   }
-}
-
-bool own_algorithms_apply(const Problem& p) {
-  static const bool has_avx2_only = has_avx2() && !__builtin_cpu_supports("avx512f");
-  return has_avx2_only && p.dtype == Dtype::f32;
 }
 
 }  // namespace flax_resnet

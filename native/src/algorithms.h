@@ -1,6 +1,4 @@
-// The table of our own float32 convolution algorithms.
-//
-// They replace oneDNN 3.2 where it is slow: on processors with AVX2 but without AVX-512.
+// What an own float32 convolution algorithm consists of. kernels.h has the table of them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +12,7 @@ namespace flax_resnet {
 
 // An algorithm for implicit GEMMs, and so for a convolution and its input gradient.
 //
-// The kernel is packed first. Packed kernels are aligned to 32 bytes, and serve all image shapes
+// The kernel is packed first. Packed kernels are aligned to 64 bytes, and serve all image shapes
 // for which the same algorithm is chosen.
 struct Algorithm {
   const char* name;
@@ -58,17 +56,5 @@ struct KernelGradientAlgorithm {
   void (*run)(const Problem& problem, const float* x, const float* dy, float* dkernel,
               const Executor& executor);
 };
-
-extern const Algorithm grouped, indirect, winograd;
-extern const KernelGradientAlgorithm grouped_kernel_gradient, tiled_kernel_gradient,
-    winograd_kernel_gradient;
-
-// The first algorithm that is supported and profitable is chosen.
-constexpr const Algorithm* algorithms[] = {&grouped, &winograd, &indirect};
-constexpr const KernelGradientAlgorithm* kernel_gradient_algorithms[] = {
-    &grouped_kernel_gradient, &winograd_kernel_gradient, &tiled_kernel_gradient};
-
-// Whether our own algorithms are used on this processor and for this problem's dtype.
-bool own_algorithms_apply(const Problem& problem);
 
 }  // namespace flax_resnet

@@ -1,19 +1,50 @@
 #include "convolution.h"
 
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
+#include "kernels.h"
 #include "onednn.h"
 
 namespace flax_resnet {
 namespace {
 
-// Returns the first of our own algorithms that is supported and profitable, or null for oneDNN.
-const Algorithm* choose_algorithm(const Problem& p, bool packed) {
-  for (const Algorithm* algorithm : algorithms) {
-    if (algorithm->is_supported(p) && algorithm->is_profitable(p, packed)) return algorithm;
+std::atomic<Preference>& preference() {
+  static std::atomic<Preference> value = [] {
+    const char* const name = std::getenv("FLAX_RESNET_ALGORITHMS");
+    return name == nullptr ? Preference::fastest : preference_of(name);
+  }();
+  return value;
+}
+
+// Calls is_profitable(algorithm) for the algorithms of a table that support the problem, and returns
+// the first one that is, or null for oneDNN.
+template <typename Algorithm, std::size_t size, typename IsProfitable>
+const Algorithm* choose(const Algorithm* const (&table)[size], const Problem& p,
+                        IsProfitable is_profitable) {
+  const Preference preferred = preference();
+  if (p.dtype != Dtype::f32 || preferred == Preference::onednn) return nullptr;
+  for (const Algorithm* algorithm : table) {
+    if (!algorithm->is_supported(p)) continue;
+    if (preferred == Preference::own || is_profitable(*algorithm)) return algorithm;
   }
   return nullptr;
+}
+
+const Algorithm* choose_algorithm(const Problem& p, bool packed) {
+  if (kernels() == nullptr) return nullptr;
+  return choose(kernels()->algorithms, p,
+                [&](const Algorithm& algorithm) { return algorithm.is_profitable(p, packed); });
+}
+
+const KernelGradientAlgorithm* choose_kernel_gradient(const Problem& p) {
+  if (kernels() == nullptr) return nullptr;
+  return choose(kernels()->kernel_gradient_algorithms, p,
+                [&](const KernelGradientAlgorithm& algorithm) {
+                  return algorithm.is_profitable(p);
+                });
 }
 
 const float* as_floats(const void* array) { return static_cast<const float*>(array); }
@@ -27,7 +58,7 @@ struct Header {
 
   Header(const Problem& p, const Algorithm* algorithm) {
     if (algorithm != nullptr) {
-      std::snprintf(text, header_bytes, "flax_resnet %s", algorithm->name);
+      std::snprintf(text, header_bytes, "flax_resnet %s %s", kernels()->isa, algorithm->name);
     } else {
       std::snprintf(text, header_bytes, "flax_resnet %016zx", onednn::layout_hash(p));
     }
@@ -40,6 +71,15 @@ std::int64_t packed_bytes(const Problem& p, const Algorithm* algorithm) {
 }
 
 }  // namespace
+
+void prefer(Preference preferred) { preference() = preferred; }
+
+Preference preference_of(const std::string& name) {
+  if (name == "fastest") return Preference::fastest;
+  if (name == "own") return Preference::own;
+  if (name == "onednn") return Preference::onednn;
+  throw InvalidArgument("FLAX_RESNET_ALGORITHMS is fastest, own or onednn, not " + name);
+}
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {
@@ -57,11 +97,9 @@ void input_gradient(const Problem& p, const void* dy, const void* kernel, void* 
 
 void kernel_gradient(const Problem& p, const void* x, const void* dy, void* dkernel,
                      const Executor& executor) {
-  for (const KernelGradientAlgorithm* algorithm : kernel_gradient_algorithms) {
-    if (!algorithm->is_supported(p) || !algorithm->is_profitable(p)) continue;
-    return algorithm->run(p, as_floats(x), as_floats(dy), as_floats(dkernel), executor);
-  }
-  onednn::kernel_gradient(p, x, dy, dkernel, executor);
+  const KernelGradientAlgorithm* const algorithm = choose_kernel_gradient(p);
+  if (algorithm == nullptr) return onednn::kernel_gradient(p, x, dy, dkernel, executor);
+  algorithm->run(p, as_floats(x), as_floats(dy), as_floats(dkernel), executor);
 }
 
 std::int64_t packed_bytes(const Problem& p) { return packed_bytes(p, choose_algorithm(p, true)); }

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "convolution.h"
-#include "cpu_features.h"
 #include "custom_call.h"
+#include "kernels.h"
 #include "onednn.h"
 
 namespace {
@@ -187,7 +187,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 // Plain C functions, which Python calls through ctypes.
 extern "C" {
 
-int flax_resnet_has_avx2() { return flax_resnet::has_avx2() ? 1 : 0; }
+// The name of the instruction set that our own kernels use, or an empty text if they are not used.
+const char* flax_resnet_instruction_set() {
+  return flax_resnet::kernels() == nullptr ? "" : flax_resnet::kernels()->isa;
+}
+
+// Returns 0, or 1 if there is no such preference. See convolution.h.
+int flax_resnet_prefer(const char* name) {
+  try {
+    flax_resnet::prefer(flax_resnet::preference_of(name));
+    return 0;
+  } catch (const flax_resnet::InvalidArgument&) {
+    return 1;
+  }
+}
 
 int flax_resnet_bf16_is_fast() { return flax_resnet::bf16_is_fast() ? 1 : 0; }
 

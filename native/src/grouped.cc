@@ -1,23 +1,25 @@
-// Grouped float32 convolutions, forward and input gradient, on AVX2 and FMA.
+// Grouped float32 convolutions, forward and input gradient.
 //
 // Why not oneDNN: version 3.2 takes 18 ms for resnext50's first grouped layers (batch 4 of 56x56
 // maps, 32 groups of 4 channels, two cores), which is 7 GFLOP/s.
 //
 // As in indirect.cc the pass is an implicit GEMM, here with one matrix per tap and group. A band of
 // rows of a block of channels (some whole groups) is copied with zero padding, so that it is
-// contiguous in the L2 cache. Up to 6 pixels by 16 features of sums stay in registers.
+// contiguous in the L2 cache. Up to 6 pixels by 16 features of sums, or with AVX-512 8 by 32, stay in
+// registers.
 #include "grouped.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
+#include <array>
+#include <utility>
 #include <vector>
 
-#include "algorithms.h"
+#include "isa_algorithms.h"
 #include "microkernel.h"
 #include "scratch.h"
+#include "tuning.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
 constexpr std::int64_t band_bytes = 192 * 1024;  // Copied rows of a task.
@@ -62,32 +64,29 @@ struct Source {
   std::int64_t tap_count, depth;
 };
 
-// The microkernel: computes `pixels` x NR sums. `group` is the number of channels of a group: 4, 8,
-// or 16 for any multiple of 16. It decides how a channel is broadcast to the features of its group.
+// The microkernel: computes `pixels` x NR sums. `group` is the number of channels of a group, or NR for
+// any multiple of it. It decides how a channel is broadcast to the features of its group.
 template <int pixels, int group>
-__attribute__((target("avx2,fma"))) inline void multiply_tile(const Source& from,
-                                                              const float* kernel,
-                                                              __m256 (&acc)[pixels][2]) {
-#pragma GCC unroll 6
-  for (int i = 0; i < pixels; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+KERNEL inline void multiply_tile(const Source& from, const float* kernel,
+                                 Vector (&acc)[pixels][2]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < pixels; ++i) acc[i][0] = acc[i][1] = zero();
   for (std::int64_t tap = 0; tap < from.tap_count; ++tap) {
     const float* const source = from.first + from.taps[tap];
     if constexpr (group == 4) {
-      // A vector holds two groups of four: broadcast one channel of each group to its four
-      // features.
-#define ACCUMULATE_CHANNEL_OF_FOUR(channel)                                          \
-  {                                                                                  \
-    const __m256 low = _mm256_load_ps(kernel), high = _mm256_load_ps(kernel + 8);    \
-    _Pragma("GCC unroll 6") for (int i = 0; i < pixels; ++i) {                       \
-      const float* const pixel = source + i * from.step;                             \
-      const __m256 a = _mm256_permute_ps(_mm256_load_ps(pixel), channel * 0x55);     \
-      const __m256 b = _mm256_permute_ps(_mm256_load_ps(pixel + 8), channel * 0x55); \
-      acc[i][0] = _mm256_fmadd_ps(a, low, acc[i][0]);                                \
-      acc[i][1] = _mm256_fmadd_ps(b, high, acc[i][1]);                               \
-    }                                                                                \
-    kernel += nr;                                                                    \
-    /* Read the pixels again: kept in registers, they would evict the sums. */       \
-    asm volatile("" : : : "memory");                                                 \
+#define ACCUMULATE_CHANNEL_OF_FOUR(channel)                                \
+  {                                                                        \
+    const Vector low = load(kernel), high = load(kernel + lanes);          \
+    _Pragma("GCC unroll 16") for (int i = 0; i < pixels; ++i) {            \
+      const float* const pixel = source + i * from.step;                   \
+      const Vector a = broadcast_of_four<channel>(pixel);                  \
+      const Vector b = broadcast_of_four<channel>(pixel + lanes);          \
+      acc[i][0] = fmadd(a, low, acc[i][0]);                                \
+      acc[i][1] = fmadd(b, high, acc[i][1]);                               \
+    }                                                                      \
+    kernel += nr;                                                          \
+    /* Read the pixels again: kept in registers, they would evict the sums. */ \
+    asm volatile("" : : : "memory");                                       \
   }
       ACCUMULATE_CHANNEL_OF_FOUR(0)
       ACCUMULATE_CHANNEL_OF_FOUR(1)
@@ -95,16 +94,18 @@ __attribute__((target("avx2,fma"))) inline void multiply_tile(const Source& from
       ACCUMULATE_CHANNEL_OF_FOUR(3)
 #undef ACCUMULATE_CHANNEL_OF_FOUR
     } else {
-      const std::int64_t depth = group == 8 ? 8 : from.depth;
+      const std::int64_t depth = group == nr ? from.depth : group;
       for (std::int64_t k = 0; k < depth; ++k, kernel += nr) {
-        const __m256 low = _mm256_load_ps(kernel), high = _mm256_load_ps(kernel + 8);
-#pragma GCC unroll 6
+        const Vector low = load(kernel), high = load(kernel + lanes);
+#pragma GCC unroll 16
         for (int i = 0; i < pixels; ++i) {
           const float* const pixel = source + i * from.step + k;
-          const __m256 a = _mm256_broadcast_ss(pixel);
-          const __m256 b = group == 8 ? _mm256_broadcast_ss(pixel + 8) : a;
-          acc[i][0] = _mm256_fmadd_ps(a, low, acc[i][0]);
-          acc[i][1] = _mm256_fmadd_ps(b, high, acc[i][1]);
+          const Vector a = group == 8 ? broadcast_of_eight(pixel) : broadcast(pixel);
+          const Vector b = group == nr  ? a
+                           : group == 8 ? broadcast_of_eight(pixel + lanes)
+                                        : broadcast(pixel + lanes);
+          acc[i][0] = fmadd(a, low, acc[i][0]);
+          acc[i][1] = fmadd(b, high, acc[i][1]);
         }
       }
     }
@@ -119,24 +120,22 @@ struct Destination {
 
 // Computes a register tile and applies the epilogue.
 template <int pixels, int group>
-__attribute__((target("avx2,fma"))) void run_tile(const Source& from, const float* kernel,
-                                                  const Epilogue& epilogue, const Destination& to) {
+KERNEL void run_tile(const Source& from, const float* kernel, const Epilogue& epilogue,
+                     const Destination& to) {
   const float* const bias = epilogue.bias_at(to.feature);
   const float* const residual = epilogue.residual_at(0);
-  __m256 acc[pixels][2];
+  Vector acc[pixels][2];
   multiply_tile<pixels, group>(from, kernel, acc);
-  const __m256 zero = _mm256_setzero_ps();
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int i = 0; i < pixels; ++i) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      __m256 sum = acc[i][half];
-      const std::int64_t at = to.offset + i * to.column_step + 8 * half;
-      if (bias != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias + 8 * half));
-      if (residual != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(residual + at));
-      // Of a NaN and zero, max returns the second operand.
-      if (epilogue.relu) sum = _mm256_max_ps(zero, sum);
-      _mm256_storeu_ps(to.result + at, sum);
+      Vector sum = acc[i][half];
+      const std::int64_t at = to.offset + i * to.column_step + lanes * half;
+      if (bias != nullptr) sum = add(sum, load(bias + lanes * half));
+      if (residual != nullptr) sum = add(sum, load(residual + at));
+      if (epilogue.relu) sum = relu(sum);
+      store(to.result + at, sum);
     }
   }
 }
@@ -144,16 +143,22 @@ __attribute__((target("avx2,fma"))) void run_tile(const Source& from, const floa
 // The function that computes a register tile of some number of pixels and groups of this depth.
 using RunTile = void (*)(const Source&, const float*, const Epilogue&, const Destination&);
 
+template <int group, int... index>
+constexpr std::array<RunTile, sizeof...(index)> tiles_of(std::integer_sequence<int, index...>) {
+  return {run_tile<index + 1, group>...};
+}
+
 template <int group>
 RunTile tile_of(std::int64_t pixels) {
-  constexpr RunTile tiles[] = {run_tile<1, group>, run_tile<2, group>, run_tile<3, group>,
-                               run_tile<4, group>, run_tile<5, group>, run_tile<6, group>};
+  constexpr auto tiles =
+      tiles_of<group>(std::make_integer_sequence<int, tuning.grouped_pixels>());
   return tiles[pixels - 1];
 }
 
 RunTile tile_of(std::int64_t depth, std::int64_t pixels) {
   if (depth == 4) return tile_of<4>(pixels);
-  return depth == 8 ? tile_of<8>(pixels) : tile_of<16>(pixels);
+  if (depth == 8) return tile_of<8>(pixels);
+  return depth == lanes ? tile_of<lanes>(pixels) : tile_of<nr>(pixels);
 }
 
 // Computes a band of rows of the result, of one image and one block of channels.
@@ -171,7 +176,7 @@ void run_band(const ImplicitGemm& p, const ChannelBlocks& blocks, const PackedLa
     const std::int64_t row = first_row * p.stride + tap.row - window.top;
     taps.push_back((row * window.columns + tap.column - window.left) * blocks.width);
   }
-  const std::int64_t tiles_per_row = ceil_div(p.columns, mr);
+  const std::int64_t tiles_per_row = ceil_div(p.columns, tuning.grouped_pixels);
   const std::int64_t unit = std::max(blocks.depth, nr);
   // Compute one row at a time with all tiles of features, so that whole cache lines of the result
   // are written together, unless the kernel does not fit the L1 cache.
@@ -193,7 +198,9 @@ void run_band(const ImplicitGemm& p, const ChannelBlocks& blocks, const PackedLa
       const std::int64_t ahead = std::min(row_tile + tiles_ahead, tiles_per_row);
       for (std::int64_t i = first_column(ahead);
            i < first_column(std::min(ahead + 1, tiles_per_row)); ++i) {
-        prefetch_for_write(p.result + line + i * p.column_step);
+        for (std::int64_t f = 0; f < nr; f += line_floats) {
+          prefetch_for_write(p.result + line + i * p.column_step + f);
+        }
       }
       tile_of(blocks.depth, end - begin)(from, kernel, epilogue, to);
     }
@@ -233,10 +240,10 @@ void run(const ImplicitGemm& p, const float* packed, const Epilogue& epilogue,
 
 // Groups with as many channels as ResNeXt's.
 bool is_supported(const Problem& p) {
-  const std::int64_t depth = p.channels / p.groups;
-  const bool fits = depth == 4 || depth == 8 || (depth % 16 == 0 && depth <= 64);
-  return own_algorithms_apply(p) && p.groups > 1 && fits && p.channels == p.features &&
-         p.channels % nr == 0;
+  if (p.groups == 1 || p.channels != p.features) return false;
+  const ChannelBlocks blocks(p.channels, p.groups);
+  const bool fits = blocks.depth == 4 || blocks.depth == 8 || blocks.depth % 16 == 0;
+  return fits && blocks.depth <= ChannelBlocks::max_width && blocks.width % nr == 0;
 }
 
 bool is_profitable(const Problem&, bool) { return true; }
@@ -245,4 +252,4 @@ bool is_profitable(const Problem&, bool) { return true; }
 
 const Algorithm grouped{"grouped", is_supported, is_profitable, packed_size, pack, run};
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -1,23 +1,22 @@
-// The float32 kernel gradient of grouped 3x3 convolutions on AVX2 and FMA.
+// The float32 kernel gradient of grouped 3x3 convolutions.
 //
 //     dkernel[i, j, c, f] = sum over n, y, x of  image[n, y s + i, x s + j, c of f's group]
 //                                                dy[n, y, x, f]
 //
 // As in tiled_kernel_gradient.cc a register tile of sums is accumulated over the pixels: the three
-// taps of a kernel row, by 4 channels and 8 features or by 2 channels and 16 features. The rows of
+// taps of a kernel row, by 4 channels and a vector of features or by 2 channels and two vectors. The rows of
 // a block of channels are copied with zero padding, as in grouped.cc. A task sums over some images
 // for one block of channels. The number of partial sums does not depend on the number of threads,
 // so the result does not either.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 
-#include "algorithms.h"
 #include "grouped.h"
+#include "isa_algorithms.h"
 #include "scratch.h"
+#include "vector.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
 constexpr std::int64_t band_bytes = 128 * 1024;  // Copied rows of images, and again as much of dy.
@@ -25,7 +24,7 @@ constexpr std::int64_t max_partial_sums = 4;     // The most partial sums over i
 // Each partial sum is over at least about this many pixels of the result.
 constexpr std::int64_t pixels_per_sum = 256;
 constexpr int kernel_side = 3;   // The kernel is 3x3.
-constexpr int sum_vectors = 12;  // Vectors of 8 sums in registers.
+constexpr int sum_vectors = 12;  // Vectors of sums in registers.
 
 // Copied rows: the first pixel, and the distances between pixels and between rows in floats.
 struct Rows {
@@ -33,40 +32,39 @@ struct Rows {
   std::int64_t column_step, row_step;
 };
 
-// Adds the products of all pixels to the sums [3 taps][channels][8 or 16 features]. `x` points to
-// the first channel, or for groups of four to the two groups that the eight features belong to.
+// Adds the products of all pixels to the sums [3 taps][channels][one or two vectors of
+// features]. `x` points to the first channel of the first group that the features belong to.
+// `group` is the number of channels of a group, or NR for any multiple of it.
 template <int group>
-__attribute__((target("avx2,fma"))) void accumulate_tile(const Rows& x, const Rows& dy,
-                                                         std::int64_t tap_step, std::int64_t rows,
-                                                         std::int64_t columns, float* to) {
-  constexpr int channels = group >= 16 ? 2 : 4, halves = group >= 16 ? 2 : 1;
-  __m256 acc[kernel_side][channels][halves];
+KERNEL void accumulate_tile(const Rows& x, const Rows& dy, std::int64_t tap_step, std::int64_t rows,
+                            std::int64_t columns, float* to) {
+  constexpr int channels = group == nr ? 2 : 4, halves = group == nr ? 2 : 1;
+  Vector acc[kernel_side][channels][halves];
 #pragma GCC unroll 12
   for (int k = 0; k < sum_vectors; ++k) {
-    acc[k / (channels * halves)][k / halves % channels][k % halves] = _mm256_load_ps(to + 8 * k);
+    acc[k / (channels * halves)][k / halves % channels][k % halves] = load(to + lanes * k);
   }
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* a = x.first + row * x.row_step;
     const float* b = dy.first + row * dy.row_step;
     for (std::int64_t column = 0; column < columns; ++column) {
-      const __m256 low = _mm256_load_ps(b);
-      const __m256 high = halves == 2 ? _mm256_load_ps(b + 8) : low;
+      const Vector low = load(b);
+      const Vector high = halves == 2 ? load(b + lanes) : low;
 #pragma GCC unroll 3
       for (int tap = 0; tap < kernel_side; ++tap) {
         const float* const pixel = a + tap * tap_step;
         if constexpr (group == 4) {
-          const __m256 values = _mm256_load_ps(pixel);
-          const __m256 n[4] = {_mm256_permute_ps(values, 0x00), _mm256_permute_ps(values, 0x55),
-                               _mm256_permute_ps(values, 0xaa), _mm256_permute_ps(values, 0xff)};
+          const Vector n[4] = {broadcast_of_four<0>(pixel), broadcast_of_four<1>(pixel),
+                               broadcast_of_four<2>(pixel), broadcast_of_four<3>(pixel)};
 #pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) acc[tap][c][0] = _mm256_fmadd_ps(n[c], low, acc[tap][c][0]);
+          for (int c = 0; c < 4; ++c) acc[tap][c][0] = fmadd(n[c], low, acc[tap][c][0]);
         } else {
 #pragma GCC unroll 4
           for (int c = 0; c < channels; ++c) {
-            const __m256 value = _mm256_broadcast_ss(pixel + c);
-            acc[tap][c][0] = _mm256_fmadd_ps(value, low, acc[tap][c][0]);
+            const Vector value = group == 8 ? broadcast_of_eight(pixel + c) : broadcast(pixel + c);
+            acc[tap][c][0] = fmadd(value, low, acc[tap][c][0]);
             if constexpr (halves == 2) {
-              acc[tap][c][1] = _mm256_fmadd_ps(value, high, acc[tap][c][1]);
+              acc[tap][c][1] = fmadd(value, high, acc[tap][c][1]);
             }
           }
         }
@@ -77,22 +75,22 @@ __attribute__((target("avx2,fma"))) void accumulate_tile(const Rows& x, const Ro
   }
 #pragma GCC unroll 12
   for (int k = 0; k < sum_vectors; ++k) {
-    _mm256_store_ps(to + 8 * k, acc[k / (channels * halves)][k / halves % channels][k % halves]);
+    store(to + lanes * k, acc[k / (channels * halves)][k / halves % channels][k % halves]);
   }
 }
 
-// The order of a block's register tiles: for each 8 or 16 features the rows of the kernel, and for
-// each row 4 or 2 channels at a time.
+// The order of a block's register tiles: for each one or two vectors of features the rows of the
+// kernel, and for each row 4 or 2 channels at a time.
 struct Tiles {
   std::int64_t features, channels, depth, steps, count;
 
   explicit Tiles(const ChannelBlocks& blocks)
-      : features(blocks.depth >= 16 ? 16 : 8),
-        channels(blocks.depth >= 16 ? 2 : 4),
+      : features(blocks.depth >= nr ? nr : lanes),
+        channels(blocks.depth >= nr ? 2 : 4),
         depth(blocks.depth),
         steps(blocks.depth / channels),
         count(blocks.width / features * kernel_side * steps) {}
-  static constexpr std::int64_t size = sum_vectors * 8;
+  static constexpr std::int64_t size = sum_vectors * lanes;
 
   std::int64_t feature(std::int64_t tile) const { return tile / (kernel_side * steps) * features; }
   std::int64_t kernel_row(std::int64_t tile) const { return tile / steps % kernel_side; }
@@ -102,13 +100,14 @@ struct Tiles {
 // Adds the products of a band of copied rows to the sums of all register tiles.
 void add_band(const Problem& p, const ChannelBlocks& blocks, const Tiles& tiles, const Rows& x,
               const Rows& dy, std::int64_t rows, float* to) {
-  const auto add = tiles.depth == 4   ? accumulate_tile<4>
-                   : tiles.depth == 8 ? accumulate_tile<8>
-                                      : accumulate_tile<16>;
+  const auto add = tiles.depth == 4       ? accumulate_tile<4>
+                   : tiles.depth == 8     ? accumulate_tile<8>
+                   : tiles.depth == lanes ? accumulate_tile<lanes>
+                                          : accumulate_tile<nr>;
   for (std::int64_t tile = 0; tile < tiles.count; ++tile, to += Tiles::size) {
     const std::int64_t feature = tiles.feature(tile);
-    // Two groups of four share a vector and are loaded together.
-    const std::int64_t unit = std::max<std::int64_t>(8, tiles.depth);
+    // Groups that are smaller than a vector share one.
+    const std::int64_t unit = std::max(lanes, tiles.depth);
     const std::int64_t channel = feature / unit * unit + tiles.channel(tile);
     add({x.first + tiles.kernel_row(tile) * x.row_step + channel, x.column_step * p.stride,
          x.row_step * p.stride},
@@ -200,4 +199,4 @@ void run(const Problem& p, const float* x, const float* dy, float* dkernel,
 
 const KernelGradientAlgorithm grouped_kernel_gradient{"grouped", is_supported, is_profitable, run};
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -10,8 +10,6 @@
 
 namespace flax_resnet {
 
-// The register tile of the GEMM microkernel: MR pixels by NR features of sums.
-constexpr std::int64_t mr = 6, nr = 16;
 // The most channels in a block of the GEMM's reduction dimension K. Blocks of 320 channels would
 // keep a panel in the L1 cache, but each block reads and writes the sums once more. (One image of
 // resnet50 takes 64 ms with 1024 and 68 ms with 320.)
@@ -47,10 +45,6 @@ struct ImplicitGemm {
   std::int64_t groups;
 
   std::int64_t pixels() const { return images * rows * columns; }
-  std::int64_t panels() const { return ceil_div(features, nr); }
-  std::int64_t packed_size() const {
-    return static_cast<std::int64_t>(taps.size()) * channels * panels() * nr;
-  }
   // Splits K: a block holds several whole taps if these have few channels, or a range of the
   // channels of one tap if it has many.
   std::vector<KBlock> k_blocks() const {

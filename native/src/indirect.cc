@@ -1,4 +1,4 @@
-// Indirect convolution: dense float32 forward passes and input gradients on AVX2 and FMA.
+// Indirect convolution: dense float32 forward passes and input gradients.
 //
 // Why not oneDNN: version 3.2 reorders the kernel at each call on one thread, and within a training
 // step the kernel is no longer in the caches. resnet18's layers of 512 channels took 75 to 107 ms
@@ -7,28 +7,26 @@
 // the features are divided among the threads in that case, and the kernel is read once.
 //
 // Both passes are implicit GEMMs (implicit_gemm.h). The microkernel keeps 6 pixels by 16 features
-// of sums in registers. It reads the source's pixels in place through pointers (the "indirection
+// of sums in registers, or with AVX-512 12 by 32. It reads the source's pixels in place through pointers (the "indirection
 // buffer" of Dukhan 2019, arXiv:1907.02129); pixels outside the image are a pointer to zeros. The
-// kernel is packed into panels of 16 features: beforehand, once per call, or, for few pixels, by
+// kernel is packed into panels of NR features: beforehand, once per call, or, for few pixels, by
 // each task for its own features. A strided input gradient is stride^2 GEMMs of stride 1, one for
 // each phase of the rows and columns.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "algorithms.h"
+#include "isa_algorithms.h"
 #include "microkernel.h"
 #include "packing.h"
 #include "scratch.h"
+#include "tuning.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
 // Pixels of a task: their channels of one block of K stay in the L2 cache.
 constexpr std::int64_t task_pixels = 96;
-// Smaller kernels are left to oneDNN, which reorders them quickly and multiplies a little faster.
-// (One image of resnet50 takes 73 ms with a limit of 16 Ki, 82 with 64 Ki and 92 with 256 Ki.)
-constexpr std::int64_t min_kernel_size = 16 * 1024;
 
 // With few pixels the kernel is max_panels of the memory traffic. Features are then divided among
 // threads instead of pixels, so that each weight is read once. An unpacked kernel is not packed as
@@ -42,10 +40,12 @@ constexpr std::int64_t few_pixels = 800, tasks_per_thread = 4, panels_per_task =
 // cache line every few channels, by the same number of tiles. (One 7x7 map is 1.15 times as fast.
 // With more pixels the kernel is in the L3 cache, and prefetching it costs time.)
 constexpr std::int64_t group_bytes = 128 * 1024;
-constexpr int steps_per_line = 8;
+constexpr int steps_per_line = tuning.indirect_steps_per_line;
 
 void prefetch_rows(const float* const* pixels, std::int64_t feature) {
-  for (std::int64_t i = 0; i < mr; ++i) __builtin_prefetch(pixels[i] + feature);
+  for (std::int64_t i = 0; i < mr; ++i) {
+    for (std::int64_t f = 0; f < nr; f += line_floats) __builtin_prefetch(pixels[i] + feature + f);
+  }
 }
 
 // Some pixels and some panels of the result, which one thread computes.
@@ -59,7 +59,7 @@ bool has_few_pixels(const ImplicitGemm& p) { return p.pixels() <= few_pixels; }
 // or packed, by one task.
 std::vector<Task> split_features(const ImplicitGemm& p, std::int64_t threads,
                                  std::int64_t max_panels) {
-  const std::int64_t panels = p.panels();
+  const std::int64_t panels = panel_count(p);
   const std::int64_t panels_per_split =
       std::clamp<std::int64_t>(panels / (tasks_per_thread * threads), 1, max_panels);
   std::vector<Task> tasks;
@@ -75,9 +75,9 @@ std::vector<Task> split(const ImplicitGemm& p, std::int64_t threads) {
   const auto taps = static_cast<std::int64_t>(p.taps.size());
   // The kernel is larger than the source and should be read once.
   if (has_few_pixels(p) && taps * p.features >= p.pixels()) {
-    return split_features(p, threads, p.panels());
+    return split_features(p, threads, panel_count(p));
   }
-  const std::int64_t tiles = ceil_div(p.pixels(), mr), panels = p.panels();
+  const std::int64_t tiles = ceil_div(p.pixels(), mr), panels = panel_count(p);
   const std::int64_t min_pixel_tasks = ceil_div(tiles, task_pixels / mr);
   // Make the count a multiple of the number of threads, so that no thread is idle at the end.
   const std::int64_t pixel_tasks =
@@ -146,14 +146,14 @@ void multiply_partial_panel(const ImplicitGemm& p, const float* const* sources, 
                             bool is_first, const Epilogue* epilogue,
                             const float* const* residuals) {
   const std::int64_t count = p.features - feature;
-  alignas(32) float sums[mr][nr] = {};
+  alignas(64) float sums[mr][nr] = {};
   float* rows[mr];
   for (int i = 0; i < mr; ++i) {
     rows[i] = sums[i];
     if (!is_first) std::memcpy(sums[i], results[i] + feature, count * sizeof(float));
   }
-  multiply_tile(sources, block.taps, block.first_channel, block.channels, panel, rows, 0, is_first,
-                nullptr, nullptr);
+  multiply_tile<2>(sources, block.taps, block.first_channel, block.channels, panel, rows, 0,
+                   is_first, nullptr, nullptr);
   for (int i = 0; i < mr; ++i) {
     for (std::int64_t f = 0; epilogue != nullptr && f < count; ++f) {
       float& sum = sums[i][f];
@@ -191,20 +191,23 @@ void run_group(const ImplicitGemm& p, const KBlock& block, const Group& group,
       const std::int64_t feature = (group.first_panel + j) * nr;
       // No earlier tile has brought these cache lines in.
       if (tile + 1 < tiles) {
-        prefetch_rows_for_write(results + mr, feature);
+        prefetch_rows_for_write(results + mr, mr, feature, nr);
         if (residuals != nullptr) prefetch_rows(residuals + mr, feature);
       }
-      if (feature + nr > p.features) {
+      if (feature + lanes == p.features) {
+        multiply_tile<1>(sources, block.taps, block.first_channel, block.channels, panel, results,
+                         feature, is_first, epilogue, residuals);
+      } else if (feature + nr > p.features) {
         multiply_partial_panel(p, sources, block, panel, results, feature, is_first, epilogue,
                                residuals);
       } else if (group.prefetches_next && tile < steps_per_line) {
         const float* const next = panel + group.panels * panel_size;
-        multiply_tile<steps_per_line>(sources, block.taps, block.first_channel, block.channels,
-                                      panel, results, feature, is_first, epilogue, residuals,
-                                      next + tile * depth / steps_per_line * nr);
+        multiply_tile<2, steps_per_line>(sources, block.taps, block.first_channel, block.channels,
+                                         panel, results, feature, is_first, epilogue, residuals,
+                                         next + tile * depth / steps_per_line * nr);
       } else {
-        multiply_tile(sources, block.taps, block.first_channel, block.channels, panel, results,
-                      feature, is_first, epilogue, residuals);
+        multiply_tile<2>(sources, block.taps, block.first_channel, block.channels, panel, results,
+                         feature, is_first, epilogue, residuals);
       }
     }
   }
@@ -223,7 +226,7 @@ void run_task(const ImplicitGemm& p, const std::vector<KBlock>& k_blocks, const 
     const std::int64_t panel_bytes = panel_size * static_cast<std::int64_t>(sizeof(float));
     const float* panels = kernel;
     if (is_packed) {
-      panels += block.offset * p.panels() * nr + task.first_panel * panel_size;
+      panels += block.offset * panel_count(p) * nr + task.first_panel * panel_size;
     } else {
       auto* const packed = static_cast<float*>(scratch.get(task.panels * panel_bytes));
       pack_block(p, block, task.first_panel, task.panels, kernel, packed);
@@ -260,15 +263,20 @@ void run_unpacked(const ImplicitGemm& p, const float* kernel, const Epilogue& ep
 }
 
 // Any kernel size, and also numbers of features that do not fill whole panels.
-bool is_supported(const Problem& p) { return own_algorithms_apply(p) && p.groups == 1; }
+bool is_supported(const Problem& p) { return p.groups == 1; }
 
-bool is_profitable(const Problem& p, bool) { return p.kernel_size() >= min_kernel_size; }
+bool is_profitable(const Problem& p, bool) {
+  return p.kernel_size() >= (p.is_pointwise() ? tuning.min_indirect_pointwise_kernel
+                                              : tuning.min_indirect_kernel);
+}
 
-std::int64_t packed_size(const ImplicitGemm& p) { return p.packed_size(); }
+std::int64_t packed_size(const ImplicitGemm& p) {
+  return static_cast<std::int64_t>(p.taps.size()) * p.channels * panel_count(p) * nr;
+}
 
 }  // namespace
 
 const Algorithm indirect{"indirect",  is_supported, is_profitable,  packed_size,
                          pack_panels, run,          has_few_pixels, run_unpacked};
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <vector>
 
-namespace flax_resnet {
-namespace {
+#include "vector.h"
 
-#define AVX2 __attribute__((target("avx2,fma")))
+namespace flax_resnet::ISA {
+namespace {
 
 // Several pixels with few channels are treated as one row, which has at least this many values.
 constexpr std::int64_t min_width = 64;
@@ -96,11 +96,11 @@ class Sums {
   std::vector<double> sums_;
 };
 
-AVX2 void add_sums(const float* __restrict from, double* __restrict to, std::int64_t width) {
+KERNEL void add_sums(const float* __restrict from, double* __restrict to, std::int64_t width) {
   for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
 }
 
-AVX2 void sum_squares(const float* x, std::int64_t rows, std::int64_t width, float* __restrict sums,
+KERNEL void sum_squares(const float* x, std::int64_t rows, std::int64_t width, float* __restrict sums,
                       float* __restrict square_sums) {
   std::fill(sums, sums + width, 0.0f);
   std::fill(square_sums, square_sums + width, 0.0f);
@@ -121,7 +121,7 @@ AVX2 void sum_squares(const float* x, std::int64_t rows, std::int64_t width, flo
 }
 
 template <bool has_residual, bool relu>
-AVX2 void normalize_rows(const float* __restrict x, const float* __restrict mean,
+KERNEL void normalize_rows(const float* __restrict x, const float* __restrict mean,
                          const float* __restrict factor, const float* __restrict bias,
                          const float* __restrict residual, float* __restrict y, std::int64_t rows,
                          std::int64_t width) {
@@ -140,7 +140,7 @@ AVX2 void normalize_rows(const float* __restrict x, const float* __restrict mean
 enum class Mask { none, by_result, by_input };
 
 template <Mask mask>
-AVX2 inline __attribute__((always_inline)) float before_relu(float dy, float result, float centred,
+INLINE_KERNEL float before_relu(float dy, float result, float centred,
                                                              float factor, float bias) {
   if (mask == Mask::by_result) return result > 0.0f ? dy : 0.0f;
   if (mask == Mask::by_input) return centred * factor + bias > 0.0f ? dy : 0.0f;
@@ -148,7 +148,7 @@ AVX2 inline __attribute__((always_inline)) float before_relu(float dy, float res
 }
 
 template <Mask mask, bool writes_g>
-AVX2 void sum_gradients(const float* __restrict x, const float* __restrict mean,
+KERNEL void sum_gradients(const float* __restrict x, const float* __restrict mean,
                         const float* __restrict factor, const float* __restrict bias,
                         const float* __restrict dy, const float* __restrict y, std::int64_t rows,
                         std::int64_t width, float* __restrict totals, float* __restrict centred,
@@ -169,7 +169,7 @@ AVX2 void sum_gradients(const float* __restrict x, const float* __restrict mean,
 }
 
 template <Mask mask>
-AVX2 void gradient_rows(const float* __restrict x, const float* __restrict mean,
+KERNEL void gradient_rows(const float* __restrict x, const float* __restrict mean,
                         const float* __restrict factor, const float* __restrict bias,
                         const float* __restrict dy, const float* __restrict y,
                         const float* __restrict mean_gradient, const float* __restrict projection,
@@ -216,8 +216,6 @@ void reduce_rows(Pixels size, double scale, float* first, float* second, const E
   sums.total(size, scale, first, second);
 }
 
-}  // namespace
-
 void moments(Pixels size, const float* x, float* mean, float* mean_square,
              const Executor& executor) {
   reduce_rows(size, 1.0 / static_cast<double>(size.count), mean, mean_square, executor,
@@ -257,9 +255,9 @@ void gradient_sums(Pixels size, const float* x, const Affine& affine, const Grad
               });
 }
 
-void normalization_gradient(Pixels size, const float* x, const Affine& affine,
-                            const Gradient& gradient, const float* mean_gradient,
-                            const float* projection, float* dx, const Executor& executor) {
+void gradient(Pixels size, const float* x, const Affine& affine,
+              const Gradient& gradient, const float* mean_gradient, const float* projection,
+              float* dx, const Executor& executor) {
   const Rows rows(size);
   const RepeatedAffine row(affine, size, rows);
   const Repeated mean_gradient_row(mean_gradient, size, rows),
@@ -275,4 +273,9 @@ void normalization_gradient(Pixels size, const float* x, const Affine& affine,
             });
 }
 
-}  // namespace flax_resnet
+}  // namespace
+
+extern const Normalization normalization;
+const Normalization normalization{moments, normalize, gradient_sums, gradient};
+
+}  // namespace flax_resnet::ISA

@@ -2,8 +2,7 @@
 // the ReLU that follow it.
 //
 // Reductions and elementwise passes are separate functions, because the sums may have to be
-// averaged over devices in between. Each function reads its arrays once. The processor must have
-// AVX2 and FMA (has_avx2 in cpu_features.h).
+// averaged over devices in between. Each function reads its arrays once.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +20,6 @@ struct Pixels {
   std::int64_t count, channels;
 };
 
-// Computes the mean and the mean square of each channel, summed in double precision.
-void moments(Pixels size, const float* x, float* mean, float* mean_square,
-             const Executor& executor);
-
-// Computes y = relu((x - mean) * factor + bias + residual). The residual may be null, and without
-// `relu` negative values are kept.
-void normalize(Pixels size, const float* x, const Affine& affine, const float* residual, bool relu,
-               float* y, const Executor& executor);
-
 // The gradient g with respect to ReLU's input: dy where the output was positive, and 0 elsewhere.
 // The output is `y`, or if that is null it is recomputed from x and the affine map. Without `relu`
 // g is dy.
@@ -39,14 +29,23 @@ struct Gradient {
   bool relu;
 };
 
-// Computes each channel's sums of g and of g * (x - mean), and writes g unless it is null.
-void gradient_sums(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
-                   float* total, float* centred_total, float* g, const Executor& executor);
-
-// Computes dx = factor * (g - mean_gradient - (x - mean) * projection); mean_gradient and
-// projection are [channels].
-void normalization_gradient(Pixels size, const float* x, const Affine& affine,
-                            const Gradient& gradient, const float* mean_gradient,
-                            const float* projection, float* dx, const Executor& executor);
+// The passes, compiled for one instruction set.
+struct Normalization {
+  // Computes the mean and the mean square of each channel, summed in double precision.
+  void (*moments)(Pixels size, const float* x, float* mean, float* mean_square,
+                  const Executor& executor);
+  // Computes y = relu((x - mean) * factor + bias + residual). The residual may be null, and without
+  // `relu` negative values are kept.
+  void (*normalize)(Pixels size, const float* x, const Affine& affine, const float* residual,
+                    bool relu, float* y, const Executor& executor);
+  // Computes each channel's sums of g and of g * (x - mean), and writes g unless it is null.
+  void (*gradient_sums)(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
+                        float* total, float* centred_total, float* g, const Executor& executor);
+  // Computes dx = factor * (g - mean_gradient - (x - mean) * projection); mean_gradient and
+  // projection are [channels].
+  void (*gradient)(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
+                   const float* mean_gradient, const float* projection, float* dx,
+                   const Executor& executor);
+};
 
 }  // namespace flax_resnet

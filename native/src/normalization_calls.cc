@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "custom_call.h"
-#include "normalization.h"
+#include "kernels.h"
 
 namespace {
 
@@ -34,10 +34,12 @@ float* values_of(Result& array, std::int64_t count) {
   return const_cast<float*>(values_of(*array, count));
 }
 
+const Normalization& normalization() { return required_kernels().normalization; }
+
 ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result mean_square) {
   return catch_errors([&] {
     const auto size = pixels_of(x);
-    moments(size, static_cast<const float*>(x.untyped_data()), values_of(mean, size.channels),
+    normalization().moments(size, static_cast<const float*>(x.untyped_data()), values_of(mean, size.channels),
             values_of(mean_square, size.channels), executor_of(pool));
   });
 }
@@ -52,7 +54,7 @@ ffi::Error Normalize(ffi::ThreadPool pool, Array x, Array mean, Array factor, Ar
     if (optional_operands.size() > 0) {
       residual = values_of(*optional_operands.get<Array>(0), total_size);
     }
-    normalize(size, values_of(x, total_size), affine_of(mean, factor, bias, c), residual, relu,
+    normalization().normalize(size, values_of(x, total_size), affine_of(mean, factor, bias, c), residual, relu,
               values_of(y, total_size), executor_of(pool));
   });
 }
@@ -72,7 +74,7 @@ ffi::Error GradientSums(ffi::ThreadPool pool, Array dy, Array x, Array mean, Arr
       Result array = *optional_results.get<ffi::AnyBuffer>(0);
       g = values_of(array, total_size);
     }
-    gradient_sums(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
+    normalization().gradient_sums(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
                   {values_of(dy, total_size), y, relu}, values_of(total, c),
                   values_of(centred_total, c), g, executor_of(pool));
   });
@@ -84,7 +86,7 @@ ffi::Error NormalizationGradient(ffi::ThreadPool pool, Array dy, Array x, Array 
   return catch_errors([&] {
     const auto size = pixels_of(x);
     const auto c = size.channels, total_size = size.count * c;
-    normalization_gradient(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
+    normalization().gradient(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
                            {values_of(dy, total_size), nullptr, relu}, values_of(mean_gradient, c),
                            values_of(projection, c), values_of(dx, total_size), executor_of(pool));
   });

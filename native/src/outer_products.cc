@@ -1,8 +1,6 @@
 #include "outer_products.h"
 
-#include <immintrin.h>
-
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
 constexpr std::int64_t max_channels = 64, max_features = 64;  // The largest block.
@@ -11,38 +9,38 @@ constexpr std::int64_t l1_count = 192;
 // A chunk takes as many bytes as all sums do, but at least this many.
 constexpr std::int64_t min_chunk_bytes = 2 * 1024 * 1024;
 
-// Returns the largest divisor of `size` that is a multiple of NR and at most `most`.
+// Returns the largest divisor of `size` that is a multiple of 16 and at most `most`.
 std::int64_t largest_divisor(std::int64_t size, std::int64_t most) {
-  std::int64_t divisor = std::max(nr, most / nr * nr);
-  while (size % divisor != 0) divisor -= nr;
+  std::int64_t divisor = std::max(panel_channels, most / panel_channels * panel_channels);
+  while (size % divisor != 0) divisor -= panel_channels;
   return divisor;
 }
 
-// Adds the outer products of `count` rows of x and y to sums [rows, NR], or with `set` overwrites
+// Adds the outer products of `count` rows of x and y to sums [rows, 16], or with `set` overwrites
 // them.
 template <int rows>
-__attribute__((target("avx2,fma"))) void add_outer_products(const float* x, const float* y,
-                                                            std::int64_t count, float* sums,
-                                                            std::int64_t sums_step, bool set) {
-  __m256 acc[rows][2];
-#pragma GCC unroll 6
+KERNEL void add_outer_products(const float* x, const float* y, std::int64_t count, float* sums,
+                               std::int64_t sums_step, bool set) {
+  constexpr bool has_two = panel_channels == 2 * lanes;  // Whether a panel is two vectors wide.
+  Vector acc[rows][has_two ? 2 : 1];
+#pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
-    acc[i][0] = set ? _mm256_setzero_ps() : _mm256_load_ps(sums + i * sums_step);
-    acc[i][1] = set ? _mm256_setzero_ps() : _mm256_load_ps(sums + i * sums_step + 8);
+    acc[i][0] = set ? zero() : load(sums + i * sums_step);
+    if constexpr (has_two) acc[i][1] = set ? zero() : load(sums + i * sums_step + lanes);
   }
-  for (std::int64_t k = 0; k < count; ++k, x += nr, y += nr) {
-    const __m256 low = _mm256_load_ps(y), high = _mm256_load_ps(y + 8);
-#pragma GCC unroll 6
+  for (std::int64_t k = 0; k < count; ++k, x += panel_channels, y += panel_channels) {
+    const Vector low = load(y), high = has_two ? load(y + lanes) : low;
+#pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const __m256 value = _mm256_broadcast_ss(x + i);
-      acc[i][0] = _mm256_fmadd_ps(value, low, acc[i][0]);
-      acc[i][1] = _mm256_fmadd_ps(value, high, acc[i][1]);
+      const Vector value = broadcast(x + i);
+      acc[i][0] = fmadd(value, low, acc[i][0]);
+      if constexpr (has_two) acc[i][1] = fmadd(value, high, acc[i][1]);
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
-    _mm256_store_ps(sums + i * sums_step, acc[i][0]);
-    _mm256_store_ps(sums + i * sums_step + 8, acc[i][1]);
+    store(sums + i * sums_step, acc[i][0]);
+    if constexpr (has_two) store(sums + i * sums_step + lanes, acc[i][1]);
   }
 }
 
@@ -54,7 +52,7 @@ SumBlocks::SumBlocks(std::int64_t points, std::int64_t all_channels, std::int64_
       channels(largest_divisor(all_channels, max_channels)),
       features(largest_divisor(all_features, max_features)) {
   // Make blocks narrower until there are enough for all threads.
-  while (all_channels / channels * (all_features / features) < threads && channels > nr) {
+  while (all_channels / channels * (all_features / features) < threads && channels > panel_channels) {
     channels = largest_divisor(all_channels, channels / 2);
   }
   block_rows = all_channels / channels;
@@ -65,24 +63,28 @@ void add_block(const SumBlocks& blocks, const PackedChunk& x, const PackedChunk&
                std::int64_t count, std::int64_t block, bool set, float* sums) {
   const std::int64_t block_row = block / blocks.block_columns,
                      block_column = block % blocks.block_columns;
-  const std::int64_t first_x = block_row * blocks.channels / nr;
-  const std::int64_t first_y = block_column * blocks.features / nr;
+  const std::int64_t first_x = block_row * blocks.channels / panel_channels;
+  const std::int64_t first_y = block_column * blocks.features / panel_channels;
   for (std::int64_t k = 0; k < blocks.points; ++k) {
     float* const point_sums = sums + k * blocks.channels * blocks.features;
     for (std::int64_t begin = 0; begin < count; begin += l1_count) {
       const std::int64_t count_here = std::min(l1_count, count - begin);
-      for (std::int64_t f = 0; f < blocks.features; f += nr) {
-        const float* const b = y.at(first_y + f / nr, k, begin);
-        for (std::int64_t c = 0; c < blocks.channels; c += nr) {
-          const float* const a = x.at(first_x + c / nr, k, begin);
+      for (std::int64_t f = 0; f < blocks.features; f += panel_channels) {
+        const float* const b = y.at(first_y + f / panel_channels, k, begin);
+        for (std::int64_t c = 0; c < blocks.channels; c += panel_channels) {
+          const float* const a = x.at(first_x + c / panel_channels, k, begin);
           float* const to = point_sums + c * blocks.features + f;
           const bool starts_at_zero = set && begin == 0;
-          // NR channels take three calls, each with as many sums as the registers hold.
-          add_outer_products<6>(a, b, count_here, to, blocks.features, starts_at_zero);
-          add_outer_products<5>(a + 6, b, count_here, to + 6 * blocks.features, blocks.features,
-                                starts_at_zero);
-          add_outer_products<5>(a + 11, b, count_here, to + 11 * blocks.features, blocks.features,
-                                starts_at_zero);
+          // The registers of AVX-512 hold the sums of 16 channels, those of AVX2 of a third of them.
+          if constexpr (lanes == 16) {
+            add_outer_products<16>(a, b, count_here, to, blocks.features, starts_at_zero);
+          } else {
+            add_outer_products<6>(a, b, count_here, to, blocks.features, starts_at_zero);
+            add_outer_products<5>(a + 6, b, count_here, to + 6 * blocks.features, blocks.features,
+                                  starts_at_zero);
+            add_outer_products<5>(a + 11, b, count_here, to + 11 * blocks.features,
+                                  blocks.features, starts_at_zero);
+          }
         }
       }
     }
@@ -99,4 +101,4 @@ std::int64_t chunk_size(const SumBlocks& blocks, std::int64_t count) {
   return ceil_div(count, std::max<std::int64_t>(1, count * bytes_per_index / bytes));
 }
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

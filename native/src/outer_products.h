@@ -2,7 +2,7 @@
 //
 //     sums[point, c, f] = sum over i of  x[point, i, c]  y[point, i, f]
 //
-// The caller packs both operands into panels of NR = 16 channels, one chunk of i at a time, which
+// The caller packs both operands into panels of 16 channels, one chunk of i at a time, which
 // stays in the caches. Then the blocks of the sums are divided among the threads: no two threads
 // add to the same sum, so the result does not depend on the number of threads.
 #pragma once
@@ -13,10 +13,13 @@
 #include "executor.h"
 #include "implicit_gemm.h"
 #include "scratch.h"
+#include "vector.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 
-// Blocks of the sums [points, channels, features]. Channels and features are multiples of NR.
+constexpr std::int64_t panel_channels = 16;
+
+// Blocks of the sums [points, channels, features]. Channels and features are multiples of 16.
 struct SumBlocks {
   std::int64_t points;
   std::int64_t channels, features;         // The sizes of one block.
@@ -28,13 +31,13 @@ struct SumBlocks {
   std::int64_t size() const { return points * channels * features; }
 };
 
-// One chunk of an operand: [panel][point][i][NR channels], aligned to 32 bytes.
+// One chunk of an operand: [panel][point][i][16 channels], aligned to 64 bytes.
 struct PackedChunk {
   std::int64_t panels, points, plane;
   float* values;
 
   float* at(std::int64_t panel, std::int64_t point, std::int64_t i) const {
-    return values + (panel * points + point) * plane + i * nr;
+    return values + (panel * points + point) * plane + i * panel_channels;
   }
 };
 
@@ -57,8 +60,8 @@ void sum_outer_products(const SumBlocks& blocks, std::int64_t count, const Execu
   const std::int64_t chunk = chunk_size(blocks, count);
   thread_local Scratch x_scratch, y_scratch, sums_scratch;
   const auto chunk_of = [&](std::int64_t channels, Scratch& scratch) {
-    const std::int64_t panels = channels / nr;
-    const std::int64_t plane = padded_plane(chunk * nr);
+    const std::int64_t panels = channels / panel_channels;
+    const std::int64_t plane = padded_plane(chunk * panel_channels);
     const std::int64_t bytes = panels * blocks.points * plane * float_bytes;
     return PackedChunk{panels, blocks.points, plane, static_cast<float*>(scratch.get(bytes))};
   };
@@ -85,4 +88,4 @@ void sum_outer_products(const SumBlocks& blocks, std::int64_t count, const Execu
   }
 }
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -1,10 +1,8 @@
 #include "packing.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
 // A panel reads one cache line from each row of the kernel, and rows are far apart: the lines of
@@ -13,7 +11,7 @@ constexpr std::int64_t rows_ahead = 16;
 
 }  // namespace
 
-__attribute__((target("avx2"))) void transpose(const float* from, std::int64_t step, float* to) {
+KERNEL void transpose(const float* from, std::int64_t step, float* to) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
   for (int i = 0; i < 8; i += 2) {
@@ -27,8 +25,8 @@ __attribute__((target("avx2"))) void transpose(const float* from, std::int64_t s
     r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
   }
   for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + 16 * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(to + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    _mm256_storeu_ps(to + nr * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps(to + nr * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
   }
 }
 
@@ -45,7 +43,9 @@ void pack_block(const ImplicitGemm& p, const KBlock& block, std::int64_t first_p
         const float* from = matrix + (block.first_channel + c) * p.features + first;
         float* to = to_tap + c * nr;
         for (std::int64_t panel = 0; panel < panels; ++panel, to += depth * nr) {
-          __builtin_prefetch(from + rows_ahead * p.features + panel * nr);
+          for (std::int64_t f = 0; f < nr; f += line_floats) {
+            __builtin_prefetch(from + rows_ahead * p.features + panel * nr + f);
+          }
           const std::int64_t count = std::min(nr, p.features - first - panel * nr);
           copy_row(from + panel * nr, count, to);
           if (count < nr) {
@@ -63,8 +63,9 @@ void pack_block(const ImplicitGemm& p, const KBlock& block, std::int64_t first_p
       std::int64_t c = 0;
       if (count == nr) {
         for (; c + 8 <= block.channels; c += 8) {
-          transpose(from + c, p.channels, to + c * nr);
-          transpose(from + c + 8 * p.channels, p.channels, to + c * nr + 8);
+          for (std::int64_t f = 0; f < nr; f += 8) {
+            transpose(from + c + f * p.channels, p.channels, to + c * nr + f);
+          }
         }
       }
       for (; c < block.channels; ++c) {
@@ -81,7 +82,7 @@ void pack_panels(const ImplicitGemm& p, const float* kernel, float* packed,
   const auto k_blocks = p.k_blocks();
   // Panels are divided among threads as well, so that a kernel of a single block is packed in
   // parallel.
-  const std::int64_t panels = p.panels(), tasks = std::min(panels, 2 * executor.threads());
+  const std::int64_t panels = panel_count(p), tasks = std::min(panels, 2 * executor.threads());
   executor.run(static_cast<std::int64_t>(k_blocks.size()) * tasks, [&](std::int64_t i) {
     const KBlock& block = k_blocks[i / tasks];
     const std::int64_t begin = panels * (i % tasks) / tasks;
@@ -91,4 +92,4 @@ void pack_panels(const ImplicitGemm& p, const float* kernel, float* packed,
   });
 }
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -1,4 +1,4 @@
-// Packs the convolution's kernel into panels of NR = 16 features, which the microkernel reads.
+// Packs the convolution's kernel into panels of NR features, which the microkernel reads.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,11 @@
 
 #include "executor.h"
 #include "implicit_gemm.h"
+#include "vector.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
+
+inline std::int64_t panel_count(const ImplicitGemm& gemm) { return ceil_div(gemm.features, nr); }
 
 // Copies at most NR floats. (A memcpy of a constant size is two instructions, any other one is a
 // call.)
@@ -32,4 +35,4 @@ void pack_block(const ImplicitGemm& gemm, const KBlock& block, std::int64_t firs
 void pack_panels(const ImplicitGemm& gemm, const float* kernel, float* packed,
                  const Executor& executor);
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -1,27 +1,23 @@
-// Max-pool on processors with AVX2.
+// Max-pool.
 //
 // Why not XLA: its CPU backend reads windows one value at a time, and its gradient searches for
-// each maximum again. Here eight channels are compared at once, and the forward pass in training
+// each maximum again. Here a vector of channels is compared at once, and the forward pass in training
 // keeps the index of each maximum in one byte, as models/lowerings/pooling.py does without this
 // library.
 #include "pooling.h"
-
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "problem.h"
+#include "vector.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
-constexpr std::int64_t lanes = 8;
 constexpr std::int64_t chunk = 4 * lanes;  // Channels whose maxima and indices stay in registers.
 constexpr std::int64_t rows_per_band = 8;
-
-#define AVX2 __attribute__((target("avx2")))
 
 // The rows or columns of a window that lie inside the image.
 struct Span {
@@ -31,41 +27,33 @@ struct Span {
       : begin(std::max<std::int64_t>(0, -first)), end(std::min(window, size - first)) {}
 };
 
-// Pools `vectors` times eight channels of one window. `x` is the window's first pixel, which may
+// Pools `vectors` vectors of channels of one window. `x` is the window's first pixel, which may
 // lie outside the image.
 template <int vectors, bool with_indices>
-AVX2 void pool_vectors(const Pool& p, const float* x, const Span& rows, const Span& columns,
+KERNEL void pool_vectors(const Pool& p, const float* x, const Span& rows, const Span& columns,
                        float* y, std::uint8_t* indices) {
-  __m256 best[vectors];
-  __m256i best_index[vectors];
+  Vector best[vectors];
+  Bytes best_index[vectors];
   for (int v = 0; v < vectors; ++v) {
-    best[v] = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
-    best_index[v] = _mm256_setzero_si256();
+    best[v] = broadcast(-std::numeric_limits<float>::infinity());
+    best_index[v] = broadcast_byte(0);
   }
   for (std::int64_t i = rows.begin; i < rows.end; ++i) {
     for (std::int64_t j = columns.begin; j < columns.end; ++j) {
       const float* const pixel = x + (i * p.width + j) * p.channels;
-      const __m256i index = _mm256_set1_epi32(static_cast<int>(i * p.window + j));
+      const Bytes index = broadcast_byte(i * p.window + j);
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        const __m256 here = _mm256_loadu_ps(pixel + lanes * v);
-        const __m256 is_better = _mm256_or_ps(_mm256_cmp_ps(here, best[v], _CMP_GT_OQ),
-                                              _mm256_cmp_ps(here, here, _CMP_UNORD_Q));
-        best[v] = _mm256_blendv_ps(best[v], here, is_better);
-        if (with_indices) {
-          best_index[v] = _mm256_blendv_epi8(best_index[v], index, _mm256_castps_si256(is_better));
-        }
+        const Vector here = load(pixel + lanes * v);
+        const Mask is_better = larger_or_nan(here, best[v]);
+        best[v] = select(is_better, here, best[v]);
+        if (with_indices) best_index[v] = select(is_better, index, best_index[v]);
       }
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    _mm256_storeu_ps(y + lanes * v, best[v]);
-    if (!with_indices) continue;
-    alignas(32) std::int32_t values[lanes];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(values), best_index[v]);
-    for (std::int64_t c = 0; c < lanes; ++c) {
-      indices[lanes * v + c] = static_cast<std::uint8_t>(values[c]);
-    }
+    store(y + lanes * v, best[v]);
+    if (with_indices) store(indices + lanes * v, best_index[v]);
   }
 }
 
@@ -105,7 +93,7 @@ void pool_pixel(const Pool& p, const float* image, std::int64_t row, std::int64_
 }
 
 // Adds dy where the maximum has this index. The compiler vectorises the loop.
-AVX2 void add_at_index(const float* dy, const std::uint8_t* indices, std::int64_t index,
+KERNEL void add_at_index(const float* dy, const std::uint8_t* indices, std::int64_t index,
                        std::int64_t count, float* dx) {
   for (std::int64_t c = 0; c < count; ++c) dx[c] += indices[c] == index ? dy[c] : 0.0f;
 }
@@ -147,8 +135,6 @@ void for_rows(std::int64_t images, std::int64_t rows, const Executor& executor, 
   });
 }
 
-}  // namespace
-
 void max_pool(const Pool& p, const float* x, float* y, std::uint8_t* indices,
               const Executor& executor) {
   for_rows(p.images, p.out_height, executor, [&](std::int64_t image, std::int64_t row) {
@@ -164,8 +150,8 @@ void max_pool(const Pool& p, const float* x, float* y, std::uint8_t* indices,
   });
 }
 
-void max_pool_gradient(const Pool& p, const float* dy, const std::uint8_t* indices, float* dx,
-                       const Executor& executor) {
+void gradient(const Pool& p, const float* dy, const std::uint8_t* indices, float* dx,
+              const Executor& executor) {
   for_rows(p.images, p.height, executor, [&](std::int64_t image, std::int64_t row) {
     const std::int64_t result = image * p.out_height * p.out_width * p.channels;
     for (std::int64_t column = 0; column < p.width; ++column) {
@@ -175,4 +161,9 @@ void max_pool_gradient(const Pool& p, const float* dy, const std::uint8_t* indic
   });
 }
 
-}  // namespace flax_resnet
+}  // namespace
+
+extern const Pooling pooling;
+const Pooling pooling{max_pool, gradient};
+
+}  // namespace flax_resnet::ISA

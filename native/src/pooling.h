@@ -1,5 +1,4 @@
-// Max-pool of float32 images and its gradient, for processors with AVX2 (has_avx2 in
-// cpu_features.h).
+// Max-pool of float32 images and its gradient.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +13,17 @@ struct Pool {
   std::int64_t window, stride, padding;  // The window is at most 15.
 };
 
-// Computes each window's maximum and, if `indices` is not null, its index within the window,
-// window * row + column. Of equal maxima the first in row-major order counts. A NaN is the largest
-// value.
-void max_pool(const Pool& pool, const float* x, float* y, std::uint8_t* indices,
-              const Executor& executor);
-
-// Computes the gradient of the images: the gradient of each window is added at the index of its
-// maximum.
-void max_pool_gradient(const Pool& pool, const float* dy, const std::uint8_t* indices, float* dx,
-                       const Executor& executor);
+// Both passes, compiled for one instruction set.
+struct Pooling {
+  // Computes each window's maximum and, if `indices` is not null, its index within the window,
+  // window * row + column. Of equal maxima the first in row-major order counts. A NaN is the largest
+  // value.
+  void (*max_pool)(const Pool& pool, const float* x, float* y, std::uint8_t* indices,
+                   const Executor& executor);
+  // Computes the gradient of the images: the gradient of each window is added at the index of its
+  // maximum.
+  void (*gradient)(const Pool& pool, const float* dy, const std::uint8_t* indices, float* dx,
+                   const Executor& executor);
+};
 
 }  // namespace flax_resnet

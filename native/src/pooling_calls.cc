@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "custom_call.h"
-#include "pooling.h"
+#include "kernels.h"
 
 namespace {
 
@@ -48,7 +48,7 @@ ffi::Error MaxPool(ffi::ThreadPool threads, Array x, Result y, ffi::RemainingRet
     if (optional_results.size() > 0) {
       indices = indices_of(**optional_results.get<ffi::AnyBuffer>(0), *y);
     }
-    max_pool(pool, static_cast<const float*>(x.untyped_data()),
+    required_kernels().pooling.max_pool(pool, static_cast<const float*>(x.untyped_data()),
              static_cast<float*>(y->untyped_data()), indices, executor_of(threads));
   });
 }
@@ -57,7 +57,7 @@ ffi::Error MaxPoolGradient(ffi::ThreadPool threads, Array dy, Array indices, Res
                            std::int64_t window, std::int64_t stride, std::int64_t padding) {
   return catch_errors([&] {
     const Pool pool = pool_of(*dx, dy, window, stride, padding);
-    max_pool_gradient(pool, static_cast<const float*>(dy.untyped_data()), indices_of(indices, dy),
+    required_kernels().pooling.gradient(pool, static_cast<const float*>(dy.untyped_data()), indices_of(indices, dy),
                       static_cast<float*>(dx->untyped_data()), executor_of(threads));
   });
 }

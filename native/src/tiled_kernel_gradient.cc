@@ -1,4 +1,4 @@
-// The float32 kernel gradient of dense convolutions on AVX2 and FMA.
+// The float32 kernel gradient of dense convolutions.
 //
 // Why not oneDNN: version 3.2 runs most 3x3 gradients on NHWC arrays at 30 to 55 GFLOP/s per core
 // on AVX2, where its best forward pass reaches 90, and this pass took the longest of the three
@@ -8,34 +8,31 @@
 //     dkernel[i, j, c, f] = sum over n, y, x of  image[n, y s + i, x s + j, c]  dy[n, y, x, f]
 //
 // This is a sum of outer products, one for each pixel. A register tile of 6 channels by 16 features
-// of sums is accumulated over the pixels of a block; a block is as many pixels as fit the L2 cache.
-// The block's images are first copied with zero padding into panels [rows, columns, 6 channels], so
-// that the taps of a kernel row are contiguous, and its dy is copied into panels of 16 features.
+// of sums, or with AVX-512 8 by 32, is accumulated over the pixels of a block; a block is as many pixels as fit the L2 cache.
+// The block's images are first copied with zero padding into panels [rows, columns, tile_channels], so
+// that the taps of a kernel row are contiguous, and its dy is copied into panels of tile_features.
 // The tiles are divided among the threads: no two threads add to the same sum, so the result does
 // not depend on the number of threads.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "algorithms.h"
+#include "isa_algorithms.h"
 #include "microkernel.h"
 #include "packing.h"
 #include "scratch.h"
+#include "tuning.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
-constexpr std::int64_t tile_channels = mr, tile_features = nr;
+constexpr std::int64_t tile_channels = tuning.gradient_channels, tile_features = nr;
 // Images with at most this many channels are packed into a single panel of all channels.
 constexpr std::int64_t max_single_panel_channels = 32;
 // The copied pixels of a block, which stay in the L2 cache.
 constexpr std::int64_t block_bytes = 192 * 1024;
 // The copied pixels of one panel, which stay in the L1 cache.
 constexpr std::int64_t panel_bytes = 12 * 1024;
-// 1x1 kernels on larger feature maps are left to oneDNN.
-constexpr std::int64_t max_pointwise_pixels = 28 * 28;
 
 // Distances between images, rows and columns, in floats.
 struct Strides {
@@ -47,45 +44,46 @@ struct Extent {
   std::int64_t images, rows, columns;
 };
 
-// Adds the outer products of all pixels of `extent`, 6 channels at x by 16 features at dy, to a
-// tile of sums. Its rows are at rows[i] + offset. With `is_first` the sums start at zero.
-__attribute__((target("avx2,fma"))) void add_outer_products(const float* x, Strides xs,
-                                                            const float* dy, Strides ds,
-                                                            Extent extent, float* const* rows,
-                                                            std::int64_t offset, bool is_first) {
-  __m256 acc[tile_channels][2];
-#pragma GCC unroll 6
+// Adds the outer products of all pixels of `extent`, tile_channels at x by one or two vectors of
+// features at dy, to a tile of sums. Its rows are at rows[i] + offset. With `is_first` the sums start
+// at zero.
+template <int vectors>
+KERNEL void add_outer_products(const float* x, Strides xs, const float* dy, Strides ds,
+                               Extent extent, float* const* rows, std::int64_t offset,
+                               bool is_first) {
+  Vector acc[tile_channels][vectors];
+#pragma GCC unroll 16
   for (int i = 0; i < tile_channels; ++i) {
-    acc[i][0] = is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(rows[i] + offset);
-    acc[i][1] = is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(rows[i] + offset + 8);
+    acc[i][0] = is_first ? zero() : load(rows[i] + offset);
+    if constexpr (vectors == 2) acc[i][1] = is_first ? zero() : load(rows[i] + offset + lanes);
   }
   for (std::int64_t image = 0; image < extent.images; ++image) {
     for (std::int64_t row = 0; row < extent.rows; ++row) {
       const float* a = x + image * xs.image + row * xs.row;
       const float* b = dy + image * ds.image + row * ds.row;
       for (std::int64_t column = 0; column < extent.columns; ++column) {
-        const __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
-#pragma GCC unroll 6
+        const Vector low = load(b), high = vectors == 2 ? load(b + lanes) : low;
+#pragma GCC unroll 16
         for (int i = 0; i < tile_channels; ++i) {
-          const __m256 value = _mm256_broadcast_ss(a + i);
-          acc[i][0] = _mm256_fmadd_ps(value, low, acc[i][0]);
-          acc[i][1] = _mm256_fmadd_ps(value, high, acc[i][1]);
+          const Vector value = broadcast(a + i);
+          acc[i][0] = fmadd(value, low, acc[i][0]);
+          if constexpr (vectors == 2) acc[i][1] = fmadd(value, high, acc[i][1]);
         }
         a += xs.column;
         b += ds.column;
       }
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int i = 0; i < tile_channels; ++i) {
-    _mm256_storeu_ps(rows[i] + offset, acc[i][0]);
-    _mm256_storeu_ps(rows[i] + offset + 8, acc[i][1]);
+    store(rows[i] + offset, acc[i][0]);
+    if constexpr (vectors == 2) store(rows[i] + offset + lanes, acc[i][1]);
   }
 }
 
 // How the sums are split into tiles. Channels are packed into panels. A kernel row over a panel is
-// kernel_width * panel contiguous floats, which are split into tiles of 6. Features are split into
-// tiles of 16.
+// kernel_width * panel contiguous floats, which are split into tiles of tile_channels. Features
+// are split into tiles of tile_features.
 struct Plan {
   Problem p;
   // A strided 1x1 kernel reads only every `step`th pixel, so only these are copied, next to each
@@ -160,7 +158,7 @@ class Accumulator {
     }
   }
 
-  // Finds where each tile's sums of the first features go, [panel][kernel row][tile][6]: into the
+  // Finds where each tile's sums of the first features go, [panel][kernel row][tile][tile_channels]: into the
   // gradient itself if there is only one block, else into contiguous scratch memory.
   void find_rows(float* dkernel) {
     is_direct_ = images_ == p_.images && rows_ == p_.out_height && p_.features % tile_features == 0;
@@ -211,6 +209,9 @@ class Accumulator {
     for (std::int64_t panel = 0; panel < panels_.size(); ++panel) {
       float* const* const begin = sums_.data() + panel * rows_of_panel_;
       for (std::int64_t f = 0; f < features_.size(); ++f) {
+        // The last features may fill one vector only.
+        const std::int64_t remaining = p_.features - (features_.begin + f) * tile_features;
+        const auto add = remaining <= lanes ? add_outer_products<1> : add_outer_products<2>;
         float* const* sums = begin;
         for (std::int64_t i = 0; i < p_.kernel_height; ++i) {
           const float* line = x + panel * x_panel + i * x_line;
@@ -219,10 +220,11 @@ class Accumulator {
             float* const* const next = sums + tile_channels;
             const bool is_last = next == begin + rows_of_panel_;
             if (f + 1 < features_.size()) {
-              prefetch_rows_for_write(is_last ? begin : next, (f + is_last) * step());
+              prefetch_rows_for_write(is_last ? begin : next, tile_channels, (f + is_last) * step(),
+                                      tile_features);
             }
-            add_outer_products(line + tile * tile_channels, xs, dy + f * dy_tile, ds, extent, sums,
-                               f * step(), is_first);
+            add(line + tile * tile_channels, xs, dy + f * dy_tile, ds, extent, sums, f * step(),
+                is_first);
             sums = next;
           }
         }
@@ -230,7 +232,7 @@ class Accumulator {
     }
   }
 
-  // Copies the block's dy to [feature tile][image, row, column][16], with zeros after the last
+  // Copies the block's dy to [feature tile][image, row, column][tile_features], with zeros after the last
   // feature.
   const float* copy_features(std::int64_t first_image, std::int64_t row, Extent extent) {
     const std::int64_t first = features_.begin * tile_features;
@@ -328,11 +330,11 @@ class Accumulator {
   std::vector<float> discarded_;
 };
 
-bool is_supported(const Problem& p) { return own_algorithms_apply(p) && p.groups == 1; }
+bool is_supported(const Problem& p) { return p.groups == 1; }
 
 bool is_profitable(const Problem& p) {
   // oneDNN is fast for 1x1 kernels on large feature maps.
-  const bool is_small = p.out_height * p.out_width <= max_pointwise_pixels;
+  const bool is_small = p.out_height * p.out_width <= tuning.max_pointwise_gradient_pixels;
   return !p.is_pointwise() || is_small;
 }
 
@@ -357,4 +359,4 @@ void run(const Problem& p, const float* x, const float* dy, float* dkernel,
 
 const KernelGradientAlgorithm tiled_kernel_gradient{"tiled", is_supported, is_profitable, run};
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

@@ -1,58 +1,57 @@
 // Winograd convolution (winograd.h): float32 3x3 kernels of stride 1, forward and input gradient.
 #include "winograd.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <vector>
 
-#include "algorithms.h"
+#include "isa_algorithms.h"
 #include "microkernel.h"
+#include "outer_products.h"
 #include "packing.h"
 #include "scratch.h"
+#include "tuning.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 namespace {
 
-// The transformed input tiles of a task in bytes, and the panels of features whose products are
-// computed before they are transformed back. Both stay in the L2 cache.
+// The transformed input tiles of a task in bytes, which stay in the L2 cache, as do the products of
+// tuning.winograd_panels.
 constexpr std::int64_t task_bytes = 512 * 1024;
-constexpr std::int64_t panels_per_task = 4;
 // With few input tiles the next panel is prefetched while one is multiplied, as in indirect.cc: one
 // cache line every few channels, by at most the same number of tiles. (One 14x14 map is 1.1 times
 // as fast.)
-constexpr int steps_per_line = 4;
+constexpr int steps_per_line = tuning.winograd_steps_per_line;
 // The number of output tiles whose products take as long as transforming the filters, and as
 // reading transformed filters.
 constexpr std::int64_t tiles_per_packing = 60, tiles_per_reading = 10;
 
 // The 1-D filter transform: three weights in a line to the six transform points.
-AVX2 void filter_transform(const __m256 (&g)[3], __m256 (&to)[input_tile]) {
-  const __m256 even_p =
-      _mm256_mul_ps(broadcast(lagrange_p), _mm256_fmadd_ps(broadcast(p2), g[2], g[0]));
-  const __m256 even_q =
-      _mm256_mul_ps(broadcast(lagrange_q), _mm256_fmadd_ps(broadcast(q2), g[2], g[0]));
+INLINE_KERNEL void filter_transform(const Vector (&g)[3], Vector (&to)[input_tile]) {
+  const Vector even_p =
+      multiply(broadcast(lagrange_p), fmadd(broadcast(p2), g[2], g[0]));
+  const Vector even_q =
+      multiply(broadcast(lagrange_q), fmadd(broadcast(q2), g[2], g[0]));
   to[0] = g[0];
-  to[1] = _mm256_fmadd_ps(broadcast(lagrange_p * p1), g[1], even_p);
-  to[2] = _mm256_fnmadd_ps(broadcast(lagrange_p * p1), g[1], even_p);
-  to[3] = _mm256_fmadd_ps(broadcast(lagrange_q * q1), g[1], even_q);
-  to[4] = _mm256_fnmadd_ps(broadcast(lagrange_q * q1), g[1], even_q);
+  to[1] = fmadd(broadcast(lagrange_p * p1), g[1], even_p);
+  to[2] = fnmadd(broadcast(lagrange_p * p1), g[1], even_p);
+  to[3] = fmadd(broadcast(lagrange_q * q1), g[1], even_q);
+  to[4] = fnmadd(broadcast(lagrange_q * q1), g[1], even_q);
   to[5] = g[2];
 }
 
 // The 1-D output transform: six products in a line to four pixels of the result.
-AVX2 void output_transform(const __m256 (&m)[input_tile], __m256 (&to)[output_tile]) {
-  const __m256 sum_p = _mm256_add_ps(m[1], m[2]), sum_q = _mm256_add_ps(m[3], m[4]);
-  const __m256 difference_p = _mm256_sub_ps(m[1], m[2]), difference_q = _mm256_sub_ps(m[3], m[4]);
-  to[0] = _mm256_add_ps(m[0], _mm256_add_ps(sum_p, sum_q));
-  to[1] = _mm256_fmadd_ps(broadcast(p1), difference_p, _mm256_mul_ps(broadcast(q1), difference_q));
-  to[2] = _mm256_fmadd_ps(broadcast(p2), sum_p, _mm256_mul_ps(broadcast(q2), sum_q));
-  to[3] = _mm256_fmadd_ps(broadcast(p1 * p2), difference_p,
-                          _mm256_fmadd_ps(broadcast(q1 * q2), difference_q, m[5]));
+INLINE_KERNEL void output_transform(const Vector (&m)[input_tile], Vector (&to)[output_tile]) {
+  const Vector sum_p = add(m[1], m[2]), sum_q = add(m[3], m[4]);
+  const Vector difference_p = subtract(m[1], m[2]), difference_q = subtract(m[3], m[4]);
+  to[0] = add(m[0], add(sum_p, sum_q));
+  to[1] = fmadd(broadcast(p1), difference_p, multiply(broadcast(q1), difference_q));
+  to[2] = fmadd(broadcast(p2), sum_p, multiply(broadcast(q2), sum_q));
+  to[3] = fmadd(broadcast(p1 * p2), difference_p,
+                          fmadd(broadcast(q1 * q2), difference_q, m[5]));
 }
 
 // The padded size of one transform point's matrix of the packed filters.
-std::int64_t filter_plane(const ImplicitGemm& p) { return padded_plane(p.channels * p.features); }
+std::int64_t filter_plane(const ImplicitGemm& p) { return padded_plane(p.channels * panel_count(p) * nr); }
 
 std::int64_t packed_size(const ImplicitGemm& p) { return transform_points * filter_plane(p); }
 
@@ -73,51 +72,57 @@ struct FilterTaps {
   }
 };
 
-// The 2-D filter transform of the eight filters at `offset` in the matrices of the taps.
-AVX2 void transform_filter(const FilterTaps& filter, std::int64_t offset,
-                           __m256 (&to)[transform_points]) {
-  __m256 half[input_tile][3];
+// The 2-D filter transform of a vector of filters at `offset` in the matrices of the taps.
+INLINE_KERNEL void transform_filter(const FilterTaps& filter, std::int64_t offset,
+                           Vector (&to)[transform_points]) {
+  Vector half[input_tile][3];
   for (int j = 0; j < 3; ++j) {
-    const __m256 line[3] = {_mm256_loadu_ps(filter.at[0][j] + offset),
-                            _mm256_loadu_ps(filter.at[1][j] + offset),
-                            _mm256_loadu_ps(filter.at[2][j] + offset)};
-    __m256 values[input_tile];
+    const Vector line[3] = {load(filter.at[0][j] + offset),
+                            load(filter.at[1][j] + offset),
+                            load(filter.at[2][j] + offset)};
+    Vector values[input_tile];
     filter_transform(line, values);
     for (int i = 0; i < input_tile; ++i) half[i][j] = values[i];
   }
   for (int i = 0; i < input_tile; ++i) {
-    __m256 values[input_tile];
+    Vector values[input_tile];
     filter_transform(half[i], values);
     for (int j = 0; j < input_tile; ++j) to[i * input_tile + j] = values[j];
   }
 }
 
-// Transforms and packs one panel of NR features: [point][panel][channel][NR].
-__attribute__((target("avx2,fma"))) void pack_panel(const ImplicitGemm& p, const FilterTaps& filter,
+// Transforms and packs one panel of NR features: [point][panel][channel][NR]. Of the last panel only
+// the vectors that have features are written.
+KERNEL void pack_panel(const ImplicitGemm& p, const FilterTaps& filter,
                                                     std::int64_t panel, float* packed) {
   const std::int64_t plane = filter_plane(p);
   float* const out = packed + panel * p.channels * nr;
-  __m256 values[transform_points];
+  const std::int64_t width = std::min(nr, p.features - panel * nr);
+  Vector values[transform_points];
   if (!p.kernel_is_transposed) {
     for (std::int64_t c = 0; c < p.channels; ++c) {
-      for (std::int64_t f = 0; f < nr; f += lanes) {
+      for (std::int64_t f = 0; f < width; f += lanes) {
         transform_filter(filter, c * p.features + panel * nr + f, values);
         for (int k = 0; k < transform_points; ++k) {
-          _mm256_store_ps(out + k * plane + c * nr + f, values[k]);
+          store(out + k * plane + c * nr + f, values[k]);
         }
       }
     }
     return;
   }
-  alignas(32) float block[transform_points][lanes * lanes];
+  alignas(64) float block[transform_points][lanes * lanes];
   for (std::int64_t c = 0; c < p.channels; c += lanes) {
-    for (std::int64_t f = 0; f < nr; f += lanes) {
+    for (std::int64_t f = 0; f < width; f += lanes) {
       for (std::int64_t i = 0; i < lanes; ++i) {
         transform_filter(filter, (panel * nr + f + i) * p.channels + c, values);
-        for (int k = 0; k < transform_points; ++k) _mm256_store_ps(block[k] + i * lanes, values[k]);
+        for (int k = 0; k < transform_points; ++k) store(block[k] + i * lanes, values[k]);
       }
       for (int k = 0; k < transform_points; ++k) {
-        transpose(block[k], lanes, out + k * plane + c * nr + f);
+        for (std::int64_t i = 0; i < lanes; i += 8) {
+          for (std::int64_t j = 0; j < lanes; j += 8) {
+            transpose(block[k] + i * lanes + j, lanes, out + k * plane + (c + j) * nr + f + i);
+          }
+        }
       }
     }
   }
@@ -126,17 +131,16 @@ __attribute__((target("avx2,fma"))) void pack_panel(const ImplicitGemm& p, const
 // The 2-D output transform of one tile, followed by the epilogue: `width` features from `feature`
 // on. `offsets` locates the tile's 16 pixels in the result and the residual; negative ones are
 // outside.
-__attribute__((target("avx2,fma"))) void write_output_tile(
+KERNEL void write_output_tile(
     const float* from, std::int64_t plane, std::int64_t width, const Epilogue& epilogue,
     std::int64_t feature, const std::int64_t* offsets, float* result) {
-  alignas(32) __m256 half[output_tile][input_tile];
-  const __m256 zero = _mm256_setzero_ps();
+  alignas(64) Vector half[output_tile][input_tile];
   for (std::int64_t f = 0; f < width; f += lanes) {
     for (int j = 0; j < input_tile; ++j) {
-      __m256 line[input_tile], values[output_tile];
+      Vector line[input_tile], values[output_tile];
 #pragma GCC unroll 6
       for (int i = 0; i < input_tile; ++i) {
-        line[i] = _mm256_load_ps(from + (i * input_tile + j) * plane + f);
+        line[i] = load(from + (i * input_tile + j) * plane + f);
       }
       output_transform(line, values);
 #pragma GCC unroll 4
@@ -144,19 +148,18 @@ __attribute__((target("avx2,fma"))) void write_output_tile(
     }
     const float* const bias = epilogue.bias_at(feature + f);
     const float* const residual = epilogue.residual_at(f);
-    const __m256 bias_values = bias != nullptr ? _mm256_loadu_ps(bias) : zero;
+    const Vector bias_values = bias != nullptr ? load(bias) : zero();
     for (int i = 0; i < output_tile; ++i) {
-      __m256 values[output_tile];
+      Vector values[output_tile];
       output_transform(half[i], values);
 #pragma GCC unroll 4
       for (int j = 0; j < output_tile; ++j) {
         const std::int64_t to = offsets[i * output_tile + j];
         if (to < 0) continue;
-        __m256 sum = _mm256_add_ps(values[j], bias_values);
-        if (residual != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(residual + to));
-        // Of a NaN and zero, max returns the second operand.
-        if (epilogue.relu) sum = _mm256_max_ps(zero, sum);
-        _mm256_storeu_ps(result + to + f, sum);
+        Vector sum = add(values[j], bias_values);
+        if (residual != nullptr) sum = add(sum, load(residual + to));
+        if (epilogue.relu) sum = relu(sum);
+        store(result + to + f, sum);
       }
     }
   }
@@ -168,7 +171,7 @@ struct Task {
 };
 
 std::vector<Task> split(const ImplicitGemm& p, const OutputTiles& tiles, std::int64_t threads) {
-  const std::int64_t count = tiles.count(), panels = p.panels();
+  const std::int64_t count = tiles.count(), panels = panel_count(p);
   const std::int64_t bytes =
       transform_points * p.channels * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t max_tiles = std::max<std::int64_t>(4 * mr, task_bytes / bytes);
@@ -208,13 +211,13 @@ void run_task(const ImplicitGemm& p, const OutputTiles& tiles, const FilterTaps&
   }
 
   const std::int64_t gemm_tiles = ceil_div(task.count, mr);
-  const std::int64_t width = std::min(panels_per_task, task.panels) * nr;
+  const std::int64_t width = std::min(tuning.winograd_panels, task.panels) * nr;
   const std::int64_t products_plane = padded_plane(gemm_tiles * mr * width);
   auto* const products =
       static_cast<float*>(products_scratch.get(transform_points * products_plane * sizeof(float)));
   const std::int64_t end = task.first_panel + task.panels;
-  for (std::int64_t first = task.first_panel; first < end; first += panels_per_task) {
-    const std::int64_t last = std::min(end, first + panels_per_task);
+  for (std::int64_t first = task.first_panel; first < end; first += tuning.winograd_panels) {
+    const std::int64_t last = std::min(end, first + tuning.winograd_panels);
     for (std::int64_t k = 0; k < transform_points; ++k) {
       for (std::int64_t panel = first; panel < last; ++panel) {
         const float* const matrix = packed + k * filter_plane(p) + panel * p.channels * nr;
@@ -229,12 +232,14 @@ void run_task(const ImplicitGemm& p, const OutputTiles& tiles, const FilterTaps&
             sources[i] = inputs + k * plane + std::min(row, task.count - 1) * p.channels;
             results[i] = products + k * products_plane + row * width + (panel - first) * nr;
           }
-          if (gemm_tiles <= steps_per_line) {
+          if (panel * nr + lanes == p.features) {
+            multiply_tile<1>(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr, nullptr);
+          } else if (gemm_tiles <= steps_per_line) {
             const float* const next_line = next + gemm_tile * p.channels / steps_per_line * nr;
-            multiply_tile<steps_per_line>(sources, 1, 0, p.channels, matrix, results, 0, true,
-                                          nullptr, nullptr, next_line);
+            multiply_tile<2, steps_per_line>(sources, 1, 0, p.channels, matrix, results, 0, true,
+                                             nullptr, nullptr, next_line);
           } else {
-            multiply_tile(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr, nullptr);
+            multiply_tile<2>(sources, 1, 0, p.channels, matrix, results, 0, true, nullptr, nullptr);
           }
         }
       }
@@ -251,15 +256,16 @@ void run_task(const ImplicitGemm& p, const OutputTiles& tiles, const FilterTaps&
                 ? tile.image * p.image_step + row * p.row_step + column * p.column_step + feature
                 : -1;
       }
-      write_output_tile(products + i * width, products_plane, (last - first) * nr, epilogue,
-                        feature, offsets, p.result);
+      write_output_tile(products + i * width, products_plane,
+                        std::min((last - first) * nr, p.features - feature), epilogue, feature,
+                        offsets, p.result);
     }
   }
 }
 
 void pack(const ImplicitGemm& p, const float* kernel, float* packed, const Executor& executor) {
   const FilterTaps filter(p, kernel);
-  executor.run(p.panels(), [&](std::int64_t panel) { pack_panel(p, filter, panel, packed); });
+  executor.run(panel_count(p), [&](std::int64_t panel) { pack_panel(p, filter, panel, packed); });
 }
 
 void run(const ImplicitGemm& p, const float* packed, const Epilogue& epilogue,
@@ -272,8 +278,8 @@ void run(const ImplicitGemm& p, const float* packed, const Epilogue& epilogue,
 }
 
 bool is_supported(const Problem& p) {
-  return own_algorithms_apply(p) && p.groups == 1 && p.stride == 1 && p.kernel_height == 3 &&
-         p.kernel_width == 3 && p.channels % nr == 0 && p.features % nr == 0;
+  return p.groups == 1 && p.stride == 1 && p.kernel_height == 3 && p.kernel_width == 3 &&
+         p.channels % panel_channels == 0 && p.features % panel_channels == 0;
 }
 
 // Compares multiplications. Transforming the filters, or reading transformed ones, which are four
@@ -289,4 +295,4 @@ bool is_profitable(const Problem& p, bool packed) {
 
 const Algorithm winograd{"winograd", is_supported, is_profitable, packed_size, pack, run};
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

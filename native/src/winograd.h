@@ -11,18 +11,16 @@
 // 2e-7 and the usual points 2.3e-6.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstdint>
 
 #include "problem.h"
+#include "vector.h"
 
-namespace flax_resnet {
+namespace flax_resnet::ISA {
 
 // The sides of an input and an output tile, and the number of transform points.
 constexpr std::int64_t input_tile = 6, output_tile = 4, transform_points = input_tile * input_tile;
-constexpr std::int64_t lanes = 8;  // Floats of an AVX vector.
 
 // The interpolation points are +-p1 and +-q1; p2 is p1 * p1 and q2 is q1 * q1. Since p1 * q1 = 1,
 // the factor p2 * q2 of the transforms is left out.
@@ -31,47 +29,43 @@ constexpr float p1 = 2.0f / 3, q1 = 3.0f / 2, p2 = p1 * p1, q2 = q1 * q1;
 // others.
 constexpr float lagrange_p = 1 / (2 * p2 * (p2 - q2)), lagrange_q = 1 / (2 * q2 * (q2 - p2));
 
-#define AVX2 __attribute__((target("avx2,fma"))) inline
-
-AVX2 __m256 broadcast(float value) { return _mm256_set1_ps(value); }
-
 // The 1-D input transform: six pixels in a line to the six transform points.
-AVX2 void input_transform(const __m256 (&d)[input_tile], __m256 (&to)[input_tile]) {
-  const __m256 even_p = _mm256_fnmadd_ps(broadcast(q2), d[2], d[4]);
-  const __m256 odd_p = _mm256_fnmadd_ps(broadcast(q2), d[1], d[3]);
-  const __m256 even_q = _mm256_fnmadd_ps(broadcast(p2), d[2], d[4]);
-  const __m256 odd_q = _mm256_fnmadd_ps(broadcast(p2), d[1], d[3]);
-  to[0] = _mm256_fnmadd_ps(broadcast(p2 + q2), d[2], _mm256_add_ps(d[0], d[4]));
-  to[1] = _mm256_fmadd_ps(broadcast(p1), odd_p, even_p);
-  to[2] = _mm256_fnmadd_ps(broadcast(p1), odd_p, even_p);
-  to[3] = _mm256_fmadd_ps(broadcast(q1), odd_q, even_q);
-  to[4] = _mm256_fnmadd_ps(broadcast(q1), odd_q, even_q);
-  to[5] = _mm256_fnmadd_ps(broadcast(p2 + q2), d[3], _mm256_add_ps(d[1], d[5]));
+INLINE_KERNEL void input_transform(const Vector (&d)[input_tile], Vector (&to)[input_tile]) {
+  const Vector even_p = fnmadd(broadcast(q2), d[2], d[4]);
+  const Vector odd_p = fnmadd(broadcast(q2), d[1], d[3]);
+  const Vector even_q = fnmadd(broadcast(p2), d[2], d[4]);
+  const Vector odd_q = fnmadd(broadcast(p2), d[1], d[3]);
+  to[0] = fnmadd(broadcast(p2 + q2), d[2], add(d[0], d[4]));
+  to[1] = fmadd(broadcast(p1), odd_p, even_p);
+  to[2] = fnmadd(broadcast(p1), odd_p, even_p);
+  to[3] = fmadd(broadcast(q1), odd_q, even_q);
+  to[4] = fnmadd(broadcast(q1), odd_q, even_q);
+  to[5] = fnmadd(broadcast(p2 + q2), d[3], add(d[1], d[5]));
 }
 
 // Applies a 1-D transform along both axes of a tile. `from` points to its size x size pixels, of
 // which `width` channels from `first` on are transformed. The result is one row of each transform
 // point's matrix; the matrices are `plane` floats apart.
-template <int size, void transform(const __m256 (&)[size], __m256 (&)[input_tile])>
-__attribute__((target("avx2,fma"))) void transform_tile(const float* const* from,
+template <int size, void transform(const Vector (&)[size], Vector (&)[input_tile])>
+KERNEL void transform_tile(const float* const* from,
                                                         std::int64_t first, std::int64_t width,
                                                         std::int64_t plane, float* to) {
-  __m256 half[input_tile][size];
+  Vector half[input_tile][size];
   for (std::int64_t c = 0; c < width; c += lanes) {
     for (int j = 0; j < size; ++j) {
-      __m256 line[size], values[input_tile];
+      Vector line[size], values[input_tile];
 #pragma GCC unroll 6
-      for (int i = 0; i < size; ++i) line[i] = _mm256_loadu_ps(from[i * size + j] + first + c);
+      for (int i = 0; i < size; ++i) line[i] = load(from[i * size + j] + first + c);
       transform(line, values);
 #pragma GCC unroll 6
       for (int i = 0; i < input_tile; ++i) half[i][j] = values[i];
     }
     for (int i = 0; i < input_tile; ++i) {
-      __m256 values[input_tile];
+      Vector values[input_tile];
       transform(half[i], values);
 #pragma GCC unroll 6
       for (int j = 0; j < input_tile; ++j) {
-        _mm256_store_ps(to + (i * input_tile + j) * plane + c, values[j]);
+        store(to + (i * input_tile + j) * plane + c, values[j]);
       }
     }
   }
@@ -109,4 +103,4 @@ struct OutputTile {
   }
 };
 
-}  // namespace flax_resnet
+}  // namespace flax_resnet::ISA

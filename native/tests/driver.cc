@@ -5,12 +5,12 @@
 #include <cstdlib>
 #include <future>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "convolution.h"
-#include "normalization.h"
-#include "pooling.h"
+#include "kernels.h"
 
 namespace {
 
@@ -65,12 +65,12 @@ void for_each_product(const Problem& p, Visit visit) {
             }
 }
 
-bool close(const char* what, const Problem& p, const Floats& got, const Floats& expected) {
+bool close(const std::string& what, const Problem& p, const Floats& got, const Floats& expected) {
   float largest = 1;
   for (float value : expected) largest = std::max(largest, std::abs(value));
   for (std::size_t i = 0; i < got.size(); ++i) {
     if (!(std::abs(got[i] - expected[i]) <= 2e-5f * largest)) {
-      std::printf("%s differs at %zu, %g for %g: %s\n", what, i, got[i], expected[i],
+      std::printf("%s differs at %zu, %g for %g: %s\n", what.c_str(), i, got[i], expected[i],
                   p.to_string().c_str());
       return false;
     }
@@ -88,7 +88,7 @@ bool check(unsigned seed) {
   const std::int64_t x[] = {pick({1, 2, 3, 5}), pick({5, 7, 12}), pick({5, 9, 12}),
                             pick({3, 4, 8, 16, 48}) * groups};
   const std::int64_t k[] = {kernel, kernel, x[3] / groups,
-                            groups == 8 ? x[3] : pick({4, 16, 21}) * groups};
+                            groups == 8 ? x[3] : pick({4, 16, 21, 48}) * groups};
   const std::int64_t y[] = {x[0], (x[1] + 2 * padding - kernel) / stride + 1,
                             (x[2] + 2 * padding - kernel) / stride + 1, k[3]};
   const Problem p = make_problem(x, 4, k, 4, y, 4, stride, padding, groups, Dtype::f32);
@@ -123,25 +123,29 @@ bool check(unsigned seed) {
   forward_packed(p, image.data(), packed.data(), packed_bytes(p), epilogue, got.data(), executor);
   good = good && close("packed and fused", p, got, value);
 
-  // Test our own algorithms also where another one would be chosen.
-  for (const Algorithm* algorithm : algorithms) {
-    if (!algorithm->is_supported(p)) continue;
-    Aligned packed_kernel(algorithm->packed_bytes(p));
-    algorithm->pack(p, weights.data(), packed_kernel.data(), executor);
-    algorithm->forward(p, image.data(), packed_kernel.data(), epilogue, got.data(), executor);
-    algorithm->input_gradient(p, dy.data(), weights.data(), got_dx.data(), executor);
-    good = good && close(algorithm->name, p, got, value) && close(algorithm->name, p, got_dx, dx);
-  }
-  for (const KernelGradientAlgorithm* algorithm : kernel_gradient_algorithms) {
-    if (!algorithm->is_supported(p)) continue;
-    algorithm->run(p, image.data(), dy.data(), got_dk.data(), executor);
-    good = good && close(algorithm->name, p, got_dk, dk);
+  // Test our own algorithms also where another one, or a wider instruction set, would be chosen.
+  for (const Kernels* kernels : all_kernels()) {
+    for (const Algorithm* algorithm : kernels->algorithms) {
+      if (!algorithm->is_supported(p)) continue;
+      const std::string name = std::string(kernels->isa) + " " + algorithm->name;
+      Aligned packed_kernel(algorithm->packed_bytes(p));
+      algorithm->pack(p, weights.data(), packed_kernel.data(), executor);
+      algorithm->forward(p, image.data(), packed_kernel.data(), epilogue, got.data(), executor);
+      algorithm->input_gradient(p, dy.data(), weights.data(), got_dx.data(), executor);
+      good = good && close(name, p, got, value) && close(name, p, got_dx, dx);
+    }
+    for (const KernelGradientAlgorithm* algorithm : kernels->kernel_gradient_algorithms) {
+      if (!algorithm->is_supported(p)) continue;
+      const std::string name = std::string(kernels->isa) + " " + algorithm->name;
+      algorithm->run(p, image.data(), dy.data(), got_dk.data(), executor);
+      good = good && close(name, p, got_dk, dk);
+    }
   }
   return good;
 }
 
 // Compares batch normalisation on several threads with its formulas.
-bool check_normalization(unsigned seed) {
+bool check_normalization(const Normalization& passes, unsigned seed) {
   std::mt19937 random(seed);
   const std::int64_t count = 1 + random() % 2000, channels = 1 + random() % 100;
   const std::int64_t threads = 1 + random() % 3;
@@ -154,12 +158,12 @@ bool check_normalization(unsigned seed) {
   const Affine affine{mean.data(), factor.data(), bias.data()};
   const Pixels size{count, channels};
   Floats sum(channels), other(channels), y(x.size()), g(x.size()), dx(x.size());
-  moments(size, x.data(), sum.data(), other.data(), executor);
-  normalize(size, x.data(), affine, dy.data(), true, y.data(), executor);
+  passes.moments(size, x.data(), sum.data(), other.data(), executor);
+  passes.normalize(size, x.data(), affine, dy.data(), true, y.data(), executor);
   const Gradient gradient{dy.data(), y.data(), true};
-  gradient_sums(size, x.data(), affine, gradient, sum.data(), other.data(), g.data(), executor);
-  normalization_gradient(size, x.data(), affine, gradient, bias.data(), factor.data(), dx.data(),
-                         executor);
+  passes.gradient_sums(size, x.data(), affine, gradient, sum.data(), other.data(), g.data(), executor);
+  passes.gradient(size, x.data(), affine, gradient, bias.data(), factor.data(), dx.data(),
+                  executor);
   std::vector<double> total(channels);
   for (std::size_t i = 0; i < x.size(); ++i) {
     const std::size_t c = i % channels;
@@ -181,7 +185,7 @@ bool check_normalization(unsigned seed) {
 }
 
 // Compares max-pool and its gradient with a plain search for each window's maximum.
-bool check_pooling(unsigned seed) {
+bool check_pooling(const Pooling& pooling, unsigned seed) {
   std::mt19937 random(seed);
   const auto pick = [&](unsigned low, unsigned high) {
     return static_cast<std::int64_t>(low + random() % (high - low + 1));
@@ -197,8 +201,8 @@ bool check_pooling(unsigned seed) {
       pick(1, 3), [&](std::function<void()> task) { pool.all.emplace_back(std::move(task)); });
   Floats y(dy.size()), dx(x.size()), expected(x.size());
   std::vector<std::uint8_t> indices(dy.size());
-  max_pool(p, x.data(), y.data(), indices.data(), executor);
-  max_pool_gradient(p, dy.data(), indices.data(), dx.data(), executor);
+  pooling.max_pool(p, x.data(), y.data(), indices.data(), executor);
+  pooling.gradient(p, dy.data(), indices.data(), dx.data(), executor);
   for (std::size_t at = 0; at < y.size(); ++at) {
     const std::int64_t index = static_cast<std::int64_t>(at), c = index % p.channels;
     const std::int64_t column = index / p.channels % p.out_width;
@@ -255,8 +259,12 @@ int main(int count, char** arguments) {
     for (unsigned i = 0; i < 4; ++i) {
       results.push_back(std::async(std::launch::async, check, seed + std::min(i, 2u)));
     }
-    results.push_back(std::async(std::launch::async, check_normalization, seed));
-    results.push_back(std::async(std::launch::async, check_pooling, seed));
+    for (const Kernels* kernels : all_kernels()) {
+      results.push_back(std::async(std::launch::async, check_normalization,
+                                   std::cref(kernels->normalization), seed));
+      results.push_back(
+          std::async(std::launch::async, check_pooling, std::cref(kernels->pooling), seed));
+    }
     for (auto& result : results) good = result.get() && good;
   }
   std::printf(good ? "all agree\n" : "FAILED\n");

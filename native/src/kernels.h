@@ -1,0 +1,31 @@
+// The kernels that are compiled once for each instruction set, and the choice of the set.
+#pragma once
+
+#include <vector>
+
+#include "algorithms.h"
+#include "normalization.h"
+#include "pooling.h"
+
+namespace flax_resnet {
+
+struct Kernels {
+  const char* isa;  // "avx2" (with FMA) or "avx512" (F, BW, DQ and VL).
+  // The first algorithm that is supported and profitable is chosen.
+  const Algorithm* algorithms[3];
+  const KernelGradientAlgorithm* kernel_gradient_algorithms[3];
+  const Normalization& normalization;
+  const Pooling& pooling;
+};
+
+// The kernels of all instruction sets that this processor has, the widest first. oneDNN's variable
+// ONEDNN_MAX_CPU_ISA limits them, as it does oneDNN itself.
+const std::vector<const Kernels*>& all_kernels();
+
+// The kernels of the widest instruction set, or null if this processor has none of the sets.
+const Kernels* kernels();
+
+// The same, for functions that have no other implementation. Throws InvalidArgument instead.
+const Kernels& required_kernels();
+
+}  // namespace flax_resnet
