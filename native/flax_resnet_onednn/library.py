@@ -123,12 +123,17 @@ def onednn_version() -> str:
 
 
 def instruction_set() -> str:
-    """Returns the instruction set of the package's own kernels: ``"avx512"``, ``"avx2"`` or ``""``.
+    """Returns the instruction set of our own algorithms: ``"avx512"``, ``"avx2"`` or ``""``.
 
     It is the widest one that the processor has, at most oneDNN's ``ONEDNN_MAX_CPU_ISA`` from the
-    environment. Batch norm and max-pool need one of them.
+    environment.
     """
     return library().flax_resnet_instruction_set().decode()
+
+
+def has_avx2() -> bool:
+    """Returns whether there is an instruction set for batch norm and max-pool, AVX2 at least."""
+    return bool(instruction_set())
 
 
 def bf16_is_fast() -> bool:

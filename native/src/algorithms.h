@@ -1,4 +1,4 @@
-// What an own float32 convolution algorithm consists of. kernels.h has the table of them.
+// What an own float32 convolution algorithm consists of. instruction_set.h has the tables of them.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels.h"
+#include "instruction_set.h"
 #include "onednn.h"
 
 namespace flax_resnet {
@@ -19,8 +19,8 @@ std::atomic<Preference>& preference() {
   return value;
 }
 
-// Calls is_profitable(algorithm) for the algorithms of a table that support the problem, and returns
-// the first one that is, or null for oneDNN.
+// Calls is_profitable(algorithm) for the algorithms of a table that support the problem, and
+// returns the first one that is, or null for oneDNN.
 template <typename Algorithm, std::size_t size, typename IsProfitable>
 const Algorithm* choose(const Algorithm* const (&table)[size], const Problem& p,
                         IsProfitable is_profitable) {
@@ -34,17 +34,16 @@ const Algorithm* choose(const Algorithm* const (&table)[size], const Problem& p,
 }
 
 const Algorithm* choose_algorithm(const Problem& p, bool packed) {
-  if (kernels() == nullptr) return nullptr;
-  return choose(kernels()->algorithms, p,
+  if (instruction_set() == nullptr) return nullptr;
+  return choose(instruction_set()->algorithms, p,
                 [&](const Algorithm& algorithm) { return algorithm.is_profitable(p, packed); });
 }
 
 const KernelGradientAlgorithm* choose_kernel_gradient(const Problem& p) {
-  if (kernels() == nullptr) return nullptr;
-  return choose(kernels()->kernel_gradient_algorithms, p,
-                [&](const KernelGradientAlgorithm& algorithm) {
-                  return algorithm.is_profitable(p);
-                });
+  if (instruction_set() == nullptr) return nullptr;
+  return choose(
+      instruction_set()->kernel_gradient_algorithms, p,
+      [&](const KernelGradientAlgorithm& algorithm) { return algorithm.is_profitable(p); });
 }
 
 const float* as_floats(const void* array) { return static_cast<const float*>(array); }
@@ -58,7 +57,8 @@ struct Header {
 
   Header(const Problem& p, const Algorithm* algorithm) {
     if (algorithm != nullptr) {
-      std::snprintf(text, header_bytes, "flax_resnet %s %s", kernels()->isa, algorithm->name);
+      std::snprintf(text, header_bytes, "flax_resnet %s %s", instruction_set()->name,
+                    algorithm->name);
     } else {
       std::snprintf(text, header_bytes, "flax_resnet %016zx", onednn::layout_hash(p));
     }

@@ -7,7 +7,7 @@
 
 #include "convolution.h"
 #include "custom_call.h"
-#include "kernels.h"
+#include "instruction_set.h"
 #include "onednn.h"
 
 namespace {
@@ -187,9 +187,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 // Plain C functions, which Python calls through ctypes.
 extern "C" {
 
-// The name of the instruction set that our own kernels use, or an empty text if they are not used.
+// The name of the instruction set in use, or an empty text if there is none.
 const char* flax_resnet_instruction_set() {
-  return flax_resnet::kernels() == nullptr ? "" : flax_resnet::kernels()->isa;
+  return flax_resnet::instruction_set() == nullptr ? "" : flax_resnet::instruction_set()->name;
 }
 
 // Returns 0, or 1 if there is no such preference. See convolution.h.

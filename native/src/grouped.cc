@@ -5,8 +5,8 @@
 //
 // As in indirect.cc the pass is an implicit GEMM, here with one matrix per tap and group. A band of
 // rows of a block of channels (some whole groups) is copied with zero padding, so that it is
-// contiguous in the L2 cache. Up to 6 pixels by 16 features of sums, or with AVX-512 8 by 32, stay in
-// registers.
+// contiguous in the L2 cache. Up to 6 pixels by 16 features of sums, or with AVX-512 8 by 32, stay
+// in registers.
 #include "grouped.h"
 
 #include <algorithm>
@@ -64,29 +64,28 @@ struct Source {
   std::int64_t tap_count, depth;
 };
 
-// The microkernel: computes `pixels` x NR sums. `group` is the number of channels of a group, or NR for
-// any multiple of it. It decides how a channel is broadcast to the features of its group.
+// The microkernel: computes `pixels` x NR sums. `group` is the number of channels of a group, or NR
+// for any multiple of it. It decides how a channel is broadcast to the features of its group.
 template <int pixels, int group>
-KERNEL inline void multiply_tile(const Source& from, const float* kernel,
-                                 Vector (&acc)[pixels][2]) {
+SIMD inline void multiply_tile(const Source& from, const float* kernel, Vector (&acc)[pixels][2]) {
 #pragma GCC unroll 16
   for (int i = 0; i < pixels; ++i) acc[i][0] = acc[i][1] = zero();
   for (std::int64_t tap = 0; tap < from.tap_count; ++tap) {
     const float* const source = from.first + from.taps[tap];
     if constexpr (group == 4) {
-#define ACCUMULATE_CHANNEL_OF_FOUR(channel)                                \
-  {                                                                        \
-    const Vector low = load(kernel), high = load(kernel + lanes);          \
-    _Pragma("GCC unroll 16") for (int i = 0; i < pixels; ++i) {            \
-      const float* const pixel = source + i * from.step;                   \
-      const Vector a = broadcast_of_four<channel>(pixel);                  \
-      const Vector b = broadcast_of_four<channel>(pixel + lanes);          \
-      acc[i][0] = fmadd(a, low, acc[i][0]);                                \
-      acc[i][1] = fmadd(b, high, acc[i][1]);                               \
-    }                                                                      \
-    kernel += nr;                                                          \
+#define ACCUMULATE_CHANNEL_OF_FOUR(channel)                                    \
+  {                                                                            \
+    const Vector low = load(kernel), high = load(kernel + lanes);              \
+    _Pragma("GCC unroll 16") for (int i = 0; i < pixels; ++i) {                \
+      const float* const pixel = source + i * from.step;                       \
+      const Vector a = broadcast_of_four<channel>(pixel);                      \
+      const Vector b = broadcast_of_four<channel>(pixel + lanes);              \
+      acc[i][0] = fmadd(a, low, acc[i][0]);                                    \
+      acc[i][1] = fmadd(b, high, acc[i][1]);                                   \
+    }                                                                          \
+    kernel += nr;                                                              \
     /* Read the pixels again: kept in registers, they would evict the sums. */ \
-    asm volatile("" : : : "memory");                                       \
+    asm volatile("" : : : "memory");                                           \
   }
       ACCUMULATE_CHANNEL_OF_FOUR(0)
       ACCUMULATE_CHANNEL_OF_FOUR(1)
@@ -120,8 +119,8 @@ struct Destination {
 
 // Computes a register tile and applies the epilogue.
 template <int pixels, int group>
-KERNEL void run_tile(const Source& from, const float* kernel, const Epilogue& epilogue,
-                     const Destination& to) {
+SIMD void run_tile(const Source& from, const float* kernel, const Epilogue& epilogue,
+                   const Destination& to) {
   const float* const bias = epilogue.bias_at(to.feature);
   const float* const residual = epilogue.residual_at(0);
   Vector acc[pixels][2];
@@ -150,8 +149,7 @@ constexpr std::array<RunTile, sizeof...(index)> tiles_of(std::integer_sequence<i
 
 template <int group>
 RunTile tile_of(std::int64_t pixels) {
-  constexpr auto tiles =
-      tiles_of<group>(std::make_integer_sequence<int, tuning.grouped_pixels>());
+  constexpr auto tiles = tiles_of<group>(std::make_integer_sequence<int, tuning.grouped_pixels>());
   return tiles[pixels - 1];
 }
 

@@ -4,10 +4,10 @@
 //                                                dy[n, y, x, f]
 //
 // As in tiled_kernel_gradient.cc a register tile of sums is accumulated over the pixels: the three
-// taps of a kernel row, by 4 channels and a vector of features or by 2 channels and two vectors. The rows of
-// a block of channels are copied with zero padding, as in grouped.cc. A task sums over some images
-// for one block of channels. The number of partial sums does not depend on the number of threads,
-// so the result does not either.
+// taps of a kernel row, by 4 channels and a vector of features or by 2 channels and two vectors.
+// The rows of a block of channels are copied with zero padding, as in grouped.cc. A task sums over
+// some images for one block of channels. The number of partial sums does not depend on the number
+// of threads, so the result does not either.
 #include <algorithm>
 #include <cstring>
 
@@ -36,8 +36,8 @@ struct Rows {
 // features]. `x` points to the first channel of the first group that the features belong to.
 // `group` is the number of channels of a group, or NR for any multiple of it.
 template <int group>
-KERNEL void accumulate_tile(const Rows& x, const Rows& dy, std::int64_t tap_step, std::int64_t rows,
-                            std::int64_t columns, float* to) {
+SIMD void accumulate_tile(const Rows& x, const Rows& dy, std::int64_t tap_step, std::int64_t rows,
+                          std::int64_t columns, float* to) {
   constexpr int channels = group == nr ? 2 : 4, halves = group == nr ? 2 : 1;
   Vector acc[kernel_side][channels][halves];
 #pragma GCC unroll 12

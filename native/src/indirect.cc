@@ -7,11 +7,11 @@
 // the features are divided among the threads in that case, and the kernel is read once.
 //
 // Both passes are implicit GEMMs (implicit_gemm.h). The microkernel keeps 6 pixels by 16 features
-// of sums in registers, or with AVX-512 12 by 32. It reads the source's pixels in place through pointers (the "indirection
-// buffer" of Dukhan 2019, arXiv:1907.02129); pixels outside the image are a pointer to zeros. The
-// kernel is packed into panels of NR features: beforehand, once per call, or, for few pixels, by
-// each task for its own features. A strided input gradient is stride^2 GEMMs of stride 1, one for
-// each phase of the rows and columns.
+// of sums in registers, or with AVX-512 12 by 32. It reads the source's pixels in place through
+// pointers (the "indirection buffer" of Dukhan 2019, arXiv:1907.02129); pixels outside the image
+// are a pointer to zeros. The kernel is packed into panels of NR features: beforehand, once per
+// call, or, for few pixels, by each task for its own features. A strided input gradient is stride^2
+// GEMMs of stride 1, one for each phase of the rows and columns.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -266,8 +266,8 @@ void run_unpacked(const ImplicitGemm& p, const float* kernel, const Epilogue& ep
 bool is_supported(const Problem& p) { return p.groups == 1; }
 
 bool is_profitable(const Problem& p, bool) {
-  return p.kernel_size() >= (p.is_pointwise() ? tuning.min_indirect_pointwise_kernel
-                                              : tuning.min_indirect_kernel);
+  return p.kernel_size() >=
+         (p.is_pointwise() ? tuning.min_indirect_pointwise_kernel : tuning.min_indirect_kernel);
 }
 
 std::int64_t packed_size(const ImplicitGemm& p) {

@@ -1,4 +1,4 @@
-// The convolution algorithms of one instruction set.
+// The convolution algorithms of the instruction set that a file is compiled for.
 #pragma once
 
 #include "algorithms.h"

@@ -21,8 +21,8 @@ inline void prefetch_rows_for_write(float* const* rows, std::int64_t count, std:
 
 // Adds the products of one channel to the tile.
 template <int vectors>
-INLINE_KERNEL void accumulate(const float* const (&pixels)[mr], std::int64_t k, const float* panel,
-                              Vector (&sums)[mr][vectors]) {
+SIMD_INLINE void accumulate(const float* const (&pixels)[mr], std::int64_t k, const float* panel,
+                            Vector (&sums)[mr][vectors]) {
   const Vector low = load(panel), high = vectors == 2 ? load(panel + lanes) : low;
 #pragma GCC unroll 16
   for (int i = 0; i < mr; ++i) {
@@ -43,11 +43,10 @@ INLINE_KERNEL void accumulate(const float* const (&pixels)[mr], std::int64_t k, 
 // steps_per_line channels. A prefetch never faults, so `next_panel` may point past the end of an
 // array.
 template <int vectors, int steps_per_line = 0>
-KERNEL inline void multiply_tile(const float* const* sources, std::int64_t taps,
-                                 std::int64_t channel, std::int64_t channels, const float* panel,
-                                 float* const* results, std::int64_t feature, bool is_first,
-                                 const Epilogue* epilogue, const float* const* residuals,
-                                 const float* next_panel = nullptr) {
+SIMD inline void multiply_tile(const float* const* sources, std::int64_t taps, std::int64_t channel,
+                               std::int64_t channels, const float* panel, float* const* results,
+                               std::int64_t feature, bool is_first, const Epilogue* epilogue,
+                               const float* const* residuals, const float* next_panel = nullptr) {
   Vector acc[mr][vectors];
   if (is_first) {
 #pragma GCC unroll 16

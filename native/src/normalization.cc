@@ -96,11 +96,11 @@ class Sums {
   std::vector<double> sums_;
 };
 
-KERNEL void add_sums(const float* __restrict from, double* __restrict to, std::int64_t width) {
+SIMD void add_sums(const float* __restrict from, double* __restrict to, std::int64_t width) {
   for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
 }
 
-KERNEL void sum_squares(const float* x, std::int64_t rows, std::int64_t width, float* __restrict sums,
+SIMD void sum_squares(const float* x, std::int64_t rows, std::int64_t width, float* __restrict sums,
                       float* __restrict square_sums) {
   std::fill(sums, sums + width, 0.0f);
   std::fill(square_sums, square_sums + width, 0.0f);
@@ -121,7 +121,7 @@ KERNEL void sum_squares(const float* x, std::int64_t rows, std::int64_t width, f
 }
 
 template <bool has_residual, bool relu>
-KERNEL void normalize_rows(const float* __restrict x, const float* __restrict mean,
+SIMD void normalize_rows(const float* __restrict x, const float* __restrict mean,
                          const float* __restrict factor, const float* __restrict bias,
                          const float* __restrict residual, float* __restrict y, std::int64_t rows,
                          std::int64_t width) {
@@ -140,15 +140,14 @@ KERNEL void normalize_rows(const float* __restrict x, const float* __restrict me
 enum class Mask { none, by_result, by_input };
 
 template <Mask mask>
-INLINE_KERNEL float before_relu(float dy, float result, float centred,
-                                                             float factor, float bias) {
+SIMD_INLINE float before_relu(float dy, float result, float centred, float factor, float bias) {
   if (mask == Mask::by_result) return result > 0.0f ? dy : 0.0f;
   if (mask == Mask::by_input) return centred * factor + bias > 0.0f ? dy : 0.0f;
   return dy;
 }
 
 template <Mask mask, bool writes_g>
-KERNEL void sum_gradients(const float* __restrict x, const float* __restrict mean,
+SIMD void sum_gradients(const float* __restrict x, const float* __restrict mean,
                         const float* __restrict factor, const float* __restrict bias,
                         const float* __restrict dy, const float* __restrict y, std::int64_t rows,
                         std::int64_t width, float* __restrict totals, float* __restrict centred,
@@ -169,7 +168,7 @@ KERNEL void sum_gradients(const float* __restrict x, const float* __restrict mea
 }
 
 template <Mask mask>
-KERNEL void gradient_rows(const float* __restrict x, const float* __restrict mean,
+SIMD void gradient_rows(const float* __restrict x, const float* __restrict mean,
                         const float* __restrict factor, const float* __restrict bias,
                         const float* __restrict dy, const float* __restrict y,
                         const float* __restrict mean_gradient, const float* __restrict projection,
@@ -255,9 +254,9 @@ void gradient_sums(Pixels size, const float* x, const Affine& affine, const Grad
               });
 }
 
-void gradient(Pixels size, const float* x, const Affine& affine,
-              const Gradient& gradient, const float* mean_gradient, const float* projection,
-              float* dx, const Executor& executor) {
+void gradient(Pixels size, const float* x, const Affine& affine, const Gradient& gradient,
+              const float* mean_gradient, const float* projection, float* dx,
+              const Executor& executor) {
   const Rows rows(size);
   const RepeatedAffine row(affine, size, rows);
   const Repeated mean_gradient_row(mean_gradient, size, rows),

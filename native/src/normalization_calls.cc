@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "custom_call.h"
-#include "kernels.h"
+#include "instruction_set.h"
 
 namespace {
 
@@ -34,13 +34,14 @@ float* values_of(Result& array, std::int64_t count) {
   return const_cast<float*>(values_of(*array, count));
 }
 
-const Normalization& normalization() { return required_kernels().normalization; }
+const Normalization& normalization() { return required_instruction_set().normalization; }
 
 ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result mean_square) {
   return catch_errors([&] {
     const auto size = pixels_of(x);
-    normalization().moments(size, static_cast<const float*>(x.untyped_data()), values_of(mean, size.channels),
-            values_of(mean_square, size.channels), executor_of(pool));
+    normalization().moments(size, static_cast<const float*>(x.untyped_data()),
+                            values_of(mean, size.channels), values_of(mean_square, size.channels),
+                            executor_of(pool));
   });
 }
 
@@ -54,8 +55,8 @@ ffi::Error Normalize(ffi::ThreadPool pool, Array x, Array mean, Array factor, Ar
     if (optional_operands.size() > 0) {
       residual = values_of(*optional_operands.get<Array>(0), total_size);
     }
-    normalization().normalize(size, values_of(x, total_size), affine_of(mean, factor, bias, c), residual, relu,
-              values_of(y, total_size), executor_of(pool));
+    normalization().normalize(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
+                              residual, relu, values_of(y, total_size), executor_of(pool));
   });
 }
 
@@ -75,8 +76,8 @@ ffi::Error GradientSums(ffi::ThreadPool pool, Array dy, Array x, Array mean, Arr
       g = values_of(array, total_size);
     }
     normalization().gradient_sums(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
-                  {values_of(dy, total_size), y, relu}, values_of(total, c),
-                  values_of(centred_total, c), g, executor_of(pool));
+                                  {values_of(dy, total_size), y, relu}, values_of(total, c),
+                                  values_of(centred_total, c), g, executor_of(pool));
   });
 }
 
@@ -87,8 +88,9 @@ ffi::Error NormalizationGradient(ffi::ThreadPool pool, Array dy, Array x, Array 
     const auto size = pixels_of(x);
     const auto c = size.channels, total_size = size.count * c;
     normalization().gradient(size, values_of(x, total_size), affine_of(mean, factor, bias, c),
-                           {values_of(dy, total_size), nullptr, relu}, values_of(mean_gradient, c),
-                           values_of(projection, c), values_of(dx, total_size), executor_of(pool));
+                             {values_of(dy, total_size), nullptr, relu},
+                             values_of(mean_gradient, c), values_of(projection, c),
+                             values_of(dx, total_size), executor_of(pool));
   });
 }
 

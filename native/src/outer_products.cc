@@ -19,8 +19,8 @@ std::int64_t largest_divisor(std::int64_t size, std::int64_t most) {
 // Adds the outer products of `count` rows of x and y to sums [rows, 16], or with `set` overwrites
 // them.
 template <int rows>
-KERNEL void add_outer_products(const float* x, const float* y, std::int64_t count, float* sums,
-                               std::int64_t sums_step, bool set) {
+SIMD void add_outer_products(const float* x, const float* y, std::int64_t count, float* sums,
+                             std::int64_t sums_step, bool set) {
   constexpr bool has_two = panel_channels == 2 * lanes;  // Whether a panel is two vectors wide.
   Vector acc[rows][has_two ? 2 : 1];
 #pragma GCC unroll 16
@@ -52,7 +52,8 @@ SumBlocks::SumBlocks(std::int64_t points, std::int64_t all_channels, std::int64_
       channels(largest_divisor(all_channels, max_channels)),
       features(largest_divisor(all_features, max_features)) {
   // Make blocks narrower until there are enough for all threads.
-  while (all_channels / channels * (all_features / features) < threads && channels > panel_channels) {
+  while (all_channels / channels * (all_features / features) < threads &&
+         channels > panel_channels) {
     channels = largest_divisor(all_channels, channels / 2);
   }
   block_rows = all_channels / channels;
@@ -75,15 +76,16 @@ void add_block(const SumBlocks& blocks, const PackedChunk& x, const PackedChunk&
           const float* const a = x.at(first_x + c / panel_channels, k, begin);
           float* const to = point_sums + c * blocks.features + f;
           const bool starts_at_zero = set && begin == 0;
-          // The registers of AVX-512 hold the sums of 16 channels, those of AVX2 of a third of them.
+          // The registers of AVX-512 hold the sums of 16 channels, those of AVX2 of a third of
+          // them.
           if constexpr (lanes == 16) {
             add_outer_products<16>(a, b, count_here, to, blocks.features, starts_at_zero);
           } else {
             add_outer_products<6>(a, b, count_here, to, blocks.features, starts_at_zero);
             add_outer_products<5>(a + 6, b, count_here, to + 6 * blocks.features, blocks.features,
                                   starts_at_zero);
-            add_outer_products<5>(a + 11, b, count_here, to + 11 * blocks.features,
-                                  blocks.features, starts_at_zero);
+            add_outer_products<5>(a + 11, b, count_here, to + 11 * blocks.features, blocks.features,
+                                  starts_at_zero);
           }
         }
       }

@@ -11,7 +11,7 @@ constexpr std::int64_t rows_ahead = 16;
 
 }  // namespace
 
-KERNEL void transpose(const float* from, std::int64_t step, float* to) {
+SIMD void transpose(const float* from, std::int64_t step, float* to) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * step);
   for (int i = 0; i < 8; i += 2) {

@@ -1,9 +1,9 @@
 // Max-pool.
 //
 // Why not XLA: its CPU backend reads windows one value at a time, and its gradient searches for
-// each maximum again. Here a vector of channels is compared at once, and the forward pass in training
-// keeps the index of each maximum in one byte, as models/lowerings/pooling.py does without this
-// library.
+// each maximum again. Here a vector of channels is compared at once, and the forward pass in
+// training keeps the index of each maximum in one byte, as models/lowerings/pooling.py does without
+// this library.
 #include "pooling.h"
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct Span {
 // Pools `vectors` vectors of channels of one window. `x` is the window's first pixel, which may
 // lie outside the image.
 template <int vectors, bool with_indices>
-KERNEL void pool_vectors(const Pool& p, const float* x, const Span& rows, const Span& columns,
+SIMD void pool_vectors(const Pool& p, const float* x, const Span& rows, const Span& columns,
                        float* y, std::uint8_t* indices) {
   Vector best[vectors];
   Bytes best_index[vectors];
@@ -93,7 +93,7 @@ void pool_pixel(const Pool& p, const float* image, std::int64_t row, std::int64_
 }
 
 // Adds dy where the maximum has this index. The compiler vectorises the loop.
-KERNEL void add_at_index(const float* dy, const std::uint8_t* indices, std::int64_t index,
+SIMD void add_at_index(const float* dy, const std::uint8_t* indices, std::int64_t index,
                        std::int64_t count, float* dx) {
   for (std::int64_t c = 0; c < count; ++c) dx[c] += indices[c] == index ? dy[c] : 0.0f;
 }

@@ -16,8 +16,8 @@ struct Pool {
 // Both passes, compiled for one instruction set.
 struct Pooling {
   // Computes each window's maximum and, if `indices` is not null, its index within the window,
-  // window * row + column. Of equal maxima the first in row-major order counts. A NaN is the largest
-  // value.
+  // window * row + column. Of equal maxima the first in row-major order counts. A NaN is the
+  // largest value.
   void (*max_pool)(const Pool& pool, const float* x, float* y, std::uint8_t* indices,
                    const Executor& executor);
   // Computes the gradient of the images: the gradient of each window is added at the index of its

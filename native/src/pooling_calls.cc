@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "custom_call.h"
-#include "kernels.h"
+#include "instruction_set.h"
 
 namespace {
 
@@ -48,8 +48,9 @@ ffi::Error MaxPool(ffi::ThreadPool threads, Array x, Result y, ffi::RemainingRet
     if (optional_results.size() > 0) {
       indices = indices_of(**optional_results.get<ffi::AnyBuffer>(0), *y);
     }
-    required_kernels().pooling.max_pool(pool, static_cast<const float*>(x.untyped_data()),
-             static_cast<float*>(y->untyped_data()), indices, executor_of(threads));
+    required_instruction_set().pooling.max_pool(pool, static_cast<const float*>(x.untyped_data()),
+                                                static_cast<float*>(y->untyped_data()), indices,
+                                                executor_of(threads));
   });
 }
 
@@ -57,8 +58,9 @@ ffi::Error MaxPoolGradient(ffi::ThreadPool threads, Array dy, Array indices, Res
                            std::int64_t window, std::int64_t stride, std::int64_t padding) {
   return catch_errors([&] {
     const Pool pool = pool_of(*dx, dy, window, stride, padding);
-    required_kernels().pooling.gradient(pool, static_cast<const float*>(dy.untyped_data()), indices_of(indices, dy),
-                      static_cast<float*>(dx->untyped_data()), executor_of(threads));
+    required_instruction_set().pooling.gradient(
+        pool, static_cast<const float*>(dy.untyped_data()), indices_of(indices, dy),
+        static_cast<float*>(dx->untyped_data()), executor_of(threads));
   });
 }
 

@@ -8,11 +8,11 @@
 //     dkernel[i, j, c, f] = sum over n, y, x of  image[n, y s + i, x s + j, c]  dy[n, y, x, f]
 //
 // This is a sum of outer products, one for each pixel. A register tile of 6 channels by 16 features
-// of sums, or with AVX-512 8 by 32, is accumulated over the pixels of a block; a block is as many pixels as fit the L2 cache.
-// The block's images are first copied with zero padding into panels [rows, columns, tile_channels], so
-// that the taps of a kernel row are contiguous, and its dy is copied into panels of tile_features.
-// The tiles are divided among the threads: no two threads add to the same sum, so the result does
-// not depend on the number of threads.
+// of sums, or with AVX-512 8 by 32, is accumulated over the pixels of a block; a block is as many
+// pixels as fit the L2 cache. The block's images are first copied with zero padding into panels
+// [rows, columns, tile_channels], so that the taps of a kernel row are contiguous, and its dy is
+// copied into panels of tile_features. The tiles are divided among the threads: no two threads add
+// to the same sum, so the result does not depend on the number of threads.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -45,12 +45,11 @@ struct Extent {
 };
 
 // Adds the outer products of all pixels of `extent`, tile_channels at x by one or two vectors of
-// features at dy, to a tile of sums. Its rows are at rows[i] + offset. With `is_first` the sums start
-// at zero.
+// features at dy, to a tile of sums. Its rows are at rows[i] + offset. With `is_first` the sums
+// start at zero.
 template <int vectors>
-KERNEL void add_outer_products(const float* x, Strides xs, const float* dy, Strides ds,
-                               Extent extent, float* const* rows, std::int64_t offset,
-                               bool is_first) {
+SIMD void add_outer_products(const float* x, Strides xs, const float* dy, Strides ds, Extent extent,
+                             float* const* rows, std::int64_t offset, bool is_first) {
   Vector acc[tile_channels][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < tile_channels; ++i) {
@@ -158,8 +157,9 @@ class Accumulator {
     }
   }
 
-  // Finds where each tile's sums of the first features go, [panel][kernel row][tile][tile_channels]: into the
-  // gradient itself if there is only one block, else into contiguous scratch memory.
+  // Finds where each tile's sums of the first features go, [panel][kernel
+  // row][tile][tile_channels]: into the gradient itself if there is only one block, else into
+  // contiguous scratch memory.
   void find_rows(float* dkernel) {
     is_direct_ = images_ == p_.images && rows_ == p_.out_height && p_.features % tile_features == 0;
     discarded_.assign(p_.features, 0.0f);
@@ -232,8 +232,8 @@ class Accumulator {
     }
   }
 
-  // Copies the block's dy to [feature tile][image, row, column][tile_features], with zeros after the last
-  // feature.
+  // Copies the block's dy to [feature tile][image, row, column][tile_features], with zeros after
+  // the last feature.
   const float* copy_features(std::int64_t first_image, std::int64_t row, Extent extent) {
     const std::int64_t first = features_.begin * tile_features;
     thread_local Scratch scratch;

@@ -1,10 +1,10 @@
-// The vectors of the instruction set that a kernel file is compiled for.
+// The vectors of one instruction set.
 //
-// Kernel files are compiled once for each instruction set, into the namespace flax_resnet::ISA.
-// CMakeLists.txt defines ISA (avx2 or avx512) and LANES, the floats of a vector. Only functions
-// marked KERNEL contain the set's instructions: the compiler's flags allow none of them, so that
-// inline functions that other files share, the standard library's for example, run on any x86-64
-// processor whichever copy of them the linker keeps.
+// The files that include this one are compiled once for each instruction set, into the namespace
+// flax_resnet::ISA. CMakeLists.txt defines ISA (avx2 or avx512) and LANES, the floats of a vector.
+// Only functions marked SIMD contain the set's instructions: the compiler's flags allow none of
+// them, so that inline functions that other files share, the standard library's for example, run on
+// any x86-64 processor whichever copy of them the linker keeps.
 #pragma once
 
 #include <immintrin.h>
@@ -12,11 +12,11 @@
 #include <cstdint>
 
 #if LANES == 16 && !defined(EMULATE_AVX512)
-#define KERNEL __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define SIMD __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #else
-#define KERNEL __attribute__((target("avx2,fma")))
+#define SIMD __attribute__((target("avx2,fma")))
 #endif
-#define INLINE_KERNEL KERNEL __attribute__((always_inline)) inline
+#define SIMD_INLINE SIMD __attribute__((always_inline)) inline
 
 namespace flax_resnet::ISA {
 
@@ -36,45 +36,45 @@ namespace flax_resnet::ISA {
 using Vector = __m256;
 using Mask = __m256;
 
-INLINE_KERNEL Vector load(const float* from) { return _mm256_loadu_ps(from); }
-INLINE_KERNEL void store(float* to, Vector a) { _mm256_storeu_ps(to, a); }
-INLINE_KERNEL Vector zero() { return _mm256_setzero_ps(); }
-INLINE_KERNEL Vector broadcast(float value) { return _mm256_set1_ps(value); }
-INLINE_KERNEL Vector broadcast(const float* from) { return _mm256_broadcast_ss(from); }
-INLINE_KERNEL Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-INLINE_KERNEL Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
-INLINE_KERNEL Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+SIMD_INLINE Vector load(const float* from) { return _mm256_loadu_ps(from); }
+SIMD_INLINE void store(float* to, Vector a) { _mm256_storeu_ps(to, a); }
+SIMD_INLINE Vector zero() { return _mm256_setzero_ps(); }
+SIMD_INLINE Vector broadcast(float value) { return _mm256_set1_ps(value); }
+SIMD_INLINE Vector broadcast(const float* from) { return _mm256_broadcast_ss(from); }
+SIMD_INLINE Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+SIMD_INLINE Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+SIMD_INLINE Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
 // a * b + c and c - a * b, rounded once.
-INLINE_KERNEL Vector fmadd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE_KERNEL Vector fnmadd(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
+SIMD_INLINE Vector fmadd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+SIMD_INLINE Vector fnmadd(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
 // max(a, 0). NaN stays NaN: of a NaN and zero the instruction returns its second operand.
-INLINE_KERNEL Vector relu(Vector a) { return _mm256_max_ps(zero(), a); }
+SIMD_INLINE Vector relu(Vector a) { return _mm256_max_ps(zero(), a); }
 
 // One channel of each group of four channels, in all four lanes of the group.
 template <int channel>
-INLINE_KERNEL Vector broadcast_of_four(const float* from) {
+SIMD_INLINE Vector broadcast_of_four(const float* from) {
   return _mm256_permute_ps(_mm256_loadu_ps(from), channel * 0x55);
 }
 // The first channel of each group of eight channels, in all eight lanes of the group.
-INLINE_KERNEL Vector broadcast_of_eight(const float* from) { return _mm256_broadcast_ss(from); }
+SIMD_INLINE Vector broadcast_of_eight(const float* from) { return _mm256_broadcast_ss(from); }
 
 // The lanes where a is larger than b, or NaN.
-INLINE_KERNEL Mask larger_or_nan(Vector a, Vector b) {
+SIMD_INLINE Mask larger_or_nan(Vector a, Vector b) {
   return _mm256_or_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
-INLINE_KERNEL Vector select(Mask mask, Vector a, Vector b) { return _mm256_blendv_ps(b, a, mask); }
+SIMD_INLINE Vector select(Mask mask, Vector a, Vector b) { return _mm256_blendv_ps(b, a, mask); }
 
 // A byte for each lane.
 struct Bytes {
   __m256i values;
 };
-INLINE_KERNEL Bytes broadcast_byte(std::int64_t value) {
+SIMD_INLINE Bytes broadcast_byte(std::int64_t value) {
   return {_mm256_set1_epi32(static_cast<int>(value))};
 }
-INLINE_KERNEL Bytes select(Mask mask, Bytes a, Bytes b) {
+SIMD_INLINE Bytes select(Mask mask, Bytes a, Bytes b) {
   return {_mm256_blendv_epi8(b.values, a.values, _mm256_castps_si256(mask))};
 }
-INLINE_KERNEL void store(std::uint8_t* to, Bytes a) {
+SIMD_INLINE void store(std::uint8_t* to, Bytes a) {
   alignas(32) std::int32_t values[lanes];
   _mm256_store_si256(reinterpret_cast<__m256i*>(values), a.values);
   for (std::int64_t i = 0; i < lanes; ++i) to[i] = static_cast<std::uint8_t>(values[i]);
@@ -89,44 +89,44 @@ namespace flax_resnet::ISA {
 using Vector = __m512;
 using Mask = __mmask16;
 
-INLINE_KERNEL Vector load(const float* from) { return _mm512_loadu_ps(from); }
-INLINE_KERNEL void store(float* to, Vector a) { _mm512_storeu_ps(to, a); }
-INLINE_KERNEL Vector zero() { return _mm512_setzero_ps(); }
-INLINE_KERNEL Vector broadcast(float value) { return _mm512_set1_ps(value); }
-INLINE_KERNEL Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
-INLINE_KERNEL Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-INLINE_KERNEL Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
-INLINE_KERNEL Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
-INLINE_KERNEL Vector fmadd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE_KERNEL Vector fnmadd(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }
-INLINE_KERNEL Vector relu(Vector a) { return _mm512_max_ps(zero(), a); }
+SIMD_INLINE Vector load(const float* from) { return _mm512_loadu_ps(from); }
+SIMD_INLINE void store(float* to, Vector a) { _mm512_storeu_ps(to, a); }
+SIMD_INLINE Vector zero() { return _mm512_setzero_ps(); }
+SIMD_INLINE Vector broadcast(float value) { return _mm512_set1_ps(value); }
+SIMD_INLINE Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
+SIMD_INLINE Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+SIMD_INLINE Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+SIMD_INLINE Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+SIMD_INLINE Vector fmadd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+SIMD_INLINE Vector fnmadd(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }
+SIMD_INLINE Vector relu(Vector a) { return _mm512_max_ps(zero(), a); }
 
 template <int channel>
-INLINE_KERNEL Vector broadcast_of_four(const float* from) {
+SIMD_INLINE Vector broadcast_of_four(const float* from) {
   return _mm512_permute_ps(_mm512_loadu_ps(from), channel * 0x55);
 }
-INLINE_KERNEL Vector broadcast_of_eight(const float* from) {
+SIMD_INLINE Vector broadcast_of_eight(const float* from) {
   return _mm512_mask_broadcastss_ps(_mm512_set1_ps(*from), 0xff00, _mm_load_ss(from + 8));
 }
 
-INLINE_KERNEL Mask larger_or_nan(Vector a, Vector b) {
+SIMD_INLINE Mask larger_or_nan(Vector a, Vector b) {
   return static_cast<Mask>(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) |
                            _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q));
 }
-INLINE_KERNEL Vector select(Mask mask, Vector a, Vector b) {
+SIMD_INLINE Vector select(Mask mask, Vector a, Vector b) {
   return _mm512_mask_blend_ps(mask, b, a);
 }
 
 struct Bytes {
   __m512i values;
 };
-INLINE_KERNEL Bytes broadcast_byte(std::int64_t value) {
+SIMD_INLINE Bytes broadcast_byte(std::int64_t value) {
   return {_mm512_set1_epi32(static_cast<int>(value))};
 }
-INLINE_KERNEL Bytes select(Mask mask, Bytes a, Bytes b) {
+SIMD_INLINE Bytes select(Mask mask, Bytes a, Bytes b) {
   return {_mm512_mask_blend_epi32(mask, b.values, a.values)};
 }
-INLINE_KERNEL void store(std::uint8_t* to, Bytes a) {
+SIMD_INLINE void store(std::uint8_t* to, Bytes a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(a.values));
 }
 

@@ -26,11 +26,9 @@ constexpr int steps_per_line = tuning.winograd_steps_per_line;
 constexpr std::int64_t tiles_per_packing = 60, tiles_per_reading = 10;
 
 // The 1-D filter transform: three weights in a line to the six transform points.
-INLINE_KERNEL void filter_transform(const Vector (&g)[3], Vector (&to)[input_tile]) {
-  const Vector even_p =
-      multiply(broadcast(lagrange_p), fmadd(broadcast(p2), g[2], g[0]));
-  const Vector even_q =
-      multiply(broadcast(lagrange_q), fmadd(broadcast(q2), g[2], g[0]));
+SIMD_INLINE void filter_transform(const Vector (&g)[3], Vector (&to)[input_tile]) {
+  const Vector even_p = multiply(broadcast(lagrange_p), fmadd(broadcast(p2), g[2], g[0]));
+  const Vector even_q = multiply(broadcast(lagrange_q), fmadd(broadcast(q2), g[2], g[0]));
   to[0] = g[0];
   to[1] = fmadd(broadcast(lagrange_p * p1), g[1], even_p);
   to[2] = fnmadd(broadcast(lagrange_p * p1), g[1], even_p);
@@ -40,18 +38,19 @@ INLINE_KERNEL void filter_transform(const Vector (&g)[3], Vector (&to)[input_til
 }
 
 // The 1-D output transform: six products in a line to four pixels of the result.
-INLINE_KERNEL void output_transform(const Vector (&m)[input_tile], Vector (&to)[output_tile]) {
+SIMD_INLINE void output_transform(const Vector (&m)[input_tile], Vector (&to)[output_tile]) {
   const Vector sum_p = add(m[1], m[2]), sum_q = add(m[3], m[4]);
   const Vector difference_p = subtract(m[1], m[2]), difference_q = subtract(m[3], m[4]);
   to[0] = add(m[0], add(sum_p, sum_q));
   to[1] = fmadd(broadcast(p1), difference_p, multiply(broadcast(q1), difference_q));
   to[2] = fmadd(broadcast(p2), sum_p, multiply(broadcast(q2), sum_q));
-  to[3] = fmadd(broadcast(p1 * p2), difference_p,
-                          fmadd(broadcast(q1 * q2), difference_q, m[5]));
+  to[3] = fmadd(broadcast(p1 * p2), difference_p, fmadd(broadcast(q1 * q2), difference_q, m[5]));
 }
 
 // The padded size of one transform point's matrix of the packed filters.
-std::int64_t filter_plane(const ImplicitGemm& p) { return padded_plane(p.channels * panel_count(p) * nr); }
+std::int64_t filter_plane(const ImplicitGemm& p) {
+  return padded_plane(p.channels * panel_count(p) * nr);
+}
 
 std::int64_t packed_size(const ImplicitGemm& p) { return transform_points * filter_plane(p); }
 
@@ -73,12 +72,11 @@ struct FilterTaps {
 };
 
 // The 2-D filter transform of a vector of filters at `offset` in the matrices of the taps.
-INLINE_KERNEL void transform_filter(const FilterTaps& filter, std::int64_t offset,
-                           Vector (&to)[transform_points]) {
+SIMD_INLINE void transform_filter(const FilterTaps& filter, std::int64_t offset,
+                                  Vector (&to)[transform_points]) {
   Vector half[input_tile][3];
   for (int j = 0; j < 3; ++j) {
-    const Vector line[3] = {load(filter.at[0][j] + offset),
-                            load(filter.at[1][j] + offset),
+    const Vector line[3] = {load(filter.at[0][j] + offset), load(filter.at[1][j] + offset),
                             load(filter.at[2][j] + offset)};
     Vector values[input_tile];
     filter_transform(line, values);
@@ -91,10 +89,10 @@ INLINE_KERNEL void transform_filter(const FilterTaps& filter, std::int64_t offse
   }
 }
 
-// Transforms and packs one panel of NR features: [point][panel][channel][NR]. Of the last panel only
-// the vectors that have features are written.
-KERNEL void pack_panel(const ImplicitGemm& p, const FilterTaps& filter,
-                                                    std::int64_t panel, float* packed) {
+// Transforms and packs one panel of NR features: [point][panel][channel][NR]. Of the last panel
+// only the vectors that have features are written.
+SIMD void pack_panel(const ImplicitGemm& p, const FilterTaps& filter, std::int64_t panel,
+                     float* packed) {
   const std::int64_t plane = filter_plane(p);
   float* const out = packed + panel * p.channels * nr;
   const std::int64_t width = std::min(nr, p.features - panel * nr);
@@ -131,9 +129,9 @@ KERNEL void pack_panel(const ImplicitGemm& p, const FilterTaps& filter,
 // The 2-D output transform of one tile, followed by the epilogue: `width` features from `feature`
 // on. `offsets` locates the tile's 16 pixels in the result and the residual; negative ones are
 // outside.
-KERNEL void write_output_tile(
-    const float* from, std::int64_t plane, std::int64_t width, const Epilogue& epilogue,
-    std::int64_t feature, const std::int64_t* offsets, float* result) {
+SIMD void write_output_tile(const float* from, std::int64_t plane, std::int64_t width,
+                            const Epilogue& epilogue, std::int64_t feature,
+                            const std::int64_t* offsets, float* result) {
   alignas(64) Vector half[output_tile][input_tile];
   for (std::int64_t f = 0; f < width; f += lanes) {
     for (int j = 0; j < input_tile; ++j) {

@@ -30,7 +30,7 @@ constexpr float p1 = 2.0f / 3, q1 = 3.0f / 2, p2 = p1 * p1, q2 = q1 * q1;
 constexpr float lagrange_p = 1 / (2 * p2 * (p2 - q2)), lagrange_q = 1 / (2 * q2 * (q2 - p2));
 
 // The 1-D input transform: six pixels in a line to the six transform points.
-INLINE_KERNEL void input_transform(const Vector (&d)[input_tile], Vector (&to)[input_tile]) {
+SIMD_INLINE void input_transform(const Vector (&d)[input_tile], Vector (&to)[input_tile]) {
   const Vector even_p = fnmadd(broadcast(q2), d[2], d[4]);
   const Vector odd_p = fnmadd(broadcast(q2), d[1], d[3]);
   const Vector even_q = fnmadd(broadcast(p2), d[2], d[4]);
@@ -47,9 +47,8 @@ INLINE_KERNEL void input_transform(const Vector (&d)[input_tile], Vector (&to)[i
 // which `width` channels from `first` on are transformed. The result is one row of each transform
 // point's matrix; the matrices are `plane` floats apart.
 template <int size, void transform(const Vector (&)[size], Vector (&)[input_tile])>
-KERNEL void transform_tile(const float* const* from,
-                                                        std::int64_t first, std::int64_t width,
-                                                        std::int64_t plane, float* to) {
+SIMD void transform_tile(const float* const* from, std::int64_t first, std::int64_t width,
+                         std::int64_t plane, float* to) {
   Vector half[input_tile][size];
   for (std::int64_t c = 0; c < width; c += lanes) {
     for (int j = 0; j < size; ++j) {

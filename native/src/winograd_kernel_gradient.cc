@@ -15,7 +15,8 @@ namespace {
 
 // The 1-D transform of the output's gradient: four pixels of dy in a line to the six transform
 // points.
-INLINE_KERNEL void output_gradient_transform(const Vector (&y)[output_tile], Vector (&to)[input_tile]) {
+SIMD_INLINE void output_gradient_transform(const Vector (&y)[output_tile],
+                                           Vector (&to)[input_tile]) {
   const Vector even_p = fmadd(broadcast(p2), y[2], y[0]);
   const Vector even_q = fmadd(broadcast(q2), y[2], y[0]);
   const Vector odd_p = fmadd(broadcast(p2), y[3], y[1]);
@@ -29,21 +30,18 @@ INLINE_KERNEL void output_gradient_transform(const Vector (&y)[output_tile], Vec
 }
 
 // The 1-D transform of the filter's gradient: six sums in a line to three weights.
-INLINE_KERNEL void filter_gradient_transform(const Vector (&u)[input_tile], Vector (&to)[3]) {
+SIMD_INLINE void filter_gradient_transform(const Vector (&u)[input_tile], Vector (&to)[3]) {
   const Vector sum_p = add(u[1], u[2]), sum_q = add(u[3], u[4]);
   const Vector difference_p = subtract(u[1], u[2]), difference_q = subtract(u[3], u[4]);
-  to[0] = fmadd(broadcast(lagrange_p), sum_p,
-                          fmadd(broadcast(lagrange_q), sum_q, u[0]));
+  to[0] = fmadd(broadcast(lagrange_p), sum_p, fmadd(broadcast(lagrange_q), sum_q, u[0]));
   to[1] = fmadd(broadcast(lagrange_p * p1), difference_p,
-                          multiply(broadcast(lagrange_q * q1), difference_q));
-  to[2] = fmadd(broadcast(lagrange_p * p2), sum_p,
-                          fmadd(broadcast(lagrange_q * q2), sum_q, u[5]));
+                multiply(broadcast(lagrange_q * q1), difference_q));
+  to[2] = fmadd(broadcast(lagrange_p * p2), sum_p, fmadd(broadcast(lagrange_q * q2), sum_q, u[5]));
 }
 
 // Transforms a block's sums and writes them to the kernel's gradient [3, 3, channels, features].
-KERNEL void store_block(const Problem& p, const SumBlocks& blocks,
-                                                     std::int64_t block, const float* sums,
-                                                     float* dkernel) {
+SIMD void store_block(const Problem& p, const SumBlocks& blocks, std::int64_t block,
+                      const float* sums, float* dkernel) {
   const std::int64_t plane = blocks.channels * blocks.features;
   float* const to = dkernel + block / blocks.block_columns * blocks.channels * p.features +
                     block % blocks.block_columns * blocks.features;
@@ -84,12 +82,13 @@ void run(const Problem& p, const float* x, const float* dy, float* dkernel,
     const float* from[transform_points];
     tile.pixels<input_tile>(x, p.height, p.width, p.channels, -p.top, -p.left, zeros.data(), from);
     for (std::int64_t panel = 0; panel < images.panels; ++panel) {
-      transform_tile<input_tile, input_transform>(from, panel * panel_channels, panel_channels, images.plane,
-                                                  images.at(panel, 0, slot));
+      transform_tile<input_tile, input_transform>(from, panel * panel_channels, panel_channels,
+                                                  images.plane, images.at(panel, 0, slot));
     }
     tile.pixels<output_tile>(dy, p.out_height, p.out_width, p.features, 0, 0, zeros.data(), from);
     for (std::int64_t panel = 0; panel < gradients.panels; ++panel) {
-      transform_tile<output_tile, output_gradient_transform>(from, panel * panel_channels, panel_channels, gradients.plane,
+      transform_tile<output_tile, output_gradient_transform>(from, panel * panel_channels,
+                                                             panel_channels, gradients.plane,
                                                              gradients.at(panel, 0, slot));
     }
   };

@@ -27,17 +27,17 @@ def is_available() -> bool:
 
 
 @cache
-def _has_own_kernels() -> bool:
+def _has_avx2() -> bool:
     import flax_resnet_onednn
 
-    return bool(flax_resnet_onednn.instruction_set())
+    return flax_resnet_onednn.has_avx2()
 
 
 def supports_batch_norm(x: jax.Array, *dtypes: Any) -> bool:
     """Whether the package computes batch norm of ``x``: it must be float32 throughout."""
     if jax.default_backend() != "cpu" or not is_static(x) or not x.size or not is_available():
         return False
-    return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _has_own_kernels()
+    return all(dtype == jnp.float32 for dtype in (x.dtype, *dtypes)) and _has_avx2()
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array | None:
@@ -50,7 +50,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array 
 
     smallest = min(x.shape[1:3]) + 2 * padding
     fits = window <= min(smallest, flax_resnet_onednn.pooling.LARGEST_WINDOW)
-    if not fits or 2 * padding > window or not x.size or not _has_own_kernels():
+    if not fits or 2 * padding > window or not x.size or not _has_avx2():
         return None
     return flax_resnet_onednn.max_pool(x, window, stride, padding)
 

@@ -1,4 +1,4 @@
-// The kernels that are compiled once for each instruction set, and the choice of the set.
+// The functions that are compiled once for each instruction set, and the choice of the set.
 #pragma once
 
 #include <vector>
@@ -9,8 +9,8 @@
 
 namespace flax_resnet {
 
-struct Kernels {
-  const char* isa;  // "avx2" (with FMA) or "avx512" (F, BW, DQ and VL).
+struct InstructionSet {
+  const char* name;  // "avx2" (with FMA) or "avx512" (F, BW, DQ and VL).
   // The first algorithm that is supported and profitable is chosen.
   const Algorithm* algorithms[3];
   const KernelGradientAlgorithm* kernel_gradient_algorithms[3];
@@ -18,14 +18,14 @@ struct Kernels {
   const Pooling& pooling;
 };
 
-// The kernels of all instruction sets that this processor has, the widest first. oneDNN's variable
+// The instruction sets that this processor has, the widest first. oneDNN's variable
 // ONEDNN_MAX_CPU_ISA limits them, as it does oneDNN itself.
-const std::vector<const Kernels*>& all_kernels();
+const std::vector<const InstructionSet*>& instruction_sets();
 
-// The kernels of the widest instruction set, or null if this processor has none of the sets.
-const Kernels* kernels();
+// The widest instruction set, or null if this processor has none.
+const InstructionSet* instruction_set();
 
 // The same, for functions that have no other implementation. Throws InvalidArgument instead.
-const Kernels& required_kernels();
+const InstructionSet& required_instruction_set();
 
 }  // namespace flax_resnet

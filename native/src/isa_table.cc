@@ -1,17 +1,17 @@
-// The table of kernels (kernels.h) of one instruction set.
+// The table of one instruction set (instruction_set.h).
+#include "instruction_set.h"
 #include "isa_algorithms.h"
-#include "kernels.h"
 
 namespace flax_resnet::ISA {
 
 extern const Normalization normalization;
 extern const Pooling pooling;
-extern const Kernels kernels;
+extern const InstructionSet table;
 
 #define TEXT_OF(name) #name
 #define TEXT(name) TEXT_OF(name)
 
-const Kernels kernels{
+const InstructionSet table{
     TEXT(ISA),
     {&grouped, &winograd, &indirect},
     {&grouped_kernel_gradient, &winograd_kernel_gradient, &tiled_kernel_gradient},

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "instruction_set.h"
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "problem.h"
@@ -6,10 +6,10 @@
 namespace flax_resnet {
 
 namespace avx2 {
-extern const Kernels kernels;
+extern const InstructionSet table;
 }
 namespace avx512 {
-extern const Kernels kernels;
+extern const InstructionSet table;
 }
 
 namespace {
@@ -31,23 +31,25 @@ bool has_avx512() {
 
 }  // namespace
 
-const std::vector<const Kernels*>& all_kernels() {
-  static const std::vector<const Kernels*> all = [] {
-    std::vector<const Kernels*> found;
-    if (has_avx512()) found.push_back(&avx512::kernels);
-    if (has_avx2()) found.push_back(&avx2::kernels);
+const std::vector<const InstructionSet*>& instruction_sets() {
+  static const std::vector<const InstructionSet*> all = [] {
+    std::vector<const InstructionSet*> found;
+    if (has_avx512()) found.push_back(&avx512::table);
+    if (has_avx2()) found.push_back(&avx2::table);
     return found;
   }();
   return all;
 }
 
-const Kernels* kernels() { return all_kernels().empty() ? nullptr : all_kernels().front(); }
+const InstructionSet* instruction_set() {
+  return instruction_sets().empty() ? nullptr : instruction_sets().front();
+}
 
-const Kernels& required_kernels() {
-  if (kernels() == nullptr) {
+const InstructionSet& required_instruction_set() {
+  if (instruction_set() == nullptr) {
     throw InvalidArgument("batch normalisation and max-pool need a processor with AVX2 and FMA");
   }
-  return *kernels();
+  return *instruction_set();
 }
 
 }  // namespace flax_resnet
