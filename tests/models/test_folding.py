@@ -43,6 +43,9 @@ MODELS = {
 }
 
 
+QUICK = ("basic", "resnext", "resnet-d", "plain", "v2", "eca and blur", "standardized", "mnist")
+
+
 def random_variables(model, dtype=np.float64):
     """Random variables of sensible sizes, with statistics far from the initial 0 and 1."""
     rng = np.random.default_rng(1)
@@ -62,7 +65,9 @@ def logits(model, variables, images):
     return jax.jit(partial(model.apply, train=False))(variables, images)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in MODELS]
+)
 def test_folded_logits_are_the_same_in_float64(name):
     with jax.enable_x64(True):
         model = MODELS[name].clone(dtype=jnp.float64, param_dtype=jnp.float64)

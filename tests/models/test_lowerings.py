@@ -197,7 +197,8 @@ def test_unknown_or_missing_conv_impl_is_an_error():
             convolve(conv, "onednn")
 
 
-@pytest.mark.parametrize("groups", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [4, 1])
 def test_a_model_and_its_gradients_are_the_same_with_every_conv_impl(groups):
     with jax.enable_x64(True):
         model = fr.ResNet(

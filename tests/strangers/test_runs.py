@@ -310,7 +310,7 @@ def test_the_way_on_is_open_in_python_too(tmp_path):
     assert not fr.finetune_config(photos, **options).overwrite
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
+@pytest.mark.parametrize("mode", ["head", pytest.param("full", marks=pytest.mark.slow)])
 def test_starting_weights_that_changed_are_noticed(tmp_path, weights, mode):
     """A head was scored on the features of weights that it does not stand on."""
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"

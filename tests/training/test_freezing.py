@@ -68,6 +68,7 @@ def test_the_optimiser_holds_nothing_of_what_is_frozen(trained):
     assert shapes == sorted(expected)
 
 
+@pytest.mark.slow
 def test_training_a_stage_moves_it_as_training_all_stages_does():
     whole, part = (
         jax.jit(step)(state, BATCH)[0]

@@ -10,6 +10,7 @@ from flax_resnet.data import Preprocessing
 from flax_resnet.training.evaluation import evaluate_split, score_of
 from flax_resnet.training.mesh import data_mesh
 from flax_resnet.training.partitioning import Partitioning
+from tests.tiny_net import tiny_model
 
 CLASSES = 6
 PREPARE = Preprocessing((0.5,) * 3, (0.25,) * 3)
@@ -24,7 +25,7 @@ def batch():
 
 def make(**options):
     """A step and its first state."""
-    model = fr.create_model("resnet8", num_classes=CLASSES)
+    model = tiny_model(num_classes=CLASSES)
     step = fr.TrainStep(model, optax.sgd(1.0), loss="sigmoid", preprocess=PREPARE, **options)
     return step, step.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8))
 

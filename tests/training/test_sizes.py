@@ -13,7 +13,7 @@ import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, OptimizerConfig
 from flax_resnet.data import Preprocessing
 from flax_resnet.training.run import resolve
-from tests.tiny_net import TINY
+from tests.tiny_net import TINY, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_page")
 BASE = Config(
@@ -96,7 +96,7 @@ def test_evaluation_takes_the_mean_of_an_image_and_its_mirror_image():
     images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     batch = {"image": images, "label": np.arange(4, dtype=np.int32)}
     prepare = Preprocessing((0.5,) * 3, (0.25,) * 3)
-    model = fr.create_model("resnet8")
+    model = tiny_model()
     step = fr.TrainStep(model, optax.sgd(0.1), preprocess=prepare, evaluate_flipped=True)
     state = step.init(jax.random.key(0), images)
     both = [

@@ -193,8 +193,11 @@ def config(file, data, workdir, *, in_channels=None, **transfer):
     ("channels", "wanted", "shape", "sentence"),
     [
         (4, None, 4, "takes 4 channels: 3 channels of the weights, repeated"),
-        (1, None, 3, None),  # grey images as a model of colour photos sees them
-        (1, 1, 1, "takes 1 channel: the sum over 3 channels"),
+        # Grey images as a model of colour photos sees them.
+        pytest.param(1, None, 3, None, marks=pytest.mark.slow),
+        pytest.param(
+            *(1, 1, 1, "takes 1 channel: the sum over 3 channels"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_fine_tuning_on_arrays(file, tmp_path, console, channels, wanted, shape, sentence):

@@ -100,6 +100,7 @@ def assert_whole(data_dir):
 COMMAND = "from flax_resnet.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
     """The lock stops both processes until both have started; then only one does the work."""
     archive = place_cifar10(tmp_path)

@@ -27,7 +27,15 @@ def read(path):
     return program, weights, about
 
 
-@pytest.mark.parametrize("name", ["resnext", "eca, blur", "v2, shortcut A", "mnist"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnext",
+        pytest.param("eca, blur", marks=pytest.mark.slow),
+        pytest.param("v2, shortcut A", marks=pytest.mark.slow),
+        pytest.param("mnist", marks=pytest.mark.slow),
+    ],
+)
 def test_one_file_for_any_batch_and_platform(name, tmp_path):
     model, path = MODELS[name].clone(conv_impl="reference"), tmp_path / "model.stablehlo"
     size = 28 if name == "mnist" else 32
