@@ -370,11 +370,13 @@ PARTS = {
 WINDOWS, WINDOW_STEPS = 9, 6
 
 
-def measure_overhead(count, index, port, devices):
-    """Time the loop and the bare step by turns in this process of several; print JSON."""
+def measure_overhead(count, index, port, devices, folder, log):
+    """Time the loop and the bare step by turns in this process of several; write JSON."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
     set_variables(devices, double=False)
     import dataclasses
-    import tempfile
 
     from rich.console import Console
 
@@ -434,19 +436,18 @@ def measure_overhead(count, index, port, devices):
     loop.compile_step = kept
     digits = fr.load_config("digits")
     joint = {"coordinator": f"127.0.0.1:{port}", "processes": count, "process": index}
-    with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(
-            digits,
-            data=dataclasses.replace(digits.data, batch_size=64, image_size=32),
-            model=dataclasses.replace(digits.model, name="resnet8"),
-            parallel=dataclasses.replace(digits.parallel, **(joint if count > 1 else {})),
-            evaluate_every=1000,
-            epochs=1000,
-            workdir=os.environ.get("HOSTS_WORKDIR", folder),
-            compile_cache=None,
-        )
-        with contextlib.suppress(EnoughError):
-            fr.train(config, Console(quiet=True))
+    config = dataclasses.replace(
+        digits,
+        data=dataclasses.replace(digits.data, batch_size=64, image_size=32),
+        model=dataclasses.replace(digits.model, name="resnet8"),
+        parallel=dataclasses.replace(digits.parallel, **(joint if count > 1 else {})),
+        evaluate_every=1000,
+        epochs=1000,
+        workdir=folder,
+        compile_cache=None,
+    )
+    with contextlib.suppress(EnoughError):
+        fr.train(config, Console(quiet=True))
     turns = found.pop("turns", None)
     if turns is not None:
         found |= {"looped": turns.looped, "bare": turns.bare}
@@ -456,21 +457,23 @@ def measure_overhead(count, index, port, devices):
 
 def overhead(_, work, processes=8):
     def run(count, index, port, devices):
-        return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.hosts", "--overhead-of"]
-            + [str(one) for one in (count, index, port, devices)],
-            env=os.environ | {"HOSTS_WORKDIR": str(work / f"overhead-{count}")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        log = work / f"overhead-{count}-{index}.txt"
+        folder = str(work / f"overhead-{count}")
+        arguments = count, index, port, devices, folder, log
+        one = multiprocessing.get_context("fork").Process(target=measure_overhead, args=arguments)
+        one.start()
+        return one, log
+
+    def result(one, log):
+        one.join()
+        return json.loads(log.read_text().splitlines()[-1])
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [run(processes, index, port, 1) for index in range(processes)]
-    found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
-    single = json.loads(run(1, 0, 0, processes).communicate()[0].splitlines()[-1])
+    started = [run(processes, index, port, 1) for index in range(processes)]
+    found = [result(*one) for one in started]
+    single = result(*run(1, 0, 0, processes))
     ratios = []
     for clock in (0, 1):  # that of the wall, and the processor's over all processes
         looped, bare = (
@@ -555,6 +558,4 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--overhead-of"]:
-        measure_overhead(*map(int, sys.argv[2:]))
     main()
