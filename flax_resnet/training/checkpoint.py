@@ -37,6 +37,7 @@ ATTEMPTS = 3  # of a save that fails
 PAUSE_SECONDS = 0.5  # between them
 # What earlier versions did not save, and what they trained with in its place.
 ADDED = {"state": ["rate_factor"], "sums": ["grad_norm", "nonfinite_steps"]}
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that orbax is writing
 MARGIN_BYTES = 1 << 20  # of free space beyond the arrays, for metadata
 
 
@@ -320,6 +321,10 @@ class Checkpoints:
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
+        # On a full disk, what was written of it would leave no space for the next.
+        if jax.process_index() == 0 and not is_remote(self._folder):
+            for part in self._folder.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(part, ignore_errors=True)
         # After a failed save orbax has forgotten the steps before it, which are still on the disk
         # (orbax-checkpoint 0.11.28 to 0.12.8).
         self._manager.reload()

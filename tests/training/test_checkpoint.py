@@ -52,6 +52,19 @@ def test_earlier_checkpoints_are_known_after_a_failed_save(tmp_path):
     again.close()
 
 
+def test_nothing_is_left_of_a_save_that_failed(tmp_path):
+    reports = []
+    checkpoints = Checkpoints(tmp_path, on_error="continue", report=reports.append)
+    checkpoints.save(1, tree_of(1), wait=True)
+    with no_file_larger_than(50_000), pytest.raises(UserError, match="step 1 is kept"):
+        checkpoints.save(2, tree_of(2))
+        checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    checkpoints.save(3, tree_of(3), wait=True)
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
 def test_a_save_that_fails_last_is_reported(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with no_file_larger_than(50_000), pytest.raises(UserError, match="there is none before it"):
