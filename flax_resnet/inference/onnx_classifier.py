@@ -86,7 +86,10 @@ def load_onnx(source: str | Path, info: WeightsInfo | None = None) -> OnnxClassi
         raise UserError(f"{path} does not exist.")
     import_onnx()
     session = open_session(path)
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: its description is not UTF-8.") from error
     if ENTRY not in metadata:
         raise UserError(
             f"{path} does not describe its classes and preprocessing: give a file that flax-resnet "
