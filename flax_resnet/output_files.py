@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,7 +53,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise  # of a file that the body reads
         raise _not_written(named, error) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):  # of a failing disk: the error of the writing says more
+            fresh.unlink(missing_ok=True)
 
 
 @contextmanager

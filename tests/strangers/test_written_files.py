@@ -127,3 +127,17 @@ def test_a_history_is_cut_in_one_step(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["history.jsonl"]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
+
+
+def test_a_failing_disk_is_named_although_nothing_can_be_removed(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with (
+        pytest.raises(fr.UserError, match=r"a\.json cannot be written \(Input/output error\)"),
+        monkeypatch.context() as patch,
+        replacing(tmp_path / "a.json") as fresh,
+    ):
+        fresh.write_text("{")
+        patch.setattr(os, "unlink", fail)
+        fail()
