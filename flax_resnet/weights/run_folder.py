@@ -1,5 +1,6 @@
 """A run's folder as prediction reads it: settings, classes, transform and weights."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from ..text_files import read_run_file
 from ..transform import EvalTransform
 from .architecture import build_model
 from .convert import to_torchvision
+from .description import describe
 from .formats.checkpoint import checkpoint_steps, read_checkpoint
 from .formats.files import read_metadata, read_weights, write_model
 from .info import LoadedWeights, WeightsInfo
@@ -49,8 +51,11 @@ def write_run_weights(
 ) -> Path:
     """Write ``model.safetensors``, the weights of a finished run, under torchvision's names.
 
+    The file also holds the run's classes and transform, so that it predicts as the run does where
+    it is copied alone.
+
     Args:
-        folder: The run's folder.
+        folder: The run's folder, with its settings, classes and transform.
         variables: ``{"params", "batch_stats"}`` of the best checkpoint, of the moving average
             where there is one.
         model: The module that they belong to, with all its stages.
@@ -61,9 +66,9 @@ def write_run_weights(
         The path of the file. An interrupted call leaves none.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or the run's description cannot be read.
     """
-    metadata = {_STEP: str(step), _LAST_STEP: str(last_step)}
+    metadata = {_STEP: str(step), _LAST_STEP: str(last_step)} | describe(_read_info(folder))
     path = folder / RUN_WEIGHTS
     write_model(path, to_torchvision(variables, model), model, metadata)
     return path
@@ -81,6 +86,14 @@ def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
     Raises:
         UserError: The folder is not a run's, holds no weights yet, or a file in it is damaged.
     """
+    info = _read_info(folder, source)
+    step, tensors = _read_weights(folder, build_model(info.config, len(info.classes)))
+    info = dataclasses.replace(info, step=step)
+    return LoadedWeights(info, tensors)
+
+
+def _read_info(folder: Path, source: str | None = None) -> WeightsInfo:
+    """Return the description of a run, without the step of its weights."""
     check_sealed(folder)
     settings, classes, preprocessing = (
         read_run_file(folder, f"{name}.json") for name in ("config", "classes", "preprocessing")
@@ -92,25 +105,19 @@ def read_run(folder: Path, source: str | None = None) -> LoadedWeights:
             for name, value in settings.items()
             if name.startswith(prefix)
         }
-        config = stored_model_config(model)
-        names = tuple(map(str, classes))
-        transform = EvalTransform.from_json(preprocessing)
+        return WeightsInfo(
+            source=source or str(folder),
+            kind="run",
+            path=folder,
+            config=stored_model_config(model),
+            classes=tuple(map(str, classes)),
+            transform=EvalTransform.from_json(preprocessing),
+            settings=settings,
+        )
     except (TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"The settings in {folder} are not those of a run of this version ({error})."
         ) from error
-    step, tensors = _read_weights(folder, build_model(config, len(names)))
-    info = WeightsInfo(
-        source=source or str(folder),
-        kind="run",
-        path=folder,
-        config=config,
-        classes=names,
-        transform=transform,
-        settings=settings,
-        step=step,
-    )
-    return LoadedWeights(info, tensors)
 
 
 def _read_weights(folder: Path, model: ResNet) -> tuple[int, Mapping[str, Any]]:

@@ -65,6 +65,19 @@ def test_the_description_is_read_as_it_was_written(run):
     assert json.loads((run / "class_indices.json").read_text()) == {"0": "a", "1": "b"}
 
 
+def test_the_file_of_weights_alone_predicts_as_the_run_does(run, tmp_path):
+    """It once had no classes and the transform of ImageNet."""
+    transform = EvalTransform(8, 8, 9, "bicubic", 3, (0.1, 0.2, 0.3), (0.25,) * 3)
+    write_description(run, ("a", "b"), transform)
+    path = write_run_weights(run, variables(), MODEL, step=4, last_step=4)
+    alone = tmp_path / "elsewhere.safetensors"
+    shutil.copyfile(path, alone)
+    for file in (path, alone):
+        info = load_source(file).info
+        assert (info.classes, info.transform) == (("a", "b"), transform)
+        assert info.settings["loss"] == "softmax"
+
+
 def test_an_unfinished_run_is_read_from_its_checkpoint(run):
     save_checkpoint(run, 4, variables(), 0.5)
     save_checkpoint(run, 8, variables(1.0), 0.25)
