@@ -26,6 +26,7 @@ const Algorithm* choose(const Algorithm* const (&table)[size], const Problem& p,
                         IsProfitable is_profitable) {
   const Preference preferred = preference();
   if (p.dtype != Dtype::f32 || preferred == Preference::onednn) return nullptr;
+  if (preferred == Preference::fastest && !instruction_set()->is_measured) return nullptr;
   for (const Algorithm* algorithm : table) {
     if (!algorithm->is_supported(p)) continue;
     if (preferred == Preference::own || is_profitable(*algorithm)) return algorithm;

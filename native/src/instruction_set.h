@@ -11,6 +11,7 @@ namespace flax_resnet {
 
 struct InstructionSet {
   const char* name;  // "avx2" (with FMA) or "avx512" (F, BW, DQ and VL).
+  bool is_measured;  // See tuning.h.
   // The first algorithm that is supported and profitable is chosen.
   const Algorithm* algorithms[3];
   const KernelGradientAlgorithm* kernel_gradient_algorithms[3];

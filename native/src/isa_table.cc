@@ -1,6 +1,7 @@
 // The table of one instruction set (instruction_set.h).
 #include "instruction_set.h"
 #include "isa_algorithms.h"
+#include "tuning.h"
 
 namespace flax_resnet::ISA {
 
@@ -13,6 +14,7 @@ extern const InstructionSet table;
 
 const InstructionSet table{
     TEXT(ISA),
+    tuning.is_measured,
     {&grouped, &winograd, &indirect},
     {&grouped_kernel_gradient, &winograd_kernel_gradient, &tiled_kernel_gradient},
     normalization,
