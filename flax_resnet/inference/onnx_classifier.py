@@ -99,7 +99,7 @@ def load_onnx(source: str | Path, info: WeightsInfo | None = None) -> OnnxClassi
     if takes != NORMALIZED:
         session = open_session(_giving_logits(path, cut=takes == PHOTOS))
     if info is None:
-        found = parse_description(metadata[ENTRY], path)
+        found = parse_description(metadata, path)
         info = WeightsInfo(
             source=str(source),
             kind="onnx",

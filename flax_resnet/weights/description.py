@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from .infer import OPTIONS_ENTRY, UNSEEN_OPTIONS
 from .info import WeightsInfo
 
 ENTRY = "flax_resnet"
+CHECKSUM_ENTRY = "flax_resnet_crc32"  # of that entry; files of earlier versions lack it
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Description:
 
 
 def describe(info: WeightsInfo) -> dict[str, str]:
-    """Return the metadata that ``read_description`` reads."""
+    """Return the metadata that ``read_description`` reads, with their checksum."""
     changed = {
         field.name: value
         for field in dataclasses.fields(info.config)
@@ -46,7 +49,12 @@ def describe(info: WeightsInfo) -> dict[str, str]:
     }
     if "loss" in info.settings:  # it decides how logits become probabilities
         content["loss"] = info.settings["loss"]
-    return {ENTRY: json.dumps(content)}
+    text = json.dumps(content)
+    return {ENTRY: text, CHECKSUM_ENTRY: _checksum(text)}
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def read_description(path: Path) -> Description | None:
@@ -58,16 +66,22 @@ def read_description(path: Path) -> Description | None:
     with path.open("rb") as file:
         if file.read(9)[8:] != b"{":
             return None
-    content = read_metadata(path).get(ENTRY)
-    return None if content is None else parse_description(content, path)
+    metadata = read_metadata(path)
+    return parse_description(metadata, path) if ENTRY in metadata else None
 
 
-def parse_description(content: str, path: Path) -> Description:
-    """Return the description that is the entry of a file's metadata.
+def parse_description(metadata: Mapping[str, str], path: Path) -> Description:
+    """Return the description that is the entry ``ENTRY`` of a file's metadata.
 
     Raises:
         UserError: It is damaged, or of another version.
     """
+    content = metadata[ENTRY]
+    if metadata.get(CHECKSUM_ENTRY, _checksum(content)) != _checksum(content):
+        raise UserError(
+            f"{path} is damaged: the description of its model is not as it was written. Copy it "
+            "again."
+        )
     try:
         held = parse_json(content)
         return Description(

@@ -78,6 +78,16 @@ def test_the_file_of_weights_alone_predicts_as_the_run_does(run, tmp_path):
         assert info.settings["loss"] == "softmax"
 
 
+def test_a_changed_description_of_weights_is_noticed(run):
+    path = write_run_weights(run, variables(), MODEL, step=4, last_step=4)
+    content = path.read_bytes()
+    mean = content.index(rb"\"mean\": [")
+    digit = next(i for i in range(mean, len(content)) if content[i : i + 1] in b"012345678")
+    path.write_bytes(content[:digit] + bytes([content[digit] + 1]) + content[digit + 1 :])
+    with pytest.raises(UserError, match="is damaged: the description of its model"):
+        load_source(path)
+
+
 def test_an_unfinished_run_is_read_from_its_checkpoint(run):
     save_checkpoint(run, 4, variables(), 0.5)
     save_checkpoint(run, 8, variables(1.0), 0.25)
