@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from flax_resnet.cli import main
-from tests.training.test_distributed import ROOT, finish, wait_for
+from tests.tiny_net import TINY_OPTIONS
+from tests.training.test_distributed import ROOT, finish, newest, wait_for
 
 LAUNCH = (sys.executable, "-m", "flax_resnet.cli", "launch", "--processes", "2")
 TRAIN = (
-    *("train", "--config", "digits", "--model.name", "resnet", "--model.stage-sizes", "1"),
-    *("--model.widths", "8", "--model.block", "basic", "--model.stem", "cifar"),
+    *("train", "--config", "digits", *TINY_OPTIONS),
     *("--data.batch-size", "144", "--compile-cache", "None", "--save-every", "2steps"),
 )
 
@@ -46,7 +46,7 @@ def test_a_signal_stops_all_processes_and_a_killed_one_ends_the_others(tmp_path)
     assert "s since this start: " in outputs[0]
 
     launched = start(tmp_path, "--epochs", "1000")
-    wait_for(tmp_path, 8, launched)
+    wait_for(tmp_path, newest(tmp_path) + 2, launched)  # the children train by then
     children = f"/proc/{launched.pid}/task/{launched.pid}/children"
     with open(children) as file:
         second = int(file.read().split()[1])
