@@ -188,6 +188,7 @@ def test_one_layer_has_no_training_mode(resnet20):
             layer.eval()
 
 
+@pytest.mark.slow
 def test_dropout_draws_new_numbers_at_each_call():
     options = {"num_classes": 3, "stage_sizes": (1, 1, 1), "dropout": 0.5}
     model = fr.nnx.create_model("resnet20", rngs=nnx.Rngs(0), **options)

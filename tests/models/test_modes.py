@@ -151,6 +151,7 @@ def test_parameters_take_param_dtype():
     assert {leaf.dtype for leaf in stats} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_logits_gradients_and_statistics():
     """The masks of dropout are the same, too."""
     model = tiny((2,), widths=(8,), block_dropout=0.3, stochastic_depth=0.5)

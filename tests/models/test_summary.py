@@ -42,7 +42,13 @@ def summary_of(name):
     return summarize(create_model(name, conv_impl="reference"))
 
 
-@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] * (pair[0] not in (*SHALLOW, "resnet20")))
+        for pair in PARAMETERS.items()
+    ],
+)
 def test_parameter_count_is_the_published_one(name, parameters):
     model = create_model(name, conv_impl="reference")  # quickly traced
     image = jnp.zeros((1, *default_image_shape(model)))

@@ -94,10 +94,7 @@ def test_variant_trains_abstractly(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("resnet8", "resnet11_v2") else pytest.param(name, marks=pytest.mark.slow)
-        for name in SHORT
-    ],
+    [name if name == "resnet8" else pytest.param(name, marks=pytest.mark.slow) for name in SHORT],
 )
 def test_short_variant_has_finite_gradients_everywhere(name):
     check_numerically(create_model(name, **SHORT[name]))

@@ -109,6 +109,7 @@ def test_a_record_of_other_settings_is_refused(fake_train, tmp_path, monkeypatch
         results.record(tmp_path, "digits", records=tmp_path / "records")
 
 
+@pytest.mark.slow
 def test_progressive_sizes_cost_less(fake_train, tmp_path):
     small = with_settings(DIGITS, "digits", {"data.train_sizes": [[0, 4], [1, 8]]})
     runs.train_row(small, [0], tmp_path, train=fake_train)

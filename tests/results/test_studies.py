@@ -22,6 +22,7 @@ def test_the_nets_of_a_study_differ_in_nothing_else(name):
     assert len({config.model for config in configs}) == len(configs)
 
 
+@pytest.mark.slow
 def test_groups_are_compared_at_equal_cost():
     """Xie et al. 2017, table 3: the widths are chosen so that the operations are the same."""
     macs = []

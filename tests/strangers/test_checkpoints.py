@@ -92,6 +92,7 @@ def test_moving_averages_are_reported_and_chosen_by_their_key():
     assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
 
 
+@pytest.mark.slow
 def test_nothing_of_a_whole_model_is_imported():
     program = (
         "import sys, flax_resnet as fr; from pathlib import Path; before = set(sys.modules)\n"
@@ -113,7 +114,11 @@ def test_a_whole_model_becomes_safetensors_bit_by_bit(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "ending"),
-    [("swav.pth", ".safetensors"), ("moco.pth.tar", ".npz"), ("swav.pth", ".pth")],
+    [
+        ("moco.pth.tar", ".npz"),
+        pytest.param("swav.pth", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("swav.pth", ".pth", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_classifier_none_is_written(name, ending, tmp_path, capsys):
     """``convert`` wrote a random one, and ``predict`` answered with ImageNet's names."""

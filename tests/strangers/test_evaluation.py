@@ -52,6 +52,7 @@ def evaluated(root, source, *options):
     return code, " ".join((out.getvalue() + err.getvalue()).split()), files
 
 
+@pytest.mark.slow
 def test_a_moved_folder_is_scored_on_what_the_run_did_not_see(run, tmp_path):
     """A copy of the folder was scored with all its training images, as "all"."""
     root, splits = run

@@ -155,7 +155,14 @@ def moved_between_splits(photos):
     return "1 image was added (train/dog/901.png); 1 image was removed (val/dog/001.png)"
 
 
-@pytest.mark.parametrize("change", [replaced, removed, moved_between_splits])
+@pytest.mark.parametrize(
+    "change",
+    [
+        moved_between_splits,
+        pytest.param(replaced, marks=pytest.mark.slow),
+        pytest.param(removed, marks=pytest.mark.slow),
+    ],
+)
 def test_other_files_of_the_same_classes_are_noticed(tmp_path, change):
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
     assert train(photos, workdir)[0] == 0

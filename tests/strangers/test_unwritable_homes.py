@@ -38,6 +38,7 @@ def compile_cache():
     jax.config.update(name, before)
 
 
+@pytest.mark.slow
 def test_finetune_keeps_features_in_memory(home, tmp_path, compile_cache, monkeypatch):
     monkeypatch.setattr(
         "flax_resnet.training.recording.write_run_page", lambda workdir, *_: workdir

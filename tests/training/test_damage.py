@@ -33,6 +33,7 @@ def copied(finished, tmp_path):
     return tmp_path / "run", data, result
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_noticed(finished, tmp_path):
     """A few of each kind of file; ``benchmarks/bit_flips.py`` flips more than a thousand."""
     folder, _, _ = finished

@@ -67,6 +67,7 @@ def counts(said):
     return tuple(map(int, re.search(r"(\d+) computed, (\d+) found", said).groups()))
 
 
+@pytest.mark.slow
 def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
     workdir, history, said = finetune(photos, "lbfgs", capfd=capfd)
     assert history[-1]["test_top1"] > 0.9  # colours
@@ -128,6 +129,7 @@ def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd):
     assert 0 < counts(said)[0] < 83
 
 
+@pytest.mark.slow
 def test_views_are_augmented_and_each_its_own(finetune, photos, capfd):
     workdir, _, said = finetune(photos, "views", "--views", "2", capfd=capfd)
     assert "2 augmented views" in said

@@ -233,6 +233,7 @@ def test_another_config_in_the_same_workdir_is_refused(whole_run):
     assert json.loads((workdir / "config.json").read_text())["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(tmp_path):
     wild = dataclasses.replace(BASE.optimizer, learning_rate=1e20)
     with pytest.raises(fr.UserError, match=r"not finite at step \d+.*learning rate"):

@@ -132,6 +132,7 @@ def test_impossible_partitionings_are_refused_in_one_sentence(
         choose_partitioning(ParallelConfig(**settings), batch, microbatches, data_mesh())
 
 
+@pytest.mark.slow
 def test_resnet152_spread_over_eight_devices_takes_an_eighth_on_each():
     """From shapes and shardings alone: parameters and momentum, nothing is run."""
     shares = on_eight_devices("resnet152")["resnet152"]

@@ -56,6 +56,7 @@ def test_a_finished_run_holds_the_bits_of_its_best_checkpoint(tmp_path, ema_deca
     assert classifier.evaluate().result.top1 == pytest.approx(last["test_top1"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_read_from_its_checkpoints_until_it_ends(tmp_path, monkeypatch):
     config = dataclasses.replace(BASE, workdir=str(tmp_path))
     first = fr.train(dataclasses.replace(config, max_steps=4))

@@ -161,6 +161,7 @@ def test_layer_decay_slows_the_lower_stages(photos, weights, tmp_path):
     assert changed_arrays(tmp_path / "run", weights)[0] == set()
 
 
+@pytest.mark.slow
 def test_a_run_is_self_sufficient_and_can_be_started_from(photos, weights, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     options = ("--mode", "head", "--views", "0", "--head", "hidden:8", "--epochs", "1")

@@ -189,6 +189,7 @@ def test_a_stem_of_another_width_is_kept(tmp_path):
     assert fr.load(tmp_path / "run").model == model
 
 
+@pytest.mark.slow
 def test_each_use_takes_the_same_forms(published, file, tmp_path, capsys):
     """Three sources through predict, convert, finetune and load_pretrained."""
     from PIL import Image

@@ -21,6 +21,7 @@ def real(repository):
     return folder
 
 
+@pytest.mark.slow
 def test_accuracy_and_predictions_are_torchs(real):
     split = load_dataset("cifar10", str(real), validation=0.0, download=False).test
     images, labels = split.images[:COUNT], split.labels[:COUNT]

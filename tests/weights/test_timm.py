@@ -43,7 +43,12 @@ def tiny(name):
     return fr.create_model(variant, **(V2 if "v2" in variant else V1) | options)
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("eca", "blur", "aa", "rs", "gn", "v2", "bit")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in MODELS]
+)
 def test_logits_are_timms(name):
     model = tiny(name)
     variables = fr.from_torchvision(seeded_state_dict(SHAPES[name]), model)

@@ -41,7 +41,7 @@ def test_logits_and_features_are_torchvisions(name):
             assert max(differences.values()) <= TOLERANCE, differences
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
 def test_export_has_torchvisions_names_and_shapes(name):
     shapes = torch_shapes(fr.create_model(name)).items()
     assert [(key, list(shape)) for key, shape in shapes] == list(SHAPES[name].items())  # in order
