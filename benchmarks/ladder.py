@@ -44,7 +44,6 @@ LADDERS = {
             "kernel_decay",
             {"optimizer.weight_decay": 5e-4, "optimizer.decay_all": False},
         ),
-        ("batch_512", {"data.batch_size": 512, "optimizer.learning_rate": 0.8}),
         _MIRROR,
         _ALTERNATE,
         ("norm_momentum", {"model.momentum": 0.8}),
@@ -66,8 +65,22 @@ LADDERS = {
         ("label_smoothing", {"label_smoothing": 0.1}),
         ("averaged_weights", {"label_smoothing": 0.0, "ema_decay": 0.99}),
         (
+            "batch_512",
+            {
+                "ema_decay": None,
+                "data.batch_size": 512,
+                "optimizer.learning_rate": 0.1,
+                "optimizer.sgd_learning_rate": 0.8,
+            },
+        ),
+        (
             "small_images",
-            {"ema_decay": None, "data.train_sizes": [[0, 24], [6, 32]]},
+            {
+                "data.batch_size": 128,
+                "optimizer.learning_rate": 0.05,
+                "optimizer.sgd_learning_rate": 0.4,
+                "data.train_sizes": [[0, 24], [6, 32]],
+            },
         ),
     ),
     "resnet9_cifar": rungs(

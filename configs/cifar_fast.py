@@ -13,7 +13,7 @@ from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, O
 
 config = Config(
     model=ModelConfig(name="resnet20", momentum=0.8),
-    data=DataConfig(name="cifar10", batch_size=512),
+    data=DataConfig(name="cifar10", batch_size=128),
     augment=AugmentConfig(crop_padding=2, crop_fill="mirror", alternating_flip=True),
     optimizer=OptimizerConfig(
         name="muon",
