@@ -160,7 +160,7 @@ def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:
     """
     if "folded" not in classifier._programs:
         model, variables = fold_batch_norm(classifier.model, jax.device_get(classifier.variables))
-        variables = jax.device_put(variables, jax.local_devices()[0])
+        variables = jax.device_put(variables, batch_shardings(1)[1])
         classifier._programs["folded"] = model, variables
     return classifier._programs["folded"]
 

@@ -78,8 +78,16 @@ def forward(
         The outputs of each batch.
     """
     rows, whole = batch_shardings(batch_size)
-    variables = jax.device_put(variables, whole)
-    batches = Prefetch(_padded(source, batch_size), lambda batch: _placed(batch, rows))
+    variables = _placed_on(whole, variables)
+    padded = _padded(source, batch_size)
+    if len(source) <= batch_size:  # there is nothing to decode ahead: a photo needs no thread
+        for batch in padded:
+            running = function(variables, jax.device_put(batch["image"], rows))
+            yield _trimmed(batch, running, source, names)
+        return
+    batches = Prefetch(
+        padded, lambda batch: batch | {"image": jax.device_put(batch["image"], rows)}
+    )
     waiting: tuple[Batch, Any] | None = None
     try:
         for batch in batches:
@@ -91,6 +99,14 @@ def forward(
             yield _trimmed(*waiting, source, names)
     finally:
         batches.close()
+
+
+def _placed_on(sharding: Any, variables: Any) -> Any:
+    """Put arrays on devices; those that are all there stay, since a call per array takes longer."""
+    leaves = jax.tree.leaves(variables)
+    if all(isinstance(leaf, jax.Array) and leaf.sharding == sharding for leaf in leaves):
+        return variables
+    return jax.device_put(variables, sharding)
 
 
 def batch_shardings(batch_size: int) -> tuple[Any, Any]:
@@ -113,10 +129,6 @@ def _padded(source: Source, batch_size: int) -> Iterator[Batch]:
             filled[: len(images)] = images
             images = filled
         yield {"image": images, "label": batch["label"], "read": read, "start": indices[0]}
-
-
-def _placed(batch: Batch, rows: Any) -> Batch:
-    return batch | {"image": jax.device_put(batch["image"], rows)}
 
 
 def _trimmed(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+import threading
 from functools import partial
 
 import jax
@@ -110,6 +111,20 @@ def test_the_batch_does_not_matter(run, folder, batch_size):
     expected = np.stack([run.predict(path).probabilities[0] for path in paths])
     got = run.predict(paths, batch_size=batch_size).probabilities
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_photo_waits_for_no_other_thread(run, folder, monkeypatch):
+    """To start and end threads takes as long as a small model needs for an image."""
+    files = sorted(folder.rglob("deeper/*.jpg"))[:2]
+    expected = run.predict(files)
+
+    def start(thread):
+        raise AssertionError(f"{thread.name} was started for one photo")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for file, row in zip(files, expected.probabilities, strict=True):
+        alone = run.predict(file.read_bytes()).probabilities[0]
+        np.testing.assert_allclose(alone, row, rtol=0, atol=1e-5)
 
 
 def test_flipping_averages_the_logits(run):

@@ -228,9 +228,12 @@ class ImageFiles:
                 except Exception as error:
                     errors[row] = error
 
-        tasks = [self._pool.submit(work) for _ in range(min(self._workers, len(index)))]
-        for task in tasks:
-            task.result()
+        if len(index) == 1:
+            work()  # a single image does not wait for another thread
+        else:
+            tasks = [self._pool.submit(work) for _ in range(min(self._workers, len(index)))]
+            for task in tasks:
+                task.result()
         if errors:  # rows are taken in order, so the first error of the batch is among these
             raise errors[min(errors)]
         if crop_uniforms is None:
