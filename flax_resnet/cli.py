@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     if owns_process:
         _tune(arguments)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's notes are not for users
+    # Orbax logs its errors with tracebacks, and raises them, for which there are our sentences.
+    logging.getLogger("absl").setLevel(logging.ERROR if debug else logging.CRITICAL)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have our own limit
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest two, and the best one by validation score."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ..weights.formats.checkpoint import (
     read_facts,
     remove_deleted,
 )
+from ..weights.formats.orbax_failures import hide_further_failures
 from ..weights.formats.orbax_storage import COMMITTED, committed_by
 from .distributed import primary_decides
 from .worker import Worker
@@ -79,6 +81,7 @@ class Checkpoints:
         self._hangs = False
         self._began, self._seconds = 0.0, 0.0
         self._worker = Worker("checkpoint")
+        hide_further_failures()
         with primary_decides():
             if jax.process_index() == 0:
                 remove_deleted(self._folder)
@@ -196,10 +199,11 @@ class Checkpoints:
                 raise
             except Exception as error:
                 self._note_failure(error)
-            if wait:
-                self._finish_saving()
             # Other processes that did not fail would not try again with this one.
-            if self._failure is None or self._saving is not None or jax.process_count() > 1:
+            is_last = attempt + 1 == ATTEMPTS or jax.process_count() > 1
+            if wait:
+                self._finish_saving(is_last)
+            if self._failure is None or self._saving is not None or is_last:
                 break
         if wait:
             self.wait()
@@ -295,8 +299,12 @@ class Checkpoints:
                 self._within_deadline(self._manager.close)
                 self._worker.close()
 
-    def _finish_saving(self) -> None:
-        """Wait for the save in the background, and note its failure."""
+    def _finish_saving(self, is_last: bool = True) -> None:
+        """Wait for the save in the background, and note its failure.
+
+        Args:
+            is_last: Whether the same state is not saved again if that failed.
+        """
         if self._saving is None:
             return
         try:
@@ -305,7 +313,7 @@ class Checkpoints:
         except HangingError:
             raise
         except Exception as error:
-            if self._score is not None:
+            if self._score is not None and is_last:
                 self._report(
                     f"The checkpoint of the evaluation after step {self._saving:,} could not be "
                     f"written ({self._reason(error)}), so that it cannot become the best."
@@ -366,6 +374,8 @@ class Checkpoints:
         for sign in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"):
             if sign in text:
                 return "no space is left there"
+        if of_system := re.search(r"([^:\[\]]+) \[os_error_code=", text):  # in those of tensorstore
+            return of_system[1].strip()
         known = reason_of(self._folder, error) if is_remote(self._folder) else None
         return known or first_line(error)
 

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from tests.tiny_net import TINY_OPTIONS
+
 
 def test_a_reader_that_closes_the_pipe_causes_no_message():
     """``flax-resnet list | head -1`` ended in ``error: BrokenPipeError``."""
@@ -12,3 +16,31 @@ def test_a_reader_that_closes_the_pipe_causes_no_message():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+# As on a full disk, of files alone: those of the checkpoint are larger.
+TRAIN = """
+import resource, signal, sys
+from flax_resnet.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of resources")
+def test_a_save_that_fails_is_one_sentence(tmp_path):
+    """It printed 900 lines, of orbax's log and of a hundred tracebacks."""
+    options = [*TINY_OPTIONS, "--model.widths", "64", "--config", "digits", "--save-every", "1"]
+    options += ["--checkpoint.on-error", "stop", "--compile-cache", "None", "--max-steps", "9"]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, *options, "--workdir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: A checkpoint could not be written to ")
+    assert "(File too large); there is none before it" in sentence

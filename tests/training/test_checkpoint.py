@@ -1,16 +1,20 @@
 """Checkpoints of which a save or a removal fails."""
 
+import logging
 import os
 import resource
+import shutil
 import signal
+import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flax_resnet.errors import UserError
-from flax_resnet.training import checkpoint_list
+from flax_resnet.training import checkpoint, checkpoint_list
 from flax_resnet.training.checkpoint import Checkpoints
 
 
@@ -50,6 +54,51 @@ def test_earlier_checkpoints_are_known_after_a_failed_save(tmp_path):
     again = Checkpoints(tmp_path / "checkpoints")
     assert (again.latest_step(), again.best_step()) == (3, 1)
     again.close()
+
+
+def test_a_save_that_fails_prints_nothing(tmp_path, monkeypatch, caplog):
+    """Of the arrays besides the first Python printed a hundred tracebacks: that the event loop was
+    closed, or that nobody had waited for them."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    checkpoints = Checkpoints(tmp_path)
+    many = {str(number): tree_of(number)["weights"] for number in range(60)}
+    with no_file_larger_than(50_000), pytest.raises(UserError, match="could not be written"):
+        checkpoints.save(1, many, wait=True)
+    checkpoints.close()
+    assert [str(one.exc_value) for one in shown] == []
+    other = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=print)
+    sys.unraisablehook(other)
+    assert shown == [other]
+    for text in ('OUT_OF_RANGE: Error writing "1/0" in OCDBT database', "of another library"):
+        for kind in ("Task", "Future"):  # as Python logs them when they are collected
+            message = f"{kind} exception was never retrieved\nfuture: <Future>"
+            logging.getLogger("asyncio").error(message, exc_info=ValueError(text))
+    found = [record.exc_info[1] for record in caplog.records if record.name == "asyncio"]
+    assert list(map(str, found)) == ["of another library"] * 2
+
+
+def test_a_score_is_lost_only_with_the_last_attempt(tmp_path, monkeypatch):
+    """Each attempt reported that the checkpoint could not become the best, which it then did."""
+    monkeypatch.setattr(checkpoint, "PAUSE_SECONDS", 0)
+    reports, finish = [], Checkpoints._finish
+    checkpoints = Checkpoints(tmp_path, report=reports.append)
+
+    def fail_first(self):
+        monkeypatch.setattr(Checkpoints, "_finish", finish)
+        finish(self)
+        shutil.rmtree(tmp_path / "1")
+        raise ValueError('Error writing "a": Failed to write: Input/output error [os_error_code=5]')
+
+    monkeypatch.setattr(Checkpoints, "_finish", fail_first)
+    checkpoints.save(1, tree_of(1), score=0.5, wait=True)
+    assert (checkpoints.best_step(), reports) == (1, [])
+    with no_file_larger_than(50_000), pytest.raises(UserError, match=r"\(File too large\)"):
+        checkpoints.save(2, tree_of(2), score=0.9, wait=True)
+    assert [report.partition(" (")[0] for report in reports] == [
+        "The checkpoint of the evaluation after step 2 could not be written"
+    ]
+    checkpoints.close()
 
 
 def test_nothing_is_left_of_a_save_that_failed(tmp_path):

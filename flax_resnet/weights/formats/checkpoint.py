@@ -20,6 +20,7 @@ from jax import lax
 
 from ...errors import UserError, first_line
 from ...storage import is_remote, list_files, read_bytes
+from .orbax_failures import hide_further_failures
 from .orbax_storage import COMMITTED, committed_by, enable_s3
 
 METRIC = "score"  # of validation; the best checkpoint has the highest
@@ -225,6 +226,7 @@ def _open(folder: Path) -> Any:
     # Here and not above: the import takes a second, which finished runs do not need.
     import orbax.checkpoint as ocp
 
+    hide_further_failures()
     options = ocp.CheckpointManagerOptions(
         read_only=True,
         create=False,
