@@ -92,10 +92,10 @@ def read_environment(folder: Path) -> dict[str, Any]:
 def command_of(words: Sequence[str]) -> str | None:
     """Return the command of ours that a process was started with, as one types it; None if it was
     another program, such as a notebook."""
-    program = Path(words[0]).name if words else ""
-    if program == "train.py":
+    path = Path(words[0] if words else "")
+    if path.name == "train.py":
         return shlex.join(["python", "train.py", *words[1:]])
-    if program in ("flax-resnet", "cli.py"):
+    if path.name in ("flax-resnet", "cli.py") or path.parts[-2:] == ("flax_resnet", "__main__.py"):
         return shlex.join(["flax-resnet", *words[1:]])
     return None
 
@@ -141,9 +141,15 @@ def _recipe(command: str | None) -> dict[str, str] | None:
 
 def _commit(folder: Path) -> str | None:
     """Return the commit of the repository that a folder is in, and whether files differ from it."""
-    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    # Not `describe --dirty`: it writes the index, and a process that is killed meanwhile leaves the
+    # lock of the index, which stops all later commands in the repository.
+    words = ["git", "--no-optional-locks", "-C", str(folder), "status"]
+    words += ["--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        done = subprocess.run([*words, "--exclude=*"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    lines = done.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    is_clean = all(line.startswith("#") for line in lines)
+    return commit if commit is None or is_clean else f"{commit}-dirty"
