@@ -225,9 +225,10 @@ def test_the_effect_of_each_setting_is_known():
     assert list(EFFECTS) == list(flatten(Config()))
 
 
-def test_train_py_is_the_train_command(repository):
+@pytest.mark.parametrize("program", [["train.py"], ["-m", "flax_resnet", "train"]])
+def test_other_forms_of_the_train_command(program, repository):
     done = subprocess.run(
-        [sys.executable, "train.py", "--config", "no_such_config"],
+        [sys.executable, *program, "--config", "no_such_config"],
         cwd=repository,
         capture_output=True,
         text=True,
