@@ -39,12 +39,22 @@ def open_session(model: Path | bytes) -> Any:
             'Running ONNX needs onnxruntime: pip install "flax-resnet[onnx]".'
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # "fatal": what fails is raised too
     content = str(model) if isinstance(model, Path) else model
-    try:
-        return onnxruntime.InferenceSession(
-            content, options, providers=onnxruntime.get_available_providers()
+
+    def start(*providers: str) -> Any:
+        # Its own fallback to the CPU prints lines of "EP Error", also for a damaged file.
+        session = onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
         )
+        session.enable_fallback()  # for a batch that a GPU fails to compute
+        return session
+
+    try:
+        try:
+            return start(*onnxruntime.get_available_providers())
+        except Exception:
+            return start("CPUExecutionProvider")
     except Exception as error:  # onnxruntime's own classes have no common base
         raise UserError(
             f"{model if isinstance(model, Path) else 'The model'} cannot be read by onnxruntime "

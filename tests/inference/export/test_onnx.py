@@ -233,3 +233,27 @@ def test_no_file_of_ours(tmp_path):
     )
     with pytest.raises(fr.UserError, match="does not describe its classes"):
         fr.load(tmp_path / "other.onnx")
+
+
+def not_utf8(proto):
+    proto.graph.node[0].op_type = "Unknown"
+    return proto.SerializeToString().replace(b"Unknown", b"Unkn\xffwn")
+
+
+def short_bias(proto):
+    bias = next(one for one in proto.graph.initializer if one.name == "conv1.bias")
+    bias.raw_data = bias.raw_data[:-4]
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("damage", [not_utf8, short_bias])
+def test_a_damaged_file_is_one_sentence_and_nothing_is_printed(classifier, damage, tmp_path, capfd):
+    """onnxruntime printed lines of "EP Error", and log lines in colour."""
+    path = tmp_path / "model.onnx"
+    classifier.export(path)
+    path.write_bytes(damage(onnx.load(path)))
+    capfd.readouterr()
+    with pytest.raises(fr.UserError, match="cannot be read by onnxruntime") as refused:
+        fr.load(path)
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
