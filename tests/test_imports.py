@@ -10,6 +10,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # The layer of each package: it may import lower layers, and not its own.
 LAYER = {
+    "__main__": 8,
     "cli": 7,
     "commands": 6,
     "nnx": 6,
