@@ -7,6 +7,7 @@ from .fields import (
     CheckpointConfig,
     Config,
     DataConfig,
+    LossName,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -22,7 +23,7 @@ from .recipes import (
     unflatten,
     with_defaults,
 )
-from .stored import stored_model_config
+from .stored import stored_loss, stored_model_config
 
 __all__ = [
     "EFFECTS",
@@ -31,6 +32,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "Interval",
+    "LossName",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "load_config",
     "parse_interval",
     "scaled_learning_rate",
+    "stored_loss",
     "stored_model_config",
     "unflatten",
     "with_defaults",

@@ -59,7 +59,21 @@ def check_config(config: Config) -> list[str]:
             exit_code=2,
         )
     parse_interval("save-every", config.save_every)
+    if config.target_threshold is not None:
+        if config.loss == "softmax":
+            raise UserError(
+                "--target-threshold is for binary cross-entropy: add --loss one_vs_all, or sigmoid "
+                "for images with any number of classes.",
+                exit_code=2,
+            )
+        if config.label_smoothing:
+            raise UserError(
+                "--target-threshold makes every target 0 or 1, so --label-smoothing has no effect: "
+                "leave out one of them.",
+                exit_code=2,
+            )
     fractions = {
+        "target-threshold": config.target_threshold or 0.0,
         "data.validation": config.data.validation,
         "label-smoothing": config.label_smoothing,
         "ema-decay": config.ema_decay or 0.0,
@@ -117,7 +131,7 @@ def check_config(config: Config) -> list[str]:
     if config.optimizer.weight_decay < 0:
         raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
     rate = scaled_learning_rate(config)
-    usual_rate = 0.02 if config.optimizer.name in ("adam", "adamw") else 2.0
+    usual_rate = 0.02 if config.optimizer.name in ("adam", "adamw", "lamb") else 2.0
     warnings = []
     if not usual_rate * 1e-5 <= rate <= usual_rate:
         warnings.append(

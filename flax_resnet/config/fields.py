@@ -8,6 +8,8 @@ epoch is a pass over the training images; rates and probabilities are fractions 
 from dataclasses import dataclass, field
 from typing import Literal
 
+LossName = Literal["softmax", "one_vs_all", "sigmoid"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -151,6 +153,9 @@ class AugmentConfig:
     """The pixels outside a rotated, shifted, sheared or zoomed image."""
     rand_augment: tuple[int, int] | None = None
     """The number of operations of RandAugment and their magnitude, 0 to 30."""
+    timm_rand_augment: tuple[int, float, float] | None = None
+    """The number of operations of timm's RandAugment, their magnitude, 0 to 10, and its standard
+    deviation; 2 6 0.5 is its rand-m6-mstd0.5-inc1. Each is applied to half of the images."""
     trivial_augment: bool = False
     """Apply one random operation of a random magnitude (TrivialAugmentWide)."""
     color_jitter: tuple[float, float, float, float] | None = None
@@ -173,9 +178,10 @@ class AugmentConfig:
 class OptimizerConfig:
     """The optimiser and the learning rate."""
 
-    name: Literal["sgd", "sgdw", "adam", "adamw", "muon"] = "sgd"
+    name: Literal["sgd", "sgdw", "adam", "adamw", "lamb", "muon"] = "sgd"
     """The optimiser; sgd and adam add weight decay to the gradient, like torch, and sgdw and adamw
-    decouple it; muon trains the kernels of convolutions by Muon and all else by sgdw."""
+    decouple it; lamb scales adamw's step of each kernel by the kernel's norm (You et al. 2020);
+    muon trains the kernels of convolutions by Muon and all else by sgdw."""
     learning_rate: float = 0.1
     """The learning rate after warm-up."""
     base_batch_size: int | None = None
@@ -224,7 +230,8 @@ class TransferConfig:
     """The first stage that is trained, such as layer4; by default partial trains the last stage and
     the head. gradual never trains the stages before it."""
     unfreeze_epochs: float = 1.0
-    """The number of epochs between two stages of gradual; fewer if the run is too short for it."""
+    """The number of epochs between two stages of gradual; fewer where the last stage would be added
+    after half of the run."""
     layer_decay: float | None = None
     """The learning rate of a stage divided by that of the stage above it; default 1, for gradual
     1/2.6 (Howard & Ruder 2018, section 3.2)."""
@@ -297,12 +304,15 @@ class Config:
     """Stop after this many steps in all; the learning rate still follows epochs."""
     seed: int = 0
     """The seed of the initial weights, the order of the images and the augmentation."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes (softmax), or binary cross-entropy for each class (sigmoid),
-    where an image has any number of classes."""
+    loss: LossName = "softmax"
+    """Cross-entropy over the classes (softmax), or the mean over the classes of a binary
+    cross-entropy for each, where an image has one class (one_vs_all) or any number (sigmoid)."""
+    target_threshold: float | None = None
+    """With one_vs_all and sigmoid: a class of an image that is mixed of several (mixup, CutMix) is
+    a full label where its fraction is above this, and else none; None keeps the fractions."""
     class_weights: Literal["balanced"] | None = None
-    """The weight of each class in the loss of training: balanced weighs an image by the inverse of
-    the number of images of its class, on average 1; by default all weigh the same."""
+    """The weight of each class in the softmax loss of training: balanced weighs an image by the
+    inverse of the number of images of its class, on average 1; by default all weigh the same."""
     label_smoothing: float = 0.0
     """The fraction of each label that is spread over all classes (Szegedy et al. 2016)."""
     ema_decay: float | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .fields import ModelConfig
+from .fields import LossName, ModelConfig
 
 _MOST = 2**16  # of channels, blocks and groups
 
@@ -29,6 +29,18 @@ def stored_model_config(options: Mapping[str, Any]) -> ModelConfig:
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
     }
     return ModelConfig(**held)
+
+
+def stored_loss(name: Any) -> LossName:
+    """Return the loss that a model was trained with, which decides its probabilities.
+
+    Raises:
+        TypeError: It is none of this version.
+    """
+    if not _fits(name, LossName):
+        raise TypeError(f"loss is {name!r:.80}")
+    loss: LossName = name
+    return loss
 
 
 def _fits(value: Any, kind: Any) -> bool:

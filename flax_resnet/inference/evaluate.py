@@ -136,7 +136,8 @@ def evaluate(
     Raises:
         UserError: No data, classes that the model does not know, or no image that can be read.
     """
-    multi_label = classifier.info.settings.get("loss") == "sigmoid"
+    loss = classifier.info.settings.get("loss", "softmax")
+    multi_label = loss == "sigmoid"
     if multi_label and source is not None:
         raise UserError(
             f"This run was trained on images with any number of classes, and {source} would give "
@@ -174,7 +175,7 @@ def evaluate(
         others = list(forward_source(program, held_out.images, held_out.names, batch_size))
         if len(_logits(others)):
             validation = _logits(others), np.concatenate([batch.labels for batch in others])
-    result = evaluate_logits(title, logits, labels[read], classes, validation)
+    result = evaluate_logits(title, logits, labels[read], classes, validation, loss)
     outcomes = None
     if keep_outcomes:
         root = classifier.info.settings.get("data.dir") if source is None else str(source)
@@ -184,6 +185,7 @@ def evaluate(
             logits,
             labels[read],
             [names[row] for row in rows],
+            loss=loss,
             split=selection.chosen,
             images=tested.images,
             rows=rows,

@@ -17,6 +17,7 @@ from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .losses import targets_of as targets_of
 from .multi_label import MultiLabelEvaluation as MultiLabelEvaluation
 from .multi_label import evaluate_multi_label as evaluate_multi_label
+from .probabilities import mean_loss as mean_loss
 from .probabilities import mean_sigmoid_cross_entropy as mean_sigmoid_cross_entropy
 from .probabilities import mean_softmax_cross_entropy as mean_softmax_cross_entropy
 from .probabilities import probabilities_of as probabilities_of

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .probabilities import Floats, Labels, mean_softmax_cross_entropy
+from ..config import LossName
+from .probabilities import Floats, Labels, mean_loss
 
 BINS = 15  # Guo et al. 2017
 MAX_TEMPERATURE = 20.0
@@ -49,14 +50,15 @@ def reliability_bins(
     return np.stack([np.bincount(index, one, bins).astype(np.float64) for one in weights])
 
 
-def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """Temperature that minimises the cross-entropy of ``logits / temperature`` (Guo et al. 2017).
+def fit_temperature(logits: Floats, labels: Labels, loss: LossName = "softmax") -> float:
+    """Temperature that minimises the loss of ``logits / temperature`` (Guo et al. 2017).
 
     A temperature above 1 shows that the model was overconfident.
 
     Args:
         logits: ``[N, num_classes]``.
         labels: class of each image, ``[N]``.
+        loss: the loss that the model was trained with.
 
     Returns:
         The temperature, from 1/20 to 20.
@@ -65,7 +67,7 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
     bound = math.log(MAX_TEMPERATURE)
     found = minimize_scalar(
-        lambda log: mean_softmax_cross_entropy(logits, labels, math.exp(log)), (-bound, bound),
+        lambda log: mean_loss(logits, labels, loss, math.exp(log)), (-bound, bound),
         bounds=(-bound, bound), method="bounded", options={"xatol": 1e-4},
     )  # fmt: skip
     return float(math.exp(found.x))

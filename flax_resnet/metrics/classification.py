@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..config import LossName
 from .calibration import expected_calibration_error, fit_temperature
-from .probabilities import Floats, Labels, mean_softmax_cross_entropy, probabilities_of
+from .probabilities import Floats, Labels, mean_loss, probabilities_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Evaluation:
         name: name of the set.
         classes: names of the classes, in the order of the logits.
         count: number of images.
-        loss: mean cross-entropy, in nats.
+        loss: mean loss of the kind that the model was trained with, in nats.
         top1: fraction of the images whose class has the highest logit.
         top5: fraction of the images whose class is among the five highest logits.
         confusion: number of images by true class (row) and predicted class (column), ``[K][K]``.
@@ -88,6 +89,7 @@ def evaluate_logits(
     labels: Labels,
     classes: Sequence[str],
     validation: tuple[Floats, Labels] | None = None,
+    loss: LossName = "softmax",
 ) -> Evaluation:
     """Evaluate the logits of a set of images against its labels.
 
@@ -97,39 +99,43 @@ def evaluate_logits(
         labels: class of each image, ``[N]``.
         classes: names of the classes.
         validation: logits and labels of other images, which the temperature is fitted on.
+        loss: the loss that the model was trained with.
     """
     confusion = confusion_matrix(labels, logits.argmax(1), logits.shape[1])
     correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision, recall, f1 = precision_recall_f1(correct, support, predicted)
-    temperature = fit_temperature(*((logits, labels) if validation is None else validation))
-    calibrated = probabilities_of(logits, temperature=temperature)
+    temperature = fit_temperature(*((logits, labels) if validation is None else validation), loss)
+    calibrated = probabilities_of(logits, loss, temperature)
     return Evaluation(
         name=name,
         classes=tuple(classes),
         count=len(labels),
-        **classification_scores(logits, labels),
+        **classification_scores(logits, labels, loss),
         confusion=tuple(map(tuple, confusion.tolist())),
         precision=tuple(precision.tolist()),
         recall=tuple(recall.tolist()),
         f1=tuple(f1.tolist()),
         support=tuple(support.tolist()),
-        calibration_error=expected_calibration_error(probabilities_of(logits), labels),
+        calibration_error=expected_calibration_error(probabilities_of(logits, loss), labels),
         temperature=temperature,
         calibrated_error=expected_calibration_error(calibrated, labels),
         temperature_from="the same images" if validation is None else "validation",
     )
 
 
-def classification_scores(logits: Floats, labels: Labels) -> dict[str, float]:
-    """Mean ``loss`` (cross-entropy, in nats), ``top1`` and ``top5`` accuracy of a set.
+def classification_scores(
+    logits: Floats, labels: Labels, loss: LossName = "softmax"
+) -> dict[str, float]:
+    """Mean ``loss`` (in nats), ``top1`` and ``top5`` accuracy of a set.
 
     Args:
         logits: ``[N, num_classes]``, N at least 1.
         labels: class of each image, ``[N]``.
+        loss: the loss that the model was trained with.
     """
     ranks = label_ranks(logits, labels)
     return {
-        "loss": mean_softmax_cross_entropy(logits, labels),
+        "loss": mean_loss(logits, labels, loss),
         "top1": float((ranks < 1).mean()),
         "top5": float((ranks < 5).mean()),
     }

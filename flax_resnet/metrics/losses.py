@@ -36,8 +36,10 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "softmax": softmax_cross_entropy,
     "sigmoid": sigmoid_cross_entropy,
+    "one_vs_all": sigmoid_cross_entropy,
 }
-"""The losses by the names that the config field ``loss`` accepts."""
+"""The losses by the names that the config field ``loss`` accepts. ``"sigmoid"`` is for images with
+any number of classes, ``"one_vs_all"`` for images with one."""
 
 
 def targets_of(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..config import LossName
 from ..data import Source
 from ..errors import UserError
-from ..metrics import BINS, reliability_bins
+from ..metrics import BINS, probabilities_of, reliability_bins
 from ..output_files import replacing
 from ..storage import local_data
 from ..text_files import parse_json
@@ -41,7 +42,7 @@ class Outcomes:
         probabilities: Probabilities of these, float32 ``[N, k]``.
         label_probabilities: Probability of the true class, float32 ``[N]``.
         reliability: ``metrics.reliability_bins`` at each of ``TEMPERATURES``, ``[T, 3, bins]``.
-        losses: Mean cross-entropy at each of ``TEMPERATURES``, ``[T]``.
+        losses: Mean loss at each of ``TEMPERATURES``, ``[T]``.
         pictures: WebP files of some images by their row.
         heat_maps: WebP files of some of these with the evidence for the predicted class drawn over
             them, by row.
@@ -80,6 +81,7 @@ def outcomes_of(
     labels: np.ndarray,
     names: Sequence[str],
     *,
+    loss: LossName = "softmax",
     split: str = "test",
     images: Source | None = None,
     rows: np.ndarray | None = None,
@@ -91,6 +93,7 @@ def outcomes_of(
         logits: Finite, ``[N, K]``.
         labels: True classes, int ``[N]``.
         names: Name of each image.
+        loss: The loss that the model was trained with.
         split: Name of the split.
         images: Where the pictures are read; None for none.
         rows: Index of each image in ``images``; by default ``0, 1, ...``.
@@ -107,19 +110,16 @@ def outcomes_of(
     for start in range(0, count, step):
         part = slice(start, start + step)
         truth = labels[part].astype(np.int64)
-        shifted = logits[part].astype(np.float32)
-        shifted = shifted - shifted.max(1, keepdims=True)
-        order = np.argsort(-shifted, axis=1, kind="stable")[:, :kept]
+        values = logits[part].astype(np.float32)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :kept]
         top[part] = order
-        exponents = np.exp(shifted)
-        total = exponents.sum(1, dtype=np.float64)
-        probabilities[part] = np.take_along_axis(exponents, order, 1) / total[:, None]
-        own = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
-        label_probabilities[part] = np.exp(own) / total
+        every = probabilities_of(values, loss)
+        probabilities[part] = np.take_along_axis(every, order, 1)
+        label_probabilities[part] = np.take_along_axis(every, truth[:, None], 1)[:, 0]
         for index, temperature in enumerate(TEMPERATURES):
-            total = np.exp(shifted / np.float32(temperature)).sum(1, dtype=np.float64)
-            reliability[index] += reliability_bins(1 / total, order[:, 0] == truth)
-            losses[index] += (np.log(total) - own / temperature).sum()
+            confidence, each = _scores(values / np.float32(temperature), truth, loss)
+            reliability[index] += reliability_bins(confidence, order[:, 0] == truth)
+            losses[index] += each.sum()
     found = Outcomes(
         split=split,
         names=tuple(names),
@@ -136,6 +136,21 @@ def outcomes_of(
     chosen = choose_rows(found.labels, top[:, 0], probabilities[:, 0])
     sources = chosen if rows is None else np.asarray(rows)[chosen]
     return with_pictures(found, dict(zip(chosen, sources, strict=True)), images)
+
+
+def _scores(
+    logits: np.ndarray, labels: np.ndarray, loss: LossName
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of each image's predicted class, and its loss, ``[N]`` each."""
+    from scipy.special import expit
+
+    most = logits.max(1)
+    own = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    if loss == "softmax":
+        total = np.exp(logits - most[:, None]).sum(1, dtype=np.float64)
+        return 1 / total, np.log(total) - (own - most)
+    each = np.logaddexp(np.float32(0), logits).mean(1, dtype=np.float64)
+    return expit(most.astype(np.float64)), each - own / logits.shape[1]
 
 
 def with_pictures(outcomes: Outcomes, rows: Mapping[int, int], images: Source) -> Outcomes:

@@ -212,6 +212,7 @@ ROWS = {
         _imagenet("resnet50_imagenet", 76.130, VISION),
         _imagenet("resnext50_imagenet", 77.618, VISION),
         _imagenet("resnet50_imagenet_v2", 80.858, VISION),
+        _imagenet("resnet50_imagenet_rsb_a3", 78.1, "https://arxiv.org/abs/2110.00476, table 2"),
         _imagenet(
             "resnet50_imagenet_fast", 73.8, "https://github.com/libffcv/ffcv-imagenet, 16 epochs"
         ),

@@ -58,8 +58,9 @@ def create_optimizer(
 
     ``sgd`` and ``adam`` add the weight decay to the gradient, as torch.optim does; ``adamw`` and
     ``sgdw`` decouple it (Loshchilov & Hutter 2019): it is the rate times the weight decay times the
-    parameter, without momentum. ``muon`` is ``optax.contrib.muon`` for the kernels of convolutions
-    and ``sgdw`` for all else, as airbench (Jordan 2024) has it.
+    parameter, without momentum. ``lamb`` (You et al. 2020) scales only the steps of parameters that
+    decay by their norm, as timm does. ``muon`` is ``optax.contrib.muon`` for the kernels of
+    convolutions and ``sgdw`` for all else, as airbench (Jordan 2024) has it.
     """
     optimizer = _create_unclipped(config, schedule)
     if config.bias_rate != 1:
@@ -88,6 +89,8 @@ def _create_unclipped(
         return _muon(config, schedule)
     if config.name == "sgdw":
         return _sgdw(config, schedule)
+    if config.name == "lamb":
+        return _lamb(config, schedule)
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
     if config.name == "adam":
@@ -106,6 +109,17 @@ def _sgdw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     return optax.chain(
         optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity(),
         optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _lamb(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """LAMB with the constants of timm; ``optax.lamb`` would scale biases by their norm too."""
+    scale = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(eps=1e-6),
+        optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask),
+        scale if config.decay_all else optax.masked(scale, decay_mask),
         optax.scale_by_learning_rate(schedule),
     )
 

@@ -307,6 +307,7 @@ def resolve(config: Config) -> Run:
             mix=mix,
             class_weights=_class_weights(config, dataset),
             label_smoothing=config.label_smoothing,
+            target_threshold=config.target_threshold,
             ema_decay=config.ema_decay,
             microbatches=config.microbatches,
             evaluate_flipped=config.evaluate_flipped,
@@ -399,11 +400,16 @@ def _check_order(dataset: Dataset, config: Config) -> None:
 
 def _check_labels(dataset: Dataset, config: Config) -> None:
     """Raise a UserError where labels do not suit the loss, or a class has no training image."""
-    balances = {
-        "--class-weights balanced": config.class_weights == "balanced",
-        "--data.sampling balanced": config.data.sampling == "balanced",
-    }
-    if dataset.multi_label or config.loss != "softmax":
+    if dataset.multi_label:
+        if config.loss != "sigmoid":
+            raise UserError(
+                f"The images of {dataset.name} can have several classes each: use --loss sigmoid.",
+                exit_code=2,
+            )
+        balances = {
+            "--class-weights balanced": config.class_weights == "balanced",
+            "--data.sampling balanced": config.data.sampling == "balanced",
+        }
         for option, is_set in balances.items():
             if is_set:
                 raise UserError(
@@ -411,13 +417,19 @@ def _check_labels(dataset: Dataset, config: Config) -> None:
                     "have any number of classes: leave it out.",
                     exit_code=2,
                 )
-    if dataset.multi_label:
-        if config.loss != "sigmoid":
-            raise UserError(
-                f"The images of {dataset.name} can have several classes each: use --loss sigmoid.",
-                exit_code=2,
-            )
         return
+    if config.loss == "sigmoid":
+        raise UserError(
+            f"--loss sigmoid is for images with any number of classes; those of {dataset.name} "
+            "have one each: use --loss one_vs_all for binary cross-entropy, or softmax.",
+            exit_code=2,
+        )
+    if config.class_weights is not None and config.loss != "softmax":
+        raise UserError(
+            f"--class-weights {config.class_weights} weighs the softmax loss: use --loss softmax, "
+            "or --data.sampling balanced in its place.",
+            exit_code=2,
+        )
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     lacking = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if lacking and config.data.name == FOLDER:

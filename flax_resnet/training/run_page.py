@@ -79,7 +79,7 @@ def write_run_page(
         and len(found.fitted.labels)
     ):
         fitted = found.fitted.logits, found.fitted.labels
-    evaluation = evaluate_logits(name, logits, labels, dataset.classes, fitted)
+    evaluation = evaluate_logits(name, logits, labels, dataset.classes, fitted, config.loss)
     images = found.images
     if isinstance(images, Features):
         images, rows = images.source, images.readable[rows]
@@ -88,6 +88,7 @@ def write_run_page(
         logits,
         labels,
         [names[row] for row in rows],
+        loss=config.loss,
         split=found.split,
         images=images,
         rows=rows,

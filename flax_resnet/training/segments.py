@@ -73,7 +73,8 @@ def plan_phases(
     if config.mode == "partial":
         return (Phase(0, lowest or stages[-2]),)
     downwards = stages[stages.index(lowest or stages[0]) :][::-1]
-    epochs_each = min(config.unfreeze_epochs, epochs / len(downwards))
+    # The whole model trains for at least half of the run, before its learning rate has fallen.
+    epochs_each = min(config.unfreeze_epochs, epochs / 2 / max(len(downwards) - 1, 1))
     steps_each = epochs_each * total_steps / epochs
     return tuple(
         Phase(round(number * steps_each), None if stage == stages[0] else stage)

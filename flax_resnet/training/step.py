@@ -43,9 +43,10 @@ class TrainStep:
     Attributes:
         model: A Linen module called as ``(images, train)``.
         tx: An optax optimiser.
-        loss: ``"softmax"`` cross-entropy, where an image has one class; ``"sigmoid"`` binary
-            cross-entropy, averaged over the classes, where it can have several; or a function
-            from logits ``[N, K]`` and targets float ``[N, K]`` to losses ``[N]``.
+        loss: ``"softmax"`` cross-entropy, where an image has one class; binary cross-entropy,
+            averaged over the classes, where it has one (``"one_vs_all"``) or several
+            (``"sigmoid"``); or a function from logits ``[N, K]`` and targets float ``[N, K]`` to
+            losses ``[N]``.
         augment: ``(key, images, index) -> images`` in training, where ``index`` ``[N]`` numbers
             the examples of the global batch, or None.
         preprocess: ``images -> images`` in training and evaluation, or None.
@@ -56,6 +57,8 @@ class TrainStep:
             loss is the sum over a batch divided by its number of examples. Metrics do not weigh.
         label_smoothing: Fraction of each label that is spread evenly over all classes (Szegedy et
             al. 2016); where an image can have several classes, over yes and no.
+        target_threshold: Makes each target 1 where it is above this and else 0, after smoothing and
+            mixing, or None. Metrics use the labels.
         ema_decay: Decay of the moving average of parameters and running statistics, or None.
         trainable: Whether the parameter at a path such as ``("layer4_0", "conv1", "kernel")``
             trains; None trains all. A frozen parameter keeps its bits, is not differentiated, and
@@ -92,6 +95,7 @@ class TrainStep:
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    target_threshold: float | None = None
     ema_decay: float | None = None
     trainable: Trainable | None = None
     freeze_before: str | None = None
@@ -310,6 +314,8 @@ class TrainStep:
                 targets = targets_of(
                     examples["label"], logits.shape[-1], logits.dtype, self.label_smoothing
                 )
+            if self.target_threshold is not None:
+                targets = (targets > self.target_threshold).astype(targets.dtype)
             if self.class_weights is not None:  # the cross-entropy is linear in the targets
                 targets = targets * jnp.asarray(self.class_weights, targets.dtype)
             losses = _loss_function(self.loss)(logits, targets)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, stored_model_config
+from ..config import ModelConfig, stored_loss, stored_model_config
 from ..errors import UserError
 from ..text_files import parse_json
 from ..transform import EvalTransform
@@ -89,7 +89,7 @@ def parse_description(metadata: Mapping[str, str], path: Path) -> Description:
             model_options=_tuples(held["model_options"]),
             classes=tuple(map(str, held["classes"])),
             transform=EvalTransform.from_json(held["transform"]),
-            loss=held.get("loss"),
+            loss=stored_loss(held["loss"]) if "loss" in held else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..config import stored_model_config
+from ..config import stored_loss, stored_model_config
 from ..errors import UserError
 from ..models import ResNet
 from ..output_files import write_json
@@ -105,6 +105,8 @@ def _read_info(folder: Path, source: str | None = None) -> WeightsInfo:
             for name, value in settings.items()
             if name.startswith(prefix)
         }
+        if "loss" in settings:
+            stored_loss(settings["loss"])
         return WeightsInfo(
             source=source or str(folder),
             kind="run",

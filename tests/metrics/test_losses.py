@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss
 
 from flax_resnet.metrics import (
     LOSSES,
+    mean_loss,
     mean_sigmoid_cross_entropy,
     mean_softmax_cross_entropy,
     probabilities_of,
@@ -90,6 +91,24 @@ def test_targets_of_any_number_of_classes_move_towards_one_half():
     labels = jnp.array([[1, 0, 1]])
     np.testing.assert_array_equal(targets_of(labels, 3, jnp.float32), [[1, 0, 1]])
     np.testing.assert_allclose(targets_of(labels, 3, jnp.float32, 0.2), [[0.9, 0.1, 0.9]])
+
+
+def test_the_binary_loss_of_single_labels_is_timms_and_scikit_learns():
+    logits, labels, _ = draw(0, 50, 3, 1)
+    one_hot = np.eye(3)[labels]
+    chances = probabilities_of(logits, "one_vs_all")
+    expected = np.mean([log_loss(one_hot[:, k], chances[:, k]) for k in range(3)])
+    assert mean_loss(logits, labels, "one_vs_all") == pytest.approx(expected)
+    targets = targets_of(labels, 3, jnp.float32)
+    found = float(LOSSES["one_vs_all"](logits, targets).mean())
+    assert found == pytest.approx(expected, rel=1e-5)
+    halved = mean_loss(2 * logits, labels, "one_vs_all", temperature=2.0)
+    assert halved == pytest.approx(expected)
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm.loss")
+    theirs = timm.BinaryCrossEntropy(smoothing=0.1)(torch.tensor(logits), torch.tensor(labels))
+    smooth = targets_of(labels, 3, jnp.float32, 0.1)
+    found = float(LOSSES["one_vs_all"](logits, smooth).mean())
+    assert found == pytest.approx(float(theirs), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])

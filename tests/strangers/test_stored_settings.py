@@ -22,6 +22,8 @@ EARLIER_RUN = Path(__file__).parents[1] / "compatibility" / "0.1.0.zip"
         ("config.json", {"model.widths": [-1]}),
         ("config.json", {"model.name": 5}),
         ("config.json", {"model.dtype": []}),
+        ("config.json", {"loss": "huber"}),
+        ("config.json", {"loss": None}),
         ("preprocessing.json", {"mean": ["a"]}),
         ("preprocessing.json", {"std": [0.0]}),
         ("preprocessing.json", {"height": -8}),

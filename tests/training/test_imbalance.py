@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 import flax_resnet as fr
-from flax_resnet.cli import main
 from flax_resnet.data import BalancedOrder, batch_indices
 from flax_resnet.metrics import balanced_class_weights
 from flax_resnet.training.transfer.head import fit_strengths
@@ -81,10 +80,3 @@ def test_the_weighted_head_is_scikit_learns():
     logits = features @ fit.kernel + fit.bias
     got = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(got, expected, atol=5e-3)
-
-
-@pytest.mark.parametrize("option", ["--class-weights", "--data.sampling"])
-def test_several_labels_of_an_image_are_refused(option, capsys):
-    line = f"train --config digits --loss sigmoid {option} balanced --epochs 1"
-    assert main(line.split()) == 2
-    assert f"{option} balanced is for images with one class each" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Schedules at the steps the recipes name; optimisers against torch's documented update rules."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -134,6 +135,77 @@ def random_params(seed):
             "bias": np.float32(rng.normal(size=2)),
         },
     }
+
+
+def lamb_in_numpy(params, gradients, rate, decay, steps):
+    """Algorithm 2 of You et al. 2020, with gradients clipped to a norm of 1, and neither decay nor
+    the ratio for vectors, as timm has it."""
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients)))
+    gradients = jax.tree.map(lambda g: np.float64(g) / max(norm, 1), gradients)
+
+    def train(p, g):
+        p, m, v = np.float64(p), 0.0, 0.0
+        for t in range(1, steps + 1):
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            update = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+            ratio = 1.0
+            if p.ndim > 1:
+                update = update + decay * p
+                ratio = np.linalg.norm(p) / np.linalg.norm(update)
+            p = p - rate * ratio * update
+        return p
+
+    return jax.tree.map(train, params, gradients)
+
+
+LAMB = OptimizerConfig(name="lamb", learning_rate=0.05, weight_decay=0.02, clip_norm=1.0)
+
+
+def test_lamb_is_the_papers():
+    params, gradients = random_params(0), random_params(1)
+    expected = lamb_in_numpy(params, gradients, LAMB.learning_rate, LAMB.weight_decay, steps=3)
+    found = functools.reduce(
+        lambda tree, change: jax.tree.map(np.add, tree, change),
+        lamb_changes(params, gradients),
+        params,
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def lamb_changes(params, gradients):
+    """The changes of three steps, each from the parameters of the last one."""
+    tx = create_optimizer(LAMB, lambda step: LAMB.learning_rate)
+    state, found, update = tx.init(params), [], jax.jit(tx.update)
+    for _ in range(3):
+        change, state = update(gradients, state, params)
+        params = jax.tree.map(np.add, params, change)
+        found.append(change)
+    return found
+
+
+def test_lamb_is_timms():
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm.optim")
+    params, gradients = random_params(0), random_params(1)
+    leaves = [torch.nn.Parameter(torch.tensor(leaf)) for leaf in jax.tree.leaves(params)]
+    groups = [
+        {"params": [p for p in leaves if p.ndim > 1], "weight_decay": LAMB.weight_decay},
+        {"params": [p for p in leaves if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = timm.Lamb(groups, lr=LAMB.learning_rate)
+    for leaf, gradient in zip(leaves, jax.tree.leaves(gradients), strict=True):
+        leaf.grad = torch.tensor(gradient)
+    for _ in range(3):
+        optimizer.step()
+    expected = lamb_in_numpy(params, gradients, LAMB.learning_rate, LAMB.weight_decay, steps=3)
+    for leaf, value in zip(leaves, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf.detach().numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_leaves_a_kernel_of_zeros_its_step():
+    params = {"fc": {"kernel": np.zeros((2, 2), np.float32)}}
+    (change, *_) = lamb_changes(params, {"fc": {"kernel": np.ones((2, 2), np.float32)}})
+    np.testing.assert_allclose(change["fc"]["kernel"], -LAMB.learning_rate, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sgd", "sgdw", "adamw"])

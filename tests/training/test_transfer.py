@@ -108,8 +108,8 @@ def test_affine_alone_of_the_frozen_stages_can_train(photos, weights, tmp_path):
 def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
     options = ("--mode", "gradual", "--epochs", "5", "--data.batch-size", "24")
     assert finetune(photos, weights, tmp_path / "whole", *options) == 0
-    # Two steps an epoch, one more stage after each: stops inside a phase, and between two.
-    for stop in ("3", "6", "10"):
+    # Two steps an epoch, phases from 0, 1, 2, 4 and 5: stops inside a phase, and between two.
+    for stop in ("3", "4", "10"):
         more = ("--max-steps", stop)
         assert finetune(photos, weights, tmp_path / "resumed", *options, *more) == 0
     whole, resumed = (
@@ -139,10 +139,17 @@ def test_phases_free_one_part_after_the_other():
         (20, "layer3"),
         (40, "layer2"),
     ]
-    # Not so many epochs: shared out evenly.
+    # Not so many epochs: the whole model trains for half of them.
     assert phases(mode="gradual", unfreeze_epochs=50) == list(
-        zip((0, 20, 40, 60, 80), downwards, strict=True)
+        zip((0, 12, 25, 38, 50), downwards, strict=True)
     )
+    assert phases(mode="gradual", freeze_before="fc") == [(0, "fc")]
+
+
+def test_batch_norms_move_from_the_start_of_gradual(photos, weights):
+    for mode in ("head", "partial", "gradual"):
+        found = fr.finetune_config(photos, weights=weights, mode=mode).transfer.statistics
+        assert found == ("updated" if mode == "gradual" else "frozen")
 
 
 def test_rates_decay_downwards():

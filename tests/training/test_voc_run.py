@@ -84,3 +84,11 @@ def test_one_class_an_image_is_not_assumed(prepared, tmp_path, capfd):
     where = ("--data.dir", str(prepared), "--workdir", str(tmp_path / "run"))
     assert main(["train", "--config", "digits", *TRAIN, *where]) == 2
     assert "use --loss sigmoid" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--class-weights", "--data.sampling"])
+def test_several_labels_of_an_image_are_not_balanced(option, prepared, tmp_path, capfd):
+    where = ("--data.dir", str(prepared), "--workdir", str(tmp_path / "run"))
+    words = ["train", "--config", "digits", *TRAIN, *where, "--loss", "sigmoid", option, "balanced"]
+    assert main(words) == 2
+    assert f"{option} balanced is for images with one class each" in capfd.readouterr().err

@@ -22,7 +22,7 @@ from .geometry import (
     random_pad_crop,
     warp,
 )
-from .policies import BINS, rand_augment, trivial_augment
+from .policies import BINS, TIMM_MOST, rand_augment, timm_rand_augment, trivial_augment
 from .resizing import resized_crop
 
 
@@ -49,6 +49,8 @@ class Augmentation:
         zoom: Height and width are scaled by factors from 1 - zoom to 1 + zoom.
         fill: Pixels outside the image for these four: "nearest", "reflect" or "constant".
         rand_augment: RandAugment (Cubuk et al. 2019): number of operations and magnitude (0 to 30).
+        timm_rand_augment: timm's RandAugment: number of operations, magnitude (0 to 10) and its
+            standard deviation.
         trivial_augment: TrivialAugmentWide (Müller & Hutter 2021).
         interpolation: Interpolation of the four, of RandAugment and of TrivialAugment.
         color_jitter: torchvision's ColorJitter: brightness, contrast, saturation and hue.
@@ -71,6 +73,7 @@ class Augmentation:
     fill: FillMode = "nearest"
     crop_fill: CropFill = "constant"
     rand_augment: tuple[int, int] | None = None
+    timm_rand_augment: tuple[int, float, float] | None = None
     trivial_augment: bool = False
     interpolation: Interpolation = "bilinear"
     color_jitter: tuple[float, float, float, float] | None = None
@@ -84,8 +87,8 @@ class Augmentation:
         for name, value, least, most in self._limits():
             if value is not None and not least <= value <= most:
                 raise UserError(f"Augmentation: {name} is {value}; let it be {least} to {most:g}.")
-        if self.rand_augment is not None and self.trivial_augment:
-            raise UserError("Augmentation: rand_augment and trivial_augment: choose one of them.")
+        if len(self._policies) > 1:
+            raise UserError(f"Augmentation: {' and '.join(self._policies)}: choose one of them.")
         for name, choice, known in (
             ("fill", self.fill, get_args(FillMode)),
             ("crop_fill", self.crop_fill, get_args(CropFill)),
@@ -140,6 +143,10 @@ class Augmentation:
             number, magnitude = self.rand_augment
             options = (number, magnitude, self.fill_value, self.interpolation)
             image = rand_augment(policy_key, image, *options)
+        if self.timm_rand_augment is not None:
+            image = timm_rand_augment(
+                policy_key, image, *self.timm_rand_augment, self.fill_value, self.interpolation
+            )
         if self.trivial_augment:
             image = trivial_augment(policy_key, image, self.fill_value, self.interpolation)
         if self.color_jitter is not None:
@@ -162,9 +169,13 @@ class Augmentation:
         return any((self.rotation, *self._shifts, self.shear, self.zoom))
 
     @property
+    def _policies(self) -> list[str]:
+        names = ("rand_augment", "timm_rand_augment", "trivial_augment")
+        return [name for name in names if getattr(self, name)]
+
+    @property
     def _recolors(self) -> bool:
-        policy = self.trivial_augment or self.rand_augment is not None
-        return policy or self.color_jitter is not None or self.grayscale > 0
+        return bool(self._policies) or self.color_jitter is not None or self.grayscale > 0
 
     def _limits(self) -> Iterator[tuple[str, float | None, float, float]]:
         """Yield the name, the value, the least and the largest allowed value of every number."""
@@ -184,6 +195,10 @@ class Augmentation:
         number, magnitude = self.rand_augment or (1, 0)
         yield "the number of rand_augment's operations", number, 1, math.inf
         yield "rand_augment's magnitude", magnitude, 0, BINS - 1
+        number, magnitude, deviation = self.timm_rand_augment or (1, 0, 0)
+        yield "the number of timm_rand_augment's operations", number, 1, math.inf
+        yield "timm_rand_augment's magnitude", magnitude, 0, TIMM_MOST
+        yield "timm_rand_augment's standard deviation", deviation, 0, math.inf
         jitter = self.color_jitter or (0, 0, 0, 0)
         for value, most in zip(jitter, (math.inf, math.inf, math.inf, 0.5), strict=True):
             yield "an amount of color_jitter", value, 0, most
@@ -208,7 +223,7 @@ class Augmentation:
         if self._recolors and channels not in (1, 3):
             raise UserError(
                 f"Augmentation of images with {channels} channels: colours need 1 or 3; turn off "
-                "rand_augment, trivial_augment, color_jitter and grayscale."
+                "rand_augment, timm_rand_augment, trivial_augment, color_jitter and grayscale."
             )
         if len(self._levels) not in (1, channels):
             raise UserError(

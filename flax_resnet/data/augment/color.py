@@ -54,6 +54,13 @@ def solarize_table(threshold: Scalar) -> jax.Array:
     return jnp.where(levels < threshold, levels, 255 - levels).astype(jnp.uint8)
 
 
+def solarize_add_table(amount: Scalar) -> jax.Array:
+    """Return the table ``[256, 1]`` that adds ``amount`` to values below 128, up to 255."""
+    levels = _identity_table()
+    brighter = jnp.minimum(levels + jnp.asarray(amount, jnp.int32), 255)
+    return jnp.where(levels < 128, brighter, levels).astype(jnp.uint8)
+
+
 def autocontrast_table(counts: jax.Array) -> jax.Array:
     """Return the table ``[256, C]`` that maps a channel's darkest value to 0, its lightest to 255.
 

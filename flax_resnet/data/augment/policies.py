@@ -1,9 +1,8 @@
-"""RandAugment and TrivialAugment: random operations of fixed or random strength for one image.
+"""RandAugment, torchvision's and timm's, and TrivialAugment: random operations for one image.
 
-Under ``vmap`` a ``lax.switch`` would compute all fourteen operations for every image. Here every
-operation is a special case of four steps: an affine warp, a lookup table, a blend with the grey
-image and a blend with the smoothed image. The steps that an operation does not need are exact
-identities.
+Under ``vmap`` a ``lax.switch`` would compute all operations for every image. Here every operation
+is a special case of four steps: an affine warp, a lookup table, a blend with the grey image and a
+blend with the smoothed image. The steps that an operation does not need are exact identities.
 """
 
 from dataclasses import dataclass
@@ -17,6 +16,10 @@ from . import color
 from .geometry import Interpolation, Level, center_affine, warp
 
 BINS = 31  # strengths, 0 to 30
+TIMM_MOST = 10  # the greatest magnitude of timm's RandAugment
+
+Ends = tuple[float, float] | None
+Policy = Literal["rand", "trivial", "timm"]
 
 
 @dataclass(frozen=True)
@@ -26,45 +29,50 @@ class Operation:
     Attributes:
         name: Name of the operation.
         rand, trivial: Strength at bins 0 and 30 of RandAugment and of TrivialAugmentWide; it is
-            linear between them.
+            linear between them. None where a policy lacks the operation.
+        timm: The same at magnitudes 0 and 10 of timm's RandAugment.
         signed: The strength gets a random sign.
     """
 
     name: str
-    rand: tuple[float, float] = (0.0, 0.0)
-    trivial: tuple[float, float] = (0.0, 0.0)
+    rand: Ends = (0.0, 0.0)
+    trivial: Ends = (0.0, 0.0)
+    timm: Ends = (0.0, 0.0)
     signed: bool = False
 
 
-# The operations of torchvision 0.28, after Cubuk et al. 2019 and Müller & Hutter 2021. Shears are
-# slopes, and rotations are degrees counter-clockwise. The strengths of brightness, contrast, color
-# and sharpness are added to the factor 1 of a blend.
+# The operations of torchvision 0.28, after Cubuk et al. 2019 and Müller & Hutter 2021, and those of
+# timm 1.0 whose severity grows with the magnitude ("inc1"). Shears are slopes, and rotations are
+# degrees counter-clockwise. The strengths of brightness, contrast, color and sharpness are added to
+# the factor 1 of a blend.
 OPERATIONS = (
-    Operation("identity"),
-    Operation("shear_x", (0, 0.3), (0, 0.99), True),
-    Operation("shear_y", (0, 0.3), (0, 0.99), True),
+    Operation("identity", timm=None),
+    Operation("shear_x", (0, 0.3), (0, 0.99), (0, 0.3), True),
+    Operation("shear_y", (0, 0.3), (0, 0.99), (0, 0.3), True),
     # RandAugment: fractions of the image's side, 150 pixels of 331. TrivialAugment: pixels.
-    Operation("translate_x", (0, 150 / 331), (0, 32), True),
-    Operation("translate_y", (0, 150 / 331), (0, 32), True),
-    Operation("rotate", (0, 30), (0, 135), True),
-    Operation("brightness", (0, 0.9), (0, 0.99), True),
-    Operation("contrast", (0, 0.9), (0, 0.99), True),
-    Operation("posterize", (8, 4), (8, 2)),  # bits kept, rounded
-    Operation("solarize", (255, 0), (255, 0)),  # threshold
+    Operation("translate_x", (0, 150 / 331), (0, 32), (0, 0.45), True),
+    Operation("translate_y", (0, 150 / 331), (0, 32), (0, 0.45), True),
+    Operation("rotate", (0, 30), (0, 135), (0, 30), True),
+    Operation("brightness", (0, 0.9), (0, 0.99), (0, 0.9), True),
+    Operation("contrast", (0, 0.9), (0, 0.99), (0, 0.9), True),
+    Operation("posterize", (8, 4), (8, 2), (4, 0)),  # bits kept, rounded
+    Operation("solarize", (255, 0), (255, 0), (256, 0)),  # threshold
     Operation("autocontrast"),
     Operation("equalize"),
-    Operation("color", (0, 0.9), (0, 0.99), True),
-    Operation("sharpness", (0, 0.9), (0, 0.99), True),
+    Operation("color", (0, 0.9), (0, 0.99), (0, 0.9), True),
+    Operation("sharpness", (0, 0.9), (0, 0.99), (0, 0.9), True),
+    Operation("invert", None, None),
+    Operation("solarize_add", None, None, (0, 110)),  # added to values below 128
 )
 NAMES = tuple(operation.name for operation in OPERATIONS)
 
 
-def strengths(policy: Literal["rand", "trivial"], height: int, width: int) -> np.ndarray:
-    """Return the strength of every operation and bin without sign, float32 ``[14, 31]``.
+def strengths(policy: Policy, height: int, width: int) -> np.ndarray:
+    """Return the strength of every operation and bin without sign, float32 ``[16, 31]``.
 
     Translations are in pixels of an image of the given size.
     """
-    ends = np.array([getattr(operation, policy) for operation in OPERATIONS])
+    ends = _ends(policy)
     table = np.linspace(ends[:, 0], ends[:, 1], BINS, axis=1)
     if policy == "rand":
         table[NAMES.index("translate_x")] *= width
@@ -73,6 +81,25 @@ def strengths(policy: Literal["rand", "trivial"], height: int, width: int) -> np
         table[NAMES.index(name)] = np.trunc(table[NAMES.index(name)])
     table[NAMES.index("posterize")] = np.round(table[NAMES.index("posterize")])
     return table.astype(np.float32)
+
+
+def timm_strengths(magnitude: jax.Array, height: int, width: int) -> jax.Array:
+    """Return the strength of every operation of timm's RandAugment without sign, float32 ``[16]``.
+
+    Translations are in pixels of an image of the given size.
+    """
+    low, high = jnp.asarray(_ends("timm").T, jnp.float32)
+    values = low + (high - low) * magnitude / TIMM_MOST
+    for name, factor in {"translate_x": width, "translate_y": height}.items():
+        values = values.at[NAMES.index(name)].multiply(factor)
+    # timm truncates what it adds to values, and what it takes off their first end.
+    for name, whole in (
+        ("posterize", jnp.ceil),
+        ("solarize", jnp.ceil),
+        ("solarize_add", jnp.floor),
+    ):
+        values = values.at[NAMES.index(name)].apply(whole)
+    return values
 
 
 def rand_augment(
@@ -90,7 +117,7 @@ def rand_augment(
     """
     table = jnp.asarray(strengths("rand", *image.shape[:2]))
     for operation_key in jax.random.split(key, number):
-        index, sign = _draw(operation_key)
+        index, sign = _draw(operation_key, "rand")
         image = apply_operation(
             image, index, sign * table[index, magnitude], fill_value, interpolation
         )
@@ -109,9 +136,34 @@ def trivial_augment(
     """
     table = jnp.asarray(strengths("trivial", *image.shape[:2]))
     operation_key, bin_key = jax.random.split(key)
-    index, sign = _draw(operation_key)
+    index, sign = _draw(operation_key, "trivial")
     strength = table[index, jax.random.randint(bin_key, (), 0, BINS, jnp.int32)]
     return apply_operation(image, index, sign * strength, fill_value, interpolation)
+
+
+def timm_rand_augment(
+    key: jax.Array,
+    image: jax.Array,
+    number: int = 2,
+    magnitude: float = 9.0,
+    deviation: float = 0.5,
+    fill_value: Level = 0,
+    interpolation: Interpolation = "bilinear",
+) -> jax.Array:
+    """Apply timm's RandAugment to a uint8 image ``[H, W, C]``, C 1 or 3.
+
+    That is ``rand-m{magnitude}-n{number}-mstd{deviation}-inc1``: ``number`` operations are drawn
+    independently, and each is applied with probability 1/2, with a strength of its own: of a normal
+    distribution around ``magnitude``, clipped to 0 to 10.
+    """
+    for operation_key in jax.random.split(key, number):
+        draw_key, applied_key, noise_key = jax.random.split(operation_key, 3)
+        index, sign = _draw(draw_key, "timm")
+        noise = deviation * jax.random.normal(noise_key, (), jnp.float32)
+        strength = timm_strengths(jnp.clip(magnitude + noise, 0, TIMM_MOST), *image.shape[:2])
+        changed = apply_operation(image, index, sign * strength[index], fill_value, interpolation)
+        image = jnp.where(jax.random.bernoulli(applied_key), changed, image)
+    return image
 
 
 def apply_operation(
@@ -133,10 +185,16 @@ def apply_operation(
     return color.adjust_sharpness(image, factor("sharpness"))
 
 
-def _draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draw the index of an operation and the sign of its strength."""
+def _ends(policy: Policy) -> np.ndarray:
+    """Return the strengths at both ends, ``[16, 2]``."""
+    return np.array([getattr(operation, policy) or (0.0, 0.0) for operation in OPERATIONS])
+
+
+def _draw(key: jax.Array, policy: Policy) -> tuple[jax.Array, jax.Array]:
+    """Draw the index of an operation of a policy and the sign of its strength."""
+    held = [number for number, one in enumerate(OPERATIONS) if getattr(one, policy) is not None]
     index_key, sign_key = jax.random.split(key)
-    index = jax.random.randint(index_key, (), 0, len(OPERATIONS), jnp.int32)
+    index = jnp.array(held)[jax.random.randint(index_key, (), 0, len(held), jnp.int32)]
     signed = jnp.array([operation.signed for operation in OPERATIONS])
     negative = jax.random.bernoulli(sign_key) & signed[index]
     return index, jnp.where(negative, jnp.float32(-1), jnp.float32(1))
@@ -170,6 +228,8 @@ def _table(image: jax.Array, index: jax.Array, strength: jax.Array) -> jax.Array
         "solarize": color.solarize_table(strength),
         "autocontrast": color.autocontrast_table(counts),
         "equalize": color.equalize_table(counts),
+        "invert": color.solarize_table(0),
+        "solarize_add": color.solarize_add_table(strength),
     }
     shape = (256, image.shape[-1])
     tables = {name: jnp.broadcast_to(table, shape) for name, table in tables.items()}

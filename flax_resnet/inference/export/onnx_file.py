@@ -75,7 +75,7 @@ def write_onnx(
     output = add_resnet(graph, model, params, x, (height, width, _channels(params)))
     if takes != NORMALIZED:
         loss = classifier.info.settings.get("loss", "softmax")
-        operator, options = ("Sigmoid", {}) if loss == "sigmoid" else ("Softmax", {"axis": 1})
+        operator, options = ("Softmax", {"axis": 1}) if loss == "softmax" else ("Sigmoid", {})
         output = graph.node(operator, "probabilities", output, **options)
     info = onnx.helper.make_tensor_value_info
     images = info("images", dtype, shape)

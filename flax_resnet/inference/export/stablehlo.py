@@ -102,7 +102,7 @@ def _outputs(
     logits: Any = model.apply({"params": params}, images, train=False)
     if preprocess is None:
         return logits
-    return jax.nn.sigmoid(logits) if loss == "sigmoid" else jax.nn.softmax(logits)
+    return jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)
 
 
 def _first_kernel(weights: dict[str, np.ndarray]) -> str:

@@ -141,6 +141,9 @@ def finetune_config(
             weights=weights,
             mode=mode,
             freeze_before=freeze_before,
+            # Features that the upper stages were trained on would otherwise change when a stage
+            # that joins them leaves its old statistics; fastai's frozen batch norms move too.
+            statistics="updated" if mode == "gradual" else "frozen",
             layer_decay=layer_decay,
             views=views,
             solver=solver,

@@ -16,7 +16,13 @@ from flax_resnet.data.augment import (
     resize_center_crop,
 )
 from flax_resnet.data.augment.geometry import warp
-from flax_resnet.data.augment.policies import NAMES, OPERATIONS, apply_operation
+from flax_resnet.data.augment.policies import (
+    NAMES,
+    OPERATIONS,
+    apply_operation,
+    timm_rand_augment,
+    timm_strengths,
+)
 
 jitted_operation = jax.jit(apply_operation)
 jitted_warp = jax.jit(warp, static_argnames="fill")
@@ -102,9 +108,12 @@ def test_a_quarter_turn_and_a_shift_are_exact(photo):
         np.testing.assert_array_equal(jitted_warp(photo, shift, fill=fill), expected[:, 5:])
 
 
-@pytest.mark.parametrize("name", ["identity", "rotate", "posterize", "color"])
+@pytest.mark.parametrize(
+    "name", ["identity", "rotate", "posterize", "color", "invert", "solarize_add"]
+)
 def test_operations_of_the_policies_equal_pillows(photo, name):
-    strength = {"rotate": 20.0, "posterize": 4.0, "color": 0.5}.get(name, 0.0)
+    strengths = {"rotate": 20.0, "posterize": 4.0, "color": 0.5, "solarize_add": 66.0}
+    strength = strengths.get(name, 0.0)
     image = Image.fromarray(photo)
     bilinear = {"resample": Image.Resampling.BILINEAR, "fillcolor": 0}
     expected = {
@@ -112,6 +121,9 @@ def test_operations_of_the_policies_equal_pillows(photo, name):
         "rotate": lambda: image.rotate(strength, **bilinear),
         "posterize": lambda: ImageOps.posterize(image, 4),
         "color": lambda: ImageEnhance.Color(image).enhance(1.5),
+        "invert": lambda: ImageOps.invert(image),
+        # timm's solarize_add
+        "solarize_add": lambda: image.point([i + 66 if i < 128 else i for i in range(256)] * 3),
     }
     ours = np.asarray(
         apply_operation(jnp.asarray(photo), jnp.asarray(NAMES.index(name)), jnp.float32(strength))
@@ -122,22 +134,61 @@ def test_operations_of_the_policies_equal_pillows(photo, name):
 
 def test_strengths_equal_the_papers():
     ranges = {operation.name: operation for operation in OPERATIONS}
-    assert len(ranges) == 14
+    for policy, count in (("rand", 14), ("trivial", 14), ("timm", 15)):
+        assert sum(getattr(one, policy) is not None for one in OPERATIONS) == count
     assert ranges["rotate"].rand == (0, 30) and ranges["rotate"].trivial == (0, 135)
     assert ranges["shear_x"].rand == (0, 0.3) and ranges["shear_x"].trivial == (0, 0.99)
+
+
+# timm 1.0.31, rand-m6-inc1: the arguments of its operations for an image of 100x200, without sign.
+TIMM = {
+    **{"shear_x": 0.18, "shear_y": 0.18, "translate_x": 54.0, "translate_y": 27.0, "rotate": 18.0},
+    **{"brightness": 0.54, "contrast": 0.54, "color": 0.54, "sharpness": 0.54},
+    **{"posterize": 2.0, "solarize": 103.0, "solarize_add": 66.0},
+}
+
+
+def test_strengths_of_timm():
+    values = np.asarray(timm_strengths(jnp.float32(6), 100, 200))
+    for name, value in zip(NAMES, values, strict=True):
+        assert value == pytest.approx(TIMM.get(name, 0), rel=1e-6), name
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 3.7, 10.0])
+def test_strengths_are_those_of_the_timm_that_is_installed(magnitude):
+    timm = pytest.importorskip("timm.data.auto_augment")
+    values = np.asarray(timm_strengths(jnp.float32(magnitude), 1, 1))
+    theirs = {
+        **{"shear_x": "ShearX", "translate_x": "TranslateXRel", "rotate": "Rotate"},
+        **{"posterize": "PosterizeIncreasing", "solarize": "SolarizeIncreasing"},
+        **{"solarize_add": "SolarizeAdd", "color": "ColorIncreasing"},
+    }
+    for name, other in theirs.items():
+        (value,) = timm.LEVEL_TO_ARG[other](magnitude, {})
+        value = abs(value - 1) if name == "color" else abs(value)
+        assert values[NAMES.index(name)] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_timms_operations_are_applied_to_half_of_the_images(photo):
+    keys = jax.random.split(jax.random.key(0), 256)
+    small = jnp.asarray(photo[:8, :8])
+    images = jax.jit(jax.vmap(lambda key: timm_rand_augment(key, small, 1, 6, 0.5)))(keys)
+    changed = np.any(np.asarray(images) != np.asarray(small), axis=(1, 2, 3)).mean()
+    assert 0.3 < changed <= 0.6  # a few operations change few pixels of so small an image
 
 
 SETTINGS = {
     "resized crop": {"random_resized_crop": 16},
     "warps": {"rotation": 20, "shift": 0.1, "shear": 10, "zoom": 0.2, "fill": "reflect"},
     "rand_augment": {"rand_augment": (2, 9)},
+    "timm_rand_augment": {"timm_rand_augment": (2, 6, 0.5)},
     "trivial_augment": {"trivial_augment": True},
     "colours": {"color_jitter": (0.4, 0.4, 0.4, 0.1), "grayscale": 0.3},
     "erasing": {"random_erasing": 0.5, "cutout": 6},
 }
 
 
-SLOW = ("trivial_augment", "colours", "erasing")
+SLOW = ("timm_rand_augment", "trivial_augment", "colours", "erasing")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +256,10 @@ def test_invalid_settings_are_reported():
         Augmentation(fill="mirror")
     with pytest.raises(UserError, match="magnitude is 40"):
         Augmentation(rand_augment=(2, 40))
+    with pytest.raises(UserError, match="rand_augment and timm_rand_augment: choose one"):
+        Augmentation(rand_augment=(2, 9), timm_rand_augment=(2, 6, 0.5))
+    with pytest.raises(UserError, match="timm_rand_augment's magnitude is 11"):
+        Augmentation(timm_rand_augment=(2, 11, 0.5))
     with pytest.raises(UserError, match="mixup_alpha"):
         Mixing(mixup_alpha=-1)
     with pytest.raises(UserError, match="uint8"):

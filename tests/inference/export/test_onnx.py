@@ -168,9 +168,10 @@ def test_photos_of_any_size_are_resized_as_by_pillow(transform, opset, tmp_path)
         )
 
 
-def test_a_model_of_several_labels_gives_sigmoids(tmp_path):
+@pytest.mark.parametrize("loss", ["sigmoid", "one_vs_all"])
+def test_a_model_of_binary_cross_entropy_gives_sigmoids(loss, tmp_path):
     model = fr.create_model("resnet8", num_classes=5)
-    classifier = classifier_of(model, name="resnet8", loss="sigmoid")
+    classifier = classifier_of(model, name="resnet8", loss=loss)
     path = tmp_path / "model.onnx"
     pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
     classifier.export(path, preprocess=True, photos=list(pixels))
