@@ -169,6 +169,7 @@ def test_strengths_are_those_of_the_timm_that_is_installed(magnitude):
         assert values[NAMES.index(name)] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_timms_operations_are_applied_to_half_of_the_images(photo):
     keys = jax.random.split(jax.random.key(0), 256)
     small = jnp.asarray(photo[:8, :8])
