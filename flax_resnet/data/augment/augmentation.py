@@ -195,10 +195,11 @@ class Augmentation:
         number, magnitude = self.rand_augment or (1, 0)
         yield "the number of rand_augment's operations", number, 1, math.inf
         yield "rand_augment's magnitude", magnitude, 0, BINS - 1
-        number, magnitude, deviation = self.timm_rand_augment or (1, 0, 0)
-        yield "the number of timm_rand_augment's operations", number, 1, math.inf
-        yield "timm_rand_augment's magnitude", magnitude, 0, TIMM_MOST
-        yield "timm_rand_augment's standard deviation", deviation, 0, math.inf
+        if self.timm_rand_augment is not None:
+            number, level, deviation = self.timm_rand_augment
+            yield "the number of timm_rand_augment's operations", number, 1, math.inf
+            yield "timm_rand_augment's magnitude", level, 0, TIMM_MOST
+            yield "timm_rand_augment's standard deviation", deviation, 0, math.inf
         jitter = self.color_jitter or (0, 0, 0, 0)
         for value, most in zip(jitter, (math.inf, math.inf, math.inf, 0.5), strict=True):
             yield "an amount of color_jitter", value, 0, most
