@@ -51,8 +51,8 @@ def compile_case(case, topology):
 
     import flax_resnet as fr
     from flax_resnet.training.communication import collectives_of
+    from flax_resnet.training.eval_step import zero_metrics
     from flax_resnet.training.partitioning import Partitioning, lower_step
-    from flax_resnet.training.step import zero_metrics
 
     name, task, dtype, size, images = case.split(":")
     size, images = int(size), int(images)

@@ -1,4 +1,5 @@
 from .checkpoint import Checkpoints as Checkpoints
+from .eval_step import EvalStep as EvalStep
 from .forward_pass import BatchOutputs as BatchOutputs
 from .forward_pass import batch_shardings as batch_shardings
 from .forward_pass import forward as forward
@@ -11,7 +12,6 @@ from .optim import create_schedule as create_schedule
 from .preview import augment_preview as augment_preview
 from .recording import TrainResult as TrainResult
 from .state import TrainState as TrainState
-from .step import EvalStep as EvalStep
 from .step import TrainStep as TrainStep
 from .transfer.finetuning import finetune as finetune
 from .transfer.finetuning import finetune_config as finetune_config

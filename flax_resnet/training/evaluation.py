@@ -11,10 +11,10 @@ from jax.experimental import multihost_utils
 
 from ..data import Source, eval_batches
 from ..metrics import mean_average_precision
+from .eval_step import Batch, EvalStep, Metrics
 from .mesh import local_shard
 from .partitioning import Partitioning
 from .preemption import Stopped, StopRequest
-from .step import Batch, EvalStep, Metrics
 
 Scores = dict[str, float]
 

@@ -7,9 +7,10 @@ import numpy as np
 from rich.console import Console
 
 from .divergence import DivergedError
+from .eval_step import Metrics
 from .messages import warn
 from .run import Run
-from .step import COUNTED_STEPS, Metrics
+from .step import COUNTED_STEPS
 
 MOST_IN_A_ROW = 50  # skipped steps
 MOST_STEPS, MOST_SAMPLES = 4, 8  # that a sentence names

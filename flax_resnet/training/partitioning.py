@@ -14,9 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..config import ParallelConfig
 from ..errors import UserError
+from .eval_step import Batch, Metrics
 from .mesh import DATA_AXIS
 from .state import TrainState
-from .step import Batch, Metrics, TrainStep
+from .step import TrainStep
 
 
 @dataclass(frozen=True)

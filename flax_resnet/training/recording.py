@@ -29,6 +29,7 @@ from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .distributed import all_agree
+from .eval_step import Metrics
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
 from .lock import Lock
 from .messages import warn
@@ -37,7 +38,7 @@ from .profiling import Profiler
 from .run import Run
 from .run_page import PageEvaluation, write_run_page
 from .state import TrainState
-from .step import Metrics, zero_step_metrics
+from .step import zero_step_metrics
 
 HISTORY = "history.jsonl"
 

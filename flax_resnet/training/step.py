@@ -11,7 +11,6 @@ statistics, unless the model computes them in groups. The model must have a fiel
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
@@ -21,14 +20,22 @@ import optax
 from jax import lax
 from jax.sharding import NamedSharding
 
-from ..metrics import LOSSES, targets_of, top_k_hits
-from ..models.lowerings import varying_axes
+from ..metrics import LOSSES, targets_of
+from .collectives import as_varying, global_sum
+from .eval_step import (
+    Batch,
+    EvalStep,
+    Loss,
+    Metrics,
+    example_weights,
+    loss_function,
+    metric_sums,
+    zero_metrics,
+)
+from .microbatches import accumulate
 from .state import TrainState
 from .transfer.freezing import Trainable, merge, partition
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Loss = str | Callable[[jax.Array, jax.Array], jax.Array]
 COUNTED_STEPS = 256  # after which the counts of steps that are not finite begin again
 
 
@@ -240,7 +247,7 @@ class TrainStep:
         return self.eval_step(state.eval_variables, batch, axis_name)
 
     @property
-    def eval_step(self) -> "EvalStep":
+    def eval_step(self) -> EvalStep:
         """The evaluation that belongs to this step; it is equal in all phases of a run."""
         return EvalStep(
             self.model, self.loss, self.preprocess, self.evaluate_flipped, self.compute_sharding
@@ -266,10 +273,10 @@ class TrainStep:
         preprocess = self.train_preprocess or self.preprocess
         if preprocess is not None:
             images = preprocess(images)
-        mask = _example_weights(batch)
+        mask = example_weights(batch)
         # Without a mask the sum is known, and no communication is needed.
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
-        total = _global_sum(mask.sum(), axis_name) if "mask" in batch else len(images) * devices
+        total = global_sum(mask.sum(), axis_name) if "mask" in batch else len(images) * devices
         examples = {"label": labels, "mask": mask, "loss_weight": mask / jnp.maximum(total, 1)}
         if self.mix is not None:
             mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
@@ -295,7 +302,7 @@ class TrainStep:
             model = model.clone(axis_name=axis_name)
             # Each device differentiates its own copy: shard_map would otherwise sum the gradients
             # of replicated parameters by itself (check_vma), and pmap would not.
-            trained = _as_varying(trained, axis_name)
+            trained = as_varying(trained, axis_name)
 
         # The loss is a function of the trained parameters alone, so that the backward pass stops at
         # the first stage that trains.
@@ -318,7 +325,7 @@ class TrainStep:
                 targets = (targets > self.target_threshold).astype(targets.dtype)
             if self.class_weights is not None:  # the cross-entropy is linear in the targets
                 targets = targets * jnp.asarray(self.class_weights, targets.dtype)
-            losses = _loss_function(self.loss)(logits, targets)
+            losses = loss_function(self.loss)(logits, targets)
             sums = metric_sums(logits, examples["label"], examples["mask"], self.loss)
             loss = jnp.sum(losses * examples["loss_weight"])
             return loss, (updates.get("batch_stats", {}), sums)
@@ -329,7 +336,7 @@ class TrainStep:
                 trained, batch_stats, examples, dropout_key
             )
         else:
-            grads, batch_stats, sums = _accumulate(
+            grads, batch_stats, sums = accumulate(
                 differentiate,
                 trained,
                 batch_stats,
@@ -341,8 +348,8 @@ class TrainStep:
         if axis_name is not None and _statistics_differ(model, self.microbatches, axis_name):
             # Running statistics are linear in the batch statistics, so averaging them over the
             # devices at every step gives what averaging once at the end would.
-            batch_stats = lax.pmean(_as_varying(batch_stats, axis_name), axis_name)
-        return _global_sum(grads, axis_name), batch_stats, _global_sum(sums, axis_name)
+            batch_stats = lax.pmean(as_varying(batch_stats, axis_name), axis_name)
+        return global_sum(grads, axis_name), batch_stats, global_sum(sums, axis_name)
 
     def _updated_ema(self, ema: Any, variables: Any) -> Any:
         if ema is None or self.ema_decay is None:
@@ -350,58 +357,6 @@ class TrainStep:
         weight = 1 - self.ema_decay
         # In this form a value that has not changed, such as a frozen one, stays equal to the bit.
         return jax.tree.map(lambda old, new: old + weight * (new - old), ema, variables)
-
-
-@dataclass(frozen=True)
-class EvalStep:
-    """Evaluates a batch: a pure function of variables and batch.
-
-    Attributes:
-        model: A Linen module called as ``(images, train)``.
-        loss: As in ``TrainStep``.
-        preprocess: From the images of a batch to the model's input, or None.
-        flipped: Average the logits of each image and its mirror image.
-        compute_sharding: As in ``TrainStep``.
-    """
-
-    model: nn.Module
-    loss: Loss = "softmax"
-    preprocess: Callable[[jax.Array], jax.Array] | None = None
-    flipped: bool = False
-    compute_sharding: NamedSharding | None = None
-
-    def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-        """The logits ``[N, K]`` of images ``[N, H, W, C]`` as a batch holds them."""
-        if self.preprocess is not None:
-            images = self.preprocess(images)
-        if self.compute_sharding is not None:
-            variables = lax.with_sharding_constraint(variables, self.compute_sharding)
-        logits: Any = self.model.apply(variables, images, train=False)
-        if self.flipped:
-            logits += self.model.apply(variables, images[:, :, ::-1], train=False)
-            logits /= 2
-        return logits
-
-    def __call__(self, variables: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
-        """Sum the metrics of the examples that ``mask`` keeps, over the global batch.
-
-        Returns:
-            ``{"loss", "top1", "top5", "count"}``, float32 ``[]`` each: the loss without label
-            smoothing, correct answers, and examples, so that they add up over batches, devices and
-            hosts. With fewer than five classes ``top5`` counts all examples. Where an image has
-            several classes, an answer is correct if it is one of them.
-        """
-        return self.metrics(self.logits(variables, batch["image"]), batch, axis_name)
-
-    def metrics(self, logits: jax.Array, batch: Batch, axis_name: str | None = None) -> Metrics:
-        """Sum the metrics of a batch whose logits ``[N, K]`` are known."""
-        sums = metric_sums(logits, batch["label"], _example_weights(batch), self.loss)
-        return _global_sum(sums, axis_name)
-
-
-def zero_metrics() -> Metrics:
-    """The sums of no examples."""
-    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
 
 
 def zero_step_metrics() -> Metrics:
@@ -412,95 +367,6 @@ def zero_step_metrics() -> Metrics:
     }
 
 
-def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, loss: Loss) -> Metrics:
-    """Sums over these examples, see ``EvalStep``; ``weights`` float ``[N]``."""
-    targets = targets_of(labels, logits.shape[-1], logits.dtype, label_smoothing=0.0)
-    hits = top_k_hits(logits, targets > 0)
-    per_example = {
-        "loss": _loss_function(loss)(logits, targets),
-        "top1": hits[:, 0],
-        "top5": hits.any(axis=1),
-        "count": jnp.ones_like(weights),
-    }
-    # A masked example may hold anything, so it is left out rather than multiplied by zero.
-    return {
-        name: jnp.sum(jnp.where(weights > 0, value * weights, 0))
-        for name, value in per_example.items()
-    }
-
-
-def _loss_function(loss: Loss) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return LOSSES[loss] if isinstance(loss, str) else loss
-
-
-def _example_weights(batch: Batch) -> jax.Array:
-    mask = batch.get("mask")
-    if mask is None:
-        return jnp.ones(batch["label"].shape[:1], jnp.float32)
-    return mask.astype(jnp.float32)
-
-
-def _accumulate(
-    differentiate: Callable[..., Any],
-    trained: Any,
-    batch_stats: Any,
-    examples: Batch,
-    dropout_key: jax.Array,
-    count: int,
-    axis_name: str | None,
-) -> tuple[Any, Any, Metrics]:
-    """Sum the gradients of ``count`` microbatches, one after the other."""
-    # Every count-th example: the same ones on any number of devices, and from each device its own.
-    microbatches = jax.tree.map(
-        lambda leaf: jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0), examples
-    )
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, jnp.arange(count))
-
-    def add(carry: Any, microbatch: tuple[Batch, jax.Array]) -> tuple[Any, Metrics]:
-        grads, batch_stats = carry
-        (_, (batch_stats, sums)), new_grads = differentiate(trained, batch_stats, *microbatch)
-        if axis_name is not None:
-            batch_stats = _as_varying(batch_stats, axis_name)
-        return (jax.tree.map(jnp.add, grads, new_grads), batch_stats), sums
-
-    start = jax.tree.map(jnp.zeros_like, trained), batch_stats
-    if axis_name is not None:
-        start = _as_varying(start, axis_name)
-    (grads, batch_stats), sums = _scan(add, start, (microbatches, keys))
-    return grads, batch_stats, jax.tree.map(lambda leaf: leaf.sum(0), sums)
-
-
-def _scan(body: Any, carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
-    """``lax.scan`` over ``(microbatches, keys)``, where ``carry[0]`` holds the gradients.
-
-    On CPU it is unrolled, because XLA compiles a loop's body there to code that is 15 times slower.
-    """
-    if jax.default_backend() != "cpu":
-        return lax.scan(body, carry, xs)
-    outputs = []
-    for number in range(len(xs[1])):
-        examples, key = jax.tree.map(itemgetter(number), xs)
-        if number:
-            # The index of the microbatch depends on the gradients before it, by bits that are
-            # always 0. Otherwise XLA would run all of them side by side, with the memory of all of
-            # them; it ignores optimization_barrier on CPU.
-            examples["image"] = lax.dynamic_index_in_dim(
-                xs[0]["image"], number + _zero_after(carry[0]), keepdims=False
-            )
-        carry, output = body(carry, (examples, key))
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
-
-
-def _zero_after(tree: Any) -> jax.Array:
-    """Zero, int32 ``[]``, that XLA computes only when every leaf is known, whatever they hold."""
-    bits = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(tree):
-        first = lax.bitcast_convert_type(leaf.ravel()[0].astype(jnp.float32), jnp.uint32)
-        bits = bits | first
-    return ((bits >> 16) >> 16).astype(jnp.int32)  # XLA does not see that no bit is left
-
-
 def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:
     """Whether the running statistics differ between devices.
 
@@ -509,18 +375,3 @@ def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:
     """
     groups = getattr(model, "batch_norm_groups", 0)
     return microbatches > 1 or groups != 1 or lax.axis_size(axis_name) == 1
-
-
-def _global_sum(tree: Any, axis_name: str | None) -> Any:
-    return tree if axis_name is None else lax.psum(tree, axis_name)
-
-
-def _as_varying(tree: Any, axis_name: str) -> Any:
-    """The tree with the type of values that differ between devices, as ``shard_map`` checks it."""
-
-    def mark(leaf: jax.Array) -> jax.Array:
-        if axis_name in varying_axes(leaf):
-            return leaf
-        return lax.pcast(leaf, axis_name, to="varying")
-
-    return jax.tree.map(mark, tree)
