@@ -26,252 +26,71 @@ counts and exits with 1 if anything was lost.
 import argparse
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import importlib
 import json
-import mmap
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.chaos_process import PHASES, Ended, Runner, build_shim, log_of, to_bytes
 from benchmarks.subset import write_subset
 
-MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "ENOSPC": 4, "EIO": 5, "short": 6}
-PHASES = ("start-up", "step", "evaluation", "report")
-TIMES = {"time", "images_per_second", "data_wait", "checksum"}
-DEADLINE = 600.0  # seconds after which a start counts as hanging
+TIMES = {"time", "images_per_second", "data_wait", "checksum"}  # differ between equal histories
+KILLED = -signal.SIGKILL
 
 
-def build_shim(folder: Path) -> Path:
-    """Compile the shim into a folder and return its path."""
-    library = folder / "shim.so"
-    source = Path(__file__).with_name("chaos_shim.c")
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, source, "-ldl"], check=True
-    )
-    return library
-
-
-def group_of(name: str) -> str:
-    """The group of files, for the counts, that a path below a run's folder belongs to."""
-    parts = name.strip("/").split("/")
-    if parts[0] != "checkpoints":
-        return parts[0] or "the folder"
-    is_data = any(part.startswith("ocdbt.process") or part == "d" for part in parts)
-    return "checkpoints, arrays" if is_data else "checkpoints, the rest"
+class LostError(Exception):
+    """A process hung or failed, or a state is not that of the undisturbed run."""
 
 
 @dataclasses.dataclass
-class Ended:
-    """A process that ended.
+class Reference:
+    """What the undisturbed run did.
 
     Attributes:
-        status: Its exit status, or None if it was killed because it hung.
-        log: What it printed.
-        phase: Its phase when it was killed.
+        calls: Number of its system calls on its folder.
+        seconds: Its time in each phase.
+        modules: All that it imported.
+        states: A digest of the state after each step.
+        end: What ``end_of`` returns for its folder.
     """
 
-    status: int | None
-    log: str
-    phase: str
-
-    @property
-    def resumed(self) -> int:
-        """The step from which it resumed; 0 for the start, -1 if it did not come so far."""
-        if "Compiled the train step" not in self.log and "Resuming" not in self.log:
-            return -1
-        found = re.search(r"Resuming from the checkpoint after step (\d+)", self.log)
-        return int(found[1]) if found else 0
-
-    @property
-    def states(self) -> list[tuple[str, str, str]]:
-        """Of each state that it restored or saved: which of both, the step, and a digest."""
-        return re.findall(r"^(RESTORED|SAVED): (\d+) (\w+)$", self.log, re.MULTILINE)
-
-    @property
-    def call(self) -> tuple[str, str] | None:
-        """The call, and the group of files, at which the shim killed it or let it fail first."""
-        found = re.search(r"^(?:KILLED|FAILED): call \d+, (\w+) (.*)$", self.log, re.MULTILINE)
-        return (found[1], group_of(found[2])) if found else None
+    calls: int
+    seconds: dict[str, float]
+    modules: list[str]
+    states: dict[str, str]
+    end: dict[str, str]
 
 
-class Runner:
-    """Forks processes that train, and waits for them."""
-
-    def __init__(self, data: Path | None) -> None:
-        """Train on the CIFAR-10 in a folder, or on the digits."""
-        self._data = data
-        self._phase = mmap.mmap(-1, 1)  # shared with the forks
-
-    def start(self, workdir: Path, *, mode: str = "count", at: int = 0, span: int = 1) -> int:
-        """Fork a process that trains in ``workdir``; return its id."""
-        self._phase[0] = 0
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 70
-        try:
-            log = os.open(log_of(workdir), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            workdir.mkdir(exist_ok=True)
-            shim = ctypes.CDLL(None)
-            self._mark_phases()
-            _print_digests()
-            path = os.fsencode(workdir)
-            shim.chaos_arm(path, ctypes.c_long(at), ctypes.c_long(span), MODES[mode])
-            code = self._train(workdir)
-            shim.chaos_count.restype = ctypes.c_long
-            print(f"CALLS: {shim.chaos_count()}")
-            print(f"MODULES: {json.dumps(sorted(sys.modules))}")
-        except BaseException as error:  # the parent reads it
-            import traceback
-
-            traceback.print_exc()
-            print(f"UNEXPECTED: {error!r}")
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-
-    def _train(self, workdir: Path) -> int:
-        import logging
-
-        import flax_resnet as fr
-        from flax_resnet import config as settings
-
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        data = settings.DataConfig(name="digits", batch_size=240)
-        augment = settings.AugmentConfig(crop_padding=1, flip=False, mixup_alpha=0.2)
-        if self._data is not None:
-            data = settings.DataConfig(
-                name="cifar10", dir=str(self._data), download=False, batch_size=90
-            )
-            augment = settings.AugmentConfig(mixup_alpha=0.2)
-        try:
-            fr.train(
-                settings.Config(
-                    # The smallest that has all kinds of arrays: a start is paid for each kill.
-                    model=settings.ModelConfig(
-                        name="resnet", stage_sizes=(1,), block="basic", widths=(8,), stem="cifar"
-                    ),
-                    data=data,
-                    augment=augment,
-                    optimizer=settings.OptimizerConfig(learning_rate=0.05),
-                    epochs=3,
-                    ema_decay=0.9,
-                    microbatches=2,
-                    save_every=1,
-                    workdir=str(workdir),
-                    compile_cache=None,
-                )
-            )
-        except fr.UserError as error:
-            print(f"SENTENCE: {error}")
-            return 1
-        return 0
-
-    def _mark_phases(self) -> None:
-        """Write the phase of this process to the shared byte as it goes."""
-        from flax_resnet.training import recording, saving
-
-        def marked(function, phase, after=None):
-            def call(*arguments, **options):
-                before, self._phase[0] = self._phase[0], PHASES.index(phase)
-                try:
-                    return function(*arguments, **options)
-                finally:
-                    if after == "restore":
-                        self._phase[0] = before
-
-            return call
-
-        schedule, recorder = saving.SaveSchedule, recording.Recorder
-        schedule.is_due = marked(schedule.is_due, "step")
-        recording.evaluate_split = marked(recording.evaluate_split, "evaluation", "restore")
-        recorder.finish = marked(recorder.finish, "report")
-
-    def wait(self, pid: int, workdir: Path, began_at: int, kill=lambda phase: False) -> Ended:
-        """Wait for a process.
-
-        Args:
-            pid: The process.
-            workdir: Its folder.
-            began_at: Size of its log when it was started.
-            kill: Called with its phase again and again; when it is true, the process is killed.
-        """
-        elapsed, before, status = 0.0, time.monotonic(), None
-        while elapsed < DEADLINE:
-            now = time.monotonic()
-            # Time in which this process was suspended does not count.
-            elapsed, before = elapsed + min(now - before, 1.0), now
-            done, code = os.waitpid(pid, os.WNOHANG)
-            phase = PHASES[self._phase[0]]
-            if done:
-                status = os.waitstatus_to_exitcode(code)
-                break
-            if kill(phase):
-                os.kill(pid, signal.SIGKILL)
-                _, code = os.waitpid(pid, 0)
-                status = os.waitstatus_to_exitcode(code)
-                break
-            time.sleep(0.005)
-        else:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        log = log_of(workdir).read_bytes()[began_at:].decode(errors="replace")
-        return Ended(status, log, phase)
-
-    def run(self, workdir: Path, kill=lambda phase: False, **shim) -> Ended:
-        """Start a process and wait for it."""
-        log = log_of(workdir)
-        began_at = log.stat().st_size if log.exists() else 0
-        return self.wait(self.start(workdir, **shim), workdir, began_at, kill)
-
-
-def _print_digests() -> None:
-    """Print a digest of each state that this process restores or saves."""
-    from flax import serialization
-
-    from flax_resnet.training.checkpoint import Checkpoints
-
-    save, restore = Checkpoints.save, Checkpoints.restore
-
-    def show(what, step, tree):
-        bits = repr(_plain(serialization.to_state_dict(tree))).encode()
-        print(f"{what}: {step} {hashlib.sha256(bits).hexdigest()}", flush=True)
-
-    def saving(self, step, tree, *arguments, **options):
-        show("SAVED", step, tree)
-        save(self, step, tree, *arguments, **options)
-
-    def restoring(self, step, template):
-        restored = restore(self, step, template)
-        show("RESTORED", step, restored)
-        return restored
-
-    Checkpoints.save, Checkpoints.restore = saving, restoring
-
-
-def log_of(workdir: Path) -> Path:
-    """Return the file of what a run prints; its path does not begin with the run's."""
-    return workdir.with_name(f"log-{workdir.name}.txt")
-
-
-def complete_steps(workdir: Path) -> list[int]:
-    """Steps of the complete checkpoints of a run."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
-    return sorted(int(name) for name in names if name.isdecimal())
+def reference_of(work: Path, runner: Runner) -> Reference:
+    """Run undisturbed, twice, the first time to fill the caches; or read what that found."""
+    known, workdir = work / "reference.json", work / "reference"
+    if not known.exists():
+        for _ in range(2):
+            shutil.rmtree(workdir, ignore_errors=True)
+            seconds: collections.Counter[str] = collections.Counter()
+            ended = runner.run(workdir, kill_when=never_but_measure(seconds))
+            if ended.status != 0:
+                raise SystemExit(ended.log)
+        found = Reference(
+            calls=ended.printed("CALLS"),
+            seconds={phase: round(value, 2) for phase, value in seconds.items()},
+            modules=ended.printed("MODULES"),
+            states={step: digest for _, step, digest in ended.states},
+            end=forked(end_of, workdir),
+        )
+        known.write_text(json.dumps(dataclasses.asdict(found)))
+    return Reference(**json.loads(known.read_text()))
 
 
 def end_of(workdir: Path) -> dict[str, str]:
@@ -287,7 +106,7 @@ def end_of(workdir: Path) -> dict[str, str]:
     ]
     weights = read_weights(workdir / "model.safetensors")
     found = {
-        "checkpoint": _plain(read_tree(root, checkpoint_steps(root)[-1])),
+        "checkpoint": to_bytes(read_tree(root, checkpoint_steps(root)[-1])),
         "weights": {name: np.asarray(weights[name]).tobytes() for name in sorted(weights)},
         "history": history[:-1],
         "result": history[-1],
@@ -295,12 +114,6 @@ def end_of(workdir: Path) -> dict[str, str]:
         "leftovers": [path.name for path in root.iterdir() if not path.name.isdecimal()],
     }
     return {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in found.items()}
-
-
-def _plain(tree):
-    if isinstance(tree, dict):
-        return {name: _plain(value) for name, value in sorted(tree.items())}
-    return None if tree is None else np.asarray(tree).tobytes()
 
 
 def forked(function, *arguments):
@@ -323,7 +136,13 @@ def forked(function, *arguments):
     return value
 
 
-def after(phase: str, delay: float):
+def complete_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def after(phase: str, delay: float) -> Callable[[str], bool]:
     """A function of a process's phase that is true ``delay`` seconds after ``phase`` began."""
     began = None
 
@@ -336,7 +155,7 @@ def after(phase: str, delay: float):
     return is_due
 
 
-def measure_into(seconds: collections.Counter[str]):
+def never_but_measure(seconds: collections.Counter[str]) -> Callable[[str], bool]:
     """A function of a process's phase that adds up the seconds of each, and is never true."""
     before = time.monotonic()
 
@@ -350,44 +169,122 @@ def measure_into(seconds: collections.Counter[str]):
     return measure
 
 
+class Run:
+    """A run in a fresh folder, whose processes are killed or whose calls fail.
+
+    Attributes:
+        counts: What was done to it and found.
+    """
+
+    def __init__(self, workdir: Path, runner: Runner, reference: Reference, seed: str) -> None:
+        """Make no folder yet."""
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._workdir, self._runner, self._reference = workdir, runner, reference
+        self._random = random.Random(seed)
+        self._may_resume_from = [0]
+
+    def calls(self) -> None:
+        """Kill it at random system calls until it ends."""
+        while True:
+            # Mostly soon, which costs less; sometimes anywhere.
+            last = self._random.choice([self._reference.calls // 12] * 7 + [self._reference.calls])
+            mode = self._random.choice(["before", "after", "torn"])
+            ended = self._start(mode=mode, at=self._random.randint(1, last))
+            if ended.status == 0:
+                return
+            if ended.status != KILLED or ended.call is None:
+                raise LostError(f"ended with {ended.status}")
+            call, group = ended.call
+            self.counts.update(["calls", f"call {call}", f"file {group}", f"mode {mode}"])
+            self.counts["calls of saving"] += group.startswith("checkpoints")
+            self._may_resume_from = complete_steps(self._workdir)[-1:] or [0]
+
+    def moments(self) -> None:
+        """Kill it at random moments of all phases, and let it end."""
+        for phase in PHASES[:3] * 3 + PHASES[3:] * 4:
+            # Steps and evaluations are spread over several starts.
+            starts = 4 if phase in ("step", "evaluation") else 1
+            delay = self._random.uniform(0, self._reference.seconds[phase] / starts)
+            ended = self._start(kill_when=after(phase, delay))
+            if ended.status not in (0, KILLED):
+                raise LostError(f"ended with {ended.status}")
+            if ended.status == KILLED:
+                self.counts.update(["moments", f"moment {ended.phase}"])
+            self._may_resume_from = complete_steps(self._workdir)[-1:] or [0]
+        self._let_end()
+
+    def faults(self) -> None:
+        """Let calls fail in three starts, unless it ends before, and let it end."""
+        for _ in range(3):
+            mode = self._random.choice(["ENOSPC", "EIO", "short"])
+            at = self._random.randint(1, self._reference.calls)
+            span = self._random.choice([1, 20, 10**6])
+            before = complete_steps(self._workdir)[-2:]
+            ended = self._start(mode=mode, at=at, span=span)
+            if ended.call is not None:
+                self.counts.update(["faults", f"fault {mode}", f"file {ended.call[1]}"])
+            if ended.status == 0:
+                return
+            if ended.status != 1 or ended.log.count("SENTENCE") != 1:
+                raise LostError(f"ended with {ended.status}")
+            self.counts["stopped with a sentence"] += 1
+            left = complete_steps(self._workdir)[-2:] or [0]
+            if before and left[-1] < before[0]:
+                raise LostError(f"of the checkpoints {before} {left} are left")
+            self._may_resume_from = left
+        self._let_end()
+
+    def check_end(self) -> None:
+        """Compare what it left with what the undisturbed run left."""
+        names = set(self._reference.end)
+        # A save of an evaluation that failed for good cannot become the best, and says so.
+        if "cannot become the best" in log_of(self._workdir).read_text():
+            names -= {"result", "weights"}
+        found = forked(end_of, self._workdir)
+        differing = sorted(name for name in names if found.get(name) != self._reference.end[name])
+        if differing:
+            raise LostError(f"{', '.join(differing)} differ; {found.get('error', '')}")
+
+    def _start(self, **options) -> Ended:
+        """Start once, and check from where it resumed, its states, and how it ended."""
+        ended = self._runner.run(self._workdir, **options)
+        self.counts["starts"] += 1
+        if ended.status is None:
+            raise LostError("hung")
+        if ended.resumed not in (None, *self._may_resume_from):
+            raise LostError(f"resumed from {ended.resumed}, not from {self._may_resume_from}")
+        for what, step, digest in ended.states:
+            if digest != self._reference.states[step]:
+                raise LostError(f"the state {what.lower()} at step {step} has other bits")
+            self.counts[f"states {what.lower()}, the same bits"] += 1
+        return ended
+
+    def _let_end(self) -> None:
+        ended = self._start()
+        if ended.status != 0:
+            raise LostError(f"ended with {ended.status}")
+
+
 class Chaos:
-    """The runs, and the counts of what happened to them."""
+    """All runs, and the counts of what happened to them."""
 
     def __init__(self, work: Path, runner: Runner, seed: int) -> None:
-        """Run twice undisturbed, the first time to fill the caches, or read what those found."""
-        self.work, self.runner, self.seed = work, runner, seed
+        """Read the results of earlier calls, and make or read the reference."""
         self.counts: collections.Counter[str] = collections.Counter()
         self.lost: list[str] = []
-        self.results, known = work / "results.jsonl", work / "reference.json"
-        if self.results.exists():
-            for line in self.results.read_text().splitlines():
+        self._work, self._runner, self._seed = work, runner, seed
+        self._results = work / "results.jsonl"
+        if self._results.exists():
+            for line in self._results.read_text().splitlines():
                 self._add(json.loads(line))
-        if not known.exists():
-            known.write_text(json.dumps(self._reference()))
-        found = json.loads(known.read_text())
-        self.calls, self.seconds, self.end = found["calls"], found["seconds"], found["end"]
-        self.states = found["states"]
-        for name in found["modules"]:  # once, and not in each start
+        self._reference = reference_of(work, runner)
+        for name in self._reference.modules:  # once, and not in each process
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        print(f"undisturbed: {self.calls} calls; seconds of {self.seconds}", flush=True)
-
-    def _reference(self) -> dict:
-        workdir = self.work / "reference"
-        for _ in range(2):
-            shutil.rmtree(workdir, ignore_errors=True)
-            seconds: collections.Counter[str] = collections.Counter()
-            ended = self.runner.run(workdir, measure_into(seconds))
-            if ended.status != 0:
-                raise SystemExit(ended.log)
-        calls = int(re.search(r"^CALLS: (\d+)", ended.log, re.MULTILINE)[1])
-        return {
-            "calls": calls,
-            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
-            "modules": json.loads(re.search(r"^MODULES: (.+)", ended.log, re.MULTILINE)[1]),
-            "states": {step: digest for _, step, digest in ended.states},
-            "end": forked(end_of, workdir),
-        }
+        print(
+            f"undisturbed: {self._reference.calls} calls; seconds of {self._reference.seconds}",
+            flush=True,
+        )
 
     def _add(self, result: dict) -> None:
         self.counts.update(result["counts"])
@@ -396,103 +293,28 @@ class Chaos:
             self.lost.append(result["lost"])
 
     def run(self, kind: str) -> None:
-        """Train to the end in a fresh folder, with kills or failing calls, and compare the end."""
+        """Train to the end in a fresh folder, with kills or failing calls, and compare the end.
+
+        Args:
+            kind: ``"calls"``, ``"moments"`` or ``"faults"``.
+        """
         number = self.counts["runs"]
-        workdir = self.work / f"{kind}-{number}"
+        workdir = self._work / f"{kind}-{number}"
         shutil.rmtree(workdir, ignore_errors=True)
         log_of(workdir).unlink(missing_ok=True)
-        rng = random.Random(f"{self.seed} {number}")
-        counts: collections.Counter[str] = collections.Counter()
-        lost = getattr(self, f"_{kind}")(workdir, rng, counts)
-        if not lost:
-            skip = ()
-            # A save of an evaluation that failed for good cannot become the best, and says so.
-            if "cannot become the best" in log_of(workdir).read_text():
-                skip = ("result", "weights")
-            found = forked(end_of, workdir)
-            differing = [name for name in self.end if found.get(name) != self.end[name]]
-            differing = [name for name in differing if name not in skip]
-            lost = f"{', '.join(differing)} differ; {found.get('error', '')}" if differing else ""
-        counts["same end"] += not lost
-        result = {"counts": counts, "lost": f"{workdir.name}: {lost}" if lost else ""}
-        with open(self.results, "a") as file:
-            file.write(json.dumps(result) + "\n")
-        self._add(result)
-        if not lost:
+        run, lost = Run(workdir, self._runner, self._reference, f"{self._seed} {number}"), ""
+        try:
+            getattr(run, kind)()
+            run.check_end()
+            run.counts["same end"] += 1
             shutil.rmtree(workdir)
             log_of(workdir).unlink()
-
-    def _next(
-        self, workdir: Path, allowed: list[int], counts: collections.Counter, **options
-    ) -> tuple[Ended, str]:
-        """Start once; return how it ended, and what was lost."""
-        ended = self.runner.run(workdir, **options)
-        counts["starts"] += 1
-        if ended.status is None:
-            return ended, "hung"
-        if ended.resumed >= 0 and ended.resumed not in allowed:
-            return ended, f"resumed from {ended.resumed}, not from {allowed}"
-        for what, step, digest in ended.states:
-            if digest != self.states[step]:
-                return ended, f"the state {what.lower()} at step {step} has other bits"
-            counts[f"states {what.lower()}, the same bits"] += 1
-        if ended.status not in (0, 1, -signal.SIGKILL) or "UNEXPECTED" in ended.log:
-            return ended, f"ended with {ended.status}"
-        return ended, ""
-
-    def _calls(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
-        allowed = [0]
-        while True:
-            # Mostly soon, which costs less; sometimes anywhere.
-            most = rng.choice([self.calls // 12] * 7 + [self.calls])
-            mode = rng.choice(["before", "after", "torn"])
-            at = rng.randint(1, most)
-            ended, lost = self._next(workdir, allowed, counts, mode=mode, at=at)
-            if lost or ended.status == 0:
-                return lost
-            if ended.status != -signal.SIGKILL or ended.call is None:
-                return f"ended with {ended.status}"
-            call, group = ended.call
-            counts.update(["calls", f"call {call}", f"file {group}", f"mode {mode}"])
-            counts["calls of saving"] += group.startswith("checkpoints")
-            allowed = complete_steps(workdir)[-1:] or [0]
-
-    def _moments(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
-        allowed = [0]
-        for phase in PHASES[:3] * 3 + PHASES[3:] * 4:
-            # Steps and evaluations are spread over several starts.
-            most = self.seconds[phase] / (4 if phase in ("step", "evaluation") else 1)
-            kill = after(phase, rng.uniform(0, most))
-            ended, lost = self._next(workdir, allowed, counts, kill=kill)
-            if lost or ended.status not in (0, -signal.SIGKILL):
-                return lost or f"ended with {ended.status}"
-            if ended.status:
-                counts.update(["moments", f"moment {ended.phase}"])
-            allowed = complete_steps(workdir)[-1:] or [0]
-        return self._undisturbed(workdir, allowed, counts)
-
-    def _faults(self, workdir: Path, rng: random.Random, counts: collections.Counter) -> str:
-        allowed = [0]
-        for _ in range(3):
-            mode = rng.choice(["ENOSPC", "EIO", "short"])
-            at, span = rng.randint(1, self.calls), rng.choice([1, 20, 10**6])
-            before = complete_steps(workdir)[-2:]
-            ended, lost = self._next(workdir, allowed, counts, mode=mode, at=at, span=span)
-            if ended.call is not None:
-                counts.update(["faults", f"fault {mode}", f"file {ended.call[1]}"])
-            if lost or ended.status == 0:
-                return lost
-            if ended.status != 1 or ended.log.count("SENTENCE") != 1:
-                return f"ended with {ended.status}"
-            counts["stopped with a sentence"] += 1
-            allowed = complete_steps(workdir)[-2:] or [0]
-            if before and allowed[-1] < before[0]:
-                return f"of the checkpoints {before} {allowed} are left"
-        return self._undisturbed(workdir, allowed, counts)
-
-    def _undisturbed(self, workdir: Path, allowed: list[int], counts: collections.Counter) -> str:
-        ended, lost = self._next(workdir, allowed, counts)
-        return lost or ("" if ended.status == 0 else f"ended with {ended.status}")
+        except LostError as error:
+            lost = f"{workdir.name}: {error}"  # whose folder and log stay
+        result = {"counts": run.counts, "lost": lost}
+        with open(self._results, "a") as file:
+            file.write(json.dumps(result) + "\n")
+        self._add(result)
 
 
 def main() -> int:
