@@ -13,10 +13,10 @@ import pytest
 import safetensors.numpy
 
 import flax_resnet as fr
-from flax_resnet import UserError, storage
+from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig
-from flax_resnet.storage import delete, list_files, locate, mirror, upload
+from flax_resnet.storage import copies, delete, list_files, locate, mirror, upload
 from flax_resnet.training import lock
 from flax_resnet.training.object_lock import take_lock
 from tests.object_stores import (
@@ -209,19 +209,20 @@ def test_a_cut_connection_loses_no_line_and_no_checkpoint(store, whole, tmp_path
     """Where a store's library gives up, the run ends with a sentence; the next start goes on."""
     proxy = CuttingProxy(store.port)
     generator = np.random.default_rng(0)
-    for _ in range(5):
-        with open(tmp_path / "log", "wb") as log:
-            child = start(f"{store.root}/cut", with_environment(store.through(proxy.port)), log)
+    for start_number in range(5):
+        log = tmp_path / f"log-{start_number}"
+        with open(log, "wb") as file:
+            child = start(f"{store.root}/cut", with_environment(store.through(proxy.port)), file)
         while child.poll() is None:
-            if not proxy.is_armed:
+            if not proxy.is_armed and proxy.cuts < 20:
                 proxy.cut(int(generator.integers(1, 40_000)))
             time.sleep(0.01)
+        print(f"{store.root}: start {start_number}: {proxy.cuts} cuts so far")
         if child.returncode == 0:
             break
-        text = (tmp_path / "log").read_text()
+        text = log.read_text()
         assert re.search("^flax_resnet.errors.(User|Storage)Error: ", text, re.MULTILINE), text
     proxy.close()
-    print(f"{store.root}: {proxy.cuts} cuts")
     assert child.returncode == 0 and proxy.cuts >= 5
     assert history_of(locate(f"{store.root}/cut")) == history_of(whole)
 
@@ -346,11 +347,11 @@ def test_shards_that_change_between_start_and_resume(store, capsys, tmp_path):
     assert main([*words, "2"]) == 0
     # The same bytes written again are the same data.
     upload(tmp_path / "a.tar", locate(f"{folder}/train-1.tar"))
-    storage._copied_data.cache_clear()  # as in another process
+    copies._copied_data.cache_clear()  # as in another process
     assert main([*words, "3"]) == 0
     tar(tmp_path / "b.tar", samples([1, 0] * 8, start=16))
     upload(tmp_path / "b.tar", locate(f"{folder}/train-1.tar"))
-    storage._copied_data.cache_clear()
+    copies._copied_data.cache_clear()
     message = sentence_of(capsys, *words, "4")
     assert f"{address} holds another run" in message and "train" in message
 
