@@ -3,16 +3,18 @@
     python -m benchmarks.object_storage WORK --stores s3 gs --cuts 24
 
 For each store: a run on the digits, and one on a part of CIFAR-10 whose images, starting weights
-and folder are all in the store. Each is killed by SIGKILL at random moments and started again until
-it ends. Its history (without times) and ``model.safetensors`` must then have the bits of a run in a
-local folder. Then the digits train through a proxy that cuts the connection at random byte offsets
-of what is uploaded, and through one that cuts every upload until the run gives up. Exits with 1 if
-anything was lost.
+and folder are all in the store. Each is killed by SIGKILL after random steps and started again
+until it ends. Its history (without times) and ``model.safetensors`` must then have the bits of a
+run in a local folder. Then the digits train through a proxy that cuts the connection at random byte
+offsets of what is uploaded, and through one that cuts every upload until the run gives up. Exits
+with 1 if anything was lost. The time is that of starting and compiling: where
+``JAX_COMPILATION_CACHE_DIR`` names a folder, only the first run compiles.
 
 Needs ``moto[server]`` and an emulator of GCS (``tests/object_stores.py``).
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -26,20 +28,22 @@ from pathlib import Path
 import safetensors.numpy
 
 from benchmarks.subset import write_subset
+from flax_resnet.weights.formats.orbax_storage import COMMITTED
 from tests.object_stores import STORES, CuttingProxy, with_environment
 
 TIMES = ("time", "images_per_second", "data_wait", "checksum")
-NET = ["--model.name", "resnet", "--model.block", "basic", "--model.stage-sizes", "1"]
-NET += ["--model.stem", "cifar"]
+NET = ["--model.name", "resnet", "--model.block", "basic", "--model.stem", "cifar"]
+NET += ["--model.stage-sizes", "1", "--model.widths", "8"]
 DIGITS = [
-    *("--config", "digits", *NET, "--model.widths", "8", "--epochs", "3", "--evaluate-every", "1"),
+    *("--config", "digits", *NET, "--epochs", "3", "--evaluate-every", "1"),
     *("--data.batch-size", "128", "--save-every", "3steps", "--compile-cache", "None"),
 ]
 CIFAR = [
-    *("--config", "resnet20_cifar", "--model.name", "resnet8", "--data.batch-size", "128"),
-    *("--epochs", "2", "--evaluate-every", "1", "--save-every", "3steps"),
+    *("--config", "resnet20_cifar", *NET, "--data.batch-size", "128"),
+    *("--epochs", "6", "--evaluate-every", "1", "--save-every", "3steps"),
     *("--compile-cache", "None", "--transfer.mode", "full", "--optimizer.schedule", "constant"),
 ]
+PARTS = ("digits", "cifar", "cuts", "refused")
 
 
 def command(words, workdir):
@@ -64,20 +68,32 @@ def end_of(path):
     return lines, {name: array.tobytes() for name, array in arrays.items()}
 
 
-def killed(words, workdir, environment, log, kills, seconds, rng):
-    """Start a command until it ends; kill it at random moments of its first ``kills`` starts."""
-    done = 0
+def killed(words, workdir, environment, log, kills, last, rng):
+    """Start a command until it ends; return after how many checkpoints each kill came.
+
+    Of the ``last`` steps each of the ``kills`` has an equal part. When the checkpoint after a
+    random step of it is complete, the process is killed at a random moment of the next half second.
+    """
+    from flax_resnet.storage import list_files, locate
+
+    bounds = [1 + last * n // (kills + 1) for n in range(kills + 1)]
+    moments = [rng.randrange(*pair) for pair in itertools.pairwise(bounds)]
+    done = []
     while True:
         with open(log, "ab") as file:
             child = subprocess.Popen(
                 command(words, workdir), env=environment, stdout=file, stderr=file
             )
-            if done < kills:
-                try:
-                    child.wait(rng.uniform(0.25, 1) * seconds)
-                except subprocess.TimeoutExpired:
+            while moments and child.poll() is None:
+                time.sleep(0.1)
+                names = [name.split("/") for name in list_files(locate(workdir))]
+                steps = [int(name[1]) for name in names if name[-1] == COMMITTED]
+                if max(steps, default=0) >= moments[0]:
+                    time.sleep(rng.uniform(0, 0.5))
                     os.kill(child.pid, signal.SIGKILL)
-                    done += 1
+                    done.append(max(steps))
+                    del moments[0]
+                    break
             if child.wait() == 0:
                 return done
             if child.returncode > 0:
@@ -92,7 +108,8 @@ def cifar_subset(folder):
 
 START = """
 import sys, jax, jax.numpy as jnp, flax_resnet as fr
-model = fr.create_model("resnet8", num_classes=10)
+net = {"block": "basic", "stem": "cifar", "stage_sizes": (1,), "widths": (8,)}
+model = fr.create_model("resnet", num_classes=10, **net)
 variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
 fr.save_weights(sys.argv[1], variables, model)
 """
@@ -106,7 +123,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--stores", nargs="+", default=list(STORES), choices=list(STORES))
-    parser.add_argument("--parts", nargs="+", default=["digits", "cifar", "cuts", "refused"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--cuts", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
@@ -115,20 +132,24 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     wrong = 0
 
-    began = time.perf_counter()
-    assert finish(DIGITS, work / "digits", dict(os.environ), work / "log-local.txt") == 0
-    seconds = time.perf_counter() - began
-    expected = end_of(work / "digits")
-    report(f"digits in a local folder: {seconds:.0f} s, {len(expected[0])} lines")
+    def local(name, words):
+        """The end of a run in a local folder."""
+        began = time.perf_counter()
+        assert finish(words, work / name, dict(os.environ), work / "log-local.txt") == 0
+        found = end_of(work / name)
+        report(
+            f"{name} in a local folder: {time.perf_counter() - began:.0f} s, "
+            f"{found[0][-1]['step']} steps, {len(found[0])} lines"
+        )
+        return found
+
+    if set(options.parts) - {"cifar"}:
+        expected = local("digits", DIGITS)
     if "cifar" in options.parts:
         data, weights = cifar_subset(work), work / "start.safetensors"
         subprocess.run([sys.executable, "-c", START, str(weights)], check=True)
         words = [*CIFAR, "--data.dir", str(data), "--transfer.weights", str(weights)]
-        began = time.perf_counter()
-        assert finish(words, work / "cifar", dict(os.environ), work / "log-local.txt") == 0
-        cifar_seconds = time.perf_counter() - began
-        expected_cifar = end_of(work / "cifar")
-        report(f"CIFAR-10 subset in a local folder: {cifar_seconds:.0f} s")
+        expected_cifar = local("cifar", words)
 
     for name in options.stores:
         log = work / f"log-{name}.txt"
@@ -137,27 +158,22 @@ def main():
             os.environ.update(store.environment)
             from flax_resnet.storage import locate, upload
 
+            runs = {}
             if "digits" in options.parts:
-                workdir = f"{store.root}/digits"
-                began = time.perf_counter()
-                kills = killed(DIGITS, workdir, environment, log, options.kills, seconds, rng)
-                same = end_of(locate(workdir)) == expected
-                wrong += not same
-                report(
-                    f"{name}: digits, {kills} kills, {time.perf_counter() - began:.0f} s: "
-                    f"{'the bits of the local run' if same else 'DIFFERENT'}"
-                )
+                runs["digits"] = DIGITS, expected
             if "cifar" in options.parts:
                 for file in (weights, *data.rglob("*.*")):
                     upload(file, locate(f"{store.root}/in/{file.relative_to(work)}"))
                 words = [*CIFAR, "--data.dir", f"{store.root}/in/data"]
                 words += ["--transfer.weights", f"{store.root}/in/{weights.name}"]
-                workdir = f"{store.root}/cifar"
-                kills = killed(words, workdir, environment, log, options.kills, cifar_seconds, rng)
-                same = end_of(locate(workdir)) == expected_cifar
+                runs["cifar"] = words, expected_cifar
+            for part, (words, end) in runs.items():
+                workdir, last = f"{store.root}/{part}", end[0][-1]["step"]
+                kills = killed(words, workdir, environment, log, options.kills, last, rng)
+                same = end_of(locate(workdir)) == end
                 wrong += not same
                 report(
-                    f"{name}: CIFAR-10, data, weights and folder in the store, {kills} kills: "
+                    f"{store.root}: {part}, killed after the checkpoints of steps {kills}: "
                     f"{'the bits of the local run' if same else 'DIFFERENT'}"
                 )
             if "cuts" in options.parts:
