@@ -28,7 +28,7 @@ from ..weights import build_model, is_small, write_run_weights
 from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
 from .clock import Clock
-from .distributed import all_agree
+from .distributed import all_agree, primary_decides
 from .eval_step import Metrics
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
 from .lock import Lock
@@ -257,12 +257,14 @@ class Recorder:
         )
         self.console.print(self.profiler.goodput())
         self.profiler.save()
-        if jax.process_index() == 0:
-            predictor = run.model, variables, Preprocessing.from_transform(run.transform)
-            with edited(self.workdir, FOLDER, is_small) as folder:
-                page = write_run_page(folder, run.config, dataset, found, predictor)
-            page = self.workdir / page.relative_to(folder)
-            self.console.print(Text(f"Open {page}."))
+        # The others wait here: at its exit JAX ends a process that waits too long for process 0.
+        with primary_decides():
+            if jax.process_index() == 0:
+                predictor = run.model, variables, Preprocessing.from_transform(run.transform)
+                with edited(self.workdir, FOLDER, is_small) as folder:
+                    page = write_run_page(folder, run.config, dataset, found, predictor)
+                page = self.workdir / page.relative_to(folder)
+                self.console.print(Text(f"Open {page}."))
         return TrainResult(self.workdir, last, True, best, test)
 
     def _restore(self, step: int, state: TrainState) -> tuple[TrainState, Metrics]:
