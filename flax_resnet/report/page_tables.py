@@ -207,18 +207,29 @@ def history_table(history: Sequence[Entry]) -> Table | None:
         return None
     stride = math.ceil(len(evaluated) / _MAX_ENTRIES)
     key, name = next(iter(accuracies(evaluated).items()))
+    has_processes = any("slowest_host" in entry for entry in evaluated)
+    processes = ("host", "device") if has_processes else ()
     rows = [
         (
             f"{entry['epoch']:g}", f"{entry['step']:,}", loss(entry, "train_loss"),
             percent(entry, "train_top1"), loss(entry, "val_loss"), percent(entry, f"val_{key}"),
             f"{entry['learning_rate']:.3g}", f"{entry['images_per_second']:,.0f}",
             f"{entry['data_wait']:.0%}",
+            *(slowest(entry, one) for one in processes),
         )
         for entry in evaluated[::-1][::stride][::-1]
     ]  # fmt: skip
     columns = ("epoch", "step", "train loss", "train top-1", "val loss", f"val {name}",
                "learning rate", "images/s", "data wait")  # fmt: skip
-    return columns, rows
+    return columns + tuple(f"slowest {one}" for one in processes), rows
+
+
+def slowest(entry: Entry, name: str) -> str:
+    """Return which process took longest, and how long the median took."""
+    if f"slowest_{name}" not in entry:
+        return ""
+    worst, median = (1e3 * entry[f"{one}{name}_seconds"] for one in ("slowest_", ""))
+    return f"process {entry[f'slowest_{name}']}: {worst:.1f} ms (median {median:.1f} ms)"
 
 
 def percent(entry: Entry | None, key: str) -> str | None:

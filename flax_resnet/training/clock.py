@@ -3,6 +3,7 @@
 import time
 
 from ..data import Prefetch
+from .profiling import Profiler
 
 LOG_SECONDS = 0.5  # between reads of the metrics: each makes the host wait for the device
 
@@ -14,15 +15,18 @@ class Clock:
         steps: Number of steps since then; the loop counts them.
     """
 
-    def __init__(self, batch_size: int, batches: Prefetch, before: float) -> None:
+    def __init__(
+        self, batch_size: int, batches: Prefetch, before: float, profiler: Profiler
+    ) -> None:
         """Start the clock.
 
         Args:
             batch_size: Images of a step.
             batches: Where waiting for data is measured.
             before: Seconds that the run trained before it was resumed.
+            profiler: It measures steps and checkpoints, in which processes wait for each other.
         """
-        self._batch_size, self._batches = batch_size, batches
+        self._batch_size, self._batches, self._profiler = batch_size, batches, profiler
         self._start = time.perf_counter() - before
         self.restart()
 
@@ -31,6 +35,7 @@ class Clock:
         self.steps = 0
         self._began = self._logged = time.perf_counter()
         self._waited = self._batches.waited
+        self._joint = self._profiler.seconds("step", "checkpoint")
 
     def log_is_due(self) -> bool:
         """Whether the metrics should be read and reported now."""
@@ -54,3 +59,10 @@ class Clock:
     def data_wait(self) -> float:
         """Fraction of the time spent waiting for data."""
         return (self._batches.waited - self._waited) / (time.perf_counter() - self._began)
+
+    @property
+    def host_seconds(self) -> float:
+        """Seconds a step that this process spent by itself: in its input and in its own code, not
+        in steps and checkpoints."""
+        joint = self._profiler.seconds("step", "checkpoint") - self._joint
+        return (time.perf_counter() - self._began - joint) / max(self.steps, 1)

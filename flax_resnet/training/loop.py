@@ -238,7 +238,8 @@ def _fit(
         waited = profiler.waits(batches)
         saves_at = SaveSchedule(interval, run.epoch_at, recorder.checkpoints)
         nonfinite = NonfiniteSteps(run, sums, start)
-        clock = Clock(run.config.data.batch_size, batches, past[-1]["time"] if past else 0.0)
+        before = past[-1]["time"] if past else 0.0
+        clock = Clock(run.config.data.batch_size, batches, before, profiler)
         if eval_pending:
             sums, stopping = recorder.evaluate_and_save(start, state, sums, clock, stop.poll())
             if stopping:
@@ -276,7 +277,8 @@ def _fit(
                             nonfinite.report_skipped(found, float(state.rate_factor), console)
                         check_loss(means, done, run.config)
                         if saves:
-                            check_state(state, done, run.config)
+                            with profiler.time("step", times=0):  # it waits for the devices, too
+                                check_state(state, done, run.config)
                     except DivergedError as error:
                         rate_factor = float(state.rate_factor)
                         what = nonfinite.describe(found, rate_factor) if found.count else ""

@@ -72,6 +72,10 @@ class Profiler:
             self._seconds[activity] = self._seconds.get(activity, 0.0) + spent
             self._counts[activity] = self._counts.get(activity, 0) + times
 
+    def seconds(self, *activities: str) -> float:
+        """Return the seconds that activities took so far, together."""
+        return sum(self._seconds.get(one, 0.0) for one in activities)
+
     def waits(self, batches: Iterable[_Item]) -> Iterator[_Item]:
         """Iterate over batches and count the time of waiting for them."""
         iterator = iter(batches)
@@ -104,7 +108,7 @@ class Profiler:
     def goodput(self) -> str:
         """Return a line on which activities the time since the start of the measurement went to."""
         total = time.perf_counter() - self._began
-        shares = {text: self._seconds.get(key, 0.0) / total for key, text in _SHARES.items()}
+        shares = {text: self.seconds(key) / total for key, text in _SHARES.items()}
         shares["all else"] = 1 - sum(shares.values())
         listed = ", ".join(f"{share:.0%} {text}" for text, share in shares.items())
         return f"{total:,.0f} s since this start: {listed}."

@@ -39,6 +39,7 @@ from .run import Run
 from .run_page import PageEvaluation, write_run_page
 from .state import TrainState
 from .step import zero_step_metrics
+from .stragglers import process_times, slowest_text
 
 HISTORY = "history.jsonl"
 
@@ -256,6 +257,8 @@ class Recorder:
             Text(f"{last:,} steps in {seconds:,.0f} s{rate}. The run is in {self.workdir}.")
         )
         self.console.print(self.profiler.goodput())
+        if slowest := slowest_text(past):
+            self.console.print(slowest)
         self.profiler.save()
         # The others wait here: at its exit JAX ends a process that waits too long for process 0.
         with primary_decides():
@@ -300,7 +303,7 @@ class Recorder:
             Stopped: The run is to stop; nothing was written.
         """
         run = self.run
-        rate, wait = clock.images_per_second, clock.data_wait
+        rate, wait, host_seconds = clock.images_per_second, clock.data_wait, clock.host_seconds
         train = to_means(sums)
         val = self._evaluate(state, run.dataset.validation).scores
         entry = {
@@ -315,6 +318,7 @@ class Recorder:
             "grad_norm": train["grad_norm"],
             "images_per_second": round(rate, 2),
             "data_wait": round(wait, 4),
+            **process_times(host_seconds),
             "digest": state_digest(serialization.to_state_dict(state)),
         }
         self.append(entry)

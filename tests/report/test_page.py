@@ -47,6 +47,8 @@ def workdir(tmp_path):
          "learning_rate": 0.1, "images_per_second": 100.0, "data_wait": 0.01}
         for n in (1, 2, 3)
     ]  # fmt: skip
+    for name in ("host", "device"):  # of a run of several processes
+        lines[1] |= {f"{name}_seconds": 0.01, f"slowest_{name}_seconds": 0.03, f"slowest_{name}": 5}
     lines.append({"step": 30, "epoch": 3, "time": 180.0, "best_step": 20, "test_loss": 0.6,
                   "test_top1": 0.8125, "test_top5": 1.0})  # fmt: skip
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -104,7 +106,8 @@ def test_a_page_is_complete_and_needs_no_other_file(workdir, whole):
     words = " ".join(found.words)
     for expected in ("my run", "resnet20 on photos, 7 classes", "81.25%", "75.00%", "3 min 00 s",
                      "Learning curves", "Confusion matrix", "precision", "expected calibration",
-                     "data.dir", "± 5.04", "269,", "0.0406", "fr.train(fr.Config("):  # fmt: skip
+                     "data.dir", "± 5.04", "269,", "0.0406", "fr.train(fr.Config(",
+                     "slowest host", "process 5: 30.0 ms (median 10.0 ms)"):  # fmt: skip
         assert expected in words, expected
     assert all(link.startswith(("#", "data:image/")) for link in found.links)
     assert not re.search(r"@import|url\((?!#)|default-src (?!'none')", text)

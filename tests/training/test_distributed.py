@@ -16,19 +16,41 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
+from tests.tiny_net import TINY_OPTIONS
 
 ROOT = Path(fr.__file__).parents[1]
 SETTINGS = (
-    *("--config", "digits", "--model.name", "resnet8", "--data.batch-size", "144"),
+    *("--config", "digits", *TINY_OPTIONS, "--data.batch-size", "144"),
     *("--optimizer.schedule", "constant", "--compile-cache", "None", "--evaluate-every", "100"),
 )
 
 
-def start(workdir, *settings, devices=1):
+# Trains, and takes longer for the page than JAX waits for the other processes at the exit.
+PROGRAM = """
+import sys, time
+import jax
+from flax_resnet import cli
+from flax_resnet.training import recording
+
+initialize, write_run_page = jax.distributed.initialize, recording.write_run_page
+
+def with_short_exit(*arguments, **options):
+    initialize(*arguments, **options | {"shutdown_timeout_seconds": 15})
+
+def slowly(*arguments):
+    time.sleep(18)
+    return write_run_page(*arguments)
+
+jax.distributed.initialize, recording.write_run_page = with_short_exit, slowly
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def start(workdir, *settings, devices=1, program=("-m", "flax_resnet.cli")):
     """A training process of so many devices."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, "-m", "flax_resnet.cli", "train", *SETTINGS]
+    command = [sys.executable, *program, "train", *SETTINGS]
     return subprocess.Popen(
         [*command, "--workdir", str(workdir), *settings],
         stdout=subprocess.PIPE,
@@ -39,18 +61,18 @@ def start(workdir, *settings, devices=1):
     )
 
 
-def start_two(workdir, *settings):
+def start_two(workdir, *settings, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     joint = ("--parallel.coordinator", f"127.0.0.1:{port}", "--parallel.processes", "2")
     return [
-        start(workdir, *joint, "--parallel.process", str(number), *settings, devices=2)
+        start(workdir, *joint, "--parallel.process", str(number), *settings, devices=2, **options)
         for number in range(2)
     ]
 
 
-def finish(*processes, seconds=300):
+def finish(*processes, seconds=600):
     """Exit codes and output of the processes."""
     try:
         outputs = [process.communicate(timeout=seconds)[0] for process in processes]
@@ -82,25 +104,32 @@ def newest(workdir):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def wait_for(workdir, step, *processes, seconds=200):
+def wait_for(workdir, step, *processes, seconds=400):
     until = time.monotonic() + seconds
     while newest(workdir) < step:
-        assert time.monotonic() < until, f"{workdir} got no checkpoint of step {step}"
-        for process in processes:
-            assert process.poll() is None, process.communicate()[0]
+        if time.monotonic() > until or any(process.poll() is not None for process in processes):
+            for process in processes:
+                process.kill()
+            outputs = [process.communicate()[0] for process in processes]
+            raise AssertionError(f"no checkpoint of step {step}: {outputs}")
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_takes_up_what_they_saved(tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
-    codes, outputs = finish(*start_two(two, "--max-steps", "4"))
+    codes, outputs = finish(*start_two(two, "--max-steps", "4", program=("-c", PROGRAM)))
     assert codes == [0, 0], outputs
     assert "4 CPU devices" in outputs[0]
     assert "loss" not in outputs[1]  # process 0 alone reports
     codes, outputs = finish(start(one, "--max-steps", "4", devices=4))
     assert codes == [0], outputs
+    assert "Slowest at the last evaluation: in its own input and code process" in outputs[0]
     for ours, theirs in zip(history(two), history(one), strict=True):
+        if "digest" in ours:  # the last line is of the tests
+            for name in ("host", "device"):
+                assert 0 < ours.pop(f"{name}_seconds") <= ours.pop(f"slowest_{name}_seconds")
+                assert ours.pop(f"slowest_{name}") in (0, 1)
         for name in set(ours) - {"time", "images_per_second", "data_wait", "digest", "checksum"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
     for ours, theirs in zip(arrays(two, 4), arrays(one, 4), strict=True):
@@ -139,9 +168,13 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     processes = start_two(tmp_path, *settings)
     wait_for(tmp_path, 2, *processes)
     processes[1].send_signal(signal.SIGTERM)
+    began = time.time()
     codes, outputs = finish(*processes)
     assert codes == [0, 0], outputs
     assert "The same command resumes there" in outputs[0]
+    # The folder of a checkpoint gets its name when all of it is written.
+    saved = (tmp_path / "checkpoints" / str(newest(tmp_path))).stat().st_ctime
+    print(f"The checkpoint was complete {saved - began:.1f} s after the signal.")
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ import dataclasses
 import io
 import json
 import time
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -14,7 +16,9 @@ import flax_resnet as fr
 from flax_resnet.cli import main
 from flax_resnet.config import AugmentConfig, Config, DataConfig
 from flax_resnet.report.run_profile import RunProfile, read_profile, write_profile
+from flax_resnet.training.clock import Clock
 from flax_resnet.training.profiling import Profiler
+from flax_resnet.training.stragglers import process_times, slowest_of, slowest_text
 from tests.tiny_net import TINY
 
 
@@ -65,6 +69,38 @@ def test_the_line_on_the_time_adds_up(monkeypatch):
         "40 s since this start: 22% steps, 0% waiting for input, 2% evaluation, 0% saving, "
         "0% compiling, 75% all else."
     )
+
+
+def test_the_slowest_process_is_named():
+    """Of three, in the times that each has by itself: what all wait for is left out."""
+    hosts = slowest_of("host", np.array([0.001, 0.004, 0.002], np.float32))
+    devices = slowest_of("device", np.array([0.05, 0.01, 0.01], np.float32))
+    assert hosts == {"host_seconds": 0.002, "slowest_host_seconds": 0.004, "slowest_host": 1}
+    line = {"step": 1, **hosts, **devices}
+    text = slowest_text([{"step": 0}, line, {"step": 1, "best_step": 1}])
+    assert "own input and code process 1: 4.0 ms (median 2.0 ms) a step" in text
+    assert "on its devices process 0: 50.0 ms (median 10.0 ms)" in text
+    assert process_times(1.0) == {} and slowest_text([{"step": 0}]) == ""  # one process
+
+
+def test_what_a_host_spends_by_itself_is_without_steps_and_saves(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    profiler = Profiler(None, None, 6, Console(file=io.StringIO()))
+    clock = Clock(8, types.SimpleNamespace(waited=0.0), 0.0, profiler)
+
+    def spend(seconds):
+        now[0] += seconds
+
+    for _ in range(2):
+        spend(0.5)  # waiting for its input
+        profiler.step(0, spend, 7.0)
+        clock.steps += 1
+    with profiler.time("checkpoint"):
+        spend(9.0)
+    assert clock.host_seconds == 0.5
+    clock.restart()
+    assert clock.host_seconds == 0.0
 
 
 def test_another_profiler_that_runs_is_one_sentence(tmp_path):
