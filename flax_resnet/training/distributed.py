@@ -1,6 +1,7 @@
 """The processes of a run on several hosts: how they connect, and how a lost one is noticed."""
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ LOST = (
 )
 
 ANSWER_SECONDS = 2  # in which a healthy coordination service answers
+
+_BARRIERS = itertools.count()  # each has a name of its own, the same in all processes
 
 # Words in errors of collectives, barriers and checkpoints that a lost process causes.
 SIGNS = ("gloo", "nccl", "peer", "unavailable", "deadline")
@@ -68,6 +71,17 @@ def connect(config: ParallelConfig) -> None:
             "start as many as --parallel.processes or the scheduler says, with the same "
             "coordinator; --parallel.distributed off runs this one alone."
         ) from error
+
+
+def wait_for_processes() -> None:
+    """Wait until all processes of the run are here; call it before their first collective.
+
+    Gloo gives up if one reaches that 30 s after another, of which one may just have read its data
+    more slowly. A process that is lost meanwhile is noticed by ``watch_peers``.
+    """
+    client = coordination_client()
+    if client is not None and jax.process_count() > 1:
+        client.wait_at_barrier(f"flax_resnet/{next(_BARRIERS)}", timeout_in_ms=86_400_000)
 
 
 def _may_come_from_a_lost_process(error: BaseException | None) -> bool:

@@ -21,7 +21,7 @@ from .budget import print_budget
 from .checkpoint import Checkpoints
 from .clock import Clock
 from .debugging import explain
-from .distributed import connect, watch_peers
+from .distributed import connect, wait_for_processes, watch_peers
 from .divergence import DivergedError, check_loss, check_state
 from .evaluation import to_means
 from .memory import exhaustion_explained
@@ -90,6 +90,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
             print_budget(run, console)
             return TrainResult(workdir, 0, False, None, {})
         state = run.init()
+        wait_for_processes()
         with lock_workdir(config) as lock:
             workdir = open_workdir(run, state)
             if is_primary:

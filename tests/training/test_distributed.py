@@ -25,23 +25,30 @@ SETTINGS = (
 )
 
 
-# Trains, and takes longer for the page than JAX waits for the other processes at the exit.
+# Trains. Process 1 takes longer to read its data than Gloo waits for it, and process 0 takes longer
+# for the page than JAX waits for it at the exit.
 PROGRAM = """
 import sys, time
 import jax
 from flax_resnet import cli
-from flax_resnet.training import recording
+from flax_resnet.training import loop, recording
 
 initialize, write_run_page = jax.distributed.initialize, recording.write_run_page
+resolve = loop.resolve
 
 def with_short_exit(*arguments, **options):
     initialize(*arguments, **options | {"shutdown_timeout_seconds": 15})
 
-def slowly(*arguments):
+def resolve_slowly(*arguments):
+    time.sleep(33 * jax.process_index())
+    return resolve(*arguments)
+
+def write_slowly(*arguments):
     time.sleep(18)
     return write_run_page(*arguments)
 
-jax.distributed.initialize, recording.write_run_page = with_short_exit, slowly
+jax.distributed.initialize, recording.write_run_page = with_short_exit, write_slowly
+loop.resolve = resolve_slowly
 sys.exit(cli.main(sys.argv[1:]))
 """
 
