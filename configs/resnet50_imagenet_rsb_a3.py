@@ -6,14 +6,14 @@ Source:   Wightman, Touvron & Jégou 2021 (arXiv 2110.00476), table 2, and timm:
           each class; trained at 160, evaluated at 224 of 235 (a crop of 0.95). From timm's code:
           gradients are clipped to a norm of 1 (a default of its LAMB), the last norm of a block
           starts at zero, and photos are resized bicubically. The paper counts every class of a
-          mixed photo as a full label; 0.2 is the least fraction for it in timm's recipes.
+          mixed photo as a full label; the threshold of 0.2 is that of a public reproduction.
 Command:  python train.py --config resnet50_imagenet_rsb_a3 --data.dir IMAGENET
           (a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG)
 Expected: 78.1% validation accuracy (the paper's; not run by us).
 Differs:  pixels that RandAugment moves in are black and not the mean colour; RandAugment resamples
           bilinearly; float32 and not mixed precision (--model.dtype bfloat16); warm-up begins at
           zero and the cosine ends there (timm: 1e-6).
-Cost:     100 epochs of 1.28 million photos at 160 pixels; eight GPUs for half a day.
+Cost:     100 epochs of 1.28 million photos at 160 pixels.
 """
 
 from flax_resnet.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig
