@@ -238,7 +238,7 @@ def grouped(toy):
 
 def resume(folder):
     """Kill a run by SIGKILL after its first checkpoint, resume it, and compare its weights."""
-    command = [sys.executable, "-m", "flax_resnet.cli", "train", "--config", "digits"]
+    command = [sys.executable, "-m", "flax_resnet", "train", "--config", "digits"]
     command += ["--model.name", "resnet8", "--epochs", "3", "--save-every", "5", "--deterministic"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 

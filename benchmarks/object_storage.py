@@ -47,7 +47,7 @@ PARTS = ("digits", "cifar", "cuts", "refused")
 
 
 def command(words, workdir):
-    return [sys.executable, "-m", "flax_resnet.cli", "train", *words, "--workdir", str(workdir)]
+    return [sys.executable, "-m", "flax_resnet", "train", *words, "--workdir", str(workdir)]
 
 
 def finish(words, workdir, environment, log):

@@ -139,7 +139,7 @@ def server(command, environment=None, request=None):
 
 
 def ours(run, *words):
-    return [sys.executable, "-m", "flax_resnet.cli", "serve", run, "--port", "PORT", *words]
+    return [sys.executable, "-m", "flax_resnet", "serve", run, "--port", "PORT", *words]
 
 
 def serve_torch(name, port):

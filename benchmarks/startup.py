@@ -69,7 +69,7 @@ PROGRAMS = {
     "made": (["-c", OUR_IMPORT], ["-c", PYTORCH_IMPORT]),
     "first step": (["-c", OUR_STEP], ["-c", PYTORCH_STEP]),
     "first prediction": (
-        ["-m", "flax_resnet.cli", "predict", "{pth}", "{photo}"],
+        ["-m", "flax_resnet", "predict", "{pth}", "{photo}"],
         ["-c", PYTORCH_PREDICTION, "{pth}", "{photo}"],
     ),
 }

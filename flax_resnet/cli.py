@@ -151,7 +151,3 @@ def _usage() -> str:
     lines += [f"  {name:17}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "flax-resnet COMMAND --help describes its options; --debug shows tracebacks."]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

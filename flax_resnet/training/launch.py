@@ -43,7 +43,7 @@ def launch(words: Sequence[str], processes: int) -> int:
         outputs += [files.enter_context(tempfile.TemporaryFile()) for _ in range(processes - 1)]
         children = [
             subprocess.Popen(
-                [sys.executable, "-m", "flax_resnet.cli", *words, *joint, str(index)],
+                [sys.executable, "-m", "flax_resnet", *words, *joint, str(index)],
                 env=_environment(index),
                 stdout=output,
                 stderr=output,

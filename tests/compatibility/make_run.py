@@ -54,7 +54,7 @@ def main():
     """Train the run, and write both files."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch, "run")
-        command = [sys.executable, "-m", "flax_resnet.cli", "train", *OPTIONS, "--workdir", run]
+        command = [sys.executable, "-m", "flax_resnet", "train", *OPTIONS, "--workdir", run]
         subprocess.run(command, check=True)
         shutil.rmtree(run / "report")  # a page for people
         images = (load_digits().images[:12] * 255 / 16).round().astype(np.uint8)[..., None]

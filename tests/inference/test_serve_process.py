@@ -27,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @contextmanager
 def running(run):
     """A server that is ready, as a process, and its port."""
-    command = [sys.executable, "-m", "flax_resnet.cli", "serve", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "flax_resnet", "serve", str(run), "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as server:
         try:

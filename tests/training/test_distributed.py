@@ -53,7 +53,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def start(workdir, *settings, devices=1, program=("-m", "flax_resnet.cli")):
+def start(workdir, *settings, devices=1, program=("-m", "flax_resnet")):
     """A training process of so many devices."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}

@@ -11,7 +11,7 @@ from flax_resnet.cli import main
 from tests.tiny_net import TINY_OPTIONS
 from tests.training.test_distributed import ROOT, finish, newest, wait_for
 
-LAUNCH = (sys.executable, "-m", "flax_resnet.cli", "launch", "--processes", "2")
+LAUNCH = (sys.executable, "-m", "flax_resnet", "launch", "--processes", "2")
 TRAIN = (
     *("train", "--config", "digits", *TINY_OPTIONS),
     *("--data.batch-size", "144", "--compile-cache", "None", "--save-every", "2steps"),
