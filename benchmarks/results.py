@@ -98,10 +98,11 @@ def cost(records):
 
 def where(records):
     """Return the processors and commits of runs."""
+    found = [one.about["processor"] for one in records]
     processors = {
-        f"{one.about['processor']['name']}, {one.about['processor']['cores']} cores"
-        f" ({', '.join(one.about['processor']['features'])})"
-        for one in records
+        f"{one['name']}, {one['cores']} core{'s' * (one['cores'] != 1)}"
+        f" ({', '.join(one['features'])})"
+        for one in found
     }
     commits = {one.about["commit"].partition("-")[0][:12] for one in records}
     moved = any("earlier" in one.about for one in records)
