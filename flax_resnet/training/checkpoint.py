@@ -30,7 +30,7 @@ from ..weights.formats.checkpoint import (
     read_facts,
     remove_deleted,
 )
-from ..weights.formats.orbax_failures import hide_further_failures
+from ..weights.formats.orbax_messages import hide_further_failures, hide_saves_without_score
 from ..weights.formats.orbax_storage import COMMITTED, committed_by
 from .distributed import primary_decides
 from .worker import Worker
@@ -82,6 +82,7 @@ class Checkpoints:
         self._began, self._seconds = 0.0, 0.0
         self._worker = Worker("checkpoint")
         hide_further_failures()
+        hide_saves_without_score()
         with primary_decides():
             if jax.process_index() == 0:
                 remove_deleted(self._folder)

@@ -78,6 +78,14 @@ def test_a_save_that_fails_prints_nothing(tmp_path, monkeypatch, caplog):
     assert list(map(str, found)) == ["of another library"] * 2
 
 
+def test_a_save_between_evaluations_warns_of_nothing(tmp_path, caplog):
+    """A notebook showed orbax's "Requested `tracked_metric`" at each."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, tree_of(1), wait=True)
+    checkpoints.close()
+    assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
+
+
 def test_a_score_is_lost_only_with_the_last_attempt(tmp_path, monkeypatch):
     """Each attempt reported that the checkpoint could not become the best, which it then did."""
     monkeypatch.setattr(checkpoint, "PAUSE_SECONDS", 0)

@@ -20,7 +20,7 @@ from jax import lax
 
 from ...errors import UserError, first_line
 from ...storage import is_remote, list_files, read_bytes
-from .orbax_failures import hide_further_failures
+from .orbax_messages import hide_further_failures
 from .orbax_storage import COMMITTED, committed_by, enable_s3
 
 METRIC = "score"  # of validation; the best checkpoint has the highest

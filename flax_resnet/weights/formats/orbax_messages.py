@@ -1,4 +1,4 @@
-"""What is printed of a save or a restoration that fails, besides the error that orbax raises."""
+"""What orbax prints besides the errors that it raises."""
 
 import logging
 import sys
@@ -24,6 +24,16 @@ def hide_further_failures() -> None:
         show_others.hides_closed_loops = True  # type: ignore[attr-defined]
         sys.unraisablehook = show_others
     logging.getLogger("asyncio").addFilter(_is_other_record)  # once, however often it is added
+
+
+def hide_saves_without_score() -> None:
+    """Hide orbax's warning of a checkpoint without a score, which each between evaluations is; a
+    second call changes nothing."""
+    logging.getLogger("absl").addFilter(_has_a_reason)
+
+
+def _has_a_reason(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Requested `tracked_metric`")
 
 
 def _is_other_record(record: logging.LogRecord) -> bool:
