@@ -1,6 +1,8 @@
 """For all tests of training."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flax_resnet.training import recording
 
@@ -9,3 +11,16 @@ from flax_resnet.training import recording
 def no_page(monkeypatch):
     """A tiny run's page takes as long as the run; for tests of something else."""
     monkeypatch.setattr(recording, "write_run_page", lambda workdir, *_: workdir)
+
+
+@pytest.fixture
+def noise_photos(tmp_path):
+    """Two classes of 40 photos of noise."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        folder = tmp_path / "photos" / label
+        folder.mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "photos"

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
 
 import flax_resnet as fr
 from flax_resnet import runtime
-from flax_resnet.config import AugmentConfig, DataConfig, ModelConfig
+from flax_resnet.config import AugmentConfig, DataConfig
+from tests.tiny_net import TINY
 
 
 def test_flags_are_set_before_jax_starts_and_asked_for_after(monkeypatch):
@@ -35,24 +35,15 @@ def test_xla_knows_the_flags():
 
 
 @pytest.mark.slow
-def test_a_run_has_the_same_bits_again_and_with_other_workers(tmp_path, console):
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        folder = tmp_path / "photos" / label
-        folder.mkdir(parents=True)
-        for number in range(30):
-            pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.jpg")
+def test_a_run_has_the_same_bits_again_and_with_other_workers(noise_photos, tmp_path, console):
     found = []
     for workers in (1, 1, 3):
         workdir = tmp_path / f"run{len(found)}"
         config = fr.Config(
-            model=ModelConfig(
-                name="resnet", stage_sizes=(1,), block="basic", widths=(4,), stem="cifar"
-            ),
+            model=TINY,
             data=DataConfig(
                 name="folder",
-                dir=str(tmp_path / "photos"),
+                dir=str(noise_photos),
                 image_size=16,
                 batch_size=8,
                 workers=workers,

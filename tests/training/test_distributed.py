@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
+from tests.object_stores import free_port
 from tests.tiny_net import TINY_OPTIONS
 
 ROOT = Path(fr.__file__).parents[1]
@@ -69,10 +69,7 @@ def start(workdir, *settings, devices=1, program=("-m", "flax_resnet")):
 
 
 def start_two(workdir, *settings, **options):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    joint = ("--parallel.coordinator", f"127.0.0.1:{port}", "--parallel.processes", "2")
+    joint = ("--parallel.coordinator", f"127.0.0.1:{free_port()}", "--parallel.processes", "2")
     return [
         start(workdir, *joint, "--parallel.process", str(number), *settings, devices=2, **options)
         for number in range(2)

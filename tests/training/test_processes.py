@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.weights.formats.checkpoint import read_tree
+from tests.object_stores import free_port
+from tests.tiny_net import TINY_OPTIONS
 
 # Trains, and writes the digests of the images and labels that this process makes for each step.
 PROGRAM = """
@@ -37,27 +37,12 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture
-def photos(tmp_path):
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        folder = tmp_path / "photos" / label
-        folder.mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "photos"
-
-
 def train(photos, workdir, steps, processes, workers):
     """Train to a number of steps; return the digests of the batches' rows by step."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = f"""--config digits --data.dir {photos} --data.name folder
-        --data.image-size 16 --data.batch-size 16
-        --model.name resnet --model.stage-sizes 1 --model.block basic --model.widths 8
-        --model.stem cifar --augment.random-resized-crop --augment.mixup-alpha 0.2 --ema-decay 0.9
+    port = free_port()
+    settings = f"""--config digits {" ".join(TINY_OPTIONS)}
+        --data.dir {photos} --data.name folder --data.image-size 16 --data.batch-size 16
+        --augment.random-resized-crop --augment.mixup-alpha 0.2 --ema-decay 0.9
         --epochs 10 --evaluate-every 100 --save-every 3 --compile-cache None
         --parallel.timeout 500 --workdir {workdir} --max-steps {steps}
         --data.workers {workers}""".split()
@@ -102,14 +87,14 @@ def difference(one, other):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_processes_take_the_same_images_in_the_same_order(photos, tmp_path):
+def test_one_two_and_four_processes_take_the_same_images_in_the_same_order(noise_photos, tmp_path):
     stayed, moved = tmp_path / "stayed", tmp_path / "moved"
-    wanted = train(photos, stayed, 6, 1, workers=2)
+    wanted = train(noise_photos, stayed, 6, 1, workers=2)
     assert list(wanted) == list(range(6))
     shutil.copytree(stayed, moved)
     shutil.rmtree(moved / "checkpoints" / "6")  # so that it goes on after step 3
-    assert train(photos, moved, 4, 2, workers=3) == {3: wanted[3]}
-    assert train(photos, moved, 6, 4, workers=1) == {4: wanted[4], 5: wanted[5]}
+    assert train(noise_photos, moved, 4, 2, workers=3) == {3: wanted[3]}
+    assert train(noise_photos, moved, 6, 4, workers=1) == {4: wanted[4], 5: wanted[5]}
     states = [read_tree(run / "checkpoints", 6)["state"] for run in (moved, stayed)]
     for name in ("params", "batch_stats", "ema", "opt_state"):
         relative = difference(*(state[name] for state in states))
