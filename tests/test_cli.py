@@ -38,7 +38,7 @@ WRONG_USAGE = {
     "train --config digits --optimizer.learnig-rate 0.1": "did you mean --optimizer.learning-rate?",
     "train --config digits --optimizer.learning-rate fast": "it must be a number",
     "train --config digits --augment.crop-scale 0.1": "--augment.crop-scale needs 2 values",
-    "train --config digits --optimizer.name sdg": "it must be adam, adamw, muon, sgd or sgdw",
+    "train --config digits --optimizer.name sdg": "it must be adam, adamw, lamb, muon, sgd or",
     "train --config digits --parallel.mode pmap": "it must be auto, jit or shard_map",
     "train --config digits more": "'more' is one argument too many",
     "finetune": "IMAGES is missing",

@@ -120,6 +120,7 @@ class ImageFiles:
         # The threads start at the first use and end with the last reference to the pool.
         self._workers = workers or available_cores()
         self._pool = ThreadPoolExecutor(self._workers, "decode")
+        self._is_closed = False
 
     @classmethod
     def from_transform(cls, files: LabeledFiles, transform: EvalTransform) -> ImageFiles:
@@ -228,7 +229,7 @@ class ImageFiles:
                 except Exception as error:
                     errors[row] = error
 
-        if len(index) == 1:
+        if len(index) == 1 and not self._is_closed:
             work()  # a single image does not wait for another thread
         else:
             tasks = [self._pool.submit(work) for _ in range(min(self._workers, len(index)))]
@@ -249,6 +250,7 @@ class ImageFiles:
 
     def close(self) -> None:
         """End the threads; no batch can be gathered afterwards."""
+        self._is_closed = True
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> ImageFiles:
