@@ -237,7 +237,7 @@ class Recorder:
         self.append(
             {
                 "step": last,
-                "epoch": round(run.epoch_at(last), 4),
+                "epoch": past[-1]["epoch"] if past else round(run.epoch_at(last), 4),
                 "time": seconds,
                 "best_step": best,
                 **{f"test_{name}": value for name, value in test.items()},

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from flax_resnet.results.records import is_finished
 from flax_resnet.training.transfer.feature_store import FeatureStore
 from flax_resnet.training.transfer.head import fit_strengths
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
@@ -71,6 +72,7 @@ def counts(said):
 def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
     workdir, history, said = finetune(photos, "lbfgs", capfd=capfd)
     assert history[-1]["test_top1"] > 0.9  # colours
+    assert is_finished(workdir)  # whose epochs are iterations, fewer than it was given
     assert history[-2]["val_loss"] == min(
         line["val_loss"] for line in history[:-1] if line["val_top1"] == history[-2]["val_top1"]
     )
