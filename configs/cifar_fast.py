@@ -5,7 +5,7 @@ Source:   ours, from Jordan 2024 ("94% on CIFAR-10 in 3.29 seconds", airbench): 
           of 2 pixels with mirrored edges, quick batch-norm statistics.
 Command:  python train.py --config cifar_fast
 Expected: 91.25% is asked for, which the paper's recipe reaches in 182 epochs. Ours: 90.8% of the
-          5,000 validation images, and 91.6% of the first 1,000 test images (docs/results.md).
+          5,000 validation images, and 91.3% of the first 1,000 test images (docs/results.md).
 Cost:     16 of the paper's 182 epochs: about 20 minutes on two CPU cores with AVX2 and the native
           package, an hour on one that other work shares.
 """
