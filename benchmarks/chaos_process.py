@@ -39,6 +39,12 @@ def log_of(workdir: Path) -> Path:
     return workdir.with_name(f"log-{workdir.name}.txt")
 
 
+def resumed_from(printed: str) -> int:
+    """The step from which a command that printed this resumed; 0 if it names none."""
+    found = re.search(r"Resuming from the checkpoint after step ([\d,]+)", printed)
+    return int(found[1].replace(",", "")) if found else 0
+
+
 @dataclasses.dataclass
 class Ended:
     """A process that ended.
@@ -56,9 +62,7 @@ class Ended:
     @property
     def resumed(self) -> int | None:
         """The step from which it resumed, 0 for the start; None if it did not come so far."""
-        if found := re.search(r"Resuming from the checkpoint after step (\d+)", self.log):
-            return int(found[1])
-        return 0 if "Compiled the train step" in self.log else None
+        return resumed_from(self.log) or (0 if "Compiled the train step" in self.log else None)
 
     @property
     def states(self) -> list[tuple[str, str, str]]:

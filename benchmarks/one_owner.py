@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 
 from benchmarks.chaos import complete_steps, end_of
+from benchmarks.chaos_process import resumed_from
 from flax_resnet.errors import UserError
 from flax_resnet.training.lock import HEARTBEAT_SECONDS, STALE_SECONDS, Lock
 
@@ -70,8 +71,7 @@ class Command:
     @property
     def resumed(self) -> int:
         """The step from which it resumed; 0 for the start."""
-        _, found, rest = self.text.partition("Resuming from the checkpoint after step ")
-        return int(rest.split()[0].replace(",", "")) if found else 0
+        return resumed_from(self.text)
 
     def is_refused(self, owner: str) -> bool:
         """Wait for its end, and return whether it was refused as it is to be."""

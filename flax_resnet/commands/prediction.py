@@ -154,7 +154,7 @@ def evaluate_command(
     check_positive(batch_size=batch_size)
     run = load_classifier(model, classes)
     for option, value in {"confusion": confusion, "mistakes": mistakes}.items():
-        if run.info.settings.get("loss") == "sigmoid" and value:
+        if run.info.loss == "sigmoid" and value:
             raise UserError(
                 f"--{option} is for images with one class each; the images of this run have any "
                 "number of classes: leave it out.",

@@ -136,7 +136,7 @@ def evaluate(
     Raises:
         UserError: No data, classes that the model does not know, or no image that can be read.
     """
-    loss = classifier.info.settings.get("loss", "softmax")
+    loss = classifier.info.loss
     multi_label = loss == "sigmoid"
     if multi_label and source is not None:
         raise UserError(

@@ -168,9 +168,8 @@ def folded_model(classifier: Classifier) -> tuple[ResNet, Any]:
 def batch_function(program: Program) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function of batches of stored pixels, uint8 ``[N, H, W, C]``, that runs a program.
 
-    Unlike ``forward_images`` it starts no threads, puts the variables on the devices once, which
-    take longer than a small model does for an image, and packs the kernels at the first batch of
-    each size.
+    Unlike ``forward_images`` it never starts a thread, puts the variables on the devices of each
+    placement once, and packs the kernels at the first batch of each size.
     """
     function, variables = program
     placed: dict[Any, Any] = {}

@@ -82,7 +82,7 @@ class Predictions:
 
 def to_probabilities(classifier: Classifier, logits: np.ndarray) -> np.ndarray:
     """Turn logits ``[N, K]`` into probabilities, as the loss of the training run implies."""
-    return probabilities_of(logits, classifier.info.settings.get("loss", "softmax"))
+    return probabilities_of(logits, classifier.info.loss)
 
 
 def check_temperature(temperature: float) -> None:

@@ -1,6 +1,7 @@
 """A forward pass over a whole source, in batches of one size that are decoded ahead."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,16 +81,14 @@ def forward(
     rows, whole = batch_shardings(batch_size)
     variables = _placed_on(whole, variables)
     padded = _padded(source, batch_size)
-    if len(source) <= batch_size:  # there is nothing to decode ahead: a photo needs no thread
-        for batch in padded:
-            running = function(variables, jax.device_put(batch["image"], rows))
-            yield _trimmed(batch, running, source, names)
-        return
-    batches = Prefetch(
-        padded, lambda batch: batch | {"image": jax.device_put(batch["image"], rows)}
-    )
+
+    def put(batch: Batch) -> Any:
+        return batch | {"image": jax.device_put(batch["image"], rows)}
+
     waiting: tuple[Batch, Any] | None = None
-    try:
+    # With one batch there is nothing to decode ahead: a photo needs no thread.
+    is_one = len(source) <= batch_size
+    with nullcontext(map(put, padded)) if is_one else closing(Prefetch(padded, put)) as batches:
         for batch in batches:
             running = function(variables, batch["image"])
             if waiting is not None:
@@ -97,8 +96,6 @@ def forward(
             waiting = batch, running
         if waiting is not None:
             yield _trimmed(*waiting, source, names)
-    finally:
-        batches.close()
 
 
 def _placed_on(sharding: Any, variables: Any) -> Any:

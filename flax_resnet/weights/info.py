@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from ..config import ModelConfig
+from ..config import LossName, ModelConfig
 from ..errors import UserError
 from ..models import ResNet
 from ..models.variants import variant_options
@@ -63,6 +63,12 @@ class WeightsInfo:
     step: int | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> LossName:
+        """The loss of the training run, which decides what the probabilities are."""
+        loss: LossName = self.settings.get("loss", "softmax")
+        return loss
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ OPERATIONS = (
 NAMES = tuple(operation.name for operation in OPERATIONS)
 
 
-def strengths(policy: Policy, height: int, width: int) -> np.ndarray:
+def strengths(policy: Literal["rand", "trivial"], height: int, width: int) -> np.ndarray:
     """Return the strength of every operation and bin without sign, float32 ``[16, 31]``.
 
     Translations are in pixels of an image of the given size.

@@ -74,8 +74,8 @@ def write_onnx(
         x = add_preprocessing(graph, transform, x, resize=takes == PHOTOS)
     output = add_resnet(graph, model, params, x, (height, width, _channels(params)))
     if takes != NORMALIZED:
-        loss = classifier.info.settings.get("loss", "softmax")
-        operator, options = ("Softmax", {"axis": 1}) if loss == "softmax" else ("Sigmoid", {})
+        is_softmax = classifier.info.loss == "softmax"
+        operator, options = ("Softmax", {"axis": 1}) if is_softmax else ("Sigmoid", {})
         output = graph.node(operator, "probabilities", output, **options)
     info = onnx.helper.make_tensor_value_info
     images = info("images", dtype, shape)

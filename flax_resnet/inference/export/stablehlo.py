@@ -56,7 +56,7 @@ def write_stablehlo(path: Path, classifier: Classifier, *, takes: str, licence: 
     model, params = folded_in_float32(classifier)
     weights = {name: np.ascontiguousarray(array) for name, array in named_leaves(params)}
     transform = classifier.transform
-    preprocess, loss = None, classifier.info.settings.get("loss", "softmax")
+    preprocess, loss = None, classifier.info.loss
     size = [transform.model_size or side for side in (transform.height, transform.width)]
     dtype: Any = np.float32
     channels = weights[_first_kernel(weights)].shape[2]

@@ -29,10 +29,10 @@ def hide_further_failures() -> None:
 def hide_saves_without_score() -> None:
     """Hide orbax's warning of a checkpoint without a score, which each between evaluations is; a
     second call changes nothing."""
-    logging.getLogger("absl").addFilter(_has_a_reason)
+    logging.getLogger("absl").addFilter(_is_other_warning)
 
 
-def _has_a_reason(record: logging.LogRecord) -> bool:
+def _is_other_warning(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Requested `tracked_metric`")
 
 
