@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.subset import write_subset
 from flax_resnet.processor import available_cores
+from flax_resnet.runtime import tune_cpu
 
 SECONDS = 10.0  # between samples
 PARTS = 24
@@ -239,6 +240,7 @@ def main() -> int:
     if options.child:
         # So that a process that leaks files fails, and not the machine.
         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        tune_cpu(restart=True)  # as the command line does
         (train_digits if options.child == "digits" else train_cifar)(work)
         return 0
     failed = 0

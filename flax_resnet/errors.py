@@ -34,6 +34,12 @@ def one_line(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the type and the first line of a library's error, shortened."""
+    """Return the type and the first line of a library's error, shortened.
+
+    Its middle is left out, because errors of errors end with the cause.
+    """
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    line = lines[0] if len(lines[0]) <= 160 else f"{lines[0][:60]} … {lines[0][-90:]}"
+    return f"{type(error).__name__}: {line}"

@@ -134,7 +134,9 @@ def _activation_bytes(model: ResNet, variables: Any, image: jax.ShapeDtypeStruct
             rngs = {"dropout": key}
             return model.apply({"params": params} | statistics, image, train=True, rngs=rngs)
 
-        return jax.vjp(forward, params)[1]
+        # Its leaves alone: JAX keeps structures of results, and that of the residuals holds their
+        # whole program, which a process of many runs would collect.
+        return jax.tree.leaves(jax.vjp(forward, params)[1])
 
     stored = jax.eval_shape(residuals, variables["params"], statistics, image, jax.random.key(0))
     return max(0, _bytes(stored) - _bytes(variables["params"]))

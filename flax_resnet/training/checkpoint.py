@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest two, and the best one by validation score."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -372,11 +373,13 @@ class Checkpoints:
     def _reason(self, error: Exception) -> str:
         """Name what is usual in plain words, whatever library reports it; else its first line."""
         text = str(error)
+        if code := re.search(r"\[os_error_code='?(\d+)'?\]", text):  # in those of tensorstore
+            text = os.strerror(int(code[1]))
         for sign in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"):
             if sign in text:
                 return "no space is left there"
-        if of_system := re.search(r"([^:\[\]]+) \[os_error_code=", text):  # in those of tensorstore
-            return of_system[1].strip()
+        if code:
+            return text
         known = reason_of(self._folder, error) if is_remote(self._folder) else None
         return known or first_line(error)
 

@@ -1,5 +1,6 @@
 """Costs of the models against published ones: torchvision's table, the papers' parameter counts."""
 
+import gc
 from functools import cache
 
 import jax
@@ -100,6 +101,18 @@ def test_macs_grow_with_the_image():
 def test_remat_keeps_fewer_activations():
     remat = summarize(create_model("resnet8", remat=True))
     assert remat.activation_bytes < summary_of("resnet8").activation_bytes
+
+
+def test_a_summary_leaves_no_program_behind():
+    """Of each run in a process, JAX kept the whole program of the estimate of activations."""
+
+    def objects_after_a_summary():
+        summarize(create_model("resnet8"))
+        gc.collect()
+        return len(gc.get_objects())
+
+    first, *_, last = [objects_after_a_summary() for _ in range(4)]
+    assert last - first < 500
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,33 @@ def test_a_score_is_lost_only_with_the_last_attempt(tmp_path, monkeypatch):
     checkpoints.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Failed to write: File too large [os_error_code='27']", "(File too large)"),
+        # The order of such details differs from one error to the next.
+        ("Failed to write: File too large [attempts='2'] [os_error_code='27']", "(File too large)"),
+        ("Failed to write: x [os_error_code='5'] [attempts='2']", "(Input/output error)"),
+        ("Failed to write: x [os_error_code='28']", "(no space is left there)"),
+        ('Error writing "a" at "/' + "long/" * 90 + '": the cause', "the cause)"),
+    ],
+)
+def test_the_reason_of_a_failed_save_is_in_its_sentence(tmp_path, monkeypatch, text, reason):
+    finish = Checkpoints._finish
+
+    def fail(self):
+        finish(self)
+        raise ValueError(f"OUT_OF_RANGE: {text}")
+
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(UserError) as failure:
+        patch.setattr(Checkpoints, "_finish", fail)
+        checkpoints.save(1, tree_of(1), wait=True)
+    assert reason in str(failure.value)
+    assert len(str(failure.value)) < 400
+    checkpoints.close()
+
+
 def test_nothing_is_left_of_a_save_that_failed(tmp_path):
     reports = []
     checkpoints = Checkpoints(tmp_path, on_error="continue", report=reports.append)

@@ -75,12 +75,18 @@ def lower(conv: Convolution) -> jax.Array:
 
 def lower_fused(conv: Convolution, epilogue: Epilogue, packed: jax.Array | None) -> jax.Array:
     """Computes ``[N, H', W', F]``: sums, bias, residual and ReLU in one pass over the result."""
+    operands = _in_fast_dtype((conv.x, conv.kernel, epilogue.bias, epilogue.residual))
+    y = _fused((conv.stride, conv.padding, conv.groups, epilogue.relu), *operands, packed)
+    return y.astype(conv.x.dtype)
+
+
+def _in_fast_dtype(tree: Any) -> Any:
+    """Converts bfloat16 arrays to float32 on a processor that does not multiply bfloat16."""
     from flax_resnet_onednn import bf16_is_fast
 
-    if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
-        return epilogue.apply(lower(conv))
-    arrays = conv.x, conv.kernel, epilogue.bias, epilogue.residual, packed
-    return _fused((conv.stride, conv.padding, conv.groups, epilogue.relu), *arrays)
+    if bf16_is_fast():
+        return tree
+    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -120,13 +126,12 @@ def _fused_backward(options: tuple, arrays: Any, dy: jax.Array) -> Any:
 _fused.defvjp(_fused_forward, _fused_backward)
 
 
-def pack(conv: Convolution) -> jax.Array | None:
-    """Rearranges the kernel into oneDNN's layout, or returns None where that is of no use."""
-    from flax_resnet_onednn import bf16_is_fast, pack_kernel
+def pack(conv: Convolution) -> jax.Array:
+    """Rearranges the kernel into the layout that ``lower_fused`` computes with."""
+    from flax_resnet_onednn import pack_kernel
 
-    if conv.x.dtype == jnp.bfloat16 and not bf16_is_fast():
-        return None
     x, kernel, stride, padding, groups, _ = conv
+    kernel = _in_fast_dtype(kernel)
     return pack_kernel(kernel, x.shape, stride=stride, padding=padding, groups=groups)
 
 
