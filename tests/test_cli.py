@@ -16,6 +16,7 @@ def test_list_matches_a_pattern(capsys):
     assert capsys.readouterr().out.split() == ["resnext29_32x4d", "resnext29_8x64d"]
 
 
+@pytest.mark.slow
 def test_summary_prints_parameters_and_macs(capsys):
     assert main(["summary", "resnet50"]) == 0
     out = capsys.readouterr().out
@@ -181,7 +182,16 @@ print(code, "jax" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.parametrize(
+    "command",
+    [
+        None,
+        *(
+            pytest.param(command, marks=[pytest.mark.slow] * (command not in ("train", "predict")))
+            for command in COMMANDS
+        ),
+    ],
+)
 def test_help_fits_on_a_screen_and_does_not_wait_for_jax(command):
     arguments = ["--help"] if command is None else [command, "--help"]
     done = subprocess.run(

@@ -126,6 +126,7 @@ def test_three_steps_equal_linens_in_float64(resnet20):
         assert min(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.slow
 def test_running_statistics_change_in_training_alone(resnet20):
     linen, variables = resnet20
     model = fr.nnx.to_nnx(variables, linen)
@@ -198,6 +199,7 @@ def test_dropout_draws_new_numbers_at_each_call():
     np.testing.assert_array_equal(model(IMAGES), model(IMAGES))
 
 
+@pytest.mark.slow
 def test_created_from_a_seed():
     a, b, c = (
         fr.nnx.create_model("resnet20", rngs=nnx.Rngs(seed), stage_sizes=(1, 1, 1), in_channels=1)
@@ -210,6 +212,7 @@ def test_created_from_a_seed():
         fr.nnx.create_model("resnet21x", rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_load_takes_the_sources_of_fr_load(resnet20, tmp_path):
     linen = fr.create_model("resnet20", num_classes=3)
     variables = random_variables(linen)

@@ -27,6 +27,7 @@ def last_line(run_folder):
     return json.loads((run_folder / "history.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_its_own_test_images_give_what_training_found(run, run_folder):
     done = run.evaluate()
     found = last_line(run_folder)
@@ -82,6 +83,7 @@ def pixels_of(picture):
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
 
 
+@pytest.mark.slow
 def test_a_page_lays_the_evidence_over_its_photos(run, run_folder, photos, tmp_path):
     """The heat maps are those of ``explain``."""
     page = tmp_path / "page.html"
@@ -101,6 +103,7 @@ def test_a_page_lays_the_evidence_over_its_photos(run, run_folder, photos, tmp_p
     assert np.abs(plain - expected).mean() > 10
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_whose_images_have_moved_stays(run_folder, tmp_path, capsys):
     """It is written again from what the run's folder holds; a new evaluation needs the images."""
     run, moved = tmp_path / "run", tmp_path / "moved"

@@ -36,6 +36,7 @@ def test_a_label_is_suspected_if_another_class_is_as_probable_as_its_own_photos_
     assert not rank_suspects(probabilities, labels)[1].any()
 
 
+@pytest.mark.slow
 def test_the_command_names_a_photo_in_the_wrong_folder(
     run_folder, photos, tmp_path, capsys, monkeypatch
 ):

@@ -51,7 +51,7 @@ def logits(model, variables, x):
 
 
 CASES = [*MODELS, "resnext reference", "basic folded", "v2 folded"]
-QUICK = ("basic", "resnext")
+QUICK = ("basic",)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_named_models_are_exported_for_any_batch(name):
     assert artefact.out_avals[0].shape[1:] == (10,)
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reference_convolutions_are_exported_for_images_of_one_shape(train):
     model = MODELS["resnext"].clone(conv_impl="reference")
     variables = variables_of(model)

@@ -45,9 +45,10 @@ CONV_IMPLS = ("auto", "jax", "reference") if onednn.is_available() else ("jax", 
 # package packs.
 FORMS = [(conv_impl, form) for conv_impl in CONV_IMPLS for form in ("plain", "folded")]
 FORMS += [("auto", "packed")] if onednn.is_available() else []
-# XLA's own convolutions keep NaN as others do: their sweep is slow.
+# XLA's own convolutions keep NaN as others do, and folded models as plain ones: slow sweeps.
 QUICK_FIRST = [
-    pytest.param(*form, marks=[pytest.mark.slow] * (form[0] == "reference")) for form in FORMS
+    pytest.param(*form, marks=[pytest.mark.slow] * (form[0] == "reference" or form[1] == "folded"))
+    for form in FORMS
 ]
 
 

@@ -34,7 +34,7 @@ CIFAR = {
 }
 PARAMETERS = {name: count for name, (count, _) in TORCHVISION.items()} | CIFAR
 # The other summaries take seconds each.
-SHALLOW = ("resnet18", "resnet50", "resnext50_32x4d")
+SHALLOW = ("resnet18", "resnet50")
 
 
 @cache
@@ -103,6 +103,7 @@ def test_remat_keeps_fewer_activations():
     assert remat.activation_bytes < summary_of("resnet8").activation_bytes
 
 
+@pytest.mark.slow
 def test_a_summary_leaves_no_program_behind():
     """Of each run in a process, JAX kept the whole program of the estimate of activations."""
 
@@ -133,6 +134,7 @@ def test_second_convolution_of_the_mnist_model_belongs_to_layer2():
     assert stem.parameters == 5 * 5 * 16 + 2 * 16
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends use XLA only")
 def test_algorithms_are_counted_by_the_models_conv_impl():
     """The stem, four bottlenecks of three convolutions and their four shortcuts."""

@@ -85,7 +85,15 @@ def check_numerically(model):
         assert np.any(leaf), f"no gradient of {jax.tree_util.keystr(path)}"
 
 
-@pytest.mark.parametrize("name", list_models())
+# One of each family; the slow tests take all.
+QUICK = ("resnet50", "resnet20", "resnet29_v2", "resnetv2_50", "resnext50_32x4d", "wrn16_8")
+QUICK += ("plain18", "seresnet50", "ecaresnet50d", "resnetrs50", "resnet9", "resnet_mnist")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in list_models()],
+)
 def test_variant_trains_abstractly(name):
     """Two blocks in the first stage and one in the second hold every kind of block there is."""
     model = create_model(name)

@@ -112,13 +112,10 @@ def test_a_whole_model_becomes_safetensors_bit_by_bit(name, tmp_path):
             assert written[key].tobytes() == array.tobytes(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ending"),
-    [
-        ("moco.pth.tar", ".npz"),
-        pytest.param("swav.pth", ".safetensors", marks=pytest.mark.slow),
-        pytest.param("swav.pth", ".pth", marks=pytest.mark.slow),
-    ],
+    [("moco.pth.tar", ".npz"), ("swav.pth", ".safetensors"), ("swav.pth", ".pth")],
 )
 def test_without_a_classifier_none_is_written(name, ending, tmp_path, capsys):
     """``convert`` wrote a random one, and ``predict`` answered with ImageNet's names."""

@@ -67,6 +67,7 @@ def test_a_moved_folder_is_scored_on_what_the_run_did_not_see(run, tmp_path):
     assert any("trained on; they are left out" in note for note in scores.notes)
 
 
+@pytest.mark.slow
 def test_renamed_and_mixed_files_are_recognised_by_their_contents(run, tmp_path):
     root, splits = run
     write_photos(tmp_path / "mixed" / "cat", 3, 2)

@@ -212,6 +212,7 @@ def test_similar_labels_are_different_classes_and_noted(root, similar):
     assert any("similar labels are different classes" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_its_own_list(classifier, root):
     labels = ("01", "02", "10")
     (root / "list.csv").write_text(numbered(labels))

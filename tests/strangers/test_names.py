@@ -115,6 +115,7 @@ def write_run(root):
     return evaluate_logits(LATIN1, np.eye(3), np.arange(3), CLASSES)
 
 
+@pytest.mark.slow
 def test_a_page_shows_names_of_any_bytes_and_no_markup(root):
     """Such a class folder lost the run its report."""
     evaluation = write_run(root)

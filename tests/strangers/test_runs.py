@@ -100,15 +100,10 @@ def train(data, workdir, *options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
-    [
-        "head",
-        *(
-            pytest.param(mode, marks=pytest.mark.slow)
-            for mode in ("full", "head by steps", "partial", "gradual")
-        ),
-    ],
+    ["head", "full", "head by steps", "partial", "gradual"],
 )
 def test_a_finished_run_does_not_answer_for_other_photos(tmp_path, weights, mode):
     """``finetune b/photos`` after ``finetune a/photos`` kept the head and took b's classes, so that
@@ -155,14 +150,8 @@ def moved_between_splits(photos):
     return "1 image was added (train/dog/901.png); 1 image was removed (val/dog/001.png)"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        moved_between_splits,
-        pytest.param(replaced, marks=pytest.mark.slow),
-        pytest.param(removed, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [moved_between_splits, replaced, removed])
 def test_other_files_of_the_same_classes_are_noticed(tmp_path, change):
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
     assert train(photos, workdir)[0] == 0
@@ -197,6 +186,7 @@ def test_another_array_file_of_the_same_name_is_noticed(tmp_path):
     assert code == 1 and "the images, labels or order of train are others" in printed, printed
 
 
+@pytest.mark.slow
 def test_a_folder_that_moved_is_the_same_data(tmp_path):
     photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
     assert train(photos, workdir)[0] == 0

@@ -53,6 +53,7 @@ def trained():
     return before, after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", [lambda state: state.params, lambda state: state.ema["params"]])
 def test_frozen_parameters_and_their_average_keep_their_bits(trained, tree):
     before, after = map(tree, trained)

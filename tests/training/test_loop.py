@@ -209,6 +209,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(whole_ru
     assert_same_run(workdir, tmp_path, result.step)
 
 
+@pytest.mark.slow
 def test_max_steps_ends_early_and_more_of_them_goes_on(whole_run, tmp_path):
     workdir, result = whole_run
     assert fr.train(config(tmp_path, max_steps=7)).step == 7
@@ -250,6 +251,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         fr.train(config(tmp_path, max_steps=4))
 
 
+@pytest.mark.slow
 def test_without_validation_images_the_last_checkpoint_counts(tmp_path):
     data = dataclasses.replace(BASE.data, validation=0.0)
     result = fr.train(config(tmp_path, data=data, max_steps=3))

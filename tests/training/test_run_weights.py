@@ -34,10 +34,8 @@ def bits(state_dict):
     }
 
 
-@pytest.mark.parametrize(
-    "ema_decay",
-    [pytest.param(None, id="plain", marks=pytest.mark.slow), pytest.param(0.9, id="ema")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ema_decay", [None, 0.9], ids=["plain", "ema"])
 def test_a_finished_run_holds_the_bits_of_its_best_checkpoint(tmp_path, ema_decay):
     config = dataclasses.replace(BASE, workdir=str(tmp_path), ema_decay=ema_decay)
     result = fr.train(config)

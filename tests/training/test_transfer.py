@@ -70,19 +70,14 @@ UPPER = {"layer2", "layer3"}
 ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "params", "statistics"),
     [
         (("--mode", "partial", "--freeze-before", "layer2"), UPPER, UPPER),
-        pytest.param(
-            *(("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *(("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(("--mode", "full"), ALL, ALL - {"conv1"}, marks=pytest.mark.slow),
+        (("--mode", "head", "--views", "0", "--transfer.statistics", "updated"), set(), ALL),
+        (("--mode", "head", "--views", "0", "--head", "hidden:8"), set(), set()),
+        (("--mode", "full"), ALL, ALL - {"conv1"}),
     ],
     ids=["partial", "head with moving statistics", "hidden head", "full"],
 )

@@ -189,15 +189,14 @@ def config(file, data, workdir, *, in_channels=None, **transfer):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "wanted", "shape", "sentence"),
     [
         (4, None, 4, "takes 4 channels: 3 channels of the weights, repeated"),
         # Grey images as a model of colour photos sees them.
-        pytest.param(1, None, 3, None, marks=pytest.mark.slow),
-        pytest.param(
-            *(1, 1, 1, "takes 1 channel: the sum over 3 channels"), marks=pytest.mark.slow
-        ),
+        (1, None, 3, None),
+        (1, 1, 1, "takes 1 channel: the sum over 3 channels"),
     ],
 )
 def test_fine_tuning_on_arrays(file, tmp_path, console, channels, wanted, shape, sentence):
