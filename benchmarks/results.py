@@ -23,7 +23,7 @@ from flax_resnet.results.records import (
 )
 from flax_resnet.results.rows import ROWS, find_row, options_of
 from flax_resnet.results.runs import KINDS, judge, mean_accuracy
-from flax_resnet.results.studies import STUDIES, with_budget
+from flax_resnet.results.studies import STUDIES, study_table, with_budget
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECORDS, PAGE = DOCS / "results", DOCS / "results.md"
@@ -217,14 +217,19 @@ def _studies(held):
         rows = [row for row in study.rows if f"{study.name}/{row.name}" in held]
         if not rows:
             continue
+        found = {row.name: held[f"{study.name}/{row.name}"] for row in rows}
+        (epochs,) = {one.settings["epochs"] for records in found.values() for one in records}
+        columns, lines = study_table(rows, found)
         yield from (f"### Study: {study.title}", "")
-        yield f"`flax-resnet study {study.name}`. {study.finding}"
-        lines = []
-        for row in rows:
-            found = held[f"{study.name}/{row.name}"]
-            lines.append([row.name, *accuracies(found)[1:3], published(row.paper), *cost(found)])
+        yield f"`flax-resnet study {study.name} --budget {epochs:g}`. {study.finding}"
         yield ""
-        yield table(["net", *SCORES[1:3], "paper", *COSTS], lines)
+        yield table(
+            [*columns, "images/s", "time of a seed", "PFLOP of a seed", "processor", "commit"],
+            [
+                [*line, *cost(found[row.name])[2:], *where(found[row.name])]
+                for row, line in zip(rows, lines, strict=True)
+            ],
+        )
         yield ""
 
 

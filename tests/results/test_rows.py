@@ -16,6 +16,7 @@ from flax_resnet.errors import UserError
 from flax_resnet.results import records, runs
 from flax_resnet.results.rows import ROWS, find_row, options_of, with_settings
 from flax_resnet.results.scores import mean_of
+from flax_resnet.results.studies import STUDIES
 
 DIGITS = with_settings(ROWS["digits"], "digits", {"epochs": 3})
 
@@ -144,6 +145,27 @@ def test_every_accuracy_of_the_page_comes_from_a_history():
             if len(values) > 1:
                 error = 100 * statistics.stdev(values) / len(values) ** 0.5
                 assert shown[column] == f"{number} ± {error:.2f}%"
+
+
+def test_every_accuracy_of_a_study_comes_from_a_history():
+    text = results.PAGE.read_text(encoding="utf-8")
+    seen = 0
+    for name in STUDIES:
+        for folder in (results.RECORDS / name).glob("*"):
+            (cells,) = re.findall(rf"^\| {folder.name} \|(.*)\|$", text, re.M)
+            ends = [
+                [json.loads(line) for line in path.read_text().splitlines()][-2:]
+                for path in folder.glob("*/history.jsonl")
+            ]
+            for cell, (line, key) in zip(
+                cells.split("|"),
+                ((0, "train_top1"), (0, "val_top1"), (1, "test_top1")),
+                strict=False,
+            ):
+                number = statistics.fmean(end[line][key] for end in ends)
+                assert cell.strip().startswith(f"{100 * number:.2f}"), (folder.name, key)
+                seen += 1
+    assert seen == 3 * len(list(results.RECORDS.glob("degradation/*"))) > 0
 
 
 def test_reproduce_lists_its_rows(capsys, monkeypatch):
