@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from tests.ports import free_port
+
 BUCKET = "runs"
 
 
@@ -46,12 +48,6 @@ class Store:
             for name, value in self.environment.items()
         }
         return replace(self, environment=changed)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
-from tests.object_stores import free_port
+from tests.ports import free_port
 from tests.tiny_net import TINY_OPTIONS
 
 ROOT = Path(fr.__file__).parents[1]

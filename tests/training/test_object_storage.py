@@ -22,11 +22,11 @@ from flax_resnet.training.object_lock import take_lock
 from tests.object_stores import (
     STORES,
     CuttingProxy,
-    free_port,
     gcs_testbench,
     s3_store,
     with_environment,
 )
+from tests.ports import free_port
 from tests.strangers.shards import samples, tar
 
 pytestmark = pytest.mark.slow  # each store is a process of its own

@@ -13,7 +13,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.weights.formats.checkpoint import read_tree
-from tests.object_stores import free_port
+from tests.ports import free_port
 from tests.tiny_net import TINY_OPTIONS
 
 # Trains, and writes the digests of the images and labels that this process makes for each step.
