@@ -147,6 +147,20 @@ def test_batch_norms_move_from_the_start_of_gradual(photos, weights):
         assert found == ("updated" if mode == "gradual" else "frozen")
 
 
+def test_a_narrow_net_trains_at_higher_rates(photos, weights, tmp_path):
+    def rate(weights, mode):
+        return fr.finetune_config(photos, weights=weights, mode=mode).optimizer.learning_rate
+
+    wide = fr.create_model("resnet10t", widths=(64, 8, 8, 8), num_classes=2)
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda: wide.init(jax.random.key(0), images, train=False))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    fr.save_weights(tmp_path / "wide.safetensors", zeros, wide)
+    narrow, modes = weights, ("head", "partial", "full", "gradual")
+    assert [rate(narrow, mode) for mode in modes] == [1e-3, 3e-4, 1e-3, 3e-3]
+    assert [rate(tmp_path / "wide.safetensors", mode) for mode in modes] == [1e-3, 3e-4, 3e-4, 1e-3]
+
+
 def test_rates_decay_downwards():
     halved = rate_factors(TransferConfig(layer_decay=0.5), STAGES)
     assert halved == {"fc": 1, "layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}

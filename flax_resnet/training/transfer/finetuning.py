@@ -26,6 +26,10 @@ Mode = Literal["head", "partial", "full", "gradual"]
 # Flower tutorials train all parameters with Adam at 1e-4; a random head tolerates a higher rate.
 RATES = {"head": 1e-3, "partial": 3e-4, "full": 3e-4, "gradual": 1e-3}
 RATE_FROM_RANDOM = 1e-3
+# He's nets for CIFAR, with 16 channels in the first stage and not 64, must change more than nets
+# for ImageNet: at the rates above they end below a net from scratch (docs/results.md).
+RATES_OF_NARROW = RATES | {"full": 1e-3, "gradual": 3e-3}
+NARROW = 64  # channels; a net whose first stage has fewer is narrow
 EPOCHS = {"head": 10, "partial": 10, "full": 10, "gradual": 12}
 EPOCHS_FROM_RANDOM = 60
 
@@ -77,7 +81,7 @@ def finetune_config(
             uses 1/2.6.
         epochs: Passes over the training images; by default 10, without weights 60.
         batch_size: Images in a step.
-        learning_rate: The learning rate of the head; the default depends on the mode.
+        learning_rate: The learning rate of the head; the default depends on the mode and the net.
         image_size: The height and width of images; by default that of the weights.
         views: Compute the frozen stages once for this many views of each image; 1 is without
             augmentation, 0 computes them at each step.
@@ -117,7 +121,8 @@ def finetune_config(
     chosen = dataclasses.replace(chosen, hidden=_hidden(head), dropout=dropout)
     if start is None and image_size is None:
         image_size = default_image_shape(build_model(chosen, 2))[0]
-    rate = RATE_FROM_RANDOM if from_random else RATES[mode]
+    rates = RATES_OF_NARROW if build_model(chosen, 2).widths[0] < NARROW else RATES
+    rate = RATE_FROM_RANDOM if from_random else rates[mode]
     usual = EPOCHS_FROM_RANDOM if from_random else EPOCHS[mode]
     return Config(
         model=chosen,
