@@ -108,7 +108,7 @@ class Lowering(NamedTuple):
     lower: Callable[[Convolution], jax.Array]
     is_profitable: Callable[[Convolution], bool] = always
     lower_fused: Callable[[Convolution, Epilogue, jax.Array | None], jax.Array] | None = None
-    pack: Callable[[Convolution], jax.Array | None] | None = None
+    pack: Callable[[Convolution], jax.Array] | None = None
 
 
 def reference(conv: Convolution) -> jax.Array:

@@ -119,9 +119,10 @@ def finetune_config(
         held = start.info.config
         chosen = ModelConfig(**{name: getattr(held, name) for name in ARCHITECTURE})
     chosen = dataclasses.replace(chosen, hidden=_hidden(head), dropout=dropout)
+    net = build_model(chosen, 2)
     if start is None and image_size is None:
-        image_size = default_image_shape(build_model(chosen, 2))[0]
-    rates = RATES_OF_NARROW if build_model(chosen, 2).widths[0] < NARROW else RATES
+        image_size = default_image_shape(net)[0]
+    rates = RATES_OF_NARROW if net.widths[0] < NARROW else RATES
     rate = RATE_FROM_RANDOM if from_random else rates[mode]
     usual = EPOCHS_FROM_RANDOM if from_random else EPOCHS[mode]
     return Config(
