@@ -373,7 +373,8 @@ class Checkpoints:
     def _reason(self, error: Exception) -> str:
         """Name what is usual in plain words, whatever library reports it; else its first line."""
         text = str(error)
-        if code := re.search(r"\[os_error_code='?(\d+)'?\]", text):  # in those of tensorstore
+        # tensorstore's errors end with "[os_error_code='27']", before 0.1.81 "[OS error 27: ...]".
+        if code := re.search(r"\[(?:os_error_code='?|OS error )(\d+)", text):
             text = os.strerror(int(code[1]))
         for sign in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"):
             if sign in text:

@@ -116,6 +116,8 @@ def test_a_score_is_lost_only_with_the_last_attempt(tmp_path, monkeypatch):
         # The order of such details differs from one error to the next.
         ("Failed to write: File too large [attempts='2'] [os_error_code='27']", "(File too large)"),
         ("Failed to write: x [os_error_code='5'] [attempts='2']", "(Input/output error)"),
+        # tensorstore before 0.1.81
+        ("Failed to write 9 bytes [OS error 27: EFBIG File too large] [a='b']", "(File too large)"),
         ("Failed to write: x [os_error_code='28']", "(no space is left there)"),
         ('Error writing "a" at "/' + "long/" * 90 + '": the cause', "the cause)"),
     ],
