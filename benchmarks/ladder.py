@@ -82,6 +82,7 @@ LADDERS = {
                 "data.train_sizes": [[0, 24], [6, 32]],
             },
         ),
+        ("whitened_stem", {"data.train_sizes": [], "whitened_stem": True}),
     ),
     "resnet9_cifar": rungs(
         Row(

@@ -116,6 +116,7 @@ EFFECTS: dict[str, Effect] = {
     "class_weights": "numbers",
     "label_smoothing": "numbers",
     "ema_decay": "numbers",
+    "whitened_stem": "numbers",
     "evaluate_flipped": "numbers",
     "workdir": "none",
     "evaluate_every": "numbers",

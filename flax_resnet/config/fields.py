@@ -318,6 +318,9 @@ class Config:
     ema_decay: float | None = None
     """Keep and evaluate an exponential moving average of the weights with this decay, for example
     0.999."""
+    whitened_stem: bool = False
+    """Start the first convolution as the whitening of patches of the training images, and keep it
+    so (Jordan 2024)."""
     evaluate_flipped: bool = False
     """Evaluate the mean of the logits of each image and its mirror image."""
     workdir: str | None = None

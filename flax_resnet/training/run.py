@@ -23,6 +23,7 @@ from ..data import (
     Prefetch,
     Preprocessing,
     ShardOrder,
+    Split,
     batch_indices,
     epoch_order,
     open_dataset,
@@ -52,6 +53,7 @@ from .transfer.start import (
     scale_by_stage,
     trainable_in,
 )
+from .whitening import check_whitened_stem, with_whitened_stem
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,7 @@ class Run:
         step = dataclasses.replace(
             self.step,
             tx=tx,
-            trainable=trainable_in(
-                phase, stages, config.transfer, bool(config.model.frozen_affine)
-            ),
+            trainable=trainable_in(phase, stages, config),
             freeze_before=phase.freeze_before if freezes_statistics else None,
         )
         if image_size is None or self.dataset.train.streams:
@@ -216,7 +216,8 @@ class Run:
         # One compiled program instead of thousands of small operations.
         jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
         if self.start is None:
-            return jitted(partial(step.init, sample=self.sample))(key)
+            state: TrainState = jitted(partial(step.init, sample=self.sample))(key)
+            return self._with_whitened_stem(state) if self.config.whitened_stem else state
         variables = self.start.variables_of(
             self.model,
             keep_classifier=False,
@@ -225,6 +226,14 @@ class Run:
         )
         run_key = jax.random.key_data(jax.random.split(key)[1])
         return jitted(step.init_from)(variables, run_key)
+
+    def _with_whitened_stem(self, state: TrainState) -> TrainState:
+        preprocess = self.step.preprocess or (lambda images: images)
+        images = cast(Split, self.dataset.train).images
+        params = with_whitened_stem(state.params, preprocess, images)
+        ema = state.ema and state.ema | {"params": params}
+        # Both hold the kernel, and a donated state must not hold a buffer twice.
+        return jax.tree.map(jnp.array, state.replace(params=params, ema=ema))  # type: ignore[attr-defined]
 
     def check_memory(
         self,
@@ -289,6 +298,13 @@ def resolve(config: Config) -> Run:
     model = build_model(config.model, num_classes=len(dataset.classes), in_channels=channels)
     if partitioning.batch_norm_groups > 1:
         model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
+    if config.whitened_stem:
+        check_whitened_stem(
+            model,
+            model.in_channels or dataset.image_shape[-1],
+            starts_from_weights=start is not None,
+            streams=dataset.train.streams,
+        )
     total_steps, schedule, phases = _plan(config, len(dataset.train), stages)
     transform = build_transform(
         dataset, config.data.image_size, None if start is None else start.info.transform, channels

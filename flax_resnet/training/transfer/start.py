@@ -40,14 +40,18 @@ class TrainableFrom:
         first: The first stage that trains.
         affine_above: Whether batch norm's scale and bias train in the stages that train.
         affine_below: Whether batch norm's scale and bias train in the frozen stages.
+        whitened_stem: Whether the kernel of the first convolution stays as it was computed.
     """
 
     stages: tuple[str, ...]
     first: str
     affine_above: bool = True
     affine_below: bool = False
+    whitened_stem: bool = False
 
     def __call__(self, path: ParameterPath) -> bool:
+        if self.whitened_stem and path == ("conv1", "kernel"):
+            return False
         stage = stage_of(path[0], self.stages[-2])
         trains = self.stages.index(stage) >= self.stages.index(self.first)
         is_affine = any("bn" in name for name in path[:-1])
@@ -56,15 +60,18 @@ class TrainableFrom:
         return trains
 
 
-def trainable_in(
-    phase: Phase, stages: Sequence[str], transfer: TransferConfig, frozen_affine: bool
-) -> TrainableFrom | None:
+def trainable_in(phase: Phase, stages: Sequence[str], config: Config) -> TrainableFrom | None:
     """The predicate ``TrainStep.trainable`` of a phase; None where all parameters train."""
-    if phase.freeze_before is None and not frozen_affine:
+    frozen_affine = bool(config.model.frozen_affine)
+    if phase.freeze_before is None and not frozen_affine and not config.whitened_stem:
         return None
-    affine_below = transfer.affine == "trained" and not frozen_affine
-    first = phase.freeze_before or stages[0]
-    return TrainableFrom(tuple(stages), first, not frozen_affine, affine_below)
+    return TrainableFrom(
+        tuple(stages),
+        phase.freeze_before or stages[0],
+        affine_above=not frozen_affine,
+        affine_below=config.transfer.affine == "trained" and not frozen_affine,
+        whitened_stem=config.whitened_stem,
+    )
 
 
 def rate_factors(config: TransferConfig, stages: Sequence[str]) -> dict[str, float]:
