@@ -218,7 +218,14 @@ def _studies(held):
         if not rows:
             continue
         found = {row.name: held[f"{study.name}/{row.name}"] for row in rows}
-        (epochs,) = {one.settings["epochs"] for records in found.values() for one in records}
+        budgets = {one.settings["epochs"] for records in found.values() for one in records}
+        if len(budgets) > 1:
+            numbers = " and ".join(f"{budget:g}" for budget in sorted(budgets))
+            raise UserError(
+                f"The records of {study.name} are of {numbers} epochs, and one table needs one "
+                "budget: remove those of the others."
+            )
+        (epochs,) = budgets
         columns, lines = study_table(rows, found)
         yield from (f"### Study: {study.title}", "")
         yield f"`flax-resnet study {study.name} --budget {epochs:g}`. {study.finding}"

@@ -16,7 +16,7 @@ from flax_resnet.errors import UserError
 from flax_resnet.results import records, runs
 from flax_resnet.results.rows import ROWS, find_row, options_of, with_settings
 from flax_resnet.results.scores import mean_of
-from flax_resnet.results.studies import STUDIES
+from flax_resnet.results.studies import STUDIES, with_budget
 
 DIGITS = with_settings(ROWS["digits"], "digits", {"epochs": 3})
 
@@ -108,6 +108,16 @@ def test_a_record_of_other_settings_is_refused(fake_train, tmp_path, monkeypatch
     runs.train_row(other, [0], tmp_path, train=fake_train)
     with pytest.raises(UserError, match=r"differs from digits in optimizer\.momentum"):
         results.record(tmp_path, "digits", records=tmp_path / "records")
+
+
+def test_records_of_two_budgets_are_refused(fake_train, tmp_path):
+    """Their accuracies are no comparison, and the page names one budget."""
+    for row, budget in zip(STUDIES["degradation"].rows[:2], (2, 4), strict=True):
+        folder = tmp_path / row.name
+        runs.train_row(with_budget(row, budget), [0], folder, train=fake_train)
+        results.record(folder, f"degradation/{row.name}", records=tmp_path / "records")
+    with pytest.raises(UserError, match="of degradation are of 2 and 4 epochs"):
+        results.render(tmp_path / "records")
 
 
 @pytest.mark.slow
