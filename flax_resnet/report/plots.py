@@ -142,7 +142,8 @@ def _calibration_figure(outcomes: Outcomes) -> "Figure":
     right.plot(threshold, np.cumsum(outcomes.correct[order]) / kept, label="correct of those kept")
     right.plot(threshold, kept / len(order), label="kept of all")
     right.set(title="Precision and coverage", xlabel="confidence at least")
-    right.legend(frameon=False)
+    # Matplotlib's search for the best place is slow among the points of a test set.
+    right.legend(frameon=False, loc="lower left")
     for axes in (left, right):
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -166,7 +167,7 @@ def _balance_figure(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -
         axes.bar(index, heights, 0.8 if is_named else 1.0, below, color=color, label=split)
         below = below + heights
     axes.set(title="Images of each class", ylabel="images")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="best" if is_named else "upper right")
     if is_named:
         axes.set_xticks(index, map(_tick_label, names), rotation=40, ha="right")
     else:
