@@ -98,6 +98,8 @@ LADDERS = {
                 "augment.alternating_flip": False,
                 "model.momentum": None,
                 "label_smoothing": 0.0,
+                "whitened_stem": False,
+                "evaluate_flipped": False,
             },
             seeds=3,
             judged_by="val",
@@ -110,17 +112,15 @@ LADDERS = {
             "muon",
             {
                 "optimizer.name": "muon",
-                "optimizer.momentum": 0.6,
-                "optimizer.learning_rate": 0.08,
-                "optimizer.sgd_learning_rate": 0.4,
+                "optimizer.learning_rate": 0.24,
+                "optimizer.sgd_learning_rate": 0.8,
                 "optimizer.weight_decay": 0.02,
             },
         ),
-        (
-            "small_images",
-            {"data.train_sizes": [[0, 24], [4, 32]]},
-        ),
-        ("half_width", {"model.widths": [32, 64, 128, 256]}),
+        ("whitened_stem", {"whitened_stem": True}),
+        ("small_images", {"data.train_sizes": [[0, 24], [5, 32]]}),
+        ("flipped", {"data.train_sizes": [], "evaluate_flipped": True}),
+        ("half_width", {"model.widths": [16, 32, 128, 128]}),
     ),
 }
 """The rungs of each ladder. A rung's settings that only its comparison needs, such as a smoothing
