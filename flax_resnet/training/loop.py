@@ -32,7 +32,8 @@ from .plan import phase_message, print_plan
 from .preemption import Stopped, stop_on_signal
 from .profiling import Profiler
 from .recording import HISTORY, Recorder, TrainResult
-from .run import Run, resolve
+from .resolve import resolve
+from .run import Run
 from .saving import SaveSchedule
 from .state import TrainState
 from .transfer.features import keep_features

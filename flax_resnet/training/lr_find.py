@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..report.plots import save_learning_rates
 from .evaluation import to_means
 from .partitioning import compile_step
-from .run import resolve
+from .resolve import resolve
 from .step import zero_step_metrics
 
 LOWEST, HIGHEST = 1e-6, 10.0

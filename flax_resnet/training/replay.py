@@ -13,7 +13,8 @@ from ..config import unflatten
 from ..weights import check_sealed
 from ..weights.formats.checkpoint import read_tree
 from .partitioning import compile_step
-from .run import Run, resolve
+from .resolve import resolve
+from .run import Run
 from .state import TrainState
 from .step import zero_step_metrics
 from .transfer.features import keep_features

@@ -13,7 +13,7 @@ from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
-from flax_resnet.training.run import resolve
+from flax_resnet.training.resolve import resolve
 from flax_resnet.training.workdir import open_workdir
 from tests.tiny_net import TINY
 

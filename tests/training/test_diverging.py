@@ -16,9 +16,9 @@ from flax_resnet import cli
 from flax_resnet.config import OptimizerConfig
 from flax_resnet.data import batch_indices
 from flax_resnet.training import clock, create_optimizer, loop
-from flax_resnet.training import run as run_module
 from flax_resnet.training import step as step_module
 from flax_resnet.training.nonfinite import NonfiniteSteps
+from flax_resnet.training.resolve import resolve
 from flax_resnet.training.step import TrainStep
 from tests.training.test_loop import BASE, config, history
 
@@ -41,7 +41,6 @@ class SpikeAt:
 @pytest.fixture
 def spike(monkeypatch):
     """Runs whose images are infinite in the given steps, from 0."""
-    resolve = run_module.resolve
 
     def key_of(run, step):
         key = jax.random.wrap_key_data(run.init().key)

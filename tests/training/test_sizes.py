@@ -12,7 +12,7 @@ import pytest
 import flax_resnet as fr
 from flax_resnet.config import AugmentConfig, Config, DataConfig, OptimizerConfig
 from flax_resnet.data import Preprocessing
-from flax_resnet.training.run import resolve
+from flax_resnet.training.resolve import resolve
 from tests.tiny_net import TINY, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_page")
