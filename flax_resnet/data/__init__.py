@@ -10,18 +10,8 @@ from .builtin import dataset_names, load_dataset
 from .datasets import Dataset, Split
 from .images import UNIFORMS_PER_CROP
 from .opening import FOLDER, IMAGE_SETS, IMAGE_SIZE, open_dataset
-from .pipeline import (
-    BalancedOrder,
-    Batch,
-    Order,
-    Prefetch,
-    Shard,
-    Source,
-    batch_indices,
-    epoch_order,
-    eval_batches,
-    train_batches,
-)
+from .order import BalancedOrder, Order, batch_indices, epoch_order
+from .pipeline import Batch, Prefetch, Shard, Source, eval_batches, train_batches
 from .shard_order import ShardOrder, shards_of
 
 __all__ = [

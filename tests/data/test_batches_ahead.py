@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from flax_resnet.data.pipeline import Batch, crop_uniforms, train_batches
+from flax_resnet.data.order import crop_uniforms
+from flax_resnet.data.pipeline import Batch, train_batches
 
 STEPS = {"seed": 0, "batch_size": 4, "start": 0}
 

@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_resnet.data import Split
-from flax_resnet.data.pipeline import (
-    UNIFORMS_PER_CROP,
-    Batch,
-    Shard,
-    batch_indices,
-    epoch_order,
-    eval_batches,
-    train_batches,
-)
+from flax_resnet.data.images import UNIFORMS_PER_CROP
+from flax_resnet.data.order import batch_indices, epoch_order
+from flax_resnet.data.pipeline import Batch, Shard, eval_batches, train_batches
 
 properties = settings(database=None, deadline=None, max_examples=60)
 seeds = st.integers(0, 2**32 - 1)

@@ -13,7 +13,8 @@ from flax_resnet.data import ShardOrder, eval_batches, open_dataset, shards_of, 
 from flax_resnet.data.fingerprint import differences, fingerprint
 from flax_resnet.data.images import shards as package
 from flax_resnet.data.images.shards import index
-from flax_resnet.data.pipeline import Shard, batch_indices
+from flax_resnet.data.order import batch_indices
+from flax_resnet.data.pipeline import Shard
 from flax_resnet.data.tfds import prepare
 from tests.strangers.shards import picture, samples, tar
 

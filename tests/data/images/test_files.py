@@ -11,20 +11,15 @@ from PIL import Image
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
 from flax_resnet.data.images import (
+    UNIFORMS_PER_CROP,
     ImageDecodeError,
     ImageFiles,
     Records,
     random_resized_crop,
     resize_center_crop,
 )
-from flax_resnet.data.pipeline import (
-    UNIFORMS_PER_CROP,
-    Shard,
-    batch_indices,
-    crop_uniforms,
-    eval_batches,
-    train_batches,
-)
+from flax_resnet.data.order import batch_indices, crop_uniforms
+from flax_resnet.data.pipeline import Shard, eval_batches, train_batches
 from flax_resnet.errors import UserError
 
 SIZE = 6

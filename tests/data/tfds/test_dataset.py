@@ -10,8 +10,13 @@ from PIL import Image
 from flax_resnet import UserError
 from flax_resnet.config import AugmentConfig, DataConfig
 from flax_resnet.data import open_dataset
-from flax_resnet.data.images import ImageDecodeError, random_resized_crop, resize_center_crop
-from flax_resnet.data.pipeline import UNIFORMS_PER_CROP, eval_batches
+from flax_resnet.data.images import (
+    UNIFORMS_PER_CROP,
+    ImageDecodeError,
+    random_resized_crop,
+    resize_center_crop,
+)
+from flax_resnet.data.pipeline import eval_batches
 from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
 from flax_resnet.data.tfds.writer import write_folder
 
