@@ -48,6 +48,11 @@ MOST_NAMES = 900
 """A model with this many class names of ImageNet-1k's 1,000 in their order is one of ImageNet-1k;
 spellings of the others differ between libraries."""
 
+UNFLIPPED = (
+    "the run's own figures are of each image and its mirror image (--evaluate-flipped), these of "
+    "the image alone: add --tta flip for the same"
+)
+
 SplitName = Literal["train", "validation", "test", "all"]
 
 
@@ -165,10 +170,12 @@ def evaluate(
     predictions = Predictions(tested.names, classifier.classes, probabilities, failed)
     labels = np.asarray(tested.images.labels)
 
-    title, classes = selection.title, classifier.classes
+    title, classes, notes = selection.title, classifier.classes, selection.notes
+    if classifier.info.settings.get("evaluate_flipped") and tta is None:
+        notes = (*notes, UNFLIPPED)
     if multi_label:
         ranked = evaluate_multi_label(title, logits, labels[read], classes)
-        return EvalResult(ranked, predictions, labels, selection.notes)
+        return EvalResult(ranked, predictions, labels, notes)
     validation = None
     held_out = selection.splits.get("validation")
     if selection.chosen == "test" and held_out is not None and len(held_out.images):
@@ -199,7 +206,7 @@ def evaluate(
                 tested.images,
                 rows,
             )
-    return EvalResult(result, predictions, labels, selection.notes, outcomes)
+    return EvalResult(result, predictions, labels, notes, outcomes)
 
 
 def select_images(classifier: Classifier, split: SplitName) -> tuple[Source, tuple[str, ...]]:

@@ -12,10 +12,12 @@ from sklearn.metrics import precision_recall_fscore_support
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from flax_resnet.config import Config, DataConfig
 from flax_resnet.report.explain import overlay
 from flax_resnet.report.outcomes import read_outcomes, write_outcomes
 from flax_resnet.report.pictures import to_webp
 from tests.inference.conftest import CLASSES, photo
+from tests.tiny_net import TINY
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,26 @@ def test_its_own_test_images_give_what_training_found(run, run_folder):
     assert done.result.loss == pytest.approx(found["test_loss"], rel=1e-4)
     assert done.result.temperature_from == "validation"
     assert len(done.predictions.failed) == 1
+
+
+@pytest.mark.slow
+def test_a_run_evaluated_with_mirror_images_says_so(tmp_path):
+    """Its history has figures that evaluation without mirror images does not repeat."""
+    fr.train(
+        Config(
+            model=TINY,
+            data=DataConfig(name="digits", batch_size=256),
+            epochs=1,
+            evaluate_flipped=True,
+            workdir=str(tmp_path),
+            compile_cache=None,
+        )
+    )
+    run, found = fr.load(tmp_path), last_line(tmp_path)
+    flipped, alone = run.evaluate(tta="flip"), run.evaluate()
+    assert flipped.result.loss == pytest.approx(found["test_loss"], rel=1e-5)
+    assert alone.result.loss != pytest.approx(found["test_loss"], rel=1e-4)
+    assert not flipped.notes and "add --tta flip for the same" in alone.notes[0]
 
 
 def test_figures_are_those_of_scikit_learn(run, photos):
