@@ -23,7 +23,7 @@ from tests.tiny_net import TINY
 
 
 def correlated_images(channels=3):
-    """Smooth images, of which neighbouring pixels and channels are alike."""
+    """Smooth images, whose neighbouring pixels and channels are correlated."""
     random = np.random.default_rng(0)
     images = random.normal(size=(200, 12, 12, channels)).astype(np.float32)
     images = images + np.roll(images, 1, axis=1) + np.roll(images, 1, axis=2)
@@ -59,8 +59,8 @@ def test_a_narrow_stem_keeps_the_largest_variances():
     components = PCA(4, svd_solver="full").fit(patches).components_
     kernel = whitening_kernel(images, 3, 8).reshape(27, 8)[:, :4].T
     directions = kernel / np.linalg.norm(kernel, axis=1, keepdims=True)
-    alike = np.abs(directions @ components.T)
-    np.testing.assert_allclose(alike, np.eye(4), atol=1e-3)
+    cosines = np.abs(directions @ components.T)
+    np.testing.assert_allclose(cosines, np.eye(4), atol=1e-3)
 
 
 def test_constant_images_have_a_finite_kernel():
