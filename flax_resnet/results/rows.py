@@ -207,7 +207,7 @@ ROWS = {
             public=Published(0.9405, "https://github.com/tysam-code/hlb-CIFAR10, 815 s on a CPU"),
             cost="30 minutes",
         ),
-        # Its weights in float16 fit into the package.
+        # As many operations as resnet20, and weights that in float16 would fit into the package.
         Row(
             "resnet9_small",
             "resnet9_cifar",
