@@ -1,4 +1,4 @@
-"""A run: its settings resolved, once, into the objects that the training loop needs."""
+"""A run: the objects that the training loop needs; ``resolve`` makes them of settings."""
 
 import dataclasses
 import functools
@@ -202,23 +202,22 @@ class Run:
         jitted = partial(jax.jit, compiler_options=QUICK_COMPILATION)
         if self.start is None:
             state: TrainState = jitted(partial(step.init, sample=self.sample))(key)
-            return self._with_whitened_stem(state) if self.config.whitened_stem else state
-        variables = self.start.variables_of(
-            self.model,
-            keep_classifier=False,
-            key=key,
-            in_channels_init=self.config.transfer.in_channels_init,
-        )
-        run_key = jax.random.key_data(jax.random.split(key)[1])
+            if not self.config.whitened_stem:
+                return state
+            preprocess = Preprocessing.from_transform(self.transform)
+            images = cast(Split, self.dataset.train).images
+            params = with_whitened_stem(state.params, preprocess, images)
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            run_key = state.key
+        else:
+            variables = self.start.variables_of(
+                self.model,
+                keep_classifier=False,
+                key=key,
+                in_channels_init=self.config.transfer.in_channels_init,
+            )
+            run_key = jax.random.key_data(jax.random.split(key)[1])
         return jitted(step.init_from)(variables, run_key)
-
-    def _with_whitened_stem(self, state: TrainState) -> TrainState:
-        preprocess = self.step.preprocess or (lambda images: images)
-        images = cast(Split, self.dataset.train).images
-        params = with_whitened_stem(state.params, preprocess, images)
-        ema = state.ema and state.ema | {"params": params}
-        # Both hold the kernel, and a donated state must not hold a buffer twice.
-        return jax.tree.map(jnp.array, state.replace(params=params, ema=ema))  # type: ignore[attr-defined]
 
     def check_memory(
         self,
