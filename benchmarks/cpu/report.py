@@ -50,7 +50,7 @@ its docstring describes the method.
 """
 
 
-def _medians(figures, kind="seconds"):
+def median_times(figures, kind="seconds"):
     return {
         name: statistics.median(row[kind])
         for name, row in figures["contenders"].items()
@@ -68,7 +68,7 @@ def _best(medians, framework, tuned):
     return min(candidates, default=None)
 
 
-def _best_peer(medians):
+def best_peer(medians):
     """Returns the name and the median of the fastest peer with tuned settings, or two Nones."""
     peers = {
         name: seconds
@@ -104,10 +104,10 @@ def _ratios(measured):
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in measured.items():
-        medians = _medians(figures)
+        medians = median_times(figures)
         ours, native = medians.get("ours, jax only"), medians.get("ours, with oneDNN")
         installed, tuned = (_best(medians, "torch", value) for value in (False, True))
-        peer, best = _best_peer(medians)
+        peer, best = best_peer(medians)
         samples = len(figures["contenders"][min(medians, key=medians.__getitem__)]["seconds"])
         cells = [
             name,
@@ -170,8 +170,8 @@ def _load(figures):
     if figures.get("load", 0) < MAX_LOAD:
         return ""
     text = f" Other programs ran at the same time: the load average was {figures['load']:.0f}."
-    times = _medians(figures, "processor")
-    peer, best = _best_peer(times)
+    times = median_times(figures, "processor")
+    peer, best = best_peer(times)
     ratios = [
         f"{_ratio(best, times[name])} for {name}"
         for name in ("ours, with oneDNN", "ours, jax only")

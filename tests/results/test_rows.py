@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import results
+from benchmarks import results, results_page
+from benchmarks.comparisons import COMPARISONS
 from flax_resnet import cli
 from flax_resnet.config import check_config, list_configs
 from flax_resnet.errors import UserError
@@ -139,7 +140,7 @@ def test_the_page_is_what_its_records_say():
 def test_every_accuracy_of_the_page_comes_from_a_history():
     """Computed here from the lines of the histories alone."""
     text = results.PAGE.read_text(encoding="utf-8")
-    written = text[text.index(results.BEGIN) : text.index("### Not run here")]
+    written = text[text.index(results.BEGIN) : text.index("### Without mirror images")]
     rows = dict(re.findall(r"^\| `(\w+)` \|(.*%.*)\|$", written, re.M))
     kept = {path.parent.parent.name for path in results.RECORDS.glob("*/*/history.jsonl")}
     assert set(rows) == kept & set(ROWS)
@@ -176,6 +177,56 @@ def test_every_accuracy_of_a_study_comes_from_a_history():
                 assert cell.strip().startswith(f"{100 * number:.2f}"), (folder.name, key)
                 seen += 1
     assert seen == 3 * len(list(results.RECORDS.glob("degradation/*"))) > 0
+
+
+def test_every_accuracy_of_a_comparison_comes_from_a_history():
+    text = results.PAGE.read_text(encoding="utf-8")
+    seen = 0
+    for name, comparison in COMPARISONS.items():
+        for row in comparison.rows:
+            paths = list((results.RECORDS / name / row.name).glob("*/history.jsonl"))
+            if not paths:
+                continue
+            found = [json.loads(path.read_text().splitlines()[-2])["val_top1"] for path in paths]
+            section = text[text.index(f"### Comparison: {comparison.title}\n") :]
+            cells = re.search(rf"^\| {re.escape(row.name)} \|(.*)\|$", section, re.M)[1]
+            assert cells.split("|")[1].strip().startswith(f"{100 * statistics.fmean(found):.2f}")
+            seen += len(paths)
+    assert seen >= 14
+
+
+def test_accuracies_without_mirror_images_stand_beside_those_with_them():
+    text = results.PAGE.read_text(encoding="utf-8")
+    section = text[text.index("### Without mirror images") :]
+    shown = dict(re.findall(r"^\| `(\w+)` \| (\d+\.\d+) ±", section, re.M))
+    for name, value in shown.items():
+        found = records.read_records(results.RECORDS / name)
+        alone = [one.about["without_mirror_images"]["validation"] for one in found]
+        assert value == f"{100 * statistics.fmean(alone):.2f}"
+    flipped = [
+        n
+        for n in ROWS
+        for one in records.read_records(results.RECORDS / n)[:1]
+        if one.settings["evaluate_flipped"]
+    ]
+    assert list(shown) == flipped
+
+
+def test_no_accuracy_is_written_by_hand():
+    """Below the part that is written from records, what they show is said without numbers."""
+    _, _, notes = results.PAGE.read_text(encoding="utf-8").partition(results.END)
+    assert "What the tables show" in notes
+    assert not re.findall(r"\d+(?:\.\d+)?%", notes)
+
+
+def test_the_options_of_a_comparison_lead_from_one_row_to_the_next():
+    for comparison in COMPARISONS.values():
+        options = results_page.options_by_row(comparison)
+        first, *others = comparison.rows
+        before = first
+        for row in others:
+            assert options[row.name] and not set(before.settings) - set(row.settings), row.name
+            before = row if comparison.ladder else first
 
 
 def test_reproduce_lists_its_rows(capsys, monkeypatch):

@@ -1,25 +1,42 @@
-"""The ladder of settings behind cifar_fast: each rung adds one to the rung before.
+"""Runs that differ in settings: the ladders behind two recipes, and sweeps of learning rates.
 
-    python -m benchmarks.ladder cifar_fast [--rungs RUNG ...] [--seeds 3] [--data-dir FOLDER]
+    python -m benchmarks.comparisons cifar_fast [--rows ROW ...] [--seeds 3] [--data-dir FOLDER]
 
-Each run is kept in runs/ladder/LADDER/RUNG/SEED and resumes; finished ones are left as they are.
-``python -m benchmarks.results record runs/ladder/LADDER/RUNG LADDER/RUNG`` keeps its record.
+Each run is kept in runs/comparisons/COMPARISON/ROW/SEED and resumes; finished ones are left as they
+are. ``python -m benchmarks.results record runs/comparisons/COMPARISON/ROW COMPARISON/ROW`` keeps
+its record.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from flax_resnet.errors import UserError
-from flax_resnet.results.rows import Row, with_settings
+from flax_resnet.results.rows import ROWS, Row, with_settings
 from flax_resnet.results.runs import summarize_row, train_row
 
 
-def rungs(first, *steps):
-    """Return a row for each rung, with the settings of those below it."""
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that differ in settings.
+
+    Attributes:
+        title: What is compared.
+        rows: The runs. One that is a row of ``flax-resnet reproduce`` is recorded as that.
+        ladder: Whether each row adds settings to the row before, so that its gain is over that.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    ladder: bool = False
+
+
+def ladder(title, first, *steps):
+    """Return a comparison in which each row has the settings of those before it."""
     rows = [first]
     for name, settings in steps:
         rows.append(with_settings(rows[-1], name, settings))
-    return tuple(rows)
+    return Comparison(title, tuple(rows), ladder=True)
 
 
 _SHORT = {"epochs": 16, "optimizer.milestones": [8, 12]}
@@ -38,8 +55,20 @@ _HALF_AS_WIDE = {
     "evaluate_every": 4,
 }
 
-LADDERS = {
-    "cifar_fast": rungs(
+_RATES = Row(
+    "rates",
+    "resnet9_cifar",
+    {
+        **_HALF_AS_WIDE,
+        "optimizer.momentum": 0.6,
+        "optimizer.sgd_learning_rate": 0.4,
+        "evaluate_every": 2,
+    },
+)
+
+COMPARISONS = {
+    "cifar_fast": ladder(
+        "the ladder to cifar_fast",
         Row("paper_shortened", "resnet20_cifar", _SHORT, seeds=3, judged_by="val"),
         (
             "triangular_rate",
@@ -95,7 +124,8 @@ LADDERS = {
         ),
         ("whitened_stem", {"data.train_sizes": [], "whitened_stem": True}),
     ),
-    "resnet9_cifar": rungs(
+    "resnet9_cifar": ladder(
+        "the ladder to resnet9_cifar, with half the widths in 4 epochs",
         Row(
             "sgd",
             "resnet9_cifar",
@@ -129,35 +159,69 @@ LADDERS = {
         ("averaged_weights", {"ema_decay": 0.95}),
         ("small_images", {"ema_decay": None, "data.train_sizes": [[0, 24], [2, 32]]}),
     ),
+    "resnet9_rates": Comparison(
+        "rates of resnet9_cifar, with half the widths in 4 epochs",
+        tuple(
+            with_settings(_RATES, name, settings)
+            for name, settings in {
+                "muon_0.08": {"optimizer.learning_rate": 0.08},
+                "muon_0.16": {"optimizer.learning_rate": 0.16},
+                "muon_0.32": {"optimizer.learning_rate": 0.32},
+                "sgd_1.2": {
+                    "optimizer.learning_rate": 0.16,
+                    "optimizer.sgd_learning_rate": 1.2,
+                },
+                "not_whitened": {"optimizer.learning_rate": 0.16, "whitened_stem": False},
+                "momentum_0.16": {"optimizer.learning_rate": 0.16, "optimizer.momentum": 0.9},
+                "momentum_0.24": {"optimizer.learning_rate": 0.24, "optimizer.momentum": 0.9},
+                "small_images": {
+                    "optimizer.learning_rate": 0.16,
+                    "optimizer.momentum": 0.9,
+                    "data.train_sizes": [[0, 24], [2, 32]],
+                    "epochs": 5,
+                    "optimizer.warmup_epochs": 1.0,
+                },
+            }.items()
+        ),
+    ),
+    "flowers64_rates": Comparison(
+        "learning rates of fine-tuning a narrow net",
+        (
+            ROWS["flowers64_full"],
+            with_settings(ROWS["flowers64_full"], "full_3e-4", {"learning_rate": 3e-4}),
+            ROWS["flowers64_gradual"],
+            with_settings(ROWS["flowers64_gradual"], "gradual_1e-3", {"learning_rate": 1e-3}),
+        ),
+    ),
 }
-"""The rungs of each ladder. A rung's settings that only its comparison needs, such as a smoothing
-that did not pay, are undone by the next."""
+"""The comparisons by name. What only one rung of a ladder needs, such as a smoothing that did not
+pay, is undone by the next."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ladder", choices=list(LADDERS))
-    parser.add_argument("--rungs", nargs="+", help="names of rungs, or numbers from 0; default all")
+    parser.add_argument("comparison", choices=list(COMPARISONS))
+    parser.add_argument("--rows", nargs="+", help="names of rows, or numbers from 0; default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data-dir", help="the folder of CIFAR-10's archive")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/ladder"))
+    parser.add_argument("--data-dir", help="the folder of CIFAR-10's archive, or of the photos")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/comparisons"))
     parser.add_argument("--max-steps", type=int, help="stop each run early, to try the command out")
     options = parser.parse_args()
-    rows = LADDERS[options.ladder]
-    if options.rungs:
-        rows = [r for n, r in enumerate(rows) if r.name in options.rungs or str(n) in options.rungs]
+    rows = COMPARISONS[options.comparison].rows
+    if options.rows:
+        rows = [r for n, r in enumerate(rows) if r.name in options.rows or str(n) in options.rows]
     try:
-        # Seeds in turn, so that an interrupted ladder has all its rungs.
+        # Seeds in turn, so that an interrupted comparison has all its rows.
         for seed in range(options.seeds):
             for row in rows:
-                folder = options.workdir / options.ladder / row.name
+                folder = options.workdir / options.comparison / row.name
                 arguments = {"data_dir": options.data_dir, "max_steps": options.max_steps}
                 if not train_row(row, [seed], folder, **arguments):
                     raise SystemExit("Stopped; the same command resumes.")
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     for row in rows:
-        folder = options.workdir / options.ladder / row.name
+        folder = options.workdir / options.comparison / row.name
         columns, lines, sentences = summarize_row(row, folder, range(options.seeds))
         print(row.name)
         for line in [columns, *lines]:
