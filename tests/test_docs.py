@@ -1,6 +1,7 @@
 """README and the guides: commands parse, Python blocks run, links lead to files."""
 
 import csv
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -17,6 +18,7 @@ from PIL import Image
 import flax_resnet
 from flax_resnet import cli, create_model, training
 from flax_resnet.errors import UserError
+from flax_resnet.models.resnet import CHOICES
 from flax_resnet.training import launch
 from flax_resnet.weights import load, write_weights
 from tests.inference.export.models import classifier_of
@@ -162,6 +164,17 @@ def test_the_reference_has_every_public_name():
         name for name in flax_resnet.__all__ if not inspect.ismodule(getattr(flax_resnet, name))
     }
     assert public == documented
+
+
+def test_the_page_of_models_has_every_option():
+    """Without those that the training step and ``fold_batch_norm`` set."""
+    rows = re.findall(r"^\| (`.*) \|$", PAGES["docs/models.md"], re.M)
+    options = {field.name for field in dataclasses.fields(flax_resnet.ResNet)}
+    options -= {"parent", "name", "axis_name", "batch_norm_groups"}
+    assert {name for name in options if not any(f"`{name}" in row for row in rows)} == set()
+    for name, choices in CHOICES.items():
+        (row,) = (row for row in rows if row.split("|")[0].count(f"`{name}`"))
+        assert all(f'"{choice}"' in row for choice in choices if choice not in (None, "folded"))
 
 
 def test_readme_lists_the_recipes():
