@@ -142,7 +142,7 @@ def _flowers(name: str, size: int, **options: Any) -> Row:
         None,
         {"image_size": size, **options},
         seeds=3,
-        cost="7 minutes" if size == 64 else "25 minutes",
+        cost="7 minutes",
         needs=FLOWERS,
     )
 
