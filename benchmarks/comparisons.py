@@ -55,6 +55,13 @@ _HALF_AS_WIDE = {
     "evaluate_every": 4,
 }
 
+# Rates in proportion to the root of the batch size.
+_BATCH_64 = {
+    "data.batch_size": 64,
+    "optimizer.learning_rate": 0.035,
+    "optimizer.sgd_learning_rate": 0.28,
+}
+_FOUR_EPOCHS = {"epochs": 4, "optimizer.warmup_epochs": 0.75, "evaluate_every": 2}
 _RATES = Row(
     "rates",
     "resnet9_cifar",
@@ -182,6 +189,19 @@ COMPARISONS = {
                     "optimizer.warmup_epochs": 1.0,
                 },
             }.items()
+        ),
+    ),
+    "cifar_fast_batches": Comparison(
+        "smaller batches in cifar_fast",
+        (
+            ROWS["cifar_fast"],
+            with_settings(
+                ROWS["cifar_fast"],
+                "batch_64_shift_4",
+                {**_BATCH_64, "augment.crop_padding": 4, "model.momentum": 0.9},
+            ),
+            with_settings(ROWS["cifar_fast"], "batch_128_4_epochs", _FOUR_EPOCHS),
+            with_settings(ROWS["cifar_fast"], "batch_64_4_epochs", {**_FOUR_EPOCHS, **_BATCH_64}),
         ),
     ),
     "flowers64_rates": Comparison(
