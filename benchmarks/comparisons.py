@@ -229,7 +229,10 @@ def main():
     options = parser.parse_args()
     rows = COMPARISONS[options.comparison].rows
     if options.rows:
-        rows = [r for n, r in enumerate(rows) if r.name in options.rows or str(n) in options.rows]
+        known = {row.name: row for row in rows} | {str(n): row for n, row in enumerate(rows)}
+        if unknown := set(options.rows) - set(known):
+            parser.error(f"no row {min(unknown)!r}; known: {', '.join(row.name for row in rows)}")
+        rows = [known[name] for name in options.rows]
     try:
         # Seeds in turn, so that an interrupted comparison has all its rows.
         for seed in range(options.seeds):
