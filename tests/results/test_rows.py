@@ -34,7 +34,7 @@ def test_a_command_of_a_row_gives_its_settings():
     from flax_resnet.commands.training import _parse, _train
 
     rows = results.all_rows()
-    for name in ("cifar_fast/small_images", "resnet9_cifar/small_images", "cardinality/32x4d"):
+    for name in ("cifar_fast/small_images", "resnet9_cifar/sgd", "cardinality/32x4d"):
         words = [*rows[name].command(4).split()[2:], "--data.dir", "folder"]
         parsed, _ = _parse("train", _train, words, "")
         wanted = rows[name].config(4, "folder")
