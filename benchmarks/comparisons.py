@@ -44,7 +44,7 @@ _MIRROR = ("mirrored_shift", {"augment.crop_padding": 2, "augment.crop_fill": "m
 _ALTERNATE = ("alternating_flip", {"augment.alternating_flip": True})
 _MUON = {"optimizer.name": "muon", "optimizer.momentum": 0.9}
 # A quarter of the operations and a third of the epochs of the recipe, so that a rung of three seeds
-# takes twenty minutes of a core.
+# takes half an hour of a core.
 _HALF_AS_WIDE = {
     "model.widths": [16, 32, 128, 128],
     "model.stem_width": 24,

@@ -9,16 +9,12 @@ and where it was trained. NAME is a row of ``flax-resnet reproduce``, STUDY/ROW 
 """
 
 import argparse
-import contextlib
-import json
-import os
-import tempfile
 from pathlib import Path
 
+import flax_resnet as fr
 from benchmarks import results_page
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.results_page import BEGIN, END
-from flax_resnet import cli
 from flax_resnet.errors import UserError
 from flax_resnet.output_files import open_text
 from flax_resnet.results.records import (
@@ -75,16 +71,9 @@ def record(run, name, commit=None, records=RECORDS):
 
 def without_mirror_images(run):
     """Return the top-1 accuracies of a run's images alone, by split."""
-    found = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "metrics.json"
-        for split in ("validation", "test"):
-            command = ["evaluate", str(run), "--split", split, "--json", str(path)]
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                if cli.main(command):
-                    raise UserError(f"{run} cannot be evaluated, see above.")
-            found[split] = json.loads(path.read_text(encoding="utf-8"))["top1"]
-    return found
+    classifier = fr.load(run)
+    splits = ("validation", "test")
+    return {split: classifier.evaluate(split=split).result.top1 for split in splits}
 
 
 def render(records=RECORDS):

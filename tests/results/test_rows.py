@@ -34,7 +34,8 @@ def test_a_command_of_a_row_gives_its_settings():
     from flax_resnet.commands.training import _parse, _train
 
     rows = results.all_rows()
-    for name in ("cifar_fast/small_images", "resnet9_cifar/sgd", "cardinality/32x4d"):
+    names = ["cifar_fast/small_images", "resnet9_cifar/small_images", "resnet9_cifar/sgd"]
+    for name in [*names, "cardinality/32x4d"]:
         words = [*rows[name].command(4).split()[2:], "--data.dir", "folder"]
         parsed, _ = _parse("train", _train, words, "")
         wanted = rows[name].config(4, "folder")
@@ -187,10 +188,13 @@ def test_every_accuracy_of_a_comparison_comes_from_a_history():
             paths = list((results.RECORDS / name / row.name).glob("*/history.jsonl"))
             if not paths:
                 continue
-            found = [json.loads(path.read_text().splitlines()[-2])["val_top1"] for path in paths]
+            lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
             section = text[text.index(f"### Comparison: {comparison.title}\n") :]
-            cells = re.search(rf"^\| {re.escape(row.name)} \|(.*)\|$", section, re.M)[1]
-            assert cells.split("|")[1].strip().startswith(f"{100 * statistics.fmean(found):.2f}")
+            cells = re.search(rf"^\| {re.escape(row.name)} \|(.*)\|$", section, re.M)[1].split("|")
+            test_cell = 2 + comparison.ladder  # after the gain
+            for column, line, key in ((1, -2, "val_top1"), (test_cell, -1, "test_top1")):
+                number = statistics.fmean(history[line][key] for history in lines)
+                assert cells[column].strip().startswith(f"{100 * number:.2f}"), (row.name, key)
             seen += len(paths)
     assert seen >= 14
 
@@ -198,11 +202,13 @@ def test_every_accuracy_of_a_comparison_comes_from_a_history():
 def test_accuracies_without_mirror_images_stand_beside_those_with_them():
     text = results.PAGE.read_text(encoding="utf-8")
     section = text[text.index("### Without mirror images") :]
-    shown = dict(re.findall(r"^\| `(\w+)` \| (\d+\.\d+) ±", section, re.M))
-    for name, value in shown.items():
+    pattern = r"^\| `(\w+)` \| (\d+\.\d+) ± \S+ \| (\d+\.\d+) ± \S+ \|$"
+    shown = {name: values for name, *values in re.findall(pattern, section, re.M)}
+    for name, values in shown.items():
         found = records.read_records(results.RECORDS / name)
-        alone = [one.about["without_mirror_images"]["validation"] for one in found]
-        assert value == f"{100 * statistics.fmean(alone):.2f}"
+        for split, value in zip(("validation", "test"), values, strict=True):
+            alone = [one.about["without_mirror_images"][split] for one in found]
+            assert value == f"{100 * statistics.fmean(alone):.2f}"
     flipped = [
         n
         for n in ROWS
