@@ -45,7 +45,7 @@ def all_rows():
 
 def record(run, name, commit=None, records=RECORDS):
     """Write the record of a run, or of each run in a folder; return their folders."""
-    row = all_rows().get(name) or find_row(name)
+    row = find_row(name, all_rows())
     folders = (
         [run] if (run / HISTORY).exists() else sorted(p.parent for p in run.glob(f"*/{HISTORY}"))
     )

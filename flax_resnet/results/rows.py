@@ -230,19 +230,19 @@ ROWS = {
 package, unless they say otherwise."""
 
 
-def find_row(name: str) -> Row:
-    """Return a row.
+def find_row(name: str, rows: Mapping[str, Row] = ROWS) -> Row:
+    """Return the row of a name, of ``reproduce`` unless others are given.
 
     Raises:
         UserError: There is none of that name.
     """
-    if name not in ROWS:
+    if name not in rows:
         import difflib
 
-        near = difflib.get_close_matches(name, ROWS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(ROWS)}."
+        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(rows)}."
         raise UserError(f"There is no row {name!r}: {hint}", exit_code=2)
-    return ROWS[name]
+    return rows[name]
 
 
 def with_settings(row: Row, name: str, settings: Mapping[str, Any]) -> Row:

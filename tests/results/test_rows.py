@@ -246,6 +246,11 @@ def test_find_row_returns_a_row():
     assert find_row("digits").seeds == 10
 
 
+def test_a_mistyped_row_of_a_comparison_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"did you mean resnet9_cifar/muon"):
+        results.record(tmp_path, "resnet9_cifar/mouon", records=tmp_path)
+
+
 @pytest.mark.slow
 def test_reproduce_trains_and_resumes(tmp_path, capsys, monkeypatch):
     """A real run of two epochs that ended after three steps is resumed by the same command."""
