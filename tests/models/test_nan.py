@@ -147,13 +147,16 @@ def test_nan_in_any_array_reaches_the_logits_in_bfloat16(name, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("conv_impl", "form"), FORMS)
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    ("name", "conv_impl", "form"),
+    # XLA's own convolutions in 50 layers take long; the smaller nets have the same kinds of blocks.
+    [(n, *f) for n in NAMED for f in FORMS if not ("50" in n and f[0] == "reference")],
+)
 def test_nan_in_any_array_of_named_models_reaches_the_logits(name, conv_impl, form):
     model = NAMED[name].clone(conv_impl=conv_impl)
     if is_possible(model, form):
         checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
-        sweep(model, form, 32 if model.stem == "cifar" else 64, checks)
+        sweep(model, form, 32, checks)
 
 
 @pytest.mark.slow  # bfloat16 is emulated by most processors: one member of each family
@@ -165,7 +168,7 @@ def test_nan_in_any_array_of_named_models_reaches_the_logits_in_bfloat16(name, f
     model = NAMED[name].clone(dtype=jnp.bfloat16)
     if is_possible(model, form):
         checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
-        sweep(model, form, 32 if model.stem == "cifar" else 64, checks)
+        sweep(model, form, 32, checks)
 
 
 @pytest.mark.parametrize(("conv_impl", "form"), FORMS)
