@@ -146,6 +146,12 @@ def test_nan_in_any_array_reaches_the_logits_in_bfloat16(name, form):
     sweep(MODELS[name].clone(dtype=jnp.bfloat16), form, 16)
 
 
+def sweep_size(model):
+    """Pixels along a side that leave more than one to the last stage: XLA has lost NaN in the mean
+    over them, and not in that of one."""
+    return 32 if model.stem == "cifar" else 48
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "conv_impl", "form"),
@@ -156,7 +162,7 @@ def test_nan_in_any_array_of_named_models_reaches_the_logits(name, conv_impl, fo
     model = NAMED[name].clone(conv_impl=conv_impl)
     if is_possible(model, form):
         checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
-        sweep(model, form, 32, checks)
+        sweep(model, form, sweep_size(model), checks)
 
 
 @pytest.mark.slow  # bfloat16 is emulated by most processors: one member of each family
@@ -168,7 +174,7 @@ def test_nan_in_any_array_of_named_models_reaches_the_logits_in_bfloat16(name, f
     model = NAMED[name].clone(dtype=jnp.bfloat16)
     if is_possible(model, form):
         checks = partial(differs_from_its_neighbours, stage_sizes=model.stage_sizes)
-        sweep(model, form, 32, checks)
+        sweep(model, form, sweep_size(model), checks)
 
 
 @pytest.mark.parametrize(("conv_impl", "form"), FORMS)
