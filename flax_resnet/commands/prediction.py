@@ -97,11 +97,12 @@ def embed_command(
     Args:
         output: The file to write, .npz or .parquet.
     """
+    from ..inference.embed import check_embeddings_path, write_embeddings
+
     check_positive(batch_size=batch_size)
+    check_embeddings_path(output)
     found = find_photos(paths, columns)
     run = load_classifier(model, classes)
-
-    from ..inference import write_embeddings
 
     with progress_bar() as bar:
         task = bar.add_task("embed", total=len(found.paths))
@@ -241,6 +242,7 @@ def _write_sheet(path: str, batches: Sequence["Predictions"], total: int) -> Non
 
 
 def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
+    from ..data.images import Member
     from ..report.photo_sheet import CaptionedPhoto, write_photo_sheet
 
     wrong = [
@@ -248,7 +250,7 @@ def _write_mistakes(path: str, done: Any, classes: tuple[str, ...]) -> None:
         for name, best, label in zip(
             done.predictions.names, done.predictions.top(1), done.labels, strict=True
         )
-        if best and best[0].index != label and os.path.exists(name)
+        if best and best[0].index != label and (isinstance(name, Member) or os.path.exists(name))
     ]
     wrong.sort(key=lambda item: -item[0].probability)
     photos = [

@@ -41,6 +41,8 @@ def report_command(run: str, /, *, evaluate: bool = False) -> None:
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         done = classifier.evaluate(
+            # As the run's own scores are, beside which these stand.
+            tta="flip" if classifier.info.settings.get("evaluate_flipped") else None,
             keep_outcomes=True,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -98,7 +100,9 @@ def write_model_page(path: str, name: str, classifier: Any, done: Any) -> None:
     from ..report.page_model import model_section
 
     transform = classifier.transform
-    kernel = classifier.variables["params"].get("conv1", {}).get("kernel")
+    kernel = None
+    if classifier.info.kind != "onnx":  # whose weights are in its graph
+        kernel = classifier.variables["params"].get("conv1", {}).get("kernel")
     kernels = None if kernel is None else np.asarray(kernel).transpose(3, 2, 0, 1)
     channels = transform.channels if kernels is None else kernels.shape[1]
     side = transform.model_size

@@ -36,7 +36,7 @@ from . import publish as _publish
 from .class_names import read_classes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A trained model, its classes and the transform of its images.
 
@@ -68,6 +68,10 @@ class Classifier:
     def _programs(self) -> dict[Any, Any]:
         """Compiled functions by name, so that a second call does not compile again."""
         return {}
+
+    def __repr__(self) -> str:
+        count = f"{len(self.classes):,} {'class' if len(self.classes) == 1 else 'classes'}"
+        return f"<{type(self).__name__} of {self.info.source}: {self.info.config.name}, {count}>"
 
     def _repr_html_(self) -> str:
         """What is known of the model, as a table that a notebook shows."""
@@ -156,8 +160,8 @@ def load(
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier.
-        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
-            ``"none"``, where a file does not tell it.
+        stem_pool: Of a file, whether a max-pool follows the stem, ``"max"`` or ``"none"``. After
+            a stem of one 3x3 convolution a file may not tell it; then it must be given.
         in_channels: Another number of channels than the weights' images have.
         in_channels_init: The first convolution then: ``"adapt"`` is the sum over the weights'
             channels for one channel, and else repeats them in turn and scales them, as timm's

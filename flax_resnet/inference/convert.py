@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from ..errors import UserError
-from ..models import default_image_shape
+from ..models import create_model, default_image_shape
 from ..storage import locate
 from ..weights import load_weights, to_torchvision
+from ..weights.infer import UNSEEN_OPTIONS
 from .classifier import Classifier, load
 
 
@@ -59,8 +60,8 @@ def convert_weights(
             that is installed.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier.
-        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
-            ``"none"``, where a file does not tell it.
+        stem_pool: Of a file, whether a max-pool follows the stem, ``"max"`` or ``"none"``. After
+            a stem of one 3x3 convolution a file may not tell it; then it must be given.
         in_channels, in_channels_init: Another number of channels of the images, see ``load``.
 
     Raises:
@@ -96,6 +97,9 @@ def _verify(classifier: Classifier, target: Path) -> tuple[dict[str, float], flo
     params = classifier.variables["params"]
     channels = params["conv1" if "conv1" in params else "conv1_0"]["kernel"].shape[2]
     height, width, _ = default_image_shape(model)
+    if model.pooling == "flatten":  # its classifier is for images of one size
+        made = classifier.transform
+        height, width = (made.model_size or side for side in (made.height, made.width))
     image = np.random.default_rng(0).standard_normal((1, height, width, channels), np.float32)
     # The highest precision: the matrix units of GPUs and TPUs would round.
     with jax.default_matmul_precision("highest"):
@@ -141,8 +145,9 @@ def _torchvision_logits(classifier: Classifier, image: np.ndarray) -> np.ndarray
     shapes = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
     if {name: array.shape for name, array in exported.items()} != shapes:
         return None  # torchvision has this model with another stem or other shortcuts
-    if classifier.info.config.version == "v1":
-        return None  # the same arrays, but torchvision computes v1.5
+    ours, usual = classifier.model, create_model(classifier.info.config.name)
+    if any(getattr(ours, option) != getattr(usual, option) for option in UNSEEN_OPTIONS):
+        return None  # the same arrays, but torchvision computes v1.5, with its max-pool
     reference.load_state_dict({name: torch.from_numpy(array) for name, array in exported.items()})
     with torch.no_grad():
         return reference(torch.from_numpy(image.transpose(0, 3, 1, 2))).numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,6 +70,19 @@ def embed(
     return Embeddings(names, features, failed)
 
 
+def check_embeddings_path(path: str | Path) -> None:
+    """Check that embeddings can be written to a file of this name.
+
+    Raises:
+        UserError: The ending is neither ``.npz`` nor ``.parquet``, or pyarrow is not installed.
+    """
+    ending = locate(path).suffix.lower()
+    if ending not in (".npz", ".parquet"):
+        raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
+    if ending == ".parquet":
+        _import_pyarrow()
+
+
 def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     """Write embeddings to a file.
 
@@ -82,18 +95,27 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     Raises:
         UserError: Another ending, pyarrow is not installed, or the file cannot be written.
     """
+    check_embeddings_path(path)
     path = locate(path)
-    if path.suffix.lower() not in (".npz", ".parquet"):
-        raise UserError(f"{path} must end in .npz or .parquet.", exit_code=2)
     names = [escape(name) for name in embeddings.names]
-    with replacing(path) as fresh:
+    with replacing(path) as fresh, fresh.open("wb") as file:
         if path.suffix.lower() == ".npz":
-            np.savez(fresh, files=np.array(names), features=embeddings.features)
+            np.savez(file, files=np.array(names), features=embeddings.features)
         else:
-            _write_parquet(fresh, names, embeddings.features)
+            _write_parquet(file, names, embeddings.features)
 
 
-def _write_parquet(path: Path, names: list[str], rows: np.ndarray) -> None:
+def _write_parquet(file: IO[bytes], names: list[str], rows: np.ndarray) -> None:
+    pyarrow = _import_pyarrow()
+    flat = pyarrow.array(rows.ravel())
+    columns = {
+        "file": names,
+        "features": pyarrow.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+
+
+def _import_pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -101,9 +123,4 @@ def _write_parquet(path: Path, names: list[str], rows: np.ndarray) -> None:
         raise UserError(
             "Writing .parquet needs pyarrow: pip install pyarrow, or write .npz."
         ) from error
-    flat = pyarrow.array(rows.ravel())
-    columns = {
-        "file": names,
-        "features": pyarrow.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
-    }
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return pyarrow

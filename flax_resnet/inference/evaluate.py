@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +11,10 @@ import numpy as np
 
 from ..config import AugmentConfig, DataConfig
 from ..data import IMAGE_SETS, Preprocessing, Source, open_dataset
+from ..data.fingerprint import differences, fingerprint
 from ..data.images import (
     NUMBERS,
+    SHARD_FORMATS,
     SPLITS,
     ImageFiles,
     Records,
@@ -28,18 +30,18 @@ from ..metrics import (
     evaluate_logits,
     evaluate_multi_label,
 )
+from ..paths import expand, scheme_of
 from ..report import evaluation_tables
 from ..report.notebook import to_html
 from ..report.outcomes import Outcomes, outcomes_of
-from ..storage import local_data
 from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
 from ..training.heat_maps import with_heat_maps
 from ..training.run_page import image_names
-from ..weights import imagenet_classes
+from ..weights import WeightsInfo, imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, folded_model, forward_source
 from .predict import Predictions, to_probabilities
-from .training_images import leave_out, training_images
+from .training_images import leave_out, new_images, run_fingerprint, training_images
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -228,17 +230,19 @@ def _select(
     source: str | Path | None,
     split: SplitName | None,
     columns: Sequence[str] | None,
+    own: bool | None = None,
 ) -> _Selection:
-    """Find the labelled images to evaluate on."""
-    settings = classifier.info.settings
-    data_dir = settings.get("data.dir")
-    own = source is None or (data_dir is not None and _same(source, data_dir))
-    if source is None and not settings.get("data.name"):
+    """Find the labelled images to evaluate on, which are the run's own if they have their path."""
+    info, settings = classifier.info, classifier.info.settings
+    name, data_dir = settings.get("data.name"), settings.get("data.dir")
+    if own is None:
+        own = source is None or (data_dir is not None and _same(source, data_dir))
+    if source is None and not name:
         raise UserError(
             "There is no data to evaluate on: name a folder with a folder of images for each class."
         )
-    if own and (settings.get("data.name") not in IMAGE_SETS or str(data_dir).endswith(".npz")):
-        return _select_of_config(settings, split)
+    if own and (name not in IMAGE_SETS or str(data_dir).lower().endswith(".npz")):
+        return _select_of_config(info, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
     if own and columns is None:
@@ -249,6 +253,7 @@ def _select(
         classes=classifier.classes,
         other_names=_other_names(classifier.classes),
         columns=columns,
+        form=name if own and name in SHARD_FORMATS else None,
     )
     records: dict[str, Records] = {name: part for name, part in found.splits.items() if len(part)}
     has_splits = not {"validation", "test"}.isdisjoint(found.given_splits)
@@ -260,13 +265,24 @@ def _select(
         raise UserError(f"{root} has no {chosen} images: choose --split {' or '.join(records)}.")
     title, transform = f"{root} ({chosen})", classifier.transform
     notes: tuple[str, ...] = ()
-    seen = training_images(classifier.info, own, chosen)
+    if own and (new := new_images(info, records[chosen].paths)):
+        if new_images(info, records["all"].paths) == len(records["all"]):
+            # From another working folder, a relative path leads to other images.
+            if source is not None:
+                return _select(classifier, source, split, columns, own=False)
+            raise UserError(
+                f"{root} has none of the run's images, so it is another folder: go to where the "
+                "run was started, or name the folder to evaluate on."
+            )
+        notes = (f"{new:,} of the {len(records[chosen]):,} images are new since the run started",)
+    seen = training_images(info, own, chosen)
     if seen is None:
         if not own:
             notes = (f"whether the run was trained on images of {root} is not known",)
     else:
         ask = split is not None and chosen != "test"
-        records[chosen], title, notes = leave_out(records[chosen], seen, title, keep=ask)
+        records[chosen], title, more = leave_out(records[chosen], seen, title, keep=ask)
+        notes += more
     splits = {
         name: _NamedSplit(ImageFiles.from_transform(part, transform), part.paths)
         for name, part in records.items()
@@ -275,11 +291,11 @@ def _select(
     return _Selection(splits, chosen, title, (*found.notes, *left_out, *notes))
 
 
-def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _Selection:
+def _select_of_config(info: WeightsInfo, split: SplitName | None) -> _Selection:
     """Find the images of the data set that the run's settings name."""
     held: dict[str, Any] = {
         name.removeprefix("data."): tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
+        for name, value in info.settings.items()
         if name.startswith("data.")
     }
     data = DataConfig(**held)
@@ -293,11 +309,17 @@ def _select_of_config(settings: Mapping[str, Any], split: SplitName | None) -> _
         name: _NamedSplit(source, tuple(f"{name}/{i}" for i in range(len(source))))
         for name, source in sources.items()
     }
-    return _Selection(splits, chosen, f"{data.name} ({chosen})")
+    before = run_fingerprint(info)
+    changed = [] if before is None else differences(before, fingerprint(dataset, data.dir))
+    notes = [f"{data.name} is not as it was when the run was started: {'; '.join(changed)}"]
+    return _Selection(splits, chosen, f"{data.name} ({chosen})", tuple(notes if changed else ()))
 
 
 def _same(one: str | Path, other: str | Path) -> bool:
-    return local_data(one).resolve() == local_data(other).resolve()
+    """Return whether two names are of one place; nothing is read there."""
+    if scheme_of(str(one)) or scheme_of(str(other)):
+        return str(one).rstrip("/") == str(other).rstrip("/")
+    return expand(one).resolve() == expand(other).resolve()
 
 
 def _other_names(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .classifier import Classifier
 
 _SHOWN_SIDE = 224  # pixels of the longer side of an enlarged overlay
+_LONGEST_NAME = 255  # bytes, of nearly all file systems
 
 Method = Literal["grad-cam", "grad-cam++", "integrated-gradients", "occlusion"]
 
@@ -105,9 +108,9 @@ class Explanations:
         """
         if Path(path).suffix.lower() != ".npz":
             raise UserError(f"{path} must end in .npz.", exit_code=2)
-        with replacing(path) as fresh:
+        with replacing(path) as fresh, fresh.open("wb") as file:
             np.savez(
-                fresh,
+                file,
                 files=np.array([escape(name) for name in self.names]),
                 labels=np.array([escape(label) for label in self.labels]),
                 targets=self.targets,
@@ -260,9 +263,17 @@ def _index(classes: tuple[str, ...], target: str | int | None) -> int | None:
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """``STEM.heat.png``, or with the first number that makes it a new name; it is then taken."""
-    name, number = f"{stem}.heat.png", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.heat.png", number + 1
-    taken.add(name)
-    return name
+    """``STEM.heat.png``, or with the first number that makes it a new name; it is then taken.
+
+    Some file systems take names for the same that differ in case or in the form of their accents.
+    """
+    number = 1
+    while True:
+        ending = ".heat.png" if number == 1 else f"-{number}.heat.png"
+        while len(os.fsencode(stem + ending)) > _LONGEST_NAME:
+            stem = stem[:-1]
+        key = unicodedata.normalize("NFC", stem + ending).casefold()
+        if key not in taken:
+            taken.add(key)
+            return stem + ending
+        number += 1

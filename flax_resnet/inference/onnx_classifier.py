@@ -12,6 +12,7 @@ import numpy as np
 from ..data import Preprocessing
 from ..errors import UserError
 from ..models import ResNet
+from ..report.notebook import classifier_table, to_html
 from ..storage import local_copy, locate
 from ..weights import ENTRY, WeightsInfo, build_model, parse_description
 from .classifier import Classifier
@@ -51,6 +52,9 @@ class OnnxClassifier(Classifier):
             f"{self.info.source} is for predict and evaluate; this needs the model that it was "
             "exported from."
         )
+
+    def _repr_html_(self) -> str:
+        return to_html(classifier_table(self.info))
 
     def feed(self, pixels: Any) -> dict[str, np.ndarray]:
         """Return the input of the session for stored pixels, uint8 ``[N, H, W, C]``."""

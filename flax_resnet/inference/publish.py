@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..download import OPEN_SECONDS, within
 from ..errors import UserError
+from ..file_names import escape
 from ..output_files import open_text
 from ..paths import expand
 from ..report import model_card
@@ -52,7 +53,8 @@ def save_pretrained(
         raise UserError(f"{path} is there already: choose another name for the folder.")
     repository = write_repository(path, classifier.variables, classifier.model, classifier.info)
     with open_text(path / CARD) as file:
-        file.write(model_card(name or path.resolve().name, classifier.info, repository, license))
+        card = model_card(name or path.resolve().name, classifier.info, repository, license)
+        file.write(escape(card))  # names of classes may hold any bytes
     return repository
 
 

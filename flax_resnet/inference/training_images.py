@@ -1,12 +1,18 @@
-"""Images that a run was trained on, recognised by their contents among those of a test."""
+"""The images of a run, recognised by their contents among those that are found."""
 
 import itertools
+from collections.abc import Sequence
 
 from ..data import IMAGE_SETS
-from ..data.fingerprint import read_fingerprint
+from ..data.fingerprint import Fingerprint, read_fingerprint
 from ..data.images import Records, digest_files
 from ..errors import UserError
 from ..weights import WeightsInfo
+
+
+def run_fingerprint(info: WeightsInfo) -> Fingerprint | None:
+    """Return the fingerprint of a run's data; None where the run, or other weights, keep none."""
+    return read_fingerprint(info.path) if info.kind == "run" and info.path is not None else None
 
 
 def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str] | None:
@@ -26,13 +32,24 @@ def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str]
     """
     if info.kind != "run" or info.path is None or chosen == "train":
         return frozenset()
-    data = read_fingerprint(info.path)
+    data = run_fingerprint(info)
     if data is None or not data.contents():
         by_name = info.settings.get("data.name") not in (None, *IMAGE_SETS)
         return frozenset() if by_name else None
     seen = data.contents(["train"] if chosen == "validation" else ["train", "validation"])
     # An image that the run has in test, too, is in the score that the run itself reports.
     return seen - data.contents(["test"]) if own else seen
+
+
+def new_images(info: WeightsInfo, paths: Sequence[str]) -> int:
+    """Return how many files have contents that a run did not have in any split.
+
+    None is new to weights that are not of a run, or of one that did not keep contents.
+    """
+    data = run_fingerprint(info)
+    known = frozenset[str]() if data is None else data.contents()
+    digests = digest_files(paths) if known else []
+    return sum(digest is not None and digest.content not in known for digest in digests)
 
 
 def leave_out(

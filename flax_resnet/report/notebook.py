@@ -30,14 +30,14 @@ def to_html(*tables: Table, notes: Sequence[str] = ()) -> str:
     return "".join([*map(_table, tables), *(f"<p>{_text(note)}</p>" for note in notes)])
 
 
-def classifier_table(info: "WeightsInfo", parameters: int) -> Table:
-    """Table of what is known of a trained model, with its number of parameters."""
+def classifier_table(info: "WeightsInfo", parameters: int | None = None) -> Table:
+    """Table of what is known of a trained model, with its number of parameters if that is known."""
     named = ", ".join(info.classes[:MOST_NAMES])
     more = ", ..." if len(info.classes) > MOST_NAMES else ""
     transform = info.transform
     rows = {
         "model": info.config.name,
-        "parameters": f"{parameters:,}",
+        "parameters": "" if parameters is None else f"{parameters:,}",
         "input": f"{transform.height}×{transform.width}×{transform.channels}",
         "classes": f"{len(info.classes):,}: {named}{more}" if info.classes else "",
         "classifier": "" if info.has_classifier else "random: it is not trained yet",

@@ -81,7 +81,10 @@ def run_tiles(
             count = 0 if key == "map" or short == "train" else counts.get(split, 0)
             tiles.append((title, *with_error(entry[f"{short}_{key}"], count)))
     if evaluation is not None:
-        tiles += evaluation_tiles(evaluation)[1:]
+        (title, *score), *others = evaluation_tiles(evaluation)
+        if end is None:  # the history of a run that was killed has no such score
+            tiles.append((f"evaluated {title}", *score))
+        tiles += others
     if last:
         tiles += [("epochs", f"{last['epoch']:g}", ""), ("time", duration(last["time"]), "")]
     if rates:
@@ -113,10 +116,7 @@ def evaluation_tiles(
 
 
 def results_table(history: Sequence[Entry]) -> Table | None:
-    """Return scores of the best and the last checkpoint; None for a run that has not finished.
-
-    Only the best one's test scores are known.
-    """
+    """Return scores of the best and the last checkpoint; None for a run that has not finished."""
     evaluated, end, best = split_history(history)
     if end is None:
         return None
@@ -125,14 +125,17 @@ def results_table(history: Sequence[Entry]) -> Table | None:
     for split in ("val", "test"):
         columns += [f"{split} {name}" for name in ("loss", *names.values())]
     rows = []
-    for name, entry in {"best": best, "last": evaluated[-1] if evaluated else None}.items():
+    last = evaluated[-1] if evaluated else None
+    for name, entry, test in (
+        ("best", best, "test"),
+        ("last", last, "test" if last is best else "last_test"),
+    ):
         if entry is None:
             continue
-        test = end if entry is best else None
         rows.append([
             name, f"{entry['step']:,}", f"{entry['epoch']:g}",
             loss(entry, "val_loss"), *(percent(entry, f"val_{key}") for key in names),
-            loss(test, "test_loss"), *(percent(test, f"test_{key}") for key in names),
+            loss(end, f"{test}_loss"), *(percent(end, f"{test}_{key}") for key in names),
         ])  # fmt: skip
     return columns, rows
 

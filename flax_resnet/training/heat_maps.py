@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..data import Preprocessing, Source, Split
+from ..data import Preprocessing, Source
 from ..models import ResNet
 from ..report.explain import grad_cam, overlay
 from ..report.outcomes import Outcomes
 from ..report.pictures import EXTREMES, to_webp
-from .forward_pass import forward
 
 _AT_ONCE = 8  # images of a batch
 
@@ -45,19 +44,24 @@ def with_heat_maps(
         return outcomes
     mistakes, hits = outcomes.extremes()
     shown = [*mistakes[:most], *hits[:most]]
-    chosen = Split(images.gather(rows[shown])["image"], outcomes.labels[shown])
+    predicted = outcomes.top[:, 0]  # an image alone may have another class than with its mirror
 
     @jax.jit
-    def program(variables: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def program(
+        variables: Any, pixels: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         x = preprocess(pixels)
-        return grad_cam(model, variables, x).maps, as_seen(pixels, x)
+        return grad_cam(model, variables, x, targets).maps, as_seen(pixels, x)
 
-    names, found = [str(row) for row in shown], {}
-    for batch in forward(program, variables, chosen, batch_size=_AT_ONCE, names=names):
-        for row, heat_map, photo in zip(
-            np.array(shown)[batch.indices].tolist(), *batch.outputs, strict=True
-        ):
-            found[row] = to_webp(overlay(photo, heat_map))
+    found = {}
+    for start in range(0, len(shown), _AT_ONCE):
+        own = shown[start : start + _AT_ONCE]
+        batch = np.resize(own, _AT_ONCE)  # filled up, so that one size is compiled
+        pixels = images.gather(rows[batch])["image"]
+        maps, photos = jax.device_get(program(variables, pixels, predicted[batch]))
+        for row, heat_map, photo in zip(own, maps, photos, strict=False):
+            if np.isfinite(heat_map).all():
+                found[row] = to_webp(overlay(photo, heat_map))
     return dataclasses.replace(outcomes, heat_maps=found)
 
 

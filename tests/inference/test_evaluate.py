@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -58,6 +59,9 @@ def test_a_run_evaluated_with_mirror_images_says_so(tmp_path):
     assert flipped.result.loss == pytest.approx(found["test_loss"], rel=1e-5)
     assert alone.result.loss != pytest.approx(found["test_loss"], rel=1e-4)
     assert not flipped.notes and "add --tta flip for the same" in alone.notes[0]
+    assert main(["report", str(tmp_path), "--evaluate"]) == 0
+    kept = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert kept["loss"] == pytest.approx(found["test_loss"], rel=1e-5)
 
 
 def test_figures_are_those_of_scikit_learn(run, photos):
@@ -142,6 +146,91 @@ def test_the_page_of_a_run_whose_images_have_moved_stays(run_folder, tmp_path, c
     assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == before
 
 
+@pytest.fixture
+def run_elsewhere(run_folder, photos, tmp_path, monkeypatch):
+    """The run as if it had been started beside its folder "photos", and a working folder with
+    another "photos"."""
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text()) | {"data.dir": "photos"}
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "checksums.json").unlink()
+    for color in CLASSES:
+        (tmp_path / "photos" / color).mkdir(parents=True)
+        for number in range(10):
+            photo(color, 7000 + number).save(tmp_path / "photos" / color / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_not_the_runs_own(run_elsewhere):
+    """A tenth of it was scored, as the test images of the run."""
+    classifier = fr.load(run_elsewhere)
+    assert classifier.evaluate("photos").result.count == 30
+    with pytest.raises(fr.UserError, match="photos has none of the run's images"):
+        classifier.evaluate()
+
+
+def test_images_that_are_new_in_the_runs_own_folder_are_counted(run_elsewhere, photos):
+    shutil.rmtree("photos")
+    shutil.copytree(photos, "photos")
+    for number in range(2):
+        photo("blue", 7000 + number).save(f"photos/test/blue/new-{number}.png")
+    done = fr.load(run_elsewhere).evaluate()
+    assert done.result.count == 16
+    assert "2 of the 17 images are new since the run started" in done.notes
+
+
+def test_the_folder_of_a_run_is_not_read_to_compare_its_name(run_elsewhere):
+    """To evaluate on a local folder, a set in a store was copied, or asked for in vain."""
+    settings = json.loads((run_elsewhere / "config.json").read_text())
+    settings["data.dir"] = "gs://bucket/photos"
+    (run_elsewhere / "config.json").write_text(json.dumps(settings))
+    assert fr.load(run_elsewhere).evaluate("photos").result.count == 30
+
+
+def test_other_arrays_than_the_runs_are_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 2
+    np.savez("set.NPZ.npz", x=pixels, y=labels)
+    (tmp_path / "set.NPZ.npz").rename("set.NPZ")
+    data = DataConfig(name="folder", dir="set.NPZ", batch_size=8)
+    fr.train(Config(model=TINY, data=data, max_steps=1, workdir="run", compile_cache=None))
+    assert not fr.load("run").evaluate().notes
+    np.savez("other.npz", x=pixels[::-1], y=labels)
+    (tmp_path / "other.npz").rename("set.NPZ")
+    (note,) = fr.load("run").evaluate().notes
+    assert note.startswith("folder is not as it was when the run was started: ")
+
+
+def test_shards_are_evaluated_as_they_were_trained_on(tmp_path):
+    """Beside them image files may lie, which ``--data.name webdataset`` leaves out."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for number in range(60):
+            color = CLASSES[number % 3]
+            file = io.BytesIO()
+            photo(color, number).save(file, "PNG")
+            for ending, content in (("png", file.getvalue()), ("cls", b"%d" % (number % 3))):
+                member = tarfile.TarInfo(f"{number:03}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    for color in "012":
+        (folder / "test" / color).mkdir(parents=True)
+        photo(CLASSES[0], 9).save(folder / "test" / color / "other.png")
+    data = DataConfig(name="webdataset", dir=str(folder), batch_size=8, image_size=16)
+    config = Config(
+        model=TINY, data=data, max_steps=1, workdir=str(tmp_path / "run"), compile_cache=None
+    )
+    fr.train(config)
+    run = fr.load(tmp_path / "run")
+    assert not any("other.png" in name for name in run.evaluate().predictions.names)
+    sheet = tmp_path / "m.png"
+    assert main(["evaluate", str(tmp_path / "run"), "--mistakes", str(sheet)]) == 0
+    assert Image.open(sheet).size[0] > 200
+
+
 def test_mistakes_are_shown(run_folder, tmp_path, capsys):
     """Photos in the folders of other colours."""
     for color, other in zip(CLASSES, CLASSES[1:] + CLASSES[:1], strict=True):
@@ -175,7 +264,7 @@ def test_bad_input_is_one_sentence(run, run_folder, photos, tmp_path, capsys, ar
 def test_embeddings_feed_the_classifier(run, run_folder, photos, tmp_path, capsys):
     """The features times the classifier's weights are the logits."""
     folder = photos / "test" / "blue"
-    for name in ("e.npz", "e.parquet"):
+    for name in ("e.npz", "e.NPZ", "e.parquet"):
         if name.endswith("parquet"):
             pytest.importorskip("pyarrow")
         output = tmp_path / name
@@ -200,5 +289,6 @@ def test_embed_names_what_is_bad(run_folder, photos, tmp_path, capsys):
     assert main(["embed", *arguments, output]) == 1
     assert "1 of 5 could not be read" in capsys.readouterr().err
     assert np.load(output)["features"].shape == (4, 64)
-    assert main(["embed", *arguments, str(tmp_path / "e.txt")]) == 2
+    missing = ["embed", "nowhere", "no.png", "--output", str(tmp_path / "e.txt")]
+    assert main(missing) == 2  # before the model is read, let alone the images
     assert "must end in .npz or .parquet" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,7 +47,7 @@ def client(classifier):
         yield client
 
 
-def serving(classifier, engine="jax", **settings):
+def serving(classifier, engine="jax", tta=None, **settings):
     """A client of a server; as a context it runs and is ready."""
     from starlette.testclient import TestClient
 
@@ -57,7 +59,7 @@ def serving(classifier, engine="jax", **settings):
             app.state.service.batcher.ready.result(timeout=60)
             return self
 
-    app = create_app(classifier, ServeSettings(**settings), name="resnet8", engine=engine)
+    app = create_app(classifier, ServeSettings(**settings), name="resnet8", engine=engine, tta=tta)
     return Ready(app, raise_server_exceptions=False)
 
 
@@ -316,6 +318,27 @@ def test_heat_maps_are_those_of_explain(client, classifier):
     (expected,) = classifier.explain(JPEG).overlays()
     np.testing.assert_allclose(drawn, expected, atol=3)
     assert answer["predictions"][0]["label"] == classifier.predict(JPEG).labels[0]
+
+
+@pytest.mark.slow
+def test_a_heat_map_is_of_the_class_that_is_answered(classifier):
+    """Alone a photo may have another class than with its mirror image."""
+    photos = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    # With this bias the random weights predict every class.
+    usual = np.log(classifier.predict(photos).probabilities).mean(0)
+    variables = jax.tree.map(np.asarray, classifier.variables)
+    variables["params"]["fc"]["bias"] = variables["params"]["fc"]["bias"] - usual
+    classifier = dataclasses.replace(classifier, variables=variables)
+    alone = classifier.predict(photos).probabilities.argmax(1)
+    both = classifier.predict(photos, tta="flip").probabilities.argmax(1)
+    (row, *_) = np.flatnonzero(alone != both)
+    with serving(classifier, tta="flip", batch_size=1) as client:
+        files = {"a": encoded(Image.fromarray(photos[row]), "PNG")}
+        (answer,) = client.post("/predict?heat_map=true", files=files).json()
+    assert answer["predictions"][0]["label"] == classifier.classes[both[row]]
+    drawn = Image.open(io.BytesIO(base64.b64decode(answer["heat_map"])))
+    (expected,) = classifier.explain(photos[row], target=int(both[row])).overlays()
+    np.testing.assert_allclose(drawn, expected, atol=3)
 
 
 @pytest.mark.slow

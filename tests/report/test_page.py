@@ -199,6 +199,23 @@ def test_images_that_could_not_be_read_are_named(workdir):
         assert all(word in found.words for word in words)
 
 
+def test_the_last_checkpoint_has_its_own_test_scores(workdir):
+    path = workdir / "history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1] |= {"last_test_loss": 0.7, "last_test_top1": 0.7654, "last_test_top5": 1.0}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = Page(write_page(workdir).read_text(encoding="utf-8")).words
+    assert "81.25%" in found and "76.54%" in found
+
+
+def test_a_killed_run_shows_the_accuracy_of_its_evaluation(workdir):
+    history = workdir / "history.jsonl"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:1]))
+    made, outcomes = evaluated()
+    words = Page(write_page(workdir, made, outcomes).read_text(encoding="utf-8")).words
+    assert words[words.index("evaluated top-1") - 2] == f"{made.top1:.2%} "
+
+
 def test_an_unfinished_run_has_a_page(workdir):
     history = workdir / "history.jsonl"
     history.write_text("".join(history.read_text().splitlines(keepends=True)[:1]) + '{"step": ')

@@ -106,6 +106,13 @@ def test_embeddings_have_every_name(tmp_path, suffix):
     assert tuple(map(unescape, written)) == FILES
 
 
+def test_a_model_card_has_every_class(root):
+    """It ended at such a name, with half a folder written."""
+    fr.load(root / "run").save_pretrained(root / "out")
+    card = (root / "out" / "README.md").read_text(encoding="utf-8")
+    assert r"`caf\udce9`" in card and "\u732b" in card
+
+
 def write_run(root):
     """What a finished run leaves for its page."""
     append_history(root / "run" / "history.jsonl", {

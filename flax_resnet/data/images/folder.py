@@ -25,7 +25,8 @@ from flax_resnet.data.images.splits import SPLIT_RATIOS, SplitRatios
 from flax_resnet.data.images.tables import TABLE_EXTENSIONS
 from flax_resnet.data.images.tree import LOOP, Folder, read_tree
 from flax_resnet.errors import UserError
-from flax_resnet.paths import expand_text
+from flax_resnet.paths import expand_text, scheme_of
+from flax_resnet.storage import local_data
 
 _LISTS = ", ".join(TABLE_EXTENSIONS)
 
@@ -52,7 +53,7 @@ def find_images(
     own parent folders.
 
     Args:
-        source: The folder or the list.
+        source: The folder or the list; those in object storage are copied once.
         ratios: Proportions in which images without a split are divided, see ``records.assemble``.
         classes: Class names in their order; by default the folders of train.
         other_names: Other names that ``classes`` may have in the source, see ``match_classes``.
@@ -64,7 +65,7 @@ def find_images(
         UserError: The source does not exist, has another layout or cannot be read, has only one
             class, has a class that train (or ``classes``) lacks, or the ratios are not valid.
     """
-    path = expand_text(source)
+    path = str(local_data(source)) if scheme_of(os.fspath(source)) else expand_text(source)
     check_ratios(ratios)
     if os.path.isdir(path) and form is None:
         tree = read_tree(path)

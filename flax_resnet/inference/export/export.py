@@ -159,6 +159,7 @@ def export(
         )
     _check_output(path, force)
     classifier._logits_program()  # refuses a random classifier
+    classifier = _in_float32(classifier)
     takes = PHOTOS if resize else PIXELS if preprocess else NORMALIZED
     request = _Request(classifier, takes, opset, license, photos, int8)
     with _staged(path) as fresh:
@@ -170,6 +171,16 @@ def export(
         done = compare(expected, written.compute(pixels))
         size = sum(file.stat().st_size for file in fresh.parent.iterdir())
     return Exported(path, format, done, {"size": f"{size / 2**20:.1f} MiB"} | written.facts)
+
+
+def _in_float32(classifier: Classifier) -> Classifier:
+    """Return the classifier as exported models compute it, also where it computes in bfloat16."""
+    if classifier.model.dtype == jnp.float32:
+        return classifier
+    from ..classifier import Classifier
+
+    model = classifier.model.clone(dtype=jnp.float32)
+    return Classifier(model, classifier.variables, classifier.info)
 
 
 def _write_onnx(path: Path, request: _Request) -> _Written:

@@ -123,9 +123,10 @@ class _Routes:
             content_type = request.headers.get("content-type", "")
             limit = self.service.settings.queue
             uploads = await self.service.in_thread(parse_uploads, content_type, body, limit)
-            entries = list(to_entries([await self.service.classify_uploads(uploads)], top_k))
+            found = await self.service.classify_uploads(uploads)
+            entries = list(to_entries([found], top_k))
             if with_heat_maps:
-                pictures = await self.service.draw_heat_maps(uploads)
+                pictures = await self.service.draw_heat_maps(uploads, found)
                 for entry, picture in zip(entries, pictures, strict=True):
                     entry["heat_map"] = base64.b64encode(picture).decode()
             return entries

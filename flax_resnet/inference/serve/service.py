@@ -143,10 +143,15 @@ class Service:
             images = await self._decode_all(uploads)
             return await self._classify([upload.name for upload in uploads], images)
 
-    async def draw_heat_maps(self, uploads: Sequence[Upload]) -> list[bytes]:
+    async def draw_heat_maps(self, uploads: Sequence[Upload], found: Predictions) -> list[bytes]:
         """Return a picture, PNG, of what speaks for the most probable class of each photo.
 
         One photo at a time is computed.
+
+        Args:
+            uploads: The photos.
+            found: What ``classify_uploads`` returned for them. With its mirror image a photo may
+                have another class than alone.
 
         Raises:
             Refusal: As in ``classify_uploads``, or the classifier has no heat maps.
@@ -156,7 +161,11 @@ class Service:
         with self.admit(len(uploads) - 1):
             images = await self._decode_all(uploads)
             run = asyncio.get_running_loop().run_in_executor
-            drawn = (run(self._heat_maps, _heat_map, self.classifier, image) for image in images)
+            targets = found.probabilities.argmax(1).tolist()
+            drawn = (
+                run(self._heat_maps, _heat_map, self.classifier, image, target)
+                for image, target in zip(images, targets, strict=True)
+            )
             return await asyncio.gather(*drawn)
 
     async def classify_pixels(self, pixels: np.ndarray) -> Predictions:
@@ -245,10 +254,10 @@ def _transformed(pixels: np.ndarray, classifier: Classifier) -> np.ndarray:
         raise Refusal(422, str(error)) from None
 
 
-def _heat_map(classifier: Classifier, image: np.ndarray) -> bytes:
-    """Return a heat map over an image as the model sees it, PNG."""
+def _heat_map(classifier: Classifier, image: np.ndarray, target: int) -> bytes:
+    """Return a heat map of a class over an image as the model sees it, PNG."""
     split = Split(image[np.newaxis], np.zeros(1, np.int32))
-    (picture,) = classifier.explain(split, batch_size=1).overlays()
+    (picture,) = classifier.explain(split, target=target, batch_size=1).overlays()
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,6 +76,16 @@ def test_weights_are_exported_and_loaded_again(classifier, ending, tmp_path):
     images = np.zeros((1, 32, 32, 3), np.uint8)
     expected = classifier.predict(images).probabilities
     np.testing.assert_array_equal(fr.load(path).predict(images).probabilities, expected)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".stablehlo"])
+def test_a_model_of_bfloat16_is_exported_in_float32(classifier, ending, tmp_path):
+    """It was compared with the logits of bfloat16, and refused."""
+    if ending == ".onnx":
+        pytest.importorskip("onnxruntime")
+    model = classifier.model.clone(dtype=jnp.bfloat16)
+    source = dataclasses.replace(classifier, model=model)
+    assert source.export(tmp_path / f"model{ending}").comparison.difference < 1e-5
 
 
 def test_the_command_names_missing_photos(tmp_path, capsys, classifier):

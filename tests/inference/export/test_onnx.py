@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -199,6 +200,12 @@ def test_the_commands_of_the_guide(classifier, tmp_path, capsys):
     np.testing.assert_allclose(
         [float(p) for _, p in first], [float(p) for _, p in second], atol=1e-5
     )
+    for name in "abcde":
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / "red.png", tmp_path / "labelled" / name)
+    page = tmp_path / "page.html"
+    assert main(["evaluate", str(path), str(tmp_path / "labelled"), "--page", str(page)]) == 0
+    assert "resnet8" in page.read_text(encoding="utf-8")
 
 
 def test_what_needs_weights_says_so(classifier, tmp_path):
@@ -216,6 +223,8 @@ def test_what_needs_weights_says_so(classifier, tmp_path):
     with pytest.raises(fr.UserError, match="options cannot be changed"):
         fr.load(path, num_classes=3)
     assert fr.load(path, classes=list("vwxyz")).classes == tuple("vwxyz")
+    assert repr(loaded).endswith("model.onnx: resnet8, 5 classes>")
+    assert "model.onnx" in loaded._repr_html_()
     assert not (tmp_path / "again.onnx").exists()
 
 
