@@ -57,7 +57,9 @@ def record(run, name, commit=None, records=RECORDS):
         if name.partition("/")[0] in STUDIES:
             row = with_budget(row, found.settings["epochs"])
         if row.recipe is not None:  # fine-tuning depends on the weights, which are not here
-            differing = differing_settings(row, row.config(found.seed), found.settings)
+            # Some rows need a folder of data, which decides no numbers: any name will do.
+            config = row.config(found.seed, "data")
+            differing = differing_settings(row, config, found.settings)
             if differing:
                 raise UserError(f"{folder} differs from {name} in {', '.join(differing)}.")
         found.about["command"] = row.command(found.seed)

@@ -34,7 +34,7 @@ from rich.progress import (
 )
 
 from flax_resnet.errors import UserError
-from flax_resnet.paths import process_folder, writable_folder
+from flax_resnet.paths import one_process, process_folder, writable_folder
 
 # The time for name look-up, connection and response headers together: without a network the user
 # gets a message within 20 seconds, however many addresses the name has.
@@ -84,7 +84,8 @@ def fetch(file: PublishedFile, target: Path, otherwise: str) -> Path:
 
     The bytes go to ``TARGET.part``, which is renamed only when its size and SHA-256 are the
     published ones, so ``target`` is never partial. A download that breaks off, also by Ctrl-C,
-    leaves its ``.part``, and the next call requests only the rest. Wrong bytes are removed.
+    leaves its ``.part``, and the next call requests only the rest. Wrong bytes are removed. Of
+    several processes one downloads the file, and the others wait for it.
 
     Args:
         file: The published file.
@@ -107,12 +108,35 @@ def fetch(file: PublishedFile, target: Path, otherwise: str) -> Path:
             return target
         note = f"{folder} cannot be written, so {file.name} is downloaded for this process only."
         print(f"note: {note}", file=sys.stderr)
+    lock = target.with_name(target.name + ".lock")
+    note = f"another process is downloading {file.name} into {target.parent}; this one waits."
+    with one_process(lock, note):
+        try:
+            return _fetch(file, target, folder, otherwise)
+        finally:
+            # While the lock is held, so that no other process has locked this file meanwhile.
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def _fetch(file: PublishedFile, target: Path, folder: Path, otherwise: str) -> Path:
+    """Download a file that no other process downloads, as ``fetch`` does.
+
+    Args:
+        file, target, otherwise: As for ``fetch``.
+        folder: The folder that messages name.
+    """
+    if is_published(target, file):  # by another process, which held the lock
+        return target
     part = target.with_name(target.name + ".part")
     try:
         _download(file, part)
         os.replace(part, target)
         return target
     except (_WrongBytes, *_FAILURES) as error:
+        # Where a file system has no locks, another process may have renamed the same ``.part``.
+        if is_published(target, file):
+            return target
         failed = f"{file.name} could not be downloaded from {file.url} ({_reason(error)})"
         by_hand = (
             f"put the file ({file.describe()}) into the folder {folder} yourself, or {otherwise}"
@@ -210,8 +234,10 @@ def _receive(file: PublishedFile, part: Path, show: Callable[..., None]) -> None
     response, received = _request(file, _length(part))
     announced = None if response.length is None else received + response.length
     show(total=file.size or announced)
-    # Not in append mode: two downloads at a time write the same bytes at the same offsets.
-    with response, open(part, "r+b" if received else "wb") as out:
+    # Neither appended to nor emptied: where a file system has no locks, two downloads at a time
+    # write the same bytes at the same offsets.
+    part.touch()
+    with response, open(part, "r+b") as out:
         out.seek(received)
         # One byte too many is enough to stop: a wrong server must not fill the disk.
         while file.size is None or received <= file.size:
@@ -219,6 +245,7 @@ def _receive(file: PublishedFile, part: Path, show: Callable[..., None]) -> None
             if not chunk:
                 if announced is not None and received < announced:
                     raise ConnectionError(f"it broke off after {received} of {announced} bytes")
+                out.truncate()  # what an earlier call left may be longer
                 return
             out.write(chunk)
             received += len(chunk)

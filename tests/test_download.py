@@ -7,13 +7,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import filelock
 import pytest
 
-from flax_resnet import download
+from flax_resnet import download, paths
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 
@@ -355,6 +357,56 @@ def test_complete_part_needs_no_server(tmp_path: Path) -> None:
     target = tmp_path / "set.tar.gz"
     part_of_download(target).write_bytes(CONTENT)
     fetch(published("http://name.invalid/x"), target, OTHERWISE)
+    assert_arrived(target)
+
+
+# --- Two downloads of one file -------------------------------------------------
+
+
+def test_a_second_process_waits_for_the_file(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It failed although the file arrived, because the first had renamed the ``.part``."""
+    monkeypatch.setattr(paths, "NOTE_SECONDS", 0.05, raising=False)
+    target = tmp_path / "set.tar.gz"
+    words = published(f"{server.url}/interrupt"), target, OTHERWISE
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, *words)
+        assert server.silent.wait(10)
+        second = pool.submit(fetch, *words)
+        printed, end = "", time.monotonic() + 5
+        while not printed and time.monotonic() < end:
+            time.sleep(0.02)
+            printed = capsys.readouterr().err
+        server.release.set()
+        assert first.result() == second.result() == target
+    assert "another process is downloading set.tar.gz" in printed
+    assert_arrived(target)
+    assert server.ranges == [None, f"bytes={HALF}-"]  # those of the first
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(37, "No locks available")])
+def test_a_file_system_without_locks(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Downloads work there; one that another process overtakes finds the file."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    target = tmp_path / "set.tar.gz"
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(fetch, published(f"{server.url}/interrupt"), target, OTHERWISE)
+        assert server.silent.wait(10)
+        while not (part_of_download(target).exists()):
+            time.sleep(0.01)
+        fetch(published(f"{server.url}/good"), target, OTHERWISE)
+        server.release.set()
+        assert slow.result() == target
     assert_arrived(target)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from ..errors import UserError
 from ..file_names import escape
 from .grammar import command
 from .notes import note_missing_letters, print_notes
@@ -21,8 +22,8 @@ def check_command(
     sheet: str | None = None,
     most: int = 5,
     suspects: bool = False,
-    model: str = "resnet50",
-    suspects_sheet: str = "suspects.png",
+    model: str | None = None,
+    suspects_sheet: str | None = None,
     suspects_list: str | None = None,
 ) -> None:
     """Read every image of a folder, list or shards and report defects.
@@ -35,8 +36,8 @@ def check_command(
         most: The number of files to name for each defect.
         suspects: Also name the photos whose label looks wrong, and show them in a picture.
         model: The model whose features judge the labels: a run's folder, a weights file, or a
-            published model.
-        suspects_sheet: The picture of the photos whose label looks wrong.
+            published model; by default resnet50.
+        suspects_sheet: The picture of the photos whose label looks wrong; by default suspects.png.
         suspects_list: Also write all photos to this .csv, the most suspicious first.
     """
     from rich.console import Console
@@ -44,16 +45,32 @@ def check_command(
     from ..data.audit import check_folder, contact_sheet, render
     from ..data.images import find_images, split_columns
 
+    options = {"model": model, "suspects-sheet": suspects_sheet, "suspects-list": suspects_list}
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given and not suspects:
+        raise UserError(
+            f"{' and '.join(given)} would do nothing without --suspects: add it, or leave out the "
+            "other options",
+            exit_code=2,
+        )
     chosen = split_columns(columns)
     report = render(check_folder(source, columns=chosen), limit=most)
     Console(highlight=False).print(report, soft_wrap=True)
     if sheet:
         images = find_images(source, columns=chosen)
-        contact_sheet(images, sheet)
+        shown, classes = contact_sheet(images, sheet), len(images.classes)
         note_missing_letters(images.classes)
-        print(f"Look at {sheet}.")
+        first = "" if shown == classes else f": the first {shown:,} of {classes:,} classes"
+        print(f"Look at {sheet}{first}.")
     if suspects:
-        _print_suspects(source, chosen, model, most, suspects_sheet, suspects_list)
+        _print_suspects(
+            source,
+            chosen,
+            model or "resnet50",
+            most,
+            suspects_sheet or "suspects.png",
+            suspects_list,
+        )
 
 
 def _print_suspects(
@@ -122,7 +139,8 @@ def prepare_command(
             download.
         to: The format: TFDS's, tar files (WebDataset) or Parquet files.
         shuffle: A seed: write the images of each split in random order; by default in their own.
-        data_dir: The folder of prepared data sets; by default ~/tensorflow_datasets.
+        data_dir: The folder of prepared data sets; by default TFDS_DATA_DIR or
+            ~/tensorflow_datasets.
     """
     from ..data.tfds import prepare
 

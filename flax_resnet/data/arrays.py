@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,12 @@ _IMAGE_KEYS = ("x", "image", "images")
 _LABEL_KEYS = ("y", "label", "labels")
 # The split of each suffix of a key, as in x_train.
 _SUFFIXES = {f"_{name}": split for name, split in SPLIT_ALIASES.items()} | {"": None}
+_CLASSES_KEY = "classes"
+_KEYS = {key + suffix for key in (*_IMAGE_KEYS, *_LABEL_KEYS) for suffix in _SUFFIXES}
+# What a file may unpack to: so many times its own size, because photos hardly compress, or 1 GB,
+# because drawings do.
+_MOST_COMPRESSION = 16
+_SMALL_BYTES = 1_000_000_000
 _EXPECTED = (
     "save uint8 images [N, H, W, C] as x_train and labels [N] as y_train, or image and label"
 )
@@ -37,7 +44,8 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
     The file has ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test``,
     ``y_test``; or only ``image`` and ``label``. Images are uint8 ``[N, H, W, C]`` with any
     number of channels, or ``[N, H, W]``; labels are integers ``[N]`` from 0. ``classes`` may hold
-    the class names. Images without a split get one by their content, like image files
+    the class names, as text, as bytes in UTF-8, or as whole numbers. Other arrays are not read.
+    Images without a split get one by their content, like image files
     (``images.records.assemble``).
 
     Args:
@@ -45,12 +53,12 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
         ratios: Proportions in which images without a split are divided.
 
     Raises:
-        UserError: The file cannot be read, or its arrays have other shapes or types or do not fit
-            together.
+        UserError: The file cannot be read or unpacks to too much, or its arrays have other shapes
+            or types or do not fit together.
     """
     check_ratios(ratios)
     name = expand_text(path)
-    arrays = _load(name)
+    names, arrays = _load(name)
     found: dict[str | None, Split] = {}
     for suffix, split in _SUFFIXES.items():
         images = _find_key(name, arrays, _IMAGE_KEYS, suffix)
@@ -63,7 +71,7 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
                 raise UserError(f"{name} has {images} and another form of it: keep one")
             found[split] = _split(name, images, arrays[images], labels, arrays[labels])
     if None not in found and "train" not in found:
-        raise UserError(f"{name} has the arrays {', '.join(arrays) or 'none'}: {_EXPECTED}")
+        raise UserError(f"{name} has the arrays {', '.join(names) or 'none'}: {_EXPECTED}")
     shapes = {split.images.shape[1:] for split in found.values()}
     if len(shapes) > 1:
         raise UserError(f"{name} has images of several sizes: {sorted(shapes)}; save one size")
@@ -73,17 +81,24 @@ def read_arrays(path: str | os.PathLike[str], *, ratios: SplitRatios = SPLIT_RAT
     return Dataset(Path(name).stem, classes, train, validation, test)
 
 
-def _load(path: str) -> dict[str, np.ndarray]:
+def _load(path: str) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the names of all arrays of a file, and those arrays that may be images, labels or the
+    class names."""
     try:
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise UserError(f"{path} is one array and not an .npz of several: {_EXPECTED}")
         with file:
-            arrays = dict(file)
+            wanted = [name for name in file.files if name in _KEYS | {_CLASSES_KEY}]
+            assert file.zip is not None  # as it is until the file is closed
+            members = file.zip.infolist()
+            total = sum(one.file_size for one in members if _key(one.filename) in wanted)
+            _check_size(path, total)
+            arrays = {name: file[name] for name in wanted}
         # NumPy returns a member that is not an array as bytes.
         if others := [name for name, array in arrays.items() if isinstance(array, bytes)]:
             raise ValueError(f"{others[0]} is no array")
-        return arrays
+        return file.files, arrays
     except UserError:
         raise
     # Any exception: on damaged files NumPy also raises what zipfile, zlib and its header parser run
@@ -91,6 +106,38 @@ def _load(path: str) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as .npz ({reason}): {_EXPECTED}") from error
+
+
+def _key(member: str) -> str:
+    return member.removesuffix(".npy")
+
+
+def _check_size(path: str, total: int) -> None:
+    """Check what the arrays of a file unpack to, before they are read into memory.
+
+    Raises:
+        UserError: It is more than the machine's memory, or so much more than the file's size that
+            the file was made to fill the memory.
+    """
+    if total > max(_MOST_COMPRESSION * os.path.getsize(path), _SMALL_BYTES):
+        raise UserError(
+            f"{path} unpacks to {total:,} bytes, more than {_MOST_COMPRESSION} times its size: "
+            "save it again by np.savez, without compression, if its images are so uniform"
+        )
+    if total > (memory := _memory()):
+        raise UserError(
+            f"{path} unpacks to {total:,} bytes, more than the memory of this machine "
+            f"({memory:,.0f} bytes): save its images as files in a folder for each class"
+        )
+
+
+def _memory() -> float:
+    """Return the bytes of the machine's memory; infinity where the system does not say."""
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        return math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else math.inf
 
 
 def _find_key(
@@ -140,8 +187,8 @@ def _classes(
     if not len(all_labels):
         raise UserError(f"{path} has no images: {_EXPECTED}")
     largest = int(all_labels.max())
-    if "classes" in arrays:
-        names = tuple(map(str, arrays["classes"].ravel()))
+    if _CLASSES_KEY in arrays:
+        names = _class_names(path, arrays[_CLASSES_KEY].ravel())
         if largest >= len(names):
             raise UserError(
                 f"{path} has the label {largest}, out of range for its {len(names)} classes: they "
@@ -157,6 +204,28 @@ def _classes(
     if len(set(all_labels.tolist())) < 2:
         raise UserError(f"{path} has images of one class only: a classifier needs two or more")
     return names
+
+
+def _class_names(path: str, names: np.ndarray) -> tuple[str, ...]:
+    """Return class names as text.
+
+    Raises:
+        UserError: They are neither text nor whole numbers.
+    """
+    if names.dtype.kind == "S":
+        try:
+            return tuple(name.decode() for name in names.tolist())
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: {_CLASSES_KEY} has {error.object!r}, which is not text in UTF-8; save "
+                "the names as text"
+            ) from error
+    if names.dtype.kind not in "Uiu":
+        raise UserError(
+            f"{path}: {_CLASSES_KEY} is {names.dtype}; save the names as text, such as "
+            'np.array(["cat", "dog"])'
+        )
+    return tuple(map(str, names))
 
 
 def _with_all_splits(found: Mapping[str | None, Split], ratios: SplitRatios) -> dict[str, Split]:

@@ -20,11 +20,12 @@ from flax_resnet.data.formats import (
 )
 from flax_resnet.data.published import PUBLISHED
 from flax_resnet.data.tfds import find_prepared, open_prepared
+from flax_resnet.data.tfds.folders import default_folder
 from flax_resnet.download import PublishedFile, fetch
 from flax_resnet.errors import UserError
-from flax_resnet.storage import local_data
+from flax_resnet.paths import cache_folder
+from flax_resnet.storage import is_remote, local_data, locate
 
-DOWNLOAD_FOLDER = "~/tensorflow_datasets/downloads"
 _ALTERNATIVE = "use --config digits, which needs no download"
 _PREPARE_AGAIN = "delete it and prepare it again"
 # The splits belong to the data set and not to a run: a run with another training seed must see
@@ -71,15 +72,16 @@ def load_dataset(
     Args:
         name: One of ``dataset_names()``.
         data_dir: Folder to look in, as ``data_dir/<name>/`` and then ``data_dir/``; by default
-            ``~/tensorflow_datasets/downloads``. A prepared set is looked for in ``data_dir``, by
-            default in ``~/tensorflow_datasets``.
+            ``downloads/`` in TFDS's folder, ``~/tensorflow_datasets`` or $TFDS_DATA_DIR. A prepared
+            set is looked for in ``data_dir``, by default in TFDS's folder.
         validation: Fraction of the training images held out for validation by a fixed stratified
             split, in [0, 1); 0 gives an empty split.
-        download: Whether absent files may be downloaded, into ``<name>/``.
+        download: Whether absent files may be downloaded, into ``<name>/``; if ``data_dir`` is in
+            object storage, into ``datasets/<name>/`` of the cache folder.
 
     Raises:
         UserError: The name is unknown, the fraction cannot be held out, or files are absent and
-            cannot be downloaded, or are damaged.
+            cannot be downloaded, are damaged, or are those of another data set.
     """
     entry = _TABLE.get(name)
     if entry is None:
@@ -111,16 +113,21 @@ def _read(
     All files come from one folder, because sets with equal file names exist: the labels of one
     must not be combined with the images of another.
     """
-    base = local_data(DOWNLOAD_FOLDER if data_dir is None else data_dir)
+    location = f"{default_folder()}/downloads" if data_dir is None else data_dir
+    base = local_data(location)
     own_folder = base / name
     own_only = data_dir is None and entry.own_folder_only
     folders = [own_folder] if own_only else [own_folder, base]
+    if is_remote(locate(location)):  # whose copy keeps only what is in the store
+        own_folder = cache_folder() / "datasets" / name
+        folders.append(own_folder)
     found = (_present(entry, folder) for folder in folders)
     paths = next((paths for paths in found if len(paths) == len(entry.files)), None)
     if paths is None and find_prepared(name, data_dir):
         return _read_prepared(name, data_dir)
     if paths is None:
         paths = _download(name, entry, own_folder, folders, download)
+    _check_set(name, entry, paths)
     try:
         return entry.read(paths)
     except FormatError as error:
@@ -155,6 +162,28 @@ def _present(entry: _Entry, folder: Path) -> dict[str, Path]:
         # os.path.exists, unlike Path.exists, is False if a folder may not be entered.
         if os.path.exists(path)
     }
+
+
+def _check_set(name: str, entry: _Entry, paths: Mapping[str, Path]) -> None:
+    """Check that no file is one of another data set, by its published size.
+
+    MNIST and Fashion-MNIST publish files of the same names, shapes and labels. Those that are
+    extracted have the same sizes too, so they pass.
+
+    Raises:
+        UserError: One is.
+    """
+    for file in entry.files:
+        size = os.path.getsize(paths[file.name])
+        if size == file.size:
+            continue
+        for other, files in PUBLISHED.items():
+            if any(one.name == file.name and one.size == size for one in files):
+                raise UserError(
+                    f"{paths[file.name]} is a file of {other} and not of {name}, by its size of "
+                    f"{size} bytes ({name}: {file.size}): name another folder or --data.name "
+                    f"{other}, or keep the files of each set in a folder of its name"
+                )
 
 
 def _advice(error: FormatError, entry: _Entry, paths: Mapping[str, Path]) -> str:

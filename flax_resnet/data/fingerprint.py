@@ -11,7 +11,9 @@ file's content. So a folder can be moved, and files can be renamed as long as th
 a folder that would take long to read, the path below the folder and the size take the place of the
 content, and ``files`` is empty. The hashes of images in shards are in the index of these, so that
 they are compared in a set of any size. A prepared set is identified by the names and sizes of its
-files. All hashes are BLAKE2b of 128 bits, as hex digits.
+files and, where ``flax-resnet prepare`` wrote it, by its labels and the hashes of the images that
+it was written from; earlier versions kept a hash of the names and sizes alone. All hashes are
+BLAKE2b of 128 bits, as hex digits.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from flax_resnet.data.images import (
 )
 from flax_resnet.data.pipeline import Source
 from flax_resnet.data.tfds.dataset import Subset
+from flax_resnet.data.tfds.origin import read_origin
 from flax_resnet.errors import UserError, first_line
 from flax_resnet.storage import local_data, read_bytes
 from flax_resnet.text_files import parse_json
@@ -56,11 +59,14 @@ class SplitFingerprint:
         digest: Hash of all labels and images in their order.
         files: The hash of each file's content by its path below the folder; empty for images that
             have no files of their own, or are not identified by their contents.
+        weaker: Digests of fewer facts, which earlier versions kept, or a run on a set before it was
+            prepared anew; ``data.json`` does not have them.
     """
 
     images: int
     digest: str
     files: Mapping[str, str] = field(default_factory=dict)
+    weaker: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,10 @@ class Fingerprint:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fingerprint as JSON values."""
-        return asdict(self)
+        value = asdict(self)
+        for split in value["splits"].values():
+            del split["weaker"]
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> Fingerprint:
@@ -133,9 +142,13 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     """Describe what differs, in clauses such as ``2 images were added (cat/8.jpg, cat/9.jpg)``.
 
     The list is empty for the same data.
+
+    Args:
+        before: The fingerprint that was kept, maybe by an earlier version.
+        now: That of the data as they are now.
     """
     found = list(_class_differences(before.classes, now.classes))
-    changed = [name for name in SPLITS if _facts(before, name) != _facts(now, name)]
+    changed = [name for name in SPLITS if not _is_same(before.splits[name], now.splits[name])]
     if not changed:
         return found
     old, new = _split_of_files(before), _split_of_files(now)
@@ -182,8 +195,8 @@ def _class_differences(before: Sequence[str], now: Sequence[str]) -> Iterator[st
         yield f"the classes were {first_few(before)} and are {first_few(now)}"
 
 
-def _facts(data: Fingerprint, split: str) -> tuple[int, str]:
-    return data.splits[split].images, data.splits[split].digest
+def _is_same(before: SplitFingerprint, now: SplitFingerprint) -> bool:
+    return before.images == now.images and before.digest in (now.digest, *now.weaker)
 
 
 def _split_of_files(data: Fingerprint) -> dict[str, tuple[str, str]]:
@@ -216,7 +229,7 @@ def _size(path: str) -> int:
 
 def _of_split(source: Source, is_large: bool, base: str) -> SplitFingerprint:
     if isinstance(source, ImageFiles) and isinstance(source.files, Subset):
-        return SplitFingerprint(len(source), _digest(_of_prepared(source.files)))
+        return _of_prepared(source.files)
     labels = np.ascontiguousarray(source.labels)
     if isinstance(source, Split):
         shape = str(source.images.shape).encode()
@@ -238,13 +251,28 @@ def _of_split(source: Source, is_large: bool, base: str) -> SplitFingerprint:
     return SplitFingerprint(len(source), _digest(rows), files)
 
 
-def _of_prepared(subset: Subset) -> Iterator[bytes]:
-    """The names and sizes of a prepared set's files, and the images of a split in them."""
+def _of_prepared(subset: Subset) -> SplitFingerprint:
+    """Identify images of a prepared set by its files, their labels and what it was written from.
+
+    Names and sizes of files hardly tell photos apart, because ArrayRecord fills blocks of 64 KiB.
+    """
     folder = subset.whole.folder
-    for path in sorted(folder.glob("*.array_record*")):
-        yield f"{path.name} {path.stat().st_size}\n".encode()
-    yield subset.whole.name.encode()
-    yield subset.indices.astype(np.int64).tobytes()
+    facts = [
+        f"{path.name} {path.stat().st_size}\n".encode()
+        for path in sorted(folder.glob("*.array_record*"))
+    ]
+    facts += [subset.whole.name.encode(), subset.indices.astype(np.int64).tobytes()]
+    digests = [_digest(facts)]
+    labels = subset.whole.stored_labels()
+    if labels is not None:
+        facts.append(labels[subset.indices].tobytes())
+        digests.append(_digest(facts))
+    origin = read_origin(folder)
+    if origin is not None:
+        facts.append(origin.digests.get(subset.whole.name, "").encode(errors="surrogatepass"))
+        digests.append(_digest(facts))
+    *weaker, digest = digests
+    return SplitFingerprint(len(subset), digest, weaker=tuple(weaker))
 
 
 def _digest(chunks: Iterable[Any]) -> str:

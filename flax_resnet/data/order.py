@@ -3,6 +3,8 @@
 The order is a pure function of the seed and the epoch, the rest one of the seed and the step.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,16 +38,11 @@ class BalancedOrder:
 
     def __call__(self, seed: int, epoch: int, size: int) -> np.ndarray:
         """Return the indices of an epoch's images, int64 ``[size]``."""
-        key = seed, epoch, size
-        if key not in self._orders:
-            if len(self._orders) == 2:  # a batch may straddle two epochs
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[key] = self._order(*key)
-        return self._orders[key]
+        return self._cached(seed, epoch, size)
 
     @functools.cached_property
-    def _orders(self) -> dict[tuple[int, int, int], np.ndarray]:
-        return {}
+    def _cached(self) -> functools._lru_cache_wrapper[np.ndarray]:
+        return functools.lru_cache(maxsize=2)(self._order)  # a batch may straddle two epochs
 
     @functools.cached_property
     def _members(self) -> list[np.ndarray]:

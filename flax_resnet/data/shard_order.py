@@ -1,7 +1,8 @@
 """The order ``shards``: images in runs from shards in random order, over a fixed number of readers.
 
 A reader is no process. Each row of a batch belongs to one of them, whatever the number of hosts,
-and a host, which makes a block of the rows, reads only from its readers' part of the epoch.
+and a host, which makes a block of the rows, reads only from its readers' part of the epoch. With
+repeats (``batch_indices``) it reads more, because the copies of a row are in several blocks.
 """
 
 from __future__ import annotations

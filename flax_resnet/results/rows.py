@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ..config import Config, flatten, load_config, unflatten
@@ -74,7 +73,7 @@ class Row:
             from ..training import finetune_config
 
             assert data_dir is not None
-            return finetune_config(Path(data_dir), seed=seed, **self.settings)
+            return finetune_config(data_dir, seed=seed, **self.settings)
         settings = flatten(load_config(self.recipe)) | dict(self.settings) | {"seed": seed}
         if data_dir is not None:
             settings["data.dir"] = data_dir
@@ -106,7 +105,7 @@ def options_of(settings: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def _cifar(depth: int, paper: float, public: float, cost: str, **options: Any) -> Row:
+def _cifar(depth: int, paper: float, public: float, cost: str, target: float | None = None) -> Row:
     """He et al. 2015a, section 4.2; accuracies in percent."""
     name = f"resnet{depth}"
     return Row(
@@ -114,11 +113,10 @@ def _cifar(depth: int, paper: float, public: float, cost: str, **options: Any) -
         "resnet20_cifar",
         {} if depth == 20 else {"model.name": name},
         judged_by="val",
-        target=paper / 100,
+        target=target,
         paper=Published(paper / 100, PAPER),
         public=Published(public / 100, PREACTIVATION),
         cost=cost,
-        **options,
     )
 
 
@@ -183,7 +181,7 @@ ROWS = {
             public=Published(0.9991, "https://arxiv.org/abs/2008.10400, an ensemble"),
             cost="10 minutes",
         ),
-        _cifar(20, 91.25, 91.73, "3 hours"),
+        _cifar(20, 91.25, 91.73, "3 hours", target=0.91),
         _cifar(32, 92.49, 92.63, "5 hours"),
         _cifar(44, 92.83, 93.10, "7 hours"),
         _cifar(56, 93.03, 93.39, "9 hours"),

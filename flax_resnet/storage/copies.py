@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -12,12 +13,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError
-from ..paths import cache_folder, process_folder, writable_folder
+from ..paths import cache_folder, one_process, process_folder, writable_folder
 from .addresses import is_remote, locate
 from .objects import delete, list_files, time_of, upload
 from .refusals import explained
 
 _AT_ONCE = 256  # objects that are read at the same time
+# The time between two writes of the index, which has a line for each file: written after every 256
+# of a million objects, it would be most of what is written.
+_INDEX_SECONDS = 30.0
+_LISTS = (".csv", ".tsv", ".jsonl")
 
 
 def mirror(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> Path:
@@ -104,7 +109,7 @@ def local_data(path: str | os.PathLike[str]) -> Path:
     """Return a local path with the data at ``path``; those in object storage are copied once.
 
     Args:
-        path: A folder, an ``.npz`` file, or a list of files beside which the files are.
+        path: A folder, an ``.npz`` file, a shard, or a list of files beside which the files are.
 
     Raises:
         UserError: ``path`` cannot be read, or is an address of another kind.
@@ -119,7 +124,9 @@ def _copied_data(address: str) -> Path:
     if path.suffix.lower() == ".npz":
         return local_copy(path)
     if path.suffix and path.is_file():
-        return mirror(path.parent) / path.name
+        if path.suffix.lower() in _LISTS:
+            return mirror(path.parent) / path.name
+        return local_copy(path, "classes.json")  # a shard, and the names of its classes
     return mirror(path)
 
 
@@ -133,10 +140,9 @@ def _cached(
         found: What fsspec knows of each file that is wanted, by its name below the folder.
         present: All files that are in the folder; the others are deleted from the copy.
     """
-    from filelock import FileLock
-
     kept = _cache_of(folder)
-    with explained(folder, "read"), FileLock(kept / ".lock", timeout=600):
+    note = f"another process is copying {folder} to this machine; this one waits."
+    with explained(folder, "read"), one_process(kept / ".lock", note):
         _refresh(folder, kept / folder.name, found, present)
     return kept / folder.name
 
@@ -147,33 +153,72 @@ def _refresh(
     found: Mapping[str, Mapping[str, Any]],
     present: Mapping[str, Any] | None,
 ) -> None:
-    """Copy the files ``found`` that are not in a local folder yet, or have changed."""
+    """Copy the files ``found`` that are not in a local folder yet, or have changed.
+
+    The index beside the folder has the version of each file. After a kill it may lack files, which
+    are then copied again, but no file has another version than the index says.
+    """
     fs, root = folder.fs, folder.path  # type: ignore[attr-defined]
     index = local.with_name("versions.json")
     try:
         held = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         held = {}
-    for name in set(held) - set(held if present is None else present):
-        (local / name).unlink(missing_ok=True)
-        del held[name]
+    if present is not None:
+        _delete_others(local, present)
     wanted = {name: _version(info) for name, info in found.items()}
     missing = [
         name for name in wanted if held.get(name) != wanted[name] or not (local / name).is_file()
     ]
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=index.parent) as scratch:
-        for start in range(0, len(missing), _AT_ONCE):
-            names = missing[start : start + _AT_ONCE]
-            parts = [os.path.join(scratch, str(number)) for number in range(len(names))]
-            fs.get([f"{root}/{name}" for name in names], parts)
-            for name, part in zip(names, parts, strict=True):
-                if os.path.getsize(part) != found[name]["size"]:
-                    raise OSError(errno.EIO, "Connection closed before the end of the object", name)
-                (local / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part, local / name)
-            held |= {name: wanted[name] for name in names}
-            index.write_text(json.dumps(held), encoding="utf-8")
-    index.write_text(json.dumps(held), encoding="utf-8")
+    outdated = {*missing, *(() if present is None else held.keys() - present.keys())}
+    if not outdated:
+        return
+    held = {name: version for name, version in held.items() if name not in outdated}
+    _write_index(index, held)
+    written = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=index.parent) as scratch:
+            for start in range(0, len(missing), _AT_ONCE):
+                names = missing[start : start + _AT_ONCE]
+                parts = [os.path.join(scratch, str(number)) for number in range(len(names))]
+                fs.get([f"{root}/{name}" for name in names], parts)
+                for name, part in zip(names, parts, strict=True):
+                    if os.path.getsize(part) != found[name]["size"]:
+                        reason = "Connection closed before the end of the object"
+                        raise OSError(errno.EIO, reason, name)
+                    (local / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(part, local / name)
+                    held[name] = wanted[name]
+                if time.monotonic() - written > _INDEX_SECONDS:
+                    _write_index(index, held)
+                    written = time.monotonic()
+    finally:
+        _write_index(index, held)
+
+
+def _delete_others(local: Path, present: Mapping[str, Any]) -> None:
+    """Delete the files of a copy that are not in its folder, and the folders that are then empty.
+
+    The index does not name them: it may lack files that were copied before a kill.
+    """
+    names_of_present = {os.path.normpath(name) for name in present}
+    for inner, _, names in os.walk(local, topdown=False):
+        for name in names:
+            path = os.path.join(inner, name)
+            # The index of shards is made beside them, and has a lock and a temporary name.
+            is_ours = "flax_resnet.index" in name
+            if not is_ours and path[len(str(local)) + 1 :] not in names_of_present:
+                Path(path).unlink(missing_ok=True)
+        if inner != str(local):
+            with suppress(OSError):  # it has files
+                os.rmdir(inner)
+
+
+def _write_index(index: Path, versions: Mapping[str, str]) -> None:
+    """Write the index whole or not at all."""
+    fresh = index.with_name(f".part-{os.getpid()}-{index.name}")
+    fresh.write_text(json.dumps(versions), encoding="utf-8")
+    os.replace(fresh, index)
 
 
 def _version(info: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
+OLDEST_JAX = (0, 10)  # as in pyproject.toml: the first with the types of ``_varying_axes``
 TARGETS = (
     "flax_resnet_forward",
     "flax_resnet_forward_packed",
@@ -32,8 +33,14 @@ def library() -> ctypes.CDLL:
     """Returns the library, loaded once, and registers its functions under their names with XLA.
 
     Raises:
-        ImportError: The library or oneDNN cannot be loaded.
+        ImportError: The library or oneDNN cannot be loaded, or JAX is too old.
     """
+    if jax.__version_info__ < OLDEST_JAX:
+        # Else the first convolution would fail, in a program that can do without this package.
+        raise ImportError(
+            f"flax_resnet_onednn needs JAX {'.'.join(map(str, OLDEST_JAX))} or newer, and "
+            f"{jax.__version__} is installed: update JAX"
+        )
     path = Path(__file__).with_name("_library.so")
     try:
         # oneDNN's wheel installs it here. Loaded first, it is found wherever this package is.

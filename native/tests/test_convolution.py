@@ -373,3 +373,10 @@ def test_export_is_refused():
     with pytest.raises(NotImplementedError, match="can be neither exported nor compiled for"):
         program.trace(x).lower(lowering_platforms=("cuda",))
     assert program(x).shape == (1, 2, 2, 3)
+
+
+def test_an_older_jax_is_refused_as_a_package_that_cannot_be_imported(monkeypatch):
+    """``flax_resnet`` then computes without this package."""
+    monkeypatch.setattr(jax, "__version_info__", (0, 9, 2))
+    with pytest.raises(ImportError, match=r"needs JAX 0\.10 or newer"):
+        onednn.library.library.__wrapped__()

@@ -1,6 +1,7 @@
 """Data sets in one .npz file: accepted and refused arrays."""
 
 import io
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_compressed_files_and_arrays_of_other_use(npz):
     assert len(read_arrays(npz, ratios=(1, 0, 0)).train) == 40
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (np.array([b"cat", "caf\u00e9".encode()]), ("cat", "caf\u00e9")),
+        (np.array([7, 8]), ("7", "8")),
+        (np.array([[7], [8]], np.uint8), ("7", "8")),
+    ],
+)
+def test_names_of_classes_in_other_types(npz, classes, expected):
+    """Names as bytes were called b'cat'."""
+    assert read_arrays(write(npz, **GOOD, classes=classes)).classes == expected
+
+
+def test_arrays_of_other_use_are_not_read(npz):
+    """An array of objects, which needs pickle, made the file unreadable."""
+    path = write(npz, **GOOD, notes=np.array([{}], object))
+    assert len(read_arrays(path, ratios=(1, 0, 0)).train) == 6
+
+
 # --- Refused input ---------------------------------------------------------
 
 GOOD = {"x_train": some(6, 4, 4, 3), "y_train": np.arange(6) % 2}
@@ -120,6 +140,9 @@ GOOD = {"x_train": some(6, 4, 4, 3), "y_train": np.arange(6) % 2}
         ({"x_val": some(6, 4, 4, 3)}, "has x_val but not its labels"),
         ({"x_val": some(2, 5, 4, 3), "y_val": np.arange(2)}, "images of several sizes"),
         ({"y_train": np.array([{}] * 6)}, "cannot be read as .npz"),
+        ({"classes": [b"cat", b"\xe9"]}, "classes has b'\\xe9', which is not text in UTF-8"),
+        ({"classes": [0.5, 1.5]}, "classes is float64; save the names as text"),
+        ({"classes": [True, False]}, "classes is bool; save the names as text"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(npz, changed, sentence):
@@ -131,6 +154,19 @@ def test_without_training_images(npz):
         write(npz, x_test=GOOD["x_train"], y_test=GOOD["y_train"])
     )
     assert "has the arrays none" in message_of(write(npz))
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(npz, monkeypatch):
+    """It filled the memory, and the process was killed."""
+    monkeypatch.setattr(os, "sysconf", lambda name: 10)
+    assert "more than the memory of this machine (100 bytes)" in message_of(write(npz, **GOOD))
+    monkeypatch.undo()
+    content = bytearray(npz.read_bytes())
+    entry = content.index(b"PK\1\2")  # the directory's first, whose size is four bytes at 24
+    content[entry + 24 : entry + 28] = struct.pack("<I", 2_000_000_000)
+    npz.write_bytes(content)
+    message = message_of(npz)
+    assert "unpacks to 2,000,000," in message and "more than 16 times its size" in message
 
 
 def npy(header: bytes, body: bytes = b"") -> bytes:

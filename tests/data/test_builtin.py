@@ -140,6 +140,15 @@ def test_default_folder(
     assert len(load_dataset("mnist").test) == 20
 
 
+def test_the_variable_of_tfds_names_the_default_folder(
+    tmp_path: Path, place_cifar10: PlaceCifar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sets" / "downloads").mkdir(parents=True)
+    place_cifar10(tmp_path / "sets" / "downloads")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    assert len(load_dataset("cifar10").test) == 40
+
+
 def test_default_folder_does_not_mix_up_the_idx_sets(
     tmp_path: Path, idx_contents: Files, place_idx: PlaceIdx
 ) -> None:

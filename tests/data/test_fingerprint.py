@@ -14,6 +14,7 @@ from flax_resnet.data import Dataset, open_dataset
 from flax_resnet.data import fingerprint as module
 from flax_resnet.data.fingerprint import Fingerprint, differences, fingerprint
 from flax_resnet.data.images import ImageFiles
+from flax_resnet.data.tfds import prepare
 from flax_resnet.data.tfds.dataset import Subset
 
 
@@ -117,7 +118,7 @@ def test_a_prepared_set_is_known_by_its_files(tmp_path):
     """Photos of a prepared set are not read: ImageNet has 140 GB of them."""
 
     def found(folder, indices):
-        whole = SimpleNamespace(folder=folder, name="train")
+        whole = SimpleNamespace(folder=folder, name="train", stored_labels=lambda: None)
         sources = [
             ImageFiles(Subset(whole, np.array(chosen, np.intp)), size=8)
             for chosen in (indices, [2], [])
@@ -134,3 +135,49 @@ def test_a_prepared_set_is_known_by_its_files(tmp_path):
     assert differences(before, found(tmp_path / "moved", [1, 0])) == [others]
     (tmp_path / "moved" / shard.name).write_bytes(b"more records")
     assert others in differences(before, found(tmp_path / "moved", [0, 1]))
+
+
+@pytest.fixture
+def prepared(photos, tmp_path):
+    """Function that prepares the photos in a folder, and one that takes the fingerprint there."""
+
+    def of_set(folder):
+        data = DataConfig(name="photos", dir=str(tmp_path / folder), image_size=4)
+        return fingerprint(open_dataset(data, AugmentConfig()), None)
+
+    return lambda folder: prepare(str(photos), data_dir=tmp_path / folder), of_set
+
+
+OTHERS = "the images, labels or order of train are others"
+
+
+def test_corrected_labels_and_exchanged_photos_of_a_prepared_set_are_seen(prepared, photos):
+    prepare_in, of_set = prepared
+    labels = prepare_in("first") / "train.label.npy"
+    before = of_set("first")
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(photos / "train" / "cat" / "0.png")
+    sizes = [p.stat().st_size for p in sorted(prepare_in("second").glob("*record*"))]
+    assert sizes == [p.stat().st_size for p in sorted(labels.parent.glob("*record*"))]
+    assert differences(before, of_set("second")) == [OTHERS]
+    np.save(labels, 1 - np.load(labels))
+    assert differences(before, of_set("first")) == [OTHERS]
+
+
+def test_a_prepared_set_is_that_of_an_earlier_version(prepared):
+    """``data.json`` of earlier versions had a digest of names, sizes and indices alone."""
+    prepare_in, of_set = prepared
+    folder = prepare_in("sets")
+    now = of_set("sets")
+    earlier = json.loads(json.dumps(now.to_json()))
+    files = [f"{p.name} {p.stat().st_size}\n" for p in sorted(folder.glob("*.array_record*"))]
+    for split, count in (("train", 12), ("validation", 4), ("test", 4)):
+        facts = "".join([*files, split]).encode() + np.arange(count).tobytes()
+        earlier["splits"][split]["digest"] = hashlib.blake2b(facts, digest_size=16).hexdigest()
+    assert set(earlier["splits"]["train"]) == {"images", "digest", "files"}
+    assert Fingerprint.from_json(earlier) != now
+    assert differences(Fingerprint.from_json(earlier), now) == []
+    # A run on a set that was prepared before sets kept what they were prepared from.
+    (folder / ".prepared_from.json").unlink()
+    without = of_set("sets")
+    prepare_in("again")
+    assert without != of_set("again") and differences(without, of_set("again")) == []

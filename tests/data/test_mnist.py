@@ -43,6 +43,23 @@ def test_class_names_of_the_idx_sets(
     assert (clothing[0], clothing[5], clothing[9]) == ("T-shirt/top", "Sandal", "Ankle boot")
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("mnist", "fashion_mnist"), ("fashion_mnist", "mnist")]
+)
+def test_a_file_of_the_other_idx_set_is_refused(
+    tmp_path: Path, name: str, other: str, idx_contents: Files, place_idx: PlaceIdx
+) -> None:
+    """Both sets have the same names of files, shapes and labels; the published sizes differ."""
+    place_idx(tmp_path, idx_contents)
+    (file,) = [file for file in PUBLISHED[other] if file.name == TEST_LABELS]
+    with (tmp_path / TEST_LABELS).open("r+b") as stored:
+        stored.truncate(file.size)
+    with pytest.raises(UserError) as caught:
+        load_dataset(name, tmp_path)
+    expected = f"{tmp_path / TEST_LABELS} is a file of {other} and not of {name}, by its size of"
+    assert expected in str(caught.value)
+
+
 def test_plain_idx_under_either_name(tmp_path: Path, idx_contents: Files) -> None:
     for name, content in idx_contents.items():
         # Some browsers uncompress a .gz file during the download and keep its name.

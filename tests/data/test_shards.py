@@ -84,9 +84,24 @@ def test_the_same_images_give_the_same_bytes(sets, form, tmp_path):
     names = sorted(path.name for path in again.iterdir())
     extension = {"webdataset": "tar", "parquet": "parquet"}[form]
     splits = [f"{split}-00000-of-00001.{extension}" for split in ("test", "train", "validation")]
-    assert names == ["classes.json"] * (form == "webdataset") + splits
+    described = [".prepared_from.json"] + ["classes.json"] * (form == "webdataset")
+    assert names == described + splits
     for name in names:
         assert (again / name).read_bytes() == Path(written, name).read_bytes()
+
+
+def test_shards_are_flushed_through_a_file_that_is_open_for_writing(sets, tmp_path, monkeypatch):
+    """Windows refuses ``fsync`` of a file that is open for reading."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed, fsync = [], os.fsync
+
+    def checked(descriptor):
+        flushed.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", checked)
+    prepare(sets["folder"]["dir"], data_dir=tmp_path, to="webdataset")
+    assert len(flushed) >= 3 and os.O_RDONLY not in flushed
 
 
 def test_other_programs_read_what_prepare_writes(sets):

@@ -1,6 +1,9 @@
 """Classes of very different sizes: weights in the loss, and an order that balances them."""
 
 import dataclasses
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import flax.linen as nn
 import jax
@@ -43,6 +46,28 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch():
     assert not np.array_equal(first(0, 1, 347), first(1, 1, 347))
     line = np.concatenate([batch_indices(0, step, 32, 347, order=first) for step in range(22)])
     np.testing.assert_array_equal(line[:694], np.r_[again(0, 0, 347), again(0, 1, 347)])
+
+
+def test_threads_may_share_an_order(monkeypatch):
+    """Two that made the orders of two epochs at once left those of all later ones in memory."""
+    order, generator = BalancedOrder(LABELS), np.random.default_rng
+    meeting, met = threading.Barrier(2), set()
+
+    def meet(seed):
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            meeting.wait(60)
+        return generator(seed)
+
+    for epoch in range(2):
+        order(0, epoch, 347)
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(np.random, "default_rng", meet)
+        found = list(pool.map(lambda epoch: order(0, epoch, 347), (2, 3)))
+    for epoch, one in zip((2, 3), found, strict=True):
+        np.testing.assert_array_equal(one, BalancedOrder(LABELS)(0, epoch, 347))
+    later = [weakref.ref(order(0, epoch, 347)) for epoch in range(4, 12)]
+    assert sum(one() is not None for one in later) <= 2
 
 
 class Linear(nn.Module):

@@ -28,7 +28,7 @@ def contact_sheet(
     *,
     per_class: int = 8,
     tile: int = 112,
-) -> None:
+) -> int:
     """Write a picture with a row for each class: its name, and examples from train.
 
     The examples are evenly spaced in the order of the files of the class. A grey cross replaces an
@@ -39,6 +39,9 @@ def contact_sheet(
         path: Path of the picture; its extension determines the format, such as .png or .jpg.
         per_class: Largest number of examples of a class.
         tile: Height and width of an example, in pixels.
+
+    Returns:
+        Number of classes that the picture shows.
 
     Raises:
         UserError: The picture cannot be written.
@@ -59,6 +62,7 @@ def contact_sheet(
             left = _NAME_WIDTH + column * pitch + _MARGIN
             sheet.paste(_example(records.train.paths[index], tile), (left, top))
     write_picture(sheet, path)
+    return len(classes)
 
 
 def _example(path: str, tile: int) -> Image.Image:

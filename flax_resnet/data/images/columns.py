@@ -133,7 +133,10 @@ def _label_column(table: Table, key_of: dict[str, str], path: str) -> str:
 
 
 def _holds_splits(table: Table, name: str) -> bool:
-    return all(value.strip().lower() in SPLIT_ALIASES for value in table.column(name))
+    # Not by Table.column, which refuses values of other types: nobody has named this column.
+    column = table.columns.index(name)
+    values = [row[column] for row in table.rows]
+    return all(isinstance(one, str) and one.strip().lower() in SPLIT_ALIASES for one in values)
 
 
 def _first_line(table: Table, labelled: bool) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from flax_resnet.data.images.decoding import EXTENSIONS
@@ -71,29 +72,31 @@ def find_listed(listing: str, paths: Sequence[str]) -> tuple[list[list[str]], st
     found = _find_all(own, paths)
     if all(found):
         return found, ""
-    others = {
-        os.path.realpath(folder): (folder, _find_all(folder, paths))
-        for folder in _other_folders(own or ".")
-    }
-    suitable = [other for other in others.values() if all(other[1])]
-    if not suitable and not any(found):
-        suitable = [other for other in others.values() if any(other[1])]
-        if len(suitable) > 1:  # of some of the files only: none of them is meant for sure
-            return found, ""
-    if not suitable:
-        return found, ""
-    (first, in_first), *more = suitable
-    if more:
+    # There may be 50,000 rows and 1,000 folders: a folder is left at the first path that decides,
+    # and the search ends with the second folder that could be meant.
+    by_location = {os.path.realpath(folder): folder for folder in _other_folders(own or ".")}
+    others = list(by_location.values())
+    suitable = list(itertools.islice((one for one in others if _has(all, one, paths)), 2))
+    if len(suitable) > 1:
         raise UserError(
-            f"{listing}: its paths could be relative to {first} or to {more[0][0]}, which both "
-            "have all of its files; put the list into the folder of its images"
+            f"{listing}: its paths could be relative to {suitable[0]} or to {suitable[1]}, which "
+            "both have all of its files; put the list into the folder of its images"
         )
-    return in_first, f"{listing}: its paths are relative to {first}"
+    if not suitable and not any(found):
+        suitable = list(itertools.islice((one for one in others if _has(any, one, paths)), 2))
+    if len(suitable) != 1:  # of some of the files only: none of them is meant for sure
+        return found, ""
+    return _find_all(suitable[0], paths), f"{listing}: its paths are relative to {suitable[0]}"
 
 
 def _find_all(folder: str, paths: Sequence[str]) -> list[list[str]]:
     finder = FileFinder(folder)
     return [finder.find(path) for path in paths]
+
+
+def _has(quantifier: Callable[[Iterable[object]], bool], folder: str, paths: Sequence[str]) -> bool:
+    """Return whether a folder has ``all`` or ``any`` of the files."""
+    return quantifier(map(FileFinder(folder).find, paths))
 
 
 def _other_folders(own: str) -> list[str]:

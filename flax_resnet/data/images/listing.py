@@ -58,9 +58,9 @@ def read_listing(
 
     Args:
         path: Path of the list.
-        classes: Class names in order; the labels are then all class names, or all numbers from 0.
-            Without them, the sorted labels are the class names, sorted as numbers if all are
-            numbers.
+        classes: Class names in order; the labels are then all class names, or all numbers from 0,
+            and no training split is needed. Without them, the sorted labels are the class names,
+            sorted as numbers if all are numbers.
         other_names: Other names that labels of ``classes`` may have, see ``match_classes``.
         columns: Names of the columns of path, label and optionally split; by default they are
             recognized.
@@ -81,7 +81,7 @@ def read_listing(
     for row in rows:
         if not row.path or not row.label:
             raise UserError(f"{path}, line {row.line}: the path or the label is empty; fill it in")
-    splits = _splits(path, rows)
+    splits = _splits(path, rows, classes)
     files, relative = _files(path, rows)
     names, labels, about_labels = _labels(path, rows, classes, other_names)
     entries = [Entry(*entry) for entry in zip(files, labels, splits, strict=True)]
@@ -124,7 +124,7 @@ def _rows(table: Table, columns: Sequence[str]) -> Iterator[_Row]:
         yield _Row(line, path, label.strip(), split.strip())
 
 
-def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
+def _splits(path: str, rows: Sequence[_Row], classes: Sequence[str] | None) -> list[str | None]:
     """Return the split of every row, as one of ``SPLITS``, or None for all rows."""
     splits: list[str | None] = []
     for row in rows:
@@ -137,7 +137,7 @@ def _splits(path: str, rows: Sequence[_Row]) -> list[str | None]:
     if None in splits and any(splits):
         line = rows[splits.index(None)].line
         raise UserError(f"{path}, line {line}: it has no split, but other lines have one; add it")
-    if any(splits) and "train" not in splits:
+    if any(splits) and "train" not in splits and classes is None:
         raise UserError(f"{path} has no line with the split train: add some")
     return splits
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from flax_resnet.data.tfds.archives import FileTree
+from flax_resnet.data.tfds.origin import Origin
 from flax_resnet.errors import UserError
 
 Example = dict[str, Any]
@@ -44,6 +45,7 @@ class DatasetContents:
         shards: All shards, grouped by split, and within a split in the order of the images.
         images: Total number of images, or None if counting would take long.
         notes: Sentences for the user about what was found.
+        origin: What a set of images without a published name is written from.
     """
 
     features: Any
@@ -51,6 +53,7 @@ class DatasetContents:
     shards: tuple[ShardContents, ...]
     images: int | None
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 def photo_shards(

@@ -13,19 +13,29 @@ from pathlib import Path
 
 from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.errors import UserError
+from flax_resnet.paths import scheme_of
 from flax_resnet.storage import local_data
 from flax_resnet.text_files import parse_json
 
-DEFAULT_FOLDER = "~/tensorflow_datasets"
 FORMAT = "array_record"
 
 _NAME = re.compile(r"(?P<set>\w+)(?:/(?P<config>[\w.+-]+))?(?::(?P<version>[\d.]+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
+def default_folder() -> str:
+    """Return TFDS's default folder of all prepared sets: that of TFDS_DATA_DIR, or in the home.
+
+    An address in that variable is not followed, because all sets of its bucket would be copied:
+    ``--data.dir`` can name the folder of one run's sets.
+    """
+    named = os.environ.get("TFDS_DATA_DIR")
+    return named if named and not scheme_of(named) else "~/tensorflow_datasets"
+
+
 def tfds_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Return the folder of all prepared sets; None gives TFDS's default."""
-    return local_data(DEFAULT_FOLDER if data_dir is None else data_dir)
+    return local_data(default_folder() if data_dir is None else data_dir)
 
 
 def labels_file(folder: Path, split: str, label: str) -> Path:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from flax_resnet.data.images import Records, find_images, map_in_threads, read_bytes
-from flax_resnet.data.images.digests import digest_files
+from flax_resnet.data.images.digests import FileDigest, digest_files
 from flax_resnet.data.images.members import Member
 from flax_resnet.data.tfds.contents import DatasetContents, Example, ShardContents
+from flax_resnet.data.tfds.origin import Origin, digest_of
 from flax_resnet.errors import UserError
 
 _BYTES_PER_SHARD = 100_000_000  # about what TFDS and WebDataset advise
@@ -37,12 +38,16 @@ def read_images(
     import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
     found = find_images(source)
-    shards = []
+    shards, hashes = [], {}
     for split, records in found.splits.items():
         order = np.arange(len(records))
         if shuffle is not None:
             order = np.random.default_rng([shuffle]).permutation(order)
-        shards += _shards(split, records, order, photos_only)
+        digests = digest_files(records.paths)
+        shards += _shards(split, records, order, digests, photos_only)
+        contents = ("" if digest is None else digest.content for digest in digests)
+        rows = list(zip(records.labels.tolist(), contents, strict=True))
+        hashes[split] = digest_of(rows[n] for n in order)
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=found.classes)}
     )
@@ -50,18 +55,22 @@ def read_images(
     if found.left_out:
         notes.append(f"{source}: left out are {', '.join(list(found.left_out)[:3])}")
     images = sum(map(len, found.splits.values()))
-    return DatasetContents(features, "label", tuple(shards), images, tuple(notes))
+    origin = Origin(str(source.resolve()), shuffle, tuple(found.classes), hashes)
+    return DatasetContents(features, "label", tuple(shards), images, tuple(notes), origin)
 
 
 def _shards(
-    split: str, records: Records, order: np.ndarray, photos_only: bool
+    split: str,
+    records: Records,
+    order: np.ndarray,
+    digests: Sequence[FileDigest | None],
+    photos_only: bool,
 ) -> list[ShardContents]:
     """Divide the images of a split into shards of equal numbers."""
     if not len(order):
         return []
     total = sum(map_in_threads(_size, records.paths, 64))
     number = max(math.ceil(total / _BYTES_PER_SHARD), math.ceil(len(order) / _IMAGES_PER_SHARD))
-    digests = digest_files(records.paths)
     return [
         ShardContents(
             split,

@@ -26,8 +26,9 @@ from flax_resnet.data.published import PUBLISHED, TFDS_CATALOG
 from flax_resnet.data.tfds import cifar_mnist, flowers, imagenet, voc
 from flax_resnet.data.tfds.archives import folder_files, reading
 from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
-from flax_resnet.data.tfds.folders import DEFAULT_FOLDER, check_array_record, is_readable
+from flax_resnet.data.tfds.folders import check_array_record, default_folder, is_readable
 from flax_resnet.data.tfds.images import read_images
+from flax_resnet.data.tfds.origin import Origin, read_origin, write_origin
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
@@ -35,6 +36,8 @@ from flax_resnet.paths import expand
 TFDS = "tfds"
 TARGETS = (TFDS, *SHARD_FORMATS)
 _FIRST_VERSION = "1.0.0"
+# What --data.name reads without a prepared set; a folder of photos may be called so all the same.
+_OTHER_NAMES = ("digits", "folder", *SHARD_FORMATS)
 _PLAIN_SECONDS = 10.0  # between lines of progress if there is no terminal
 
 
@@ -82,7 +85,7 @@ def prepare(
             train on.
         source: The original file, its folder, or the folder extracted from it. If its contents
             differ from the published ones, a note describes them.
-        data_dir: TFDS's folder of data sets; by default ``~/tensorflow_datasets``.
+        data_dir: TFDS's folder of data sets; by default that of ``folders.default_folder``.
         console: Console for progress and notes; by default standard error.
         to: ``"tfds"``, ``"webdataset"`` or ``"parquet"``.
         shuffle: Seed of a random order of the images of each split of a folder, list or shards.
@@ -93,7 +96,9 @@ def prepare(
 
     Raises:
         UserError: The name is unknown; files are absent and cannot be downloaded, or are damaged,
-            hostile or those of another set; or a folder cannot be written, or the disk is full.
+            hostile or those of another set; the set's folder holds one that was prepared from
+            something else; the name of a folder of images is no name of a set; or a folder cannot
+            be written, or the disk is full.
     """
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
     if to == TFDS:
@@ -109,6 +114,8 @@ def prepare(
             )
         read = partial(read_images, shuffle=shuffle, photos_only=to == TFDS)
         name = re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name)
+        if to == TFDS:
+            _check_name(name, path)
         recipe = _Recipe(read, "", "a folder of images, a list or shards")
     elif shuffle is not None:
         raise UserError(
@@ -116,8 +123,8 @@ def prepare(
             "out",
             exit_code=2,
         )
-    root = expand(DEFAULT_FOLDER if data_dir is None else data_dir)
-    catalogued = TFDS_CATALOG.get(name) if name in _RECIPES else None
+    root = expand(default_folder() if data_dir is None else data_dir)
+    catalogued = TFDS_CATALOG.get(name) if recipe.originals else None
     version = catalogued.version if catalogued else _FIRST_VERSION
     folder = root / name / version if to == TFDS else root / name
     if not _is_prepared(folder, to):
@@ -136,6 +143,15 @@ def prepare(
                 "--data.dir, and run the command again, which resumes where it stopped"
             ) from error
     again = "" if source is None else f"; to prepare it from {source}, delete that folder first"
+    now = None
+    if not recipe.originals and path is not None:
+        now = read_images(path, folder, shuffle=shuffle).origin
+        if read_origin(folder) is None:
+            again = (
+                f"; it is not known whether from {path}: if not, move that folder away and run the "
+                "command again"
+            )
+    _check_origin(folder, name, now)
     console.print(f"{name} is prepared already, in {folder}{again}", markup=False)
     return folder
 
@@ -143,6 +159,49 @@ def prepare(
 def preparable_names() -> list[str]:
     """Return the names that ``prepare`` accepts."""
     return list(_RECIPES)
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Check the name that a folder or a list gives to a set in TFDS's format.
+
+    Raises:
+        UserError: TFDS would not find its files, or the name is that of another set.
+    """
+    if not re.match("[a-zA-Z]", name):
+        problem = "TFDS needs a name that begins with a letter from a to z"
+    elif name in _RECIPES or name in _OTHER_NAMES:
+        problem = f"--data.name {name} means another set"
+    else:
+        return
+    raise UserError(
+        f"{path} cannot be prepared under its name, {name}, because {problem}: rename the "
+        f"{'file' if path.is_file() else 'folder'}, or write --to {' or '.join(SHARD_FORMATS)}"
+    )
+
+
+def _check_origin(folder: Path, name: str, now: Origin | None) -> None:
+    """Check that a prepared set was written from the same as it would be now, if that was kept.
+
+    Args:
+        folder: The folder of the set.
+        name: Its name.
+        now: What it would be written from now; None of a published set.
+
+    Raises:
+        UserError: It was written from something else.
+    """
+    before = read_origin(folder)
+    if before is None or before == now:
+        return
+    problem = (
+        f"is not the published {name}"
+        if now is None
+        else f"its images, labels, classes or order are not those that {now} gives now"
+    )
+    raise UserError(
+        f"{folder} was prepared from {before}, and {problem}: move that folder away, or choose "
+        "another with --data.dir"
+    )
 
 
 def _is_prepared(folder: Path, to: str) -> bool:
@@ -202,6 +261,8 @@ def _prepare(
                 images = write_folder(incomplete, name, folder.name, contents, stamp, advance)
             else:
                 images = _write_shards(incomplete, to, contents, advance)
+    if contents.origin is not None:
+        write_origin(incomplete, contents.origin)
     os.replace(incomplete, folder)
     console.print(f"{name} is prepared in {folder}: {_counts(images)} images", markup=False)
     notes = list(contents.notes)
@@ -218,8 +279,11 @@ def _prepare(
 def _write_shards(
     folder: Path, to: str, contents: DatasetContents, advance: Callable[[], None]
 ) -> dict[str, int]:
+    import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+
     feature = contents.features[contents.label]
-    if not hasattr(feature, "names"):
+    # A Sequence passes the attributes of its ClassLabel on, such as the names.
+    if not isinstance(feature, tfds.features.ClassLabel):
         raise UserError(
             f"images with any number of classes cannot be written as {to}: use --to {TFDS}"
         )

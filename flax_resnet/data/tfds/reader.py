@@ -6,8 +6,11 @@ read as the bytes of their JPEG or PNG files (``PreparedSplit.contents``).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +29,9 @@ from flax_resnet.data.tfds.folders import (
 )
 from flax_resnet.errors import UserError
 
+# Errors that say nothing about a file's content; ArrayRecord gives only their texts.
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+_NO_ACCESS = (errno.EIO, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT)
 # Records read at once: enough to keep the threads of the reader busy, few enough for the memory.
 _CHUNK = 1024
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
@@ -68,7 +74,7 @@ class PreparedSplit:
         Raises:
             UserError: A file is damaged, or a label is out of range.
         """
-        labels = self._stored_labels()
+        labels = self.stored_labels()
         if labels is None:
             starts = range(0, len(self), _CHUNK)
             chunks = (range(start, min(start + _CHUNK, len(self))) for start in starts)
@@ -147,7 +153,7 @@ class PreparedSplit:
             )
             return [tf_example_pb2.Example.FromString(record) for record in records]
         except (RuntimeError, DecodeError) as error:
-            raise UserError(_damaged(self.folder, error)) from error
+            raise UserError(_unreadable(self.folder, error)) from error
 
     def _image(self, example: Any) -> bytes:
         values = example.features.feature[self.image].bytes_list.value
@@ -174,7 +180,7 @@ class PreparedSplit:
             problem = f"a label is {invalid[0]}, but there are {self.num_classes} classes"
             raise UserError(_damaged(self.folder, problem))
 
-    def _stored_labels(self) -> npt.NDArray[Any] | None:
+    def stored_labels(self) -> npt.NDArray[Any] | None:
         """Return the copy of the labels that our writer stored, or None."""
         try:
             labels = np.load(labels_file(self.folder, self.name, self.label), allow_pickle=False)
@@ -226,7 +232,7 @@ def open_prepared(
 
     Args:
         name: TFDS's name of the set, ``name[/config][:version]``.
-        data_dir: TFDS's folder of data sets; by default ``~/tensorflow_datasets``.
+        data_dir: TFDS's folder of data sets; by default that of ``default_folder``.
         image, label: The features to read. By default those that the set declares for supervised
             learning; otherwise the only Image, and the ClassLabel or Sequence of ClassLabel that
             is the only one or has the name ``label`` or ``labels``.
@@ -248,10 +254,11 @@ def open_prepared(
         info = tfds.builder_from_directory(folder, file_format=FORMAT).info
         instructions = {split: info.splits[split].file_instructions for split in info.splits}
     except Exception as error:  # any exception: TFDS does not document what damage raises
-        raise UserError(_damaged(folder, error)) from error
+        raise UserError(_unreadable(folder, error)) from error
     files = [file.filename for files in instructions.values() for file in files]
     if absent := [file for file in files if not os.path.exists(file)]:
         raise UserError(_damaged(folder, f"{os.path.basename(absent[0])} is not there"))
+    _allow_open_files(len(files))
     keys = info.supervised_keys or ()
     is_label = {feature: _is_label(info.features[feature]) for feature in info.features}
     is_image = {
@@ -328,6 +335,44 @@ def _choice(
         f"the set in {folder} has {len(candidates)} features that can be the {what} ({listed}): "
         f"choose one by {what}="
     )
+
+
+def _allow_open_files(files: int) -> None:
+    """Raise this process's limit on open files where so many more may be too many.
+
+    A reader keeps each file open that it has read: ImageNet has 1,050, and the usual limit is 1,024
+    files, on macOS 256.
+    """
+    if sys.platform == "win32":  # there are no prepared sets
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The rest is for other sets, and for what else a run opens.
+    if soft == resource.RLIM_INFINITY or 4 * files <= soft:
+        return
+    wanted = soft + 2 * files
+    with contextlib.suppress(OSError, ValueError):  # the reader names the limit if it is reached
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _unreadable(folder: Path, error: Exception) -> str:
+    """Return the message about files that could not be read, which need not be damaged."""
+    reasons = {code: os.strerror(code) for code in (*_TOO_MANY, *_NO_ACCESS)}
+    found = next((code for code, text in reasons.items() if text in str(error)), None)
+    if found in _TOO_MANY:
+        return (
+            f"the data set in {folder} has more files than may be open at once "
+            f"({reasons[found]}): raise the limit, for example by `ulimit -n 8192`, and run the "
+            "command again"
+        )
+    if found is not None:
+        return (
+            f"the data set in {folder} cannot be read ({reasons[found]}): make its files readable, "
+            "or check the disk or network that they are on, and run the command again"
+        )
+    return _damaged(folder, error)
 
 
 def _damaged(folder: Path, problem: object) -> str:

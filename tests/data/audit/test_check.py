@@ -242,6 +242,12 @@ def test_a_path_without_a_folder_is_refused(tmp_path, capfd):
     assert "does not exist: name a folder of images" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--model", "--suspects-sheet", "--suspects-list"])
+def test_options_of_suspects_are_refused_without_it(tmp_path, capfd, option):
+    assert main(["check", str(tmp_path), option, "given"]) == 2
+    assert f"{option} would do nothing without --suspects: add it" in capfd.readouterr().err
+
+
 # --- The contact sheet -------------------------------------------------------------
 
 
@@ -278,6 +284,14 @@ def test_long_names_of_classes_stay_in_their_column(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
     assert sheet.shape == (2 * 48, 160 + 48, 3)
     assert (sheet[:, 157:163] == 255).all() and (sheet[48:, 130:156] < 100).any()
+
+
+def test_classes_that_are_left_out_of_the_sheet_are_counted(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys.modules["flax_resnet.data.audit.contact_sheet"], "_MOST_CLASSES", 2)
+    for number in range(3):
+        save(tmp_path, f"in/{number}/{number}.png", photo(number))
+    assert main(["check", str(tmp_path / "in"), "--sheet", str(tmp_path / "s.png")]) == 0
+    assert "s.png: the first 2 of 3 classes." in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["sheet.docx", "sheet"])

@@ -103,6 +103,24 @@ def test_given_classes_are_named_or_numbered(images, labels):
     assert (entries["a.jpg"][0], entries["b.jpg"][0]) == ("z", "x")
 
 
+def test_a_list_for_known_classes_needs_no_training_split(images):
+    """A list of test images alone could not be evaluated."""
+    text = "path,label,split\na.jpg,y,test\nb.jpg,x,test\n"
+    entries, classes, _ = read(images / "list.csv", text, classes=("x", "y", "z"))
+    assert classes == ("x", "y", "z")
+    assert entries == {"a.jpg": ("y", "test"), "b.jpg": ("x", "test")}
+    assert "no line with the split train: add some" in message_of(images / "list.csv", text)
+
+
+@pytest.mark.parametrize("value", [{"id": 3}, 0.5, True, ["train"], None, 7])
+@pytest.mark.parametrize("key", ["dataset", "phase", "usage"])
+def test_values_that_are_no_text_are_no_splits(images, key, value):
+    """Nobody named this key, so it is no reason to refuse the list."""
+    rows = [{"path": file, "label": file[0], key: value} for file in ("a.jpg", "b.jpg")]
+    entries, _, _ = read(images / "list.jsonl", jsonl(*rows))
+    assert entries == {"a.jpg": ("a", "train"), "b.jpg": ("b", "train")}
+
+
 # --- Refused input ---------------------------------------------------------
 
 

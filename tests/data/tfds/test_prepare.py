@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -185,6 +186,69 @@ def test_a_full_disk_loses_nothing_and_other_originals_start_again(
     splits = open_prepared("cifar10", tmp_path).splits
     test, train = splits["test"].gather(range(40)), splits["train"].gather(range(40))
     np.testing.assert_array_equal(test["image"], train["image"])
+
+
+# --- Folders and lists of one name ---------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path, place, jpeg):
+    """``photos(name, start)``: a folder of four photos of each of two classes."""
+
+    def write(name, start=0):
+        files = {f"{'ab'[n % 2]}/{n}.jpg": jpeg(start + n) for n in range(8)}
+        return str(place(tmp_path / name, files))
+
+    return write
+
+
+@pytest.mark.parametrize("to", ["tfds", "webdataset"])
+def test_another_folder_of_the_same_name_is_not_taken_for_it(photos, tmp_path, console, jpeg, to):
+    first, other = photos("first/my photos"), photos("other/my-photos", start=50)
+    options = {"data_dir": tmp_path / "sets", "console": console, "to": to}
+    folder = prepare(first, **options)
+    moved = shutil.move(first, tmp_path / "my photos")
+    assert prepare(str(moved), **options) == folder
+    assert "my_photos is prepared already" in console.text()
+    with pytest.raises(UserError, match=r"prepared from .*move that folder away") as caught:
+        prepare(other, **options)
+    assert first in str(caught.value) and other in str(caught.value)
+    with pytest.raises(UserError, match=r"order are not those that .* with --shuffle 3"):
+        prepare(str(moved), shuffle=3, **options)
+    (moved / "a" / "new.jpg").write_bytes(jpeg(99))
+    with pytest.raises(UserError, match="order are not those"):
+        prepare(str(moved), **options)
+
+
+def test_a_set_of_an_earlier_version_stays_usable(photos, tmp_path, console):
+    folder = prepare(photos("photos"), None, tmp_path / "sets", console)
+    (folder / ".prepared_from.json").unlink()
+    assert prepare(photos("other/photos", start=50), None, tmp_path / "sets", console) == folder
+    assert "it is not known whether from" in console.text()
+
+
+def test_a_folder_that_is_called_as_a_published_set_is_not_taken_for_it(
+    photos, tmp_path, place_cifar10
+):
+    prepare(photos("cifar10"), data_dir=tmp_path / "sets", to="webdataset")
+    with pytest.raises(UserError, match="is not the published cifar10"):
+        prepare("cifar10", place_cifar10(tmp_path), tmp_path / "sets", to="webdataset")
+
+
+@pytest.mark.parametrize("name", ["2024_photos", "фото", "_x", "cifar10", "digits"])
+def test_a_name_that_no_set_can_have_is_refused_at_once(photos, tmp_path, name):
+    with pytest.raises(UserError, match="rename the folder, or write --to webdataset") as caught:
+        prepare(photos(f"in/{name}"), data_dir=tmp_path / "sets")
+    assert name in str(caught.value)
+    assert not (tmp_path / "sets").exists()
+
+
+def test_the_variable_of_tfds_names_the_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    assert prepare(photos("photos")) == find_prepared("photos") == tmp_path / "sets/photos/1.0.0"
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/sets")  # all its sets would be copied
+    assert find_prepared("photos") is None
 
 
 # --- Downloads ------------------------------------------------------------------

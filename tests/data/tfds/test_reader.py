@@ -1,16 +1,22 @@
 """Reading of prepared TFDS sets: values, choice of features, and every kind of damage."""
 
+import dataclasses
 import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from flax_resnet.data import load_dataset
 from flax_resnet.data.tfds import load_prepared, open_prepared, prepare
+from flax_resnet.data.tfds.contents import DatasetContents, ShardContents
+from flax_resnet.data.tfds.writer import write_folder
 from flax_resnet.errors import UserError
 
 
@@ -272,3 +278,63 @@ def test_a_set_without_labels_is_not_trained_on(copy):
     assert "the images of train in" in message and "have no labels (-1)" in message
     message = message_of(lambda: load_dataset("mnist", copy[0], validation=0, download=False))
     assert "has images without a label in train" in message
+
+
+# --- Files that cannot be read, and are not damaged ---------------------------------------------
+
+READ_WITH_LIMITS = """
+import resource, sys
+from flax_resnet.data.tfds import open_prepared
+from flax_resnet.errors import UserError
+resource.setrlimit(resource.RLIMIT_NOFILE, tuple(map(int, sys.argv[2:])))
+train = open_prepared("many", sys.argv[1]).splits["train"]
+try:
+    print(len(train.contents(range(len(train)))))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A set of 80 files, with an image in each."""
+    image, label = tfds.features.Image(), tfds.features.ClassLabel(names=["cat", "dog"])
+    shards = tuple(
+        ShardContents("train", f"{n}", lambda n=n: [{"image": png(4, 4), "label": n % 2}])
+        for n in range(80)
+    )
+    features = tfds.features.FeaturesDict({"image": image, "label": label})
+    folder = tmp_path_factory.mktemp("many")
+    contents = DatasetContents(features, "label", shards, None)
+    write_folder(folder / "many" / "1.0.0", "many", "1.0.0", contents, "", lambda: None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hard_limit", "expected"),
+    [(1000, "80"), (60, "has more files than may be open at once (Too many open files)")],
+)
+def test_more_files_than_may_be_open(many, hard_limit, expected):
+    """ImageNet has 1,050, and the usual limit is 1,024."""
+    pytest.importorskip("resource")
+    limits = "60", str(hard_limit)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITH_LIMITS, str(many), *limits],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert expected in done.stdout and "prepare it again" not in done.stdout
+
+
+def test_a_disk_that_fails_is_not_called_damage(good):
+    class Failing:
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            raise RuntimeError("UNKNOWN: Input/output error; reading mnist-train")
+
+    train = open_prepared("mnist", good).splits["train"]
+    message = message_of(lambda: dataclasses.replace(train, records=Failing()).read(0))
+    assert "cannot be read (Input/output error)" in message and "prepare it" not in message

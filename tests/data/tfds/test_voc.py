@@ -5,6 +5,7 @@ import pytest
 
 from flax_resnet.data.tfds import open_prepared, prepare
 from flax_resnet.data.tfds.voc import CLASSES
+from flax_resnet.errors import UserError
 
 ROOT = "VOCdevkit/VOC2012/"
 # The marks of image n in the lists, by class number: 1, or 0 for difficult objects;
@@ -141,3 +142,9 @@ def test_no_image_has_exactly_one_class(files, tar, refused, tmp_path):
     (tmp_path / "some.tar").write_bytes(tar(files | marks))
     message = refused("voc2012_single_label", tmp_path / "some.tar", tmp_path)
     assert "has no image of one class in validation" in message
+
+
+def test_any_number_of_classes_is_refused_as_shards(files, tar, tmp_path):
+    (tmp_path / "some.tar").write_bytes(tar(files))
+    with pytest.raises(UserError, match="any number of classes cannot be written as webdataset"):
+        prepare("voc2012", tmp_path / "some.tar", tmp_path, to="webdataset")

@@ -68,7 +68,7 @@ def write_shards(
                 advance()
 
         write(folder / name, counted(), classes)
-        with open(folder / name, "rb") as stored:
+        with open(folder / name, "r+b") as stored:  # Windows flushes only what is open for writing
             os.fsync(stored.fileno())
     if form == "webdataset":
         write_json(folder / CLASSES_FILE, list(classes), indent=None)
