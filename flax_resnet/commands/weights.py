@@ -33,7 +33,7 @@ def convert_command(
         verify: Read the written file and compare logits, also with those of torchvision.
         key: Of a file with several ResNets, the key of one, such as state_dict_ema.
         head: Keep the classifier, or drop it and write the backbone alone.
-        stem_pool: What follows a stem of one 3x3 convolution, where the file does not tell it.
+        stem_pool: What follows the stem; after one 3x3 convolution a file may not tell it.
         in_channels: Another number of channels of the images.
         in_channels_init: The first convolution then: adapt sums the weights' channels for one
             channel, and else repeats and scales them; fresh is random.

@@ -58,7 +58,7 @@ CHOICES = {
 # Options that are 1 or more, or tuples of such numbers, or None.
 SIZES = (
     *("stage_sizes", "widths", "hidden", "groups", "width_per_group", "stem_width"),
-    *("se_reduction", "in_channels"),
+    *("se_reduction", "in_channels", "num_classes"),
 )
 
 
@@ -180,6 +180,9 @@ class ResNet(nn.Module):
     remat: bool = False
 
     def __post_init__(self) -> None:
+        for option in ("stage_sizes", "widths", "hidden"):
+            if isinstance(value := getattr(self, option), list):
+                object.__setattr__(self, option, tuple(value))  # a module must be hashable
         for option, choices in CHOICES.items():
             if getattr(self, option) not in choices:
                 raise ValueError(f"{option}={getattr(self, option)!r} is not one of {choices}")

@@ -112,7 +112,7 @@ def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) ->
             for name, shape in shapes.items()
         ),
         weight_bytes=_bytes(variables),
-        activation_bytes=_activation_bytes(model.clone(conv_impl="reference"), variables, image),
+        activation_bytes=_activation_bytes(model, variables, image),
         lowerings=lowerings,
     )
 
@@ -127,6 +127,8 @@ def _bytes(tree: Any) -> int:
 
 def _activation_bytes(model: ResNet, variables: Any, image: jax.ShapeDtypeStruct) -> int:
     """Size of the residuals that ``jax.vjp`` stores in training, without the parameters."""
+    # One image is neither divided into groups nor mapped over devices.
+    model = model.clone(conv_impl="reference", batch_norm_groups=1, axis_name=None)
     statistics = {name: tree for name, tree in variables.items() if name != "params"}
 
     def residuals(params: Any, statistics: Any, image: jax.Array, key: jax.Array) -> Any:

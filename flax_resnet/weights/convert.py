@@ -1,7 +1,7 @@
 """Conversion between torchvision's state dicts and Flax variables, strict, without PyTorch."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
@@ -17,7 +17,15 @@ from .find import FoundWeights, find_weights
 from .formats.torch_tensors import release_pages
 from .infer import infer_model
 from .input_channels import kernel_channels
-from .names import COUNTER, Leaf, as_numpy, fresh_variables, torch_leaves
+from .names import (
+    COUNTER,
+    Leaf,
+    as_numpy,
+    first_of_head,
+    fresh_variables,
+    head_inputs,
+    torch_leaves,
+)
 from .timm import v2_name
 from .transformers import transformers_config, transformers_name
 
@@ -109,8 +117,11 @@ def from_torchvision(
     names = dict(weights.names)
     if head == "drop":
         names = {name: original for name, original in names.items() if not _of_head(name)}
-    channels = model.in_channels or kernel_channels(weights.shapes())
-    leaves = torch_leaves(model, channels)
+    shapes = weights.shapes()
+    channels = model.in_channels or kernel_channels(shapes)
+    # Also of a head that is dropped, so that a fresh one is for images of the same size.
+    inputs = head_inputs(model, shapes.get("fc.0.weight" if model.hidden else "fc.weight", ()))
+    leaves = torch_leaves(model, channels, inputs)
 
     converted, mismatched, broken = {}, [], []
     for name, leaf in leaves.items():
@@ -139,7 +150,8 @@ def from_torchvision(
         )
     if dropped:
         logger.warning("fc is fresh: %d classes", leaves[dropped[-1]].shape[0])
-    variables = _filled(model, leaves, converted, channels, key)
+    initialise = partial(fresh_variables, model, channels=channels, inputs=inputs)
+    variables = _filled(leaves, converted, initialise, key)
     return variables if strict else (variables, incompatible)
 
 
@@ -161,7 +173,12 @@ def to_torchvision(variables: Mapping[str, Any], model: ResNet) -> dict[str, np.
         {name: variables.get(name, {}) for name in ("params", "batch_stats")}
     )
     first = held.get(("params", "conv1", "kernel"), held.get(("params", "conv1_0", "kernel")))
-    leaves = torch_leaves(model, model.in_channels or (3 if first is None else first.shape[2]))
+    head = held.get(("params", first_of_head(model), "kernel"))
+    leaves = torch_leaves(
+        model,
+        model.in_channels or (3 if first is None else first.shape[2]),
+        None if head is None else head_inputs(model, head.shape[::-1]),
+    )
     paths = {leaf.path for leaf in leaves.values()}
     incompatible = IncompatibleKeys(
         missing=tuple("/".join(path) for path in sorted(paths - held.keys())),
@@ -265,10 +282,9 @@ def _advice(weights: FoundWeights, names: Mapping[str, str], incompatible: Incom
 
 
 def _filled(
-    model: ResNet,
     leaves: Mapping[str, Leaf],
     converted: dict[tuple[str, ...], jax.Array],
-    channels: int,
+    initialise: Callable[[jax.Array], dict[str, Any]],
     key: jax.Array | None,
 ) -> dict[str, Any]:
     """Return the converted arrays as variables, with random values for missing ones."""
@@ -277,7 +293,7 @@ def _filled(
         # XLA computes the returned arrays only.
         @partial(jax.jit, compiler_options=QUICK_COMPILATION)
         def fresh(key: jax.Array) -> list[jax.Array]:
-            flat = traverse_util.flatten_dict(fresh_variables(model, key, channels))
+            flat = traverse_util.flatten_dict(initialise(key))
             return [flat[path] for path in missing]
 
         made = fresh(jax.random.key(0) if key is None else key)

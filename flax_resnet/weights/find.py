@@ -37,7 +37,7 @@ class FoundWeights:
         averages: Keys of other ResNets that are moving averages of weights.
         left: Descriptions of everything else.
         modules: Of a whole model, the class of each module that is called ``maxpool`` and the
-            stride of each that is called ``conv1``, by name.
+            stride of each other that has one, by name.
     """
 
     key: str
@@ -64,8 +64,9 @@ class FoundWeights:
         return kinds.get(module.rpartition(".")[2], self.resnet.stem_pool)
 
     def stride(self, convolution: str) -> int | None:
-        """Return the stride of ``conv1`` or ``layer2.0.conv1``, where the modules tell it."""
-        stride = self.modules.get(f"{self.resnet.prefix}{convolution}")
+        """Return the stride of a convolution by torchvision's name, where the modules tell it."""
+        kernel = self.names.get(f"{convolution}.weight", "")
+        stride = self.modules.get(kernel.removesuffix(".weight"))
         return stride[0] if isinstance(stride, tuple) and stride else None
 
     def origin(self) -> dict[str, str]:
@@ -221,8 +222,8 @@ def module_arrays(model: Foreign) -> tuple[dict[str, Any], dict[str, Any]]:
         own, children = _members(module)
         if prefix.endswith("maxpool."):
             modules[prefix.rstrip(".")] = str(module)
-        elif prefix.endswith("conv1.") and isinstance(module.state, dict):
-            modules[prefix.rstrip(".")] = module.state.get("stride")
+        elif isinstance(module.state, dict) and "stride" in module.state:
+            modules[prefix.rstrip(".")] = module.state["stride"]
         arrays |= {prefix + name: array for name, array in own.items()}
         waiting += [(f"{prefix}{name}.", child) for name, child in reversed(children.items())]
     return arrays, modules

@@ -108,7 +108,8 @@ def weights_in(folder: Path) -> Path:
 
 
 def _torch_hub_folder() -> Path:
-    root = os.environ.get("TORCH_HOME") or "~/.cache/torch"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
     return expand(root) / "hub" / "checkpoints"
 
 

@@ -11,7 +11,8 @@ from ..models import ResNet, create_model
 from ..models.blocks import EXPANSION
 from ..models.timm_variants import TIMM_VARIANTS
 from ..models.variants import ANY, REQUIRED, VARIANTS, variant_options
-from .names import head_modules
+from .input_channels import kernel_channels
+from .names import head_modules, torch_leaves
 
 Shape = tuple[int, ...]
 
@@ -31,7 +32,8 @@ class InferredModel:
     """A named model, and the options that differ from those of the name.
 
     Some options leave no trace in arrays; their usual value is inferred. ``version="v1"`` and
-    ``"v1.5"`` have the same arrays: the latter. ``anti_alias`` and ``residual`` have none.
+    ``"v1.5"`` have the same arrays: the latter, unless it is known. ``anti_alias`` and
+    ``residual`` have none.
 
     Attributes:
         name: Name of the variant; ``"resnet"`` where no other name stands for the architecture.
@@ -82,13 +84,17 @@ def infer_model(
         UserError: The arrays are not those of a ResNet, or of the model ``name``.
     """
     known = dict(known or {})
+    if name is not None and variant_options(name).get("downsampling") == "conv_pool":
+        return _infer_conv_pool(name, shapes, known)
     architecture = _architecture(shapes)
     architecture |= {option: value for option, value in known.items() if option in architecture}
     switches = _switches(shapes) | known
+    # No name stands for v1: it is one of the options that differ from those of the name.
+    named = architecture | ({"version": "v1.5"} if architecture["version"] == "v1" else {})
     fitting: dict[str, dict[str, Any]] = {}
     for candidate in _candidates(architecture) if name is None else [name]:
         row = {**_DEFAULTS, **variant_options(candidate)}
-        if all(row[option] == value for option, value in architecture.items()):
+        if all(row[option] == value for option, value in named.items()):
             own = {"stem_width": _stem_width(shapes, row)} | switches
             if row["stem_pool"] == "zero_padded_max" and "stem_pool" not in known:
                 own["stem_pool"] = own["stem_pool"] or row["stem_pool"]
@@ -118,6 +124,25 @@ def infer_model(
     if best in TIMM_VARIANTS and any(TIMM_VARIANTS[other].get("anti_alias") for other in same):
         unknown = (*unknown, "anti_alias")
     return InferredModel(best, fitting[best], classes, unknown, same)
+
+
+def _infer_conv_pool(
+    name: str, shapes: Mapping[str, Shape], known: Mapping[str, Any]
+) -> InferredModel:
+    """Infer the head of the model ``name``, whose stages begin with a convolution of their own.
+
+    All other arrays must be those of the name: stages without blocks cannot be counted in them.
+
+    Raises:
+        UserError: They are not.
+    """
+    row, head = {**_DEFAULTS, **variant_options(name)}, _head(shapes)
+    options = {key: value for key, value in (head | dict(known)).items() if row[key] != value}
+    leaves = torch_leaves(create_model(name, **options), kernel_channels(shapes))
+    for array, leaf in leaves.items():
+        if not array.startswith("fc.") and shapes.get(array) != leaf.torch_shape:
+            raise UserError(f"These are not the weights of {name}.")
+    return InferredModel(name, options, head.get("num_classes"))
 
 
 def _is_plain(name: str, known: Mapping[str, Any]) -> bool:
@@ -245,11 +270,14 @@ def _switches(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "avg_pool_shortcut": pooled,
         "norm": "batch" if any(name.endswith("running_mean") for name in shapes) else "group",
     }
+    return switches | _head(shapes)
+
+
+def _head(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """Return the options of the classifier; empty where there is none."""
     hidden = _hidden(shapes)
     head = f"{head_modules(len(hidden)).get('fc', 'fc')}.weight"
-    if head in shapes:
-        switches |= {"num_classes": shapes[head][0], "hidden": hidden}
-    return switches
+    return {"num_classes": shapes[head][0], "hidden": hidden} if head in shapes else {}
 
 
 def _hidden(shapes: Mapping[str, Shape]) -> tuple[int, ...]:

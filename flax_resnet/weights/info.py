@@ -96,7 +96,7 @@ class LoadedWeights:
 
         Args:
             num_classes: Another number of classes than the weights have creates a random
-                classifier.
+                classifier; 1 or more.
             key: PRNG key of random values; by default ``jax.random.key(0)``.
             in_channels_init: The first convolution for another number of channels than the weights
                 have, see ``input_channels.with_input_channels``.
@@ -107,14 +107,15 @@ class LoadedWeights:
             the classes of this model.
 
         Raises:
-            UserError: The arrays do not fit the model, or an option is unknown.
+            UserError: The arrays do not fit the model, or an option or its value is unknown.
         """
+        check_class_count(num_classes)
         info = self.info
         usual = variant_options(info.config.name).get("num_classes", 1000)
-        count = num_classes or len(info.classes) or usual
+        count = len(info.classes) or usual if num_classes is None else num_classes
         keep = info.has_classifier and count == len(info.classes)
         if not keep:
-            classes = numbered_classes(num_classes or 0)
+            classes = () if num_classes is None else numbered_classes(num_classes)
             info = dataclasses.replace(info, has_classifier=False, classes=classes)
         channels = options.get("in_channels")
         if channels not in (None, self.channels):
@@ -168,6 +169,21 @@ class LoadedWeights:
             if str(self.info.path) in str(error):
                 raise
             raise UserError(f"{self.info.path}: {error}") from error
+
+
+def check_class_count(num_classes: int | None) -> None:
+    """Check the number of classes of a new classifier; None is that of the weights.
+
+    Raises:
+        UserError: It is below 1.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise UserError(
+            f"num_classes={num_classes}: a classifier has one class or more; for the pooled "
+            "features take the backbone alone (flax-resnet convert --head drop; "
+            'head="drop" in Python).',
+            exit_code=2,
+        )
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

@@ -161,7 +161,9 @@ def _resnet(
     others = tuple(name for name in names if name not in used)
     contrastive = prefix.rstrip(".").rpartition(".")[2] in CONTRASTIVE
     # kuangliu/pytorch-cifar and weiaicunzai/pytorch-cifar100, which call it so, do not pool.
-    stem_pool: Literal["none"] | None = "none" if any(".shortcut." in n for n in inner) else None
+    is_small = shapes.get(found.get("conv1.weight", ""), ())[2:] == (3, 3)
+    calls_so = any(".shortcut." in name for name in inner)
+    stem_pool: Literal["none"] | None = "none" if calls_so and is_small else None
     return FoundResNet(prefix, found, others, problem, contrastive and bool(head), stem_pool)
 
 

@@ -26,7 +26,7 @@ from .hub import (
     fetch_timm,
     weights_in,
 )
-from .info import LoadedWeights, WeightsInfo, numbered_classes
+from .info import LoadedWeights, WeightsInfo, check_class_count, numbered_classes
 from .input_channels import ChannelsInit
 from .load_file import (
     load_described_by_timm,
@@ -80,19 +80,19 @@ def load_source(
         cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier.
-        stem_pool: Whether a max-pool follows a stem of one 3x3 convolution, ``"max"`` or
-            ``"none"``, where a file does not tell it.
+        stem_pool: Of a file, whether a max-pool follows the stem, ``"max"`` or ``"none"``. After
+            a stem of one 3x3 convolution a file may not tell it; then it must be given.
 
     Raises:
-        UserError: Nothing has that name, or two things have it; no connection; damaged files; or
-            weights of another model.
+        UserError: Nothing has that name, or two things have it; no connection; damaged files;
+            weights of another model; or an option that is only for files.
     """
     if is_remote(located := locate(source)):
         return _load_remote(located, model, key, head, stem_pool)
     word = os.fspath(source)
     path = expand(word)
     is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
-    published = None if is_path else _published(word, model, cache)
+    published = None if is_path else _published(word, model, cache, head)
     if published is not None and path.exists():
         raise UserError(
             f"{word} names both {'a folder' if path.is_dir() else 'a file'} here and published "
@@ -105,7 +105,12 @@ def load_source(
         raise UserError(_not_found(word, model, is_path))
     if key is not None:
         raise UserError(f"A key chooses a ResNet of a file, and {word} is not a file: give no key.")
-    loaded = _load_folder(path, word, model) if published is None else published()
+    if stem_pool is not None:
+        raise UserError(
+            f"stem_pool says whether a file's model has a max-pool, and {word} is not a file: give "
+            "no stem_pool."
+        )
+    loaded = _load_folder(path, word, model, head) if published is None else published()
     return without_classifier(loaded) if head == "drop" else loaded
 
 
@@ -136,13 +141,17 @@ def load_pretrained(
         The Linen module, its variables ``{"params", "batch_stats"}``, and their description.
 
     Raises:
-        UserError: No such set, no connection, a wrong hash, or weights of another model.
+        UserError: No such set, no connection, a wrong hash, weights of another model, or a number
+            of classes below 1.
     """
+    check_class_count(num_classes)
     if weights != "none":
-        chosen = options.get("stem_pool")
+        # An option of any model, and of a file also what it may not tell.
+        chosen = options.get("stem_pool") if _is_file(weights, name) else None
         loaded = load_source(weights, model=name, cache=cache, stem_pool=chosen)
         return loaded.create(num_classes, key=key, in_channels_init=in_channels_init, **options)
-    model = create_model(name, **({"num_classes": num_classes} if num_classes else {}), **options)
+    count = {} if num_classes is None else {"num_classes": num_classes}
+    model = create_model(name, **count, **options)
     init = jax.jit(partial(fresh_variables, model), compiler_options=QUICK_COMPILATION)
     info = WeightsInfo(
         source="none",
@@ -167,14 +176,26 @@ def without_classifier(loaded: LoadedWeights) -> LoadedWeights:
     return dataclasses.replace(loaded, info=info)
 
 
+def _is_file(source: str | Path, model: str | None) -> bool:
+    """Return whether a source is a file of weights, and neither a folder nor a published set."""
+    if is_remote(located := locate(source)):
+        return located.suffix.lower() in ENDINGS
+    word = os.fspath(source)
+    is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
+    return (is_path or _published(word, model) is None) and not expand(word).is_dir()
+
+
 def _published(
-    word: str, model: str | None, cache: Path | None
+    word: str,
+    model: str | None,
+    cache: Path | None = None,
+    head: Literal["keep", "drop"] = "keep",
 ) -> Callable[[], LoadedWeights] | None:
     """Return what loads the published weights of that name; None where there are none."""
     if word.startswith("timm/"):
-        return partial(_load_timm, word, model)
+        return partial(_load_timm, word, model, head)
     if word.startswith("hf:"):
-        return partial(_load_repository, word, model)
+        return partial(_load_repository, word, model, head)
     if (shipped := find_shipped(word)) is not None:
         return partial(_load_shipped, shipped, model)
     name, _, chosen = word.partition("/")
@@ -203,23 +224,25 @@ def _load_torchvision(
     return load_published_file(fetch_published(entry, cache), "torchvision", word, name, entry)
 
 
-def _load_timm(word: str, model: str | None) -> LoadedWeights:
+def _load_timm(word: str, model: str | None, head: Literal["keep", "drop"]) -> LoadedWeights:
     path, config = fetch_timm(word)
     # The sets under this name with 1,000 classes are of ImageNet-1k.
-    return load_described_by_timm(path, config, word, model, imagenet_classes())
+    return load_described_by_timm(path, config, word, model, imagenet_classes(), head=head)
 
 
-def _load_repository(word: str, model: str | None) -> LoadedWeights:
-    return _load_folder(fetch_repository(word.removeprefix("hf:")), word, model)
+def _load_repository(word: str, model: str | None, head: Literal["keep", "drop"]) -> LoadedWeights:
+    return _load_folder(fetch_repository(word.removeprefix("hf:")), word, model, head)
 
 
-def _load_folder(folder: Path, source: str, model: str | None) -> LoadedWeights:
+def _load_folder(
+    folder: Path, source: str, model: str | None, head: Literal["keep", "drop"]
+) -> LoadedWeights:
     """Read a run's folder, or one in the layout of the Hugging Face hub."""
     config = read_json_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
     if ENTRY in config:
-        return load_file(weights_in(folder), "file", source, model)
+        return load_file(weights_in(folder), "file", source, model, head=head)
     if "architecture" in config:
-        return load_described_by_timm(weights_in(folder), config, source, model)
+        return load_described_by_timm(weights_in(folder), config, source, model, head=head)
     loaded = (
         read_transformers(folder, source) if "model_type" in config else read_run(folder, source)
     )

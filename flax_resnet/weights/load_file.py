@@ -10,12 +10,13 @@ from ..config import ModelConfig
 from ..download import PublishedFile, is_published
 from ..errors import UserError
 from ..models import ResNet
+from ..models.resnet import DEEP_STEMS, STEM_POOLS, STEMS
 from ..models.variants import variant_options
 from ..transform import EvalTransform
 from . import timm
 from .architecture import build_model, config_of, usual_transform
 from .description import ENTRY, read_description, read_unseen_options
-from .find import StemPool, find_weights
+from .find import FoundWeights, StemPool, find_weights
 from .formats.files import read_file
 from .hub import CONFIG_FILE, WEIGHTS_FILES
 from .infer import InferredModel, infer_model
@@ -39,12 +40,16 @@ def load_local_file(
     if entry is not None and is_published(
         path, PublishedFile(entry.file, entry.url, size=None, sha256=entry.sha256)
     ):
-        return load_published_file(path, "file", source, model, entry)
+        return load_published_file(
+            path, "file", source, model, entry, key=key, head=head, stem_pool=stem_pool
+        )
     beside = path.with_name(CONFIG_FILE)
     if path.name in WEIGHTS_FILES and beside.exists():
         config = read_json_object(beside)
         if "architecture" in config and ENTRY not in config:
-            return load_described_by_timm(path, config, source, model, key=key, head=head)
+            return load_described_by_timm(
+                path, config, source, model, key=key, head=head, stem_pool=stem_pool
+            )
         if "model_type" in config:
             raise UserError(
                 f"{path} lies beside a config.json of transformers, which says what the arrays do "
@@ -55,11 +60,16 @@ def load_local_file(
 
 
 def load_published_file(
-    path: Path, kind: Kind, source: str, model: str | None, entry: PublishedWeights
+    path: Path,
+    kind: Kind,
+    source: str,
+    model: str | None,
+    entry: PublishedWeights,
+    **options: Any,
 ) -> LoadedWeights:
     metrics = {"acc@1": entry.acc1, "acc@5": entry.acc5}
     classes = imagenet_classes()
-    return load_file(path, kind, source, model, entry.transform, metrics, classes)
+    return load_file(path, kind, source, model, entry.transform, metrics, classes, **options)
 
 
 def load_described_by_timm(
@@ -87,10 +97,18 @@ def load_described_by_timm(
         known=described.known,
         **options,
     )
+    if loaded.channels != (channels := len(loaded.info.transform.mean)):
+        raise UserError(
+            f"{source}: the first convolution of {path} takes images of {loaded.channels} "
+            f"channel{'s'[: loaded.channels != 1]}, but config.json describes images of "
+            f"{channels}: correct its input_size, mean and std, or load the weights without it."
+        )
     if described.name is None:
         return loaded
     count = len(loaded.info.classes)
-    differing = _options(loaded.info)
+    differing = {
+        name: value for name, value in _options(loaded.info).items() if name not in described.known
+    }
     if differing or (described.classes and count and count != described.classes):
         found = ", ".join(f"{name}={value!r}" for name, value in differing.items())
         raise UserError(
@@ -129,6 +147,7 @@ def load_file(
     description = read_description(path)
     known = {**(known or {}), **read_unseen_options(path)}
     name = model if description is None else description.config.name
+    pool = stem_pool or weights.stem_pool()
     try:
         inferred = _inferred(shapes, name, known)
     except UserError as error:
@@ -142,7 +161,9 @@ def load_file(
     if description is not None:
         config, more = description.config, description.model_options
     elif model not in (None, inferred.name):
-        config, more = ModelConfig(name=model), {}
+        usual = build_model(ModelConfig(name=model), 1)
+        differing = {key: value for key, value in known.items() if value != getattr(usual, key)}
+        config, more = config_of(InferredModel(model, differing, None))
     elif "anti_alias" in inferred.unknown:
         raise UserError(
             f"{path} holds arrays of {inferred.name}, but also of "
@@ -156,20 +177,24 @@ def load_file(
             "whether its kernels are standardised, as in BiT: name the model with --model "
             "(model= in Python)."
         )
-    elif "stem_pool" in inferred.unknown:
-        config = dataclasses.replace(
-            config, stem_pool=_checked_pool(path, stem_pool or weights.stem_pool())
+    elif "stem_pool" in inferred.unknown and pool is None:
+        raise UserError(
+            f"{path} begins with one 3x3 convolution, and a file does not tell whether a max-pool "
+            "follows it: choose with flax-resnet convert FILE NEW.safetensors --stem-pool none (or "
+            'max), which the new file holds (stem_pool="none" in Python).'
         )
     if weights.stride("layer2.0.conv1") == 2 and inferred.is_bottleneck():
         config = dataclasses.replace(config, version="v1")
-    if config.stem == "cifar" and weights.stride("conv1") not in (None, 1):
-        raise UserError(f"{path} begins with a 3x3 convolution of stride 2, as no model here does.")
     count = inferred.classes or variant_options(config.name).get("num_classes", 1000)
     channels = kernel_channels(shapes)
     chosen = build_model(config, count, **more)
+    if pool not in (None, _stem_pool(chosen)):
+        config = dataclasses.replace(config, stem_pool=pool)
+        chosen = build_model(config, count, **more)
     differs = description is not None or config.name != inferred.name
     if model not in (None, config.name) or (differs and not _fits(chosen, shapes, channels)):
         raise UserError(of_another_model(path, inferred, model or config.name))
+    _check_stem_stride(path, chosen, weights)
     has_classifier = (
         inferred.classes is not None and head == "keep" and not weights.resnet.is_projection
     )
@@ -202,14 +227,25 @@ def load_file(
     return LoadedWeights(info, weights)
 
 
-def _checked_pool(path: Path, stem_pool: StemPool | None) -> StemPool | None:
-    if stem_pool is None:
+def _stem_pool(model: ResNet) -> str:
+    """Return what follows the stem: ``"none"``, ``"max"`` or ``"conv"``."""
+    kind = model.stem_pool or ("max" if model.stem in STEM_POOLS else "none")
+    return "max" if kind == "zero_padded_max" else kind
+
+
+def _check_stem_stride(path: Path, model: ResNet, weights: FoundWeights) -> None:
+    """Check that the first convolution of a whole model has the stride of the stem here.
+
+    Raises:
+        UserError: It has another.
+    """
+    kernel, usual = STEMS[model.stem]
+    stride = weights.stride("conv1.0" if model.stem in DEEP_STEMS else "conv1")
+    if stride not in (None, usual):
         raise UserError(
-            f"{path} begins with one 3x3 convolution, and a file does not tell whether a max-pool "
-            "follows it: choose with flax-resnet convert FILE NEW.safetensors --stem-pool none (or "
-            'max), which the new file holds (stem_pool="none" in Python).'
+            f"{path} begins with a {kernel}x{kernel} convolution of stride {stride}, as no model "
+            f"here does: such a convolution has stride {usual} here, so take other weights."
         )
-    return None if stem_pool == "none" else stem_pool  # none is that of the stem itself
 
 
 def _inferred(

@@ -13,6 +13,8 @@ import numpy as np
 from flax import traverse_util
 
 from ..models import ResNet, default_image_shape
+from ..models.blocks import EXPANSION
+from ..models.layers import dense_init
 
 COUNTER = "num_batches_tracked"  # updates of PyTorch's batch norm, which we do not use
 
@@ -88,17 +90,20 @@ class Leaf:
 
 
 @functools.lru_cache(maxsize=16)  # tracing takes a second, and a conversion needs it three times
-def torch_leaves(model: ResNet, channels: int | None = None) -> Mapping[str, Leaf]:
+def torch_leaves(
+    model: ResNet, channels: int | None = None, inputs: int | None = None
+) -> Mapping[str, Leaf]:
     """Return every array of ``model``'s variables by its PyTorch name, without computing any.
 
     The names are torchvision's for its architectures, timm's for the -D variants, and follow the
-    same rules for all others. The model is for images of ``channels``, see ``fresh_variables``.
+    same rules for all others. The model is for images of ``channels``, and its head has ``inputs``,
+    see ``fresh_variables``.
     """
     # To trace all blocks would take seconds: the third has the arrays of the second, and so on.
     sizes = tuple(min(size, 2) for size in model.stage_sizes)
     traced = model.clone(conv_impl="reference", stage_sizes=sizes)
     flat = traverse_util.flatten_dict(
-        jax.eval_shape(lambda: fresh_variables(traced, jax.random.key(0), channels))
+        jax.eval_shape(lambda: fresh_variables(traced, jax.random.key(0), channels, inputs))
     )
     for stage, size in enumerate(model.stage_sizes, 1):
         second = {path: leaf for path, leaf in flat.items() if path[1] == f"layer{stage}_1"}
@@ -139,15 +144,47 @@ def _torch_order(name: str) -> tuple[Any, ...]:
     return stage, block, last, number, not kind.startswith("conv"), inside, LEAF_ORDER.index(leaf)
 
 
-def fresh_variables(model: ResNet, key: jax.Array, channels: int | None = None) -> dict[str, Any]:
+def fresh_variables(
+    model: ResNet, key: jax.Array, channels: int | None = None, inputs: int | None = None
+) -> dict[str, Any]:
     """Initialise the variables of ``model`` for images of ``channels``.
 
-    By default they are the model's own ``in_channels``, or 3.
+    By default they are the model's own ``in_channels``, or 3. Only a head that sees every pixel
+    depends on the size of the images: it gets ``inputs``, see ``head_inputs``, by default those of
+    images of the usual size.
     """
-    # Only the classifier of ``resnet_mnist`` depends on the image size, and its images are 28x28.
     height, width, _ = default_image_shape(model)
-    image = jnp.zeros((1, min(height, 32), min(width, 32), channels or model.in_channels or 3))
-    return dict(model.init(key, image, train=False))
+    if model.pooling == "mean":
+        height, width = min(height, 32), min(width, 32)
+    image = jnp.zeros((1, height, width, channels or model.in_channels or 3))
+    variables = dict(model.init(key, image, train=False))
+    params, first = dict(variables["params"]), first_of_head(model)
+    kernel = params[first]["kernel"]
+    if inputs not in (None, kernel.shape[0]):
+        kernel = dense_init(key, (inputs, kernel.shape[1]), kernel.dtype)
+        variables["params"] = params | {first: {**params[first], "kernel": kernel}}
+    return variables
+
+
+def first_of_head(model: ResNet) -> str:
+    """Return the name of the head's first layer in the variables of ``model``."""
+    return "fc_hidden_0" if model.hidden else "fc"
+
+
+def head_inputs(model: ResNet, kernel: tuple[int, ...]) -> int | None:
+    """Return the inputs of a head that sees every pixel.
+
+    Args:
+        model: The module.
+        kernel: Shape of the first layer's kernel in PyTorch, ``[out, in]``; empty without one.
+
+    Returns:
+        None where the model alone decides them, or where no image gives so many.
+    """
+    if model.pooling == "mean" or len(kernel) < 2:
+        return None
+    inputs, channels = kernel[1], model.widths[-1] * EXPANSION[model.block]
+    return inputs if all(kernel) and inputs % channels == 0 else None
 
 
 def as_numpy(array: Any) -> np.ndarray:

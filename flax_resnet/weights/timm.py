@@ -129,6 +129,8 @@ def timm_architecture(model: ResNet) -> tuple[str, dict[str, Any]]:
     # timm's ``ResNetV2`` has arguments of other names; all of its models have four stages.
     takes_arguments = model.version != "v2" and len(model.stage_sizes) == 4
     known = set(_ARGUMENTS) | ({"stem_width"} if "deep" in str(model.stem) else set())
+    if model.output_stride not in (None, *_VALUES["output_stride"]):
+        known.remove("output_stride")
 
     def left(name: str) -> list[str]:
         return [key for key in candidates[name] if not takes_arguments or key not in known]
@@ -200,8 +202,9 @@ def read_description(config: Mapping[str, Any]) -> TimmDescription:
     if others:
         raise UserError(f"timm's {architecture} with {', '.join(others)} is not supported")
     row = _DEFAULTS | variant_options(name)
-    known = {option: row[option] for option in UNSEEN_OPTIONS if option not in arguments}
-    known |= {option: arguments[option] for option in ("output_stride",) if option in arguments}
+    known = {option: row[option] for option in UNSEEN_OPTIONS}
+    if arguments.get("output_stride", 32) != 32:  # there each stage halves its input, as usual
+        known["output_stride"] = arguments["output_stride"]
     if "avg_down" in arguments:
         known["avg_pool_shortcut"] = arguments["avg_down"]
     # Early repositories have the entries of pretrained_cfg at the top.

@@ -155,6 +155,15 @@ def test_options_replace_the_variants_own():
     assert model.stage_sizes == (3, 3, 3)
 
 
+def test_options_may_be_lists():
+    """With lists as they are, a module could not be hashed."""
+    sizes = {"stage_sizes": [1, 1], "widths": [8, 16], "hidden": [4]}
+    model = create_model("resnet", block="basic", **sizes)
+    tuples = {option: tuple(value) for option, value in sizes.items()}
+    assert model == create_model("resnet", block="basic", **tuples)
+    assert hash(model) == hash(model.clone())
+
+
 @pytest.mark.parametrize(
     ("name", "stage_size", "options"),
     [
@@ -193,6 +202,8 @@ def test_families_take_any_depth(name, stage_size, options):
         ("resnet18", {"attention": "cbam"}, "eca"),
         ("resnetv2_50", {"anti_alias": "blur"}, "version='v1.5'"),
         ("resnetrs50", {"anti_alias": "mean"}, "stem_pool='conv'"),
+        ("resnet18", {"num_classes": 0}, "num_classes=0 is not 1 or more"),
+        ("resnet18", {"num_classes": -3}, "num_classes=-3 is not 1 or more"),
     ],
 )
 def test_mistakes_raise_an_error(name, options, message):

@@ -164,6 +164,10 @@ def test_a_stem_that_files_do_not_tell_is_chosen(tmp_path, capsys):
     assert difference(fr.load(tmp_path / "run"), name) < 1e-5
 
 
+class Identity:
+    """A module without arrays."""
+
+
 class Module:
     """A module as torch.nn.Module pickles itself."""
 
@@ -189,9 +193,11 @@ class Module:
 @pytest.mark.parametrize(
     ("stem", "strides", "version"),
     [
-        ("imagenet", {"layer2.0.conv2": (2, 2)}, "v1.5"),
-        ("imagenet", {"layer2.0.conv1": (2, 2)}, "v1"),
-        ("cifar", {"conv1": (2, 2)}, None),
+        ("imagenet", {"conv1": (2, 2), "layer2.0.conv2": (2, 2)}, "v1.5"),
+        ("imagenet", {"conv1": (2, 2), "layer2.0.conv1": (2, 2)}, "v1"),
+        ("imagenet", {}, "7x7 convolution of stride 1"),
+        ("deep", {}, "3x3 convolution of stride 1"),
+        ("cifar", {"conv1": (2, 2)}, "3x3 convolution of stride 2"),
     ],
 )
 def test_a_whole_model_tells_its_strides(tmp_path, stem, strides, version):
@@ -201,11 +207,22 @@ def test_a_whole_model_tells_its_strides(tmp_path, stem, strides, version):
     arrays = seeded_state_dict(torch_shapes(model))
     with (tmp_path / "model.pkl").open("wb") as file:
         pickle.dump({"model": Module(arrays, strides)}, file)
-    if version is None:
-        with pytest.raises(fr.UserError, match="3x3 convolution of stride 2"):
+    if "stride" in version:
+        with pytest.raises(fr.UserError, match=version):
             fr.load(tmp_path / "model.pkl", stem_pool="max")
     else:
         assert fr.load(tmp_path / "model.pkl").model.version == version
+
+
+def test_a_whole_model_tells_that_its_max_pool_was_taken_out(tmp_path):
+    """As people adapt torchvision's models to small images: it was loaded with one."""
+    model = fr.create_model("resnet", stage_sizes=(1, 1), block="basic", widths=(2, 4))
+    whole = Module(seeded_state_dict(torch_shapes(model)), {"conv1": (2, 2)})
+    whole._modules["maxpool"] = Identity()
+    with (tmp_path / "model.pkl").open("wb") as file:
+        pickle.dump(whole, file)
+    assert fr.load(tmp_path / "model.pkl").model == model.clone(stem_pool="none")
+    assert fr.load(tmp_path / "model.pkl", stem_pool="max").model == model
 
 
 def test_several_networks_are_listed(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import UserError, cli
-from flax_resnet.weights import load, write_weights
+from flax_resnet.weights import load, load_source, write_weights
 from flax_resnet.weights.timm import variant_of
 from tests.weights.conftest import GOLDEN, seeded_images, seeded_state_dict
 
@@ -137,6 +137,42 @@ def test_preprocessing_is_timms(folder, settings, expected):
     (folder / "config.json").write_text(json.dumps(CONFIG | {"pretrained_cfg": settings}))
     transform = fr.load(folder).transform
     assert (transform.height, transform.resize, transform.interpolation) == expected
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_dilated_models_of_timm(folder, stride):
+    """They were refused as arrays of another model, even with timm's own value."""
+    config = CONFIG | {"architecture": "resnet18", "model_args": {"output_stride": stride}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_source(folder).info.model_options == (
+        {} if stride == 32 else {"output_stride": stride}
+    )
+
+
+def test_grey_weights_with_the_preprocessing_of_colour_photos(folder, state_dict):
+    """They were loaded, and prediction failed."""
+    kernel = state_dict["conv1.weight"][:, :1]
+    write_weights(folder / "model.safetensors", state_dict | {"conv1.weight": kernel})
+    config = CONFIG | {"model_args": {"in_chans": 1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    sentence = "takes images of 1 channel, but config.json describes images of 3"
+    with pytest.raises(UserError, match=sentence):
+        fr.load(folder)
+    grey = {"input_size": [1, 224, 224], "mean": [0.5], "std": [0.5]}
+    (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": grey}))
+    assert load_source(folder).info.transform.mean == (0.5,)
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_head_of_two_layers_in_a_folder(folder, state_dict, described):
+    """It was refused with the advice to drop it, also where that was done."""
+    head = {"fc.0.weight": state_dict["fc.weight"], "fc.2.weight": np.ones((3, 10), np.float32)}
+    body = {name: a for name, a in state_dict.items() if not name.startswith("fc.")}
+    write_weights(folder / "model.safetensors", body | head)
+    source = folder if described else folder / "model.safetensors"
+    with pytest.raises(UserError, match='head="drop" in Python'):
+        load_source(source)
+    assert not load_source(source, head="drop").info.has_classifier
 
 
 def test_label_names_of_the_hub(folder):

@@ -80,7 +80,7 @@ def torchvision_shapes():
 def own_folders(monkeypatch, tmp_path):
     """No cache of the user's, and no proxy."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for variable in ("FLAX_RESNET_CACHE", "TORCH_HOME"):
+    for variable in ("FLAX_RESNET_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("no_proxy", "*")
 

@@ -1,5 +1,7 @@
 """Weights of orbax checkpoints: those of the best step, and nothing damaged."""
 
+import shutil
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from flax_resnet.errors import UserError
 from flax_resnet.training import Checkpoints, checkpoint
+from flax_resnet.weights.formats import checkpoint as reading
 from flax_resnet.weights.formats.checkpoint import checksum, read_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -60,6 +63,22 @@ def test_weights_that_are_not_what_was_saved_are_refused(tmp_path, monkeypatch):
     save(tmp_path / "checkpoints", [other], [0.5])
     with pytest.raises(UserError, match="its checksum differs"):
         read_checkpoint(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("when", ["read_facts", "_open"])
+def test_a_checkpoint_that_the_run_removes_meanwhile(tmp_path, monkeypatch, when):
+    """It was reported as damaged, with the advice to prune the run that trains."""
+    folder = tmp_path / "checkpoints"
+    save(folder, [state(1), state(2)], [0.7, 0.6])
+    original = getattr(reading, when)
+
+    def removing(*arguments):
+        shutil.rmtree(folder / "1", ignore_errors=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(reading, when, removing)
+    step, variables = read_checkpoint(folder)
+    assert step == 2 and np.all(variables["params"]["conv1"]["kernel"] == 2)
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Conversion of state dicts: strict, both ways, of every kind of net we have."""
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -122,6 +123,25 @@ def test_another_number_of_classes(resnet20, caplog):
     other = fr.from_torchvision(state_dict, model, head="drop", key=jax.random.key(1))
     assert not np.array_equal(first["params"]["fc"]["kernel"], other["params"]["fc"]["kernel"])
     assert np.array_equal(first["params"]["conv1"]["kernel"], other["params"]["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(("size", "hidden"), [(32, ()), (20, (6,))])
+def test_a_head_that_sees_every_pixel_is_of_any_image_size(size, hidden):
+    """That of resnet_mnist was taken for one of 28x28 pixels: runs on others ended in an error."""
+    model = fr.create_model("resnet_mnist", hidden=hidden)
+    image = jnp.zeros((1, size, size, 1))
+    variables = jax.jit(lambda key: model.init(key, image))(jax.random.key(0))
+    state_dict = fr.to_torchvision(variables, model)
+    inputs, first = 32 * (size // 4) ** 2, "fc.0.weight" if hidden else "fc.weight"
+    assert state_dict[first].shape[1] == inputs
+    again = fr.from_torchvision(state_dict, model)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, dict(variables)))
+    other = model.clone(num_classes=3)
+    fresh = fr.from_torchvision(state_dict, other, head="drop")
+    assert other.apply(fresh, image).shape == (1, 3)
+    state_dict[first] = state_dict[first][:, 1:]
+    with pytest.raises(UserError, match=f"{first} is .*{inputs - 1}"):
+        fr.from_torchvision(state_dict, model)
 
 
 def test_another_architecture_is_named(resnet20):

@@ -72,10 +72,13 @@ def test_damaged_file_in_the_cache_is_replaced(torch_server, tmp_path):
     assert fetch_published(ENTRY, tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("variable", ["HOME", "TORCH_HOME"])
+TORCH_HOMES = {"HOME": ".cache/torch", "XDG_CACHE_HOME": "torch", "TORCH_HOME": ""}
+
+
+@pytest.mark.parametrize("variable", TORCH_HOMES)
 def test_file_of_torch_hub_is_used(torch_server, tmp_path, monkeypatch, variable):
     monkeypatch.setenv(variable, str(tmp_path / "own"))
-    torch_home = tmp_path / "own" / (".cache/torch" if variable == "HOME" else "")
+    torch_home = tmp_path / "own" / TORCH_HOMES[variable]
     theirs = torch_home / "hub" / "checkpoints" / ENTRY.file
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(CONTENT)

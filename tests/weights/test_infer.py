@@ -94,6 +94,24 @@ def test_arrays_of_torchvisions_models_are_taken_for_them(name):
     assert name in inferred.same_arrays
 
 
+@pytest.mark.parametrize("name", [None, "resnet50"])
+def test_v1_is_an_option_of_a_named_model(name):
+    """It was lost where the model was named, because no name stands for it."""
+    shapes = {key: tuple(shape) for key, shape in SHAPES["resnet50"].items()}
+    inferred = fr.infer_model(shapes, name=name, known={"version": "v1"})
+    assert str(inferred) == "resnet50 (version='v1')"
+
+
+@pytest.mark.parametrize("name", ["resnet9", "resnet_mnist"])
+@pytest.mark.parametrize("options", [{}, {"num_classes": 7, "hidden": (5,)}], ids=str)
+def test_a_model_whose_stages_begin_with_a_convolution_is_known_by_its_name(name, options):
+    model = fr.create_model(name, **options)
+    shapes = torch_shapes(model)
+    assert fr.infer_model(shapes, name=name).create() == model
+    with pytest.raises(UserError, match=f"not the weights of {name}"):
+        fr.infer_model(shapes | {"conv2.weight": (1, 1, 3, 3)}, name=name)
+
+
 def test_a_head_of_more_layers_is_torchs_sequential():
     """Linear, ReLU, Linear, ReLU, Dropout, Linear."""
     names = list(torch_shapes(fr.create_model("resnet20", hidden=(16, 8))))

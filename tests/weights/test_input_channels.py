@@ -10,6 +10,7 @@ from flax_resnet import UserError
 from flax_resnet.cli import main
 from flax_resnet.config import Config, DataConfig, ModelConfig, TransferConfig
 from flax_resnet.data.images import fit_image
+from flax_resnet.training.resolve import resolve
 from flax_resnet.transform import EvalTransform
 from flax_resnet.weights import with_input_channels, write_weights
 
@@ -187,6 +188,17 @@ def config(file, data, workdir, *, in_channels=None, **transfer):
         workdir=str(workdir),
         compile_cache=None,
     )
+
+
+def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
+    """As an unused alpha has: its standard deviation of 0 made the loss NaN."""
+    data = np.load(arrays(tmp_path / "set.npz", 4))
+    images = np.array(data["image"])
+    images[..., 3] = 255
+    np.savez(tmp_path / "alpha.npz", image=images, label=data["label"])
+    run = resolve(config("none", tmp_path / "alpha.npz", tmp_path / "run"))
+    assert (run.transform.mean[3], run.transform.std[3]) == (1, 1)
+    assert EvalTransform.from_json(run.transform.to_json()) == run.transform
 
 
 @pytest.mark.slow

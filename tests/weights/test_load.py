@@ -8,7 +8,14 @@ import pytest
 import flax_resnet as fr
 from flax_resnet import UserError
 from flax_resnet.transform import EvalTransform
-from flax_resnet.weights import load, load_source, write_weights
+from flax_resnet.weights import (
+    build_model,
+    load,
+    load_file,
+    load_source,
+    write_model,
+    write_weights,
+)
 
 from .conftest import seeded_state_dict, torch_shapes
 
@@ -158,6 +165,56 @@ def test_a_model_with_the_same_arrays_can_be_named(tmp_path):
     assert fr.load(path, model="plain20").model == fr.create_model("plain20")
     with pytest.raises(UserError, match="holds weights of resnet20, not of resnet32"):
         load_source(path, model="resnet32")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnext29_32x4d", {"version": "v1"}), ("resnet9", {}), ("resnet_mnist", {"epsilon": 1e-3})],
+)
+def test_a_named_model_of_a_file_keeps_what_the_file_says(tmp_path, name, options):
+    """v1 became v1.5, and the models that begin stages with a convolution were refused."""
+    model = fr.create_model(name, **options)
+    path = tmp_path / "bare.safetensors"
+    write_model(path, seeded_state_dict(torch_shapes(model)), model)
+    info = load_source(path, model=name).info
+    assert info.config.name == name
+    assert build_model(info.config, 10, **info.model_options) == model
+
+
+def test_a_max_pool_can_be_left_out(published, tmp_path):
+    """The option was heard after a 3x3 stem only."""
+    options = {"stage_sizes": (1, 1), "block": "basic", "widths": (4, 8)}
+    path = tmp_path / "small.npz"
+    write_weights(path, seeded_state_dict(torch_shapes(fr.create_model("resnet", **options))))
+    pools = {given: load_source(path, stem_pool=given).info for given in (None, "max", "none")}
+    found = {given: info.config.stem_pool for given, info in pools.items()}
+    assert found == {None: None, "max": None, "none": "none"}
+    for source in ("resnet18", "resnet20/cifar10", "hf:org/name"):
+        with pytest.raises(UserError, match=f"{source} is not a file: give no stem_pool"):
+            load_source(source, stem_pool="none")
+    # There it is an option of the model.
+    model, _, _ = fr.load_pretrained("resnet20", "resnet20/cifar10", stem_pool="max")
+    assert model.stem_pool == "max"
+
+
+def test_a_published_file_without_its_classifier(file, monkeypatch, tmp_path):
+    path = tmp_path / "resnet18-f37072fd.pth"
+    path.write_bytes(file.read_bytes())
+    monkeypatch.setattr(load_file, "is_published", lambda *_: True)
+    assert load_source(path).info.classes[0] == "tench"
+    info = load_source(path, head="drop").info
+    assert (info.classes, info.has_classifier, info.metrics["acc@1"]) == ((), False, 69.758)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_classifier_has_a_class(file, count):
+    """0 gave the classifier of the weights."""
+    for load_it in (
+        lambda: load_source(file).create(count),
+        lambda: fr.load_pretrained("resnet18", "none", num_classes=count),
+    ):
+        with pytest.raises(UserError, match=rf"num_classes={count}: .* --head drop"):
+            load_it()
 
 
 def test_a_backbone_has_no_classifier(state_dict, tmp_path):

@@ -141,6 +141,7 @@ def test_one_channel_and_no_classifier(tmp_path):
         ("resnet20", {}, None, "stem='cifar'"),
         ("resnet18", {"hidden": (8,)}, None, "hidden=(8,)"),
         ("resnet50", {"version": "v1"}, None, "version='v1'"),
+        ("resnet50", SHALLOW | {"output_stride": 4}, None, "output_stride=4"),
         ("resnet18", {"shortcut": "A"}, None, "shortcut='A'"),
         ("resnet18", {"stage_sizes": (1, 1), "widths": (64, 64)}, None, "stage_sizes=(1, 1)"),
         ("resnet18", SHALLOW, EvalTransform(28, 28, 28, channels=1), "grey images"),

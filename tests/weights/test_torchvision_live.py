@@ -94,9 +94,9 @@ def test_logits_and_export(name, torch, torch_model):
     assert list(exported) == list(torch_net.state_dict())
     for key, array in exported.items():
         if not key.endswith("num_batches_tracked"):
+            assert array.dtype == np.float32
             assert np.array_equal(array.view(np.int32), state_dict[key].view(np.int32)), key
-    again = torch_model(name, exported).eval()
-    assert np.array_equal(torch_logits(torch, again, batch), single)
+    torch_model(name, exported)  # strictly
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -65,8 +65,10 @@ def convolve(conv: Convolution, conv_impl: str = "auto") -> jax.Array:
     """Computes a convolution by the algorithm that ``choose`` selects.
 
     The reference implementation is ``lax.conv_general_dilated``. Results agree up to rounding, with
-    one exception: where groups are merged (``grouped.py``), an infinity or NaN in one group also
-    makes its neighbours in the same block NaN. Some algorithms have custom gradient rules, so that
+    two exceptions: where groups are merged (``grouped.py``), an infinity or NaN in one group also
+    makes its neighbours in the same block NaN; and where ``flax-resnet-onednn`` uses Winograd's
+    algorithm (float32, 3x3, stride 1, channels and features in multiples of 16), it can make the
+    other pixels of its output tile of 4x4 NaN. Some algorithms have custom gradient rules, so that
     forward-mode differentiation (``jax.jvp``, ``jax.hessian``) needs ``conv_impl="reference"``.
 
     The choice depends on ``jax.default_backend()`` when the call is traced. A program traced for

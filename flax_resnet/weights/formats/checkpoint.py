@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
 EVAL_PENDING, SEAL = "eval_pending", "seal"  # entries of orbax's custom metadata
 DELETED = "deleted"  # a subfolder, see remove_deleted
+MOST_ATTEMPTS = 5  # of reading, while a run removes checkpoints
+PENDING = ".pending"  # ends the name of a checkpoint that another of its step replaces
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,27 @@ def remove_deleted(folder: Path) -> None:
     """
     if not is_remote(folder):
         shutil.rmtree(folder / DELETED, ignore_errors=True)
+
+
+def bring_back_pending(folder: Path) -> None:
+    """Give a checkpoint that was set aside its name again, unless the one that replaces it is
+    there: then it is removed.
+
+    On a local disk a checkpoint whose evaluation is pending is renamed to ``STEP.pending`` until
+    the same state is saved with its evaluation, so that a process that is killed meanwhile loses
+    nothing. What cannot be renamed stays.
+    """
+    if is_remote(folder):
+        return
+    for path in folder.glob(f"*{PENDING}"):
+        with suppress(OSError):
+            whole = path.with_suffix("")
+            if whole.exists():
+                (folder / DELETED).mkdir(exist_ok=True)
+                path.rename(folder / DELETED / path.name)
+            else:
+                path.rename(whole)
+    remove_deleted(folder)
 
 
 def read_facts(folder: Path, step: int) -> Facts:
@@ -166,27 +190,32 @@ def read_checkpoint(folder: Path) -> tuple[int, dict[str, Any]]:
     """
     if not folder.is_dir():
         raise UserError(f"There are no checkpoints in {folder.parent}: is it a run's folder?")
-    checkpoint = folder
-    try:
-        # All of them, so that a damaged score does not choose another checkpoint.
-        scores = {}
-        for step in checkpoint_steps(folder):
+    attempts = MOST_ATTEMPTS
+    while True:
+        attempts -= 1
+        checkpoint, steps = folder, checkpoint_steps(folder)
+        try:
+            # All of them, so that a damaged score does not choose another checkpoint.
+            scores = {}
+            for step in steps:
+                checkpoint = folder / str(step)
+                scores[step] = read_facts(folder, step).score
+            if not scores:
+                raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
+            step = max(scores, key=lambda step: (_rank(scores[step]), step))
             checkpoint = folder / str(step)
-            scores[step] = read_facts(folder, step).score
-        if not scores:
-            raise UserError(f"{folder} holds no finished checkpoint: train the run first.")
-        step = max(scores, key=lambda step: (_rank(scores[step]), step))
-        checkpoint = folder / str(step)
-        with _open(folder) as manager:
-            return step, _restore_variables(manager, step)
-    except UserError:
-        raise
-    except Exception as error:  # orbax raises many kinds, none of them for a user
-        raise UserError(
-            f"The checkpoint {checkpoint} cannot be read ({first_line(error)}): `flax-resnet "
-            f"checkpoints {folder.parent} --prune` removes it, the training command goes on from "
-            "the one before it."
-        ) from error
+            with _open(folder) as manager:
+                return step, _restore_variables(manager, step)
+        except UserError:
+            raise
+        except Exception as error:  # orbax raises many kinds, none of them for a user
+            if attempts and steps != checkpoint_steps(folder):
+                continue  # the run trains, and has removed a checkpoint meanwhile
+            raise UserError(
+                f"The checkpoint {checkpoint} cannot be read ({first_line(error)}): `flax-resnet "
+                f"checkpoints {folder.parent} --prune` removes it, the training command goes on "
+                "from the one before it."
+            ) from error
 
 
 def read_tree(folder: Path, step: int) -> dict[str, Any]:
