@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+from jax._src import lru_cache
 from rich.console import Console
 
 
@@ -37,6 +38,11 @@ def shared_quick_compilations(tmp_path_factory):
         for name, value in settings.items():
             jax.config.update(name, value)
             environment.setenv(name.upper(), str(value))
+        # Each write would read the times of all entries to find the oldest while it holds the lock,
+        # minutes in a run of all tests. The bound is there for the lock.
+        environment.setattr(
+            lru_cache.LRUCache, "_evict_if_needed", lambda *_, **__: None, raising=False
+        )
         yield
 
 
@@ -58,6 +64,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FLAX_RESNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """A tiny run's page takes as long as the run; for tests of something else."""
+    monkeypatch.setattr(
+        "flax_resnet.training.recording.write_run_page", lambda workdir, *_: workdir
+    )
 
 
 @pytest.fixture

@@ -18,10 +18,13 @@ def verify_command(run: str, /, *, replay: int = 0) -> None:
     """
     from rich.console import Console
 
+    from ..training.replay import use_algorithms_of
     from ..training.verify import verify_by_replay, verify_files
     from ..weights import local_run
 
     folder = local_run(locate(run), checkpoints=True)
+    if replay:
+        use_algorithms_of(folder)
     wrong = 0
     for is_right, text in verify_files(folder):
         wrong += not is_right

@@ -88,7 +88,8 @@ class DataConfig:
     """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set; or what dir names:
     folder (of images, or a .csv, .jsonl or .npz), webdataset or parquet (shards)."""
     dir: str | None = None
-    """The folder of the original files or prepared sets; default ~/tensorflow_datasets."""
+    """The folder of the original files or prepared sets; default TFDS_DATA_DIR, if that is set, or
+    ~/tensorflow_datasets."""
     columns: str | None = None
     """The columns of a list that hold paths, labels and optionally splits, such as id,breed, or the
     image and the label in shards, such as jpg,cls; by default they are recognized."""
@@ -218,8 +219,8 @@ class TransferConfig:
     weights: str = "none"
     """none (random), DEFAULT or IMAGENET1K_V1, _V2 (torchvision's), another model's as
     resnet50/IMAGENET1K_V2, timm/NAME, a weights file, or a run's folder. The classifier is always
-    new. The weights also set the normalisation, and the image_size, resize and interpolation that
-    data leaves open."""
+    new. The weights also set the normalisation and, of image files, the image_size, resize and
+    interpolation that data leaves open."""
     in_channels_init: Literal["adapt", "fresh"] = "adapt"
     """The first convolution where the weights have other channels: for one channel their sum, else
     repeated and scaled (adapt), or random values (fresh)."""
@@ -245,8 +246,8 @@ class TransferConfig:
     Default 1 for head, else 0."""
     solver: Literal["lbfgs", "sgd"] | None = None
     """The solver of head: L-BFGS on all images at once, with the L2 strength that is best on the
-    validation images, or the optimiser's steps. Default lbfgs if there are views and no hidden
-    layers."""
+    validation images, or the optimiser's steps (sgd). Epochs and learning rates are for sgd only.
+    Default lbfgs if there are views, and no hidden layers, dropout, label smoothing or sampling."""
     feature_cache: str = "~/.cache/flax_resnet/features"
     """The folder of stored features; it can be deleted at any time."""
 

@@ -7,6 +7,7 @@ checkpoint, and the same of the last one with the prefix ``last_``. If images ca
 of classes there are also ``val_map`` and ``test_map``, mean average precisions. Accuracies and
 ``data_wait`` are fractions. A loss that is not finite is ``null``. ``digest`` identifies the bits
 of the training state, so that two machines can tell where they part (``training.state_digest``).
+After a run was rolled back because it diverged, ``rate_factor`` is the factor of its learning rate.
 A run of several processes adds ``host_seconds``, which a process spends by itself in a step (the
 median of the processes), ``slowest_host_seconds``, and ``slowest_host``, the process that took
 them; and the same with ``device``, for a fixed product of matrices on a process's devices.

@@ -77,12 +77,15 @@ def build_transform(
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images ``[N, H, W, C]``, from 0 to 1."""
+    """Mean and standard deviation of each channel of uint8 images ``[N, H, W, C]``, from 0 to 1.
+
+    That of a constant channel, such as an unused alpha, is 1, so that normalised it is 0.
+    """
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[-1]):
         fractions = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
         mean = float(fractions @ levels)
         means.append(round(mean, 6))
-        stds.append(round(float(np.sqrt(fractions @ (levels - mean) ** 2)), 6))
+        stds.append(round(float(np.sqrt(fractions @ (levels - mean) ** 2)), 6) or 1.0)
     return tuple(means), tuple(stds)

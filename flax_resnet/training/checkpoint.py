@@ -23,8 +23,10 @@ from ..weights.formats.checkpoint import (
     DELETED,
     EVAL_PENDING,
     METRIC,
+    PENDING,
     SEAL,
     Facts,
+    bring_back_pending,
     checkpoint_steps,
     checksum,
     orbax_path,
@@ -87,6 +89,7 @@ class Checkpoints:
         with primary_decides():
             if jax.process_index() == 0:
                 remove_deleted(self._folder)
+                bring_back_pending(self._folder)
                 self._set_aside_damaged()
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -171,10 +174,9 @@ class Checkpoints:
             UserError: This save failed. The earlier checkpoints are kept.
         """
         self._finish_saving()
-        if self._manager.latest_step() == step:
-            if not (evaluated and self.eval_pending(step)):
-                return
-            self._manager.delete(step)
+        replaces = self._manager.latest_step() == step
+        if replaces and not (evaluated and self.eval_pending(step)):
+            return
         tree = serialization.to_state_dict(tree)
         facts = Facts(score, not evaluated)
         arguments = ocp.args.PyTreeSave(tree | {CHECKSUM: checksum(tree)})
@@ -194,6 +196,8 @@ class Checkpoints:
                 with primary_decides():
                     if jax.process_index() == 0:
                         self._check_space(tree)
+                if replaces:
+                    self._set_aside_pending(step)
                 self._began = time.monotonic()
                 self._within_deadline(begin)
                 self._saving, self._score = step, score
@@ -210,6 +214,30 @@ class Checkpoints:
         if wait:
             self.wait()
         self._give_up_if_exhausted()
+
+    def _set_aside_pending(self, step: int) -> None:
+        """Rename the checkpoint of a step until the one that replaces it is complete.
+
+        In object storage, which has no rename, it is deleted.
+
+        Raises:
+            UserError: It cannot be renamed.
+        """
+        if is_remote(self._folder):
+            if step in self.steps():
+                self._manager.delete(step)
+            return
+        with primary_decides():
+            if jax.process_index() == 0 and (whole := self._folder / str(step)).exists():
+                path = whole.with_name(f"{step}{PENDING}")
+                shutil.rmtree(path, ignore_errors=True)
+                try:
+                    whole.rename(path)
+                except OSError as error:
+                    raise UserError(
+                        f"{whole} cannot be renamed: {error.strerror or error}"
+                    ) from error
+        self._manager.reload()
 
     def wait(self) -> None:
         """Wait for the save in the background.
@@ -328,6 +356,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
             remove_deleted(self._folder)
+            bring_back_pending(self._folder)
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
@@ -335,6 +364,7 @@ class Checkpoints:
         if jax.process_index() == 0 and not is_remote(self._folder):
             for part in self._folder.glob(f"*{UNFINISHED}*"):
                 shutil.rmtree(part, ignore_errors=True)
+            bring_back_pending(self._folder)
         # After a failed save orbax has forgotten the steps before it, which are still on the disk
         # (orbax-checkpoint 0.11.28 to 0.12.8).
         self._manager.reload()

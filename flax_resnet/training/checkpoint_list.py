@@ -6,7 +6,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..storage import delete, folders_in, is_remote
-from ..weights.formats.checkpoint import DELETED, checkpoint_steps, read_facts, read_tree
+from ..weights.formats.checkpoint import (
+    DELETED,
+    PENDING,
+    checkpoint_steps,
+    read_facts,
+    read_tree,
+)
 from ..weights.formats.orbax_storage import COMMITTED
 from .object_lock import take_lock
 
@@ -21,7 +27,7 @@ class Listed:
         size: Bytes.
         score: The validation score, or None.
         marks: ``latest``, ``best``, ``verified``, ``evaluation pending``, ``unfinished``,
-            ``deleted``, or ``damaged`` with the reason.
+            ``deleted``, or ``damaged`` with the reason; with ``set aside`` where it was renamed.
     """
 
     name: str
@@ -73,9 +79,12 @@ def list_checkpoints(folder: Path, *, verify: bool) -> list[Listed]:
         marks[str(best)].insert(0, "best")
     folders = folders_in(root)
     for name in sorted(name for name in folders if name not in marks):
-        is_damaged = name.endswith(".damaged")
         left = "deleted" if name == DELETED else "unfinished"
-        marks[name] = ["damaged, set aside" if is_damaged else left]
+        if name.endswith(".damaged"):
+            left = "damaged, set aside"
+        elif name.endswith(PENDING):
+            left = "evaluation pending, set aside"
+        marks[name] = [left]
     return [
         Listed(
             name,
@@ -97,6 +106,8 @@ def prune_checkpoints(folder: Path, listed: list[Listed]) -> list[str]:
         UserError: A run uses the folder.
     """
     kept = [one.name for one in listed if {"latest", "best"} & {*one.marks}]
+    # The run takes it up or removes it when it goes on.
+    kept += [one.name for one in listed if one.name.endswith(PENDING)]
     lock = take_lock(folder, "checkpoints --prune")
     try:
         removed = [one.name for one in listed if one.name not in kept]

@@ -173,6 +173,19 @@ def primary_decides() -> Iterator[None]:
         raise UserError(bytes(text).rstrip(b"\0").decode(errors="ignore"))
 
 
+def gather_texts(text: str) -> list[str]:
+    """The text of each process, in every process; all of them must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.array(len(encoded), np.int32)))
+    # Arrays of the same shape, as a collective needs them, and not empty.
+    row = np.zeros(max(int(lengths.max()), 1), np.uint8)
+    row[: len(encoded)] = encoded
+    rows = np.asarray(multihost_utils.process_allgather(row))
+    return [bytes(one[:length]).decode() for one, length in zip(rows, lengths, strict=True)]
+
+
 def all_agree(value: bool) -> bool:
     """Whether a value is true in every process."""
     if jax.process_count() == 1:

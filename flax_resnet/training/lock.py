@@ -4,10 +4,12 @@ The file ``.lock`` names the owner: its job, host, process, and when it started;
 is the owner's heartbeat. ``flock`` guards each change of it, so that of many commands that start at
 once one wins. A lock is stale, and is taken over, when its process is gone, which can be seen on
 the same host, or when its heartbeat has stopped for ``STALE_SECONDS``, by the clock of the file
-system. ``object_lock`` has the lock of a folder in object storage. Windows has no ``flock``: of
-commands that start there in the same instant, more than one may go on.
+system. ``object_lock`` has the lock of a folder in object storage. Windows and some network file
+systems have no ``flock``: of commands that start there in the same instant, more than one may go
+on.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -207,11 +209,20 @@ def _guarded(path: Path) -> Iterator[Any]:
 
 
 def _flock(file: Any) -> None:
-    """Lock an open file until it is closed, or raise BlockingIOError."""
+    """Lock an open file until it is closed, where the file system can.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
     if sys.platform != "win32":
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A file system that has none.
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK):
+                raise
 
 
 def read_owner(content: bytes) -> Owner | None:

@@ -1,6 +1,7 @@
 """The training loop: step, log, evaluate, save; resume where a run stopped."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
@@ -90,7 +91,9 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
         if config.dry_run:
             print_budget(run, console)
             return TrainResult(workdir, 0, False, None, {})
-        state = run.init()
+        # With the images: on kept features the model has only the stages that train.
+        init = run.init
+        state = init()
         wait_for_processes()
         with lock_workdir(config) as lock:
             workdir = open_workdir(run, state)
@@ -113,7 +116,7 @@ def train(config: Config, console: Console | None = None) -> TrainResult:
                     run, workdir, lock, checkpoints, stop, console, trackers, profiler
                 )
                 with exhaustion_explained():
-                    return _train(run, state, recorder)
+                    return _train(run, state, recorder, init)
 
 
 def _open_trackers(run: Run, workdir: Path, checkpoints: Checkpoints, console: Console) -> Trackers:
@@ -124,12 +127,14 @@ def _open_trackers(run: Run, workdir: Path, checkpoints: Checkpoints, console: C
     return open_trackers(names, workdir, flatten(run.config), past, partial(note, console))
 
 
-def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:
+def _train(
+    run: Run, state: TrainState, recorder: Recorder, init: Callable[[], TrainState]
+) -> TrainResult:
     checkpoints = recorder.checkpoints
     if run.solver == "lbfgs":
         state, step = fit_head(run, state, recorder)
     else:
-        state, step = fit(run, state, recorder)
+        state, step = fit(run, state, recorder, init)
     is_done = step >= run.last_step and not checkpoints.eval_pending(step)
     with suppress(Stopped):
         if is_done or run.solver == "lbfgs":
@@ -140,13 +145,16 @@ def _train(run: Run, state: TrainState, recorder: Recorder) -> TrainResult:
     return TrainResult(recorder.workdir, step, False, best, {})
 
 
-def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, int]:
+def fit(
+    run: Run, state: TrainState, recorder: Recorder, init: Callable[[], TrainState]
+) -> tuple[TrainState, int]:
     """Train to the last step, or until a signal asks the run to stop.
 
     Args:
         run: The run.
         state: The state before the first step; a checkpoint takes its place.
         recorder: Evaluates and saves.
+        init: Makes the state before the first step again.
 
     Returns:
         The state, and the number of steps done.
@@ -171,9 +179,9 @@ def fit(run: Run, state: TrainState, recorder: Recorder) -> tuple[TrainState, in
                     f"{reason}: training goes on after step {latest:,} with {factor:g} times the "
                     "learning rate.",
                 )
-                state = run.init()  # the former one was donated
+                state = init()  # the former one was donated
                 continue
-            raise _explained(run, recorder, end) from end
+            raise _explained(run, recorder, init, end) from end
 
 
 MOST_ROLLBACKS = 5
@@ -195,11 +203,13 @@ class Diverged(Exception):
         self.error, self.step, self.rate_factor, self.steps = error, step, rate_factor, steps
 
 
-def _explained(run: Run, recorder: Recorder, end: Diverged) -> UserError:
+def _explained(
+    run: Run, recorder: Recorder, init: Callable[[], TrainState], end: Diverged
+) -> UserError:
     """The error of a run that diverged, with the step at which it did."""
 
     def restore() -> tuple[TrainState, int]:
-        state, _, step = recorder.restore(run.init())
+        state, _, step = recorder.restore(init())
         return with_rate_factor(run, state, end.rate_factor), step
 
     recorder.console.print("Looking for the step that failed: computing steps again.")

@@ -68,10 +68,17 @@ def find_learning_rate(
         )
     needed = math.ceil(steps * config.data.batch_size / len(run.dataset.train))
     run = run.with_epochs(max(config.epochs, needed))
-    limited = dataclasses.replace(run.config, max_steps=steps)
+    # One program is compiled, for images of one size: that at which training begins.
+    size = run.image_size_at(0)
+    sizes = () if size is None else ((0, size),)
+    data = dataclasses.replace(run.config.data, train_sizes=sizes)
+    limited = dataclasses.replace(run.config, max_steps=steps, data=data)
     schedule = optax.exponential_decay(LOWEST, steps - 1, HIGHEST / LOWEST)
     run = dataclasses.replace(run, config=limited, schedule=schedule)
-    step = run.step_for(run.phase_at(0), run.image_size_at(0))
+    # A step that is skipped would have the loss 0.
+    whole = dataclasses.replace(run.step, skips_nonfinite=False)
+    run = dataclasses.replace(run, step=whole)
+    step = run.step_for(run.phase_at(0), size)
     # Its optimiser may keep other state under this schedule than under the config's.
     state = run.partitioning.put_state(step.init_optimizer(run.init()))
     losses: list[float] = []

@@ -37,12 +37,13 @@ def print_plan(run: Run, console: Console) -> None:
             f"{devices} {jax.default_backend().upper()} device{'s' if devices > 1 else ''}."
         )
     )
-    base, given = config.optimizer.base_batch_size, config.optimizer.learning_rate
-    rate = f"{given:g} × {config.data.batch_size} / {base}" if base else "as given"
-    console.print(
-        f"Learning rate {scaled_learning_rate(config):g} ({rate}); "
-        "the batch size is the global one."
-    )
+    if run.solver != "lbfgs":  # which has none
+        base, given = config.optimizer.base_batch_size, config.optimizer.learning_rate
+        rate = f"{given:g} × {config.data.batch_size} / {base}" if base else "as given"
+        console.print(
+            f"Learning rate {scaled_learning_rate(config):g} ({rate}); "
+            "the batch size is the global one."
+        )
     storage = "decoded as they are needed" if data.train.streams else "held in memory"
     sizes = "".join(f", in training {size} from epoch {at}" for at, size in config.data.train_sizes)
     console.print(f"Images of {'×'.join(map(str, data.image_shape))}, {storage}{sizes}.")

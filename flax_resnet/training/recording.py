@@ -1,5 +1,6 @@
 """What a run leaves behind: lines of the history, checkpoints, results and a page."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from flax import serialization
 from rich.console import Console
 from rich.text import Text
 
-from ..data import Preprocessing, Source
+from ..data import Dataset, Preprocessing, Source
 from ..errors import StorageError, UserError
 from ..report import (
     Entry,
@@ -28,7 +29,7 @@ from ..weights import build_model, is_small, write_run_weights
 from ..weights.formats.checkpoint import state_digest
 from .checkpoint import Checkpoints
 from .clock import Clock
-from .distributed import all_agree, primary_decides
+from .distributed import all_agree, gather_texts, primary_decides
 from .eval_step import Metrics
 from .evaluation import Scores, SplitEvaluation, evaluate_split, score_of, to_means
 from .lock import Lock
@@ -249,6 +250,7 @@ class Recorder:
             for name, step in {"best": best, "last": last}.items()
         }
         self.console.print(results_table(f"{run.config.model.name} on {dataset.name}", rows))
+        share_bad(dataset)
         for path, reason in dataset.bad.items():
             self.console.print(Text.assemble(("left out:", "yellow"), f" {path} {reason}"))
         rates = [line["images_per_second"] for line in past if line["images_per_second"]]
@@ -303,6 +305,7 @@ class Recorder:
             Stopped: The run is to stop; nothing was written.
         """
         run = self.run
+        rate_factor = float(state.rate_factor)
         rate, wait, host_seconds = clock.images_per_second, clock.data_wait, clock.host_seconds
         train = to_means(sums)
         val = self._evaluate(state, run.dataset.validation).scores
@@ -314,7 +317,8 @@ class Recorder:
             "train_top1": train["top1"],
             **{f"val_{name}": value for name, value in val.items()},
             # The rate of the step just done: schedules count from 0.
-            "learning_rate": float(run.schedule(step - 1)) * float(state.rate_factor),
+            "learning_rate": float(run.schedule(step - 1)) * rate_factor,
+            **({} if rate_factor == 1 else {"rate_factor": rate_factor}),
             "grad_norm": train["grad_norm"],
             "images_per_second": round(rate, 2),
             "data_wait": round(wait, 4),
@@ -347,3 +351,12 @@ class Recorder:
         if found.shown.logits is None or not len(found.shown.logits):
             return None
         return found if all(np.isfinite(rows).all() for rows in logits) else None
+
+
+def share_bad(dataset: Dataset) -> None:
+    """Add to ``bad`` of each split the files that other processes could not read; all of them must
+    call it."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    for text in gather_texts(json.dumps([dict(split.bad) for split in splits])):
+        for split, bad in zip(splits, json.loads(text), strict=True):
+            split.bad.update(bad)

@@ -10,6 +10,7 @@ from flax import serialization
 from rich.console import Console
 
 from ..config import unflatten
+from ..runtime import require_determinism
 from ..weights import check_sealed
 from ..weights.formats.checkpoint import read_tree
 from .partitioning import compile_step
@@ -19,6 +20,19 @@ from .state import TrainState
 from .step import zero_step_metrics
 from .transfer.features import keep_features
 from .workdir import read_settings
+
+
+def use_algorithms_of(folder: Path) -> None:
+    """Let JAX use deterministic algorithms where the run did; call it before JAX starts.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        UserError: JAX has started without the flags for it, or the settings cannot be read.
+    """
+    if read_settings(folder).get("deterministic"):
+        require_determinism()
 
 
 def load_saved(
@@ -34,9 +48,11 @@ def load_saved(
         console: Where notes are printed.
 
     Raises:
-        UserError: The checkpoint is damaged, or the settings or data cannot be read.
+        UserError: The checkpoint is damaged, the settings or data cannot be read, or the run was
+            deterministic and JAX has started without the flags for it.
     """
     check_sealed(folder)
+    use_algorithms_of(folder)
     run = resolve(unflatten(read_settings(folder)))
     state = run.init()
     if run.views:

@@ -18,7 +18,7 @@ from .partitioning import choose_partitioning
 from .run import Run, plan_steps
 from .segments import plan_phases
 from .step import TrainStep
-from .transfer.start import choose_solver, choose_views, find_start
+from .transfer.start import check_unseen_options, choose_solver, choose_views, find_start
 from .whitening import check_whitened_stem
 
 
@@ -37,6 +37,8 @@ def resolve(config: Config) -> Run:
     stages = build_model(config.model, num_classes=10).stages
     plan_phases(config.transfer, stages, 1, 1)
     start = find_start(config.transfer.weights, config.model.name)
+    if start is not None:
+        check_unseen_options(start, config.model)
     dataset = open_dataset(_with_expected_images(config.data, start), config.augment)
     _check_labels(dataset, config)
     _check_order(dataset, config)
@@ -56,7 +58,7 @@ def resolve(config: Config) -> Run:
         dataset, config.data.image_size, None if start is None else start.info.transform, channels
     )
     augment, mix = build_augmentation(config.augment, config.data.image_size, dataset)
-    views = choose_views(config.transfer, mixes=mix is not None)
+    views = choose_views(config, mixes=mix is not None)
     return Run(
         config=config,
         dataset=dataset,
@@ -126,7 +128,8 @@ def _with_expected_images(data: DataConfig, start: LoadedWeights | None) -> Data
     if start is None:
         return data
     expected = start.info.transform
-    size = data.image_size or expected.height
+    # Stored pixels of another size are resized to model_size before the model sees them.
+    size = data.image_size or expected.model_size or expected.height
     resize = expected.scaled(size).resize or size
     return dataclasses.replace(
         data,

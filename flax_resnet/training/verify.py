@@ -84,18 +84,25 @@ def verify_by_replay(folder: Path, most_steps: int, console: Console) -> str:
         A sentence that says which steps gave the same bits.
 
     Raises:
-        UserError: The digests differ, no digest can be reached by so many steps, or the data
-            cannot be read.
+        UserError: The digests differ, no digest can be reached by so many steps or without a
+            rollback, or the data cannot be read.
     """
-    digests = {
-        line["step"]: line["digest"]
-        for line in read_history(folder / "history.jsonl")
-        if "digest" in line
-    }
-    starts = [0, *checkpoint_steps(folder / "checkpoints")]
+    history = [line for line in read_history(folder / "history.jsonl") if "digest" in line]
+    digests = {line["step"]: line["digest"] for line in history}
+    factors = {line["step"]: line.get("rate_factor", 1.0) for line in history}
+    starts = dict.fromkeys([0, *checkpoint_steps(folder / "checkpoints")], 1.0)
+    if set(factors.values()) - {1.0}:
+        starts = {start: _rate_factor(folder, start) for start in starts}
     spans = [(stop - start, start, stop) for start in starts for stop in digests if stop > start]
     if not spans:
         raise UserError(f"The history of {folder} names no digest after a checkpoint to compare.")
+    # With another factor at its end, a span holds a rollback, which replay does not repeat.
+    spans = [one for one in spans if starts[one[1]] == factors[one[2]]]
+    if not spans:
+        raise UserError(
+            f"Between each checkpoint of {folder} and each digest after it the run was rolled back "
+            "(--on-nan rollback), so that no steps can be computed again."
+        )
     steps, start, stop = max((one for one in spans if one[0] <= most_steps), default=min(spans))
     if steps > most_steps:
         origin = f"the checkpoint of step {start:,}" if start else "the start"
@@ -115,3 +122,11 @@ def verify_by_replay(folder: Path, most_steps: int, console: Console) -> str:
             "of devices, JAX or XLA differ from those of the run, or a computation was wrong."
         )
     return f"{span} gave the same bits (digest {found})."
+
+
+def _rate_factor(folder: Path, start: int) -> float:
+    """The factor of the learning rate in a checkpoint; 1 before the first step."""
+    if not start:
+        return 1.0
+    state = read_tree(folder / "checkpoints", start)["state"]
+    return float(state.get("rate_factor", 1.0))  # an earlier version saved none

@@ -26,6 +26,7 @@ from ..weights import (
     newest_checkpoint,
     write_sealed,
 )
+from ..weights.formats.checkpoint import bring_back_pending
 from .distributed import primary_decides
 from .lock import Lock
 from .object_lock import take_lock
@@ -61,6 +62,7 @@ def lock_workdir(config: Config) -> Iterator[Lock | None]:
     with primary_decides():
         if jax.process_index() == 0:
             lock = take_lock(workdir_of(config), "train")
+            bring_back_pending(workdir_of(config) / "checkpoints")
     try:
         yield lock
     finally:

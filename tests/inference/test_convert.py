@@ -9,7 +9,10 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.weights import read_weights, write_weights
+from flax_resnet.config import ModelConfig
+from flax_resnet.inference import Classifier
+from flax_resnet.transform import EvalTransform
+from flax_resnet.weights import WeightsInfo, read_weights, write_weights
 from tests.weights.conftest import seeded_state_dict, torch_shapes
 
 
@@ -65,6 +68,22 @@ def test_run_folder_is_complete(resnet20, tmp_path):
 def test_verify_prints_the_difference(resnet20, tmp_path, capsys):
     assert main(["convert", str(resnet20[0]), str(tmp_path / "a.npz"), "--verify"]) == 0
     assert "written and read again: 0 (largest logit" in capsys.readouterr().out
+
+
+def test_a_head_that_sees_every_pixel_of_larger_images(tmp_path, capsys):
+    """A run of resnet_mnist on 32x32 pixels could be neither written nor read."""
+    model = fr.create_model("resnet_mnist", conv_impl="reference")
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    variables = jax.jit(lambda key: model.init(key, image))(jax.random.key(0))
+    config = ModelConfig(name="resnet_mnist", conv_impl="reference")
+    transform = EvalTransform.stored_like(image.shape[1:])
+    info = WeightsInfo("test", "file", None, config, tuple("0123456789"), transform)
+    Classifier(model, variables, info).save(tmp_path / "run")
+    target = tmp_path / "a.safetensors"
+    assert main(["convert", str(tmp_path / "run"), str(target), "--verify"]) == 0
+    assert "written and read again: 0 (largest logit" in capsys.readouterr().out
+    again = fr.load(target)
+    assert again.model.apply(again.variables, image).shape == (1, 10)
 
 
 def test_fresh_classifier(resnet20, tmp_path):

@@ -112,6 +112,20 @@ def test_a_record_of_other_settings_is_refused(fake_train, tmp_path, monkeypatch
         results.record(tmp_path, "digits", records=tmp_path / "records")
 
 
+def test_a_row_that_needs_a_folder_of_data_is_recorded(fake_train, tmp_path, monkeypatch):
+    name = "resnet50_imagenet"
+    row = with_settings(ROWS[name], name, {"epochs": 3, "model.name": "resnet18"})
+    monkeypatch.setitem(results.ROWS, name, row)
+    runs.train_row(row, [0], tmp_path / "runs", data_dir=str(tmp_path), train=fake_train)
+    (folder,) = results.record(tmp_path / "runs", name, records=tmp_path / "records")
+    assert (folder / "history.jsonl").exists()
+
+
+def test_a_folder_in_object_storage_keeps_its_address(monkeypatch):
+    monkeypatch.setattr("flax_resnet.training.finetune_config", lambda images, **_: images)
+    assert ROWS["flowers64_head"].config(0, "s3://bucket/flowers") == "s3://bucket/flowers"
+
+
 def test_records_of_two_budgets_are_refused(fake_train, tmp_path):
     """Their accuracies are no comparison, and the page names one budget."""
     for row, budget in zip(STUDIES["degradation"].rows[:2], (2, 4), strict=True):
@@ -252,11 +266,13 @@ def test_a_mistyped_row_of_a_comparison_is_answered_with_the_nearest(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_reproduce_trains_and_resumes(tmp_path, capsys, monkeypatch):
     """A real run of two epochs that ended after three steps is resumed by the same command."""
     monkeypatch.setenv("COLUMNS", "200")  # no cell is wrapped
     monkeypatch.setenv("FLAX_RESNET_TUNE", "0")
-    row = with_settings(ROWS["digits"], "digits", {"epochs": 2, "model.name": "resnet8"})
+    tiny = {"model.name": "resnet8", "model.stage_sizes": [1], "model.widths": [8]}
+    row = with_settings(ROWS["digits"], "digits", {"epochs": 2, **tiny})
     monkeypatch.setitem(ROWS, "digits", row)
     words = ["reproduce", "digits", "--seeds", "2", "--workdir", str(tmp_path)]
     assert cli.main([*words, "--max-steps", "3"]) == 0

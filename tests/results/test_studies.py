@@ -62,11 +62,13 @@ def test_the_page_shows_what_the_histories_say(fake_train, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_a_study_trains(tmp_path, capsys, monkeypatch):
     """On digits, with short nets."""
     monkeypatch.setenv("FLAX_RESNET_TUNE", "0")
+    tiny = {"model.stage_sizes": [1], "model.widths": [8]}
     rows = tuple(
-        dataclasses.replace(row, recipe="digits", settings={"model.name": name}, name=name)
+        dataclasses.replace(row, recipe="digits", settings={"model.name": name, **tiny}, name=name)
         for row, name in zip(STUDIES["degradation"].rows, ("plain8", "resnet8"), strict=False)
     )
     study = dataclasses.replace(STUDIES["degradation"], rows=rows)

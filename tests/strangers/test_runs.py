@@ -13,26 +13,18 @@ from PIL import Image
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from tests.tiny_net import TINY_OPTIONS
+from tests.tiny_net import TINY_OPTIONS, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_page")
 COMMON = ("--data.batch-size", "16", "--compile-cache", "None", "--epochs", "2")
 
 
-@pytest.fixture
-def no_page(monkeypatch):
-    """A tiny run's page takes as long as the run."""
-    monkeypatch.setattr(
-        "flax_resnet.training.recording.write_run_page", lambda workdir, *_: workdir
-    )
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    model = fr.create_model("resnet8", num_classes=10)
+    model = tiny_model(num_classes=10)
     sample = np.zeros((1, 16, 16, 3), np.float32)
     variables = jax.jit(lambda: model.init(jax.random.key(1), sample, train=False))()
-    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     fr.save_weights(path, variables, model)
     return str(path)
 
@@ -315,7 +307,7 @@ def test_starting_weights_that_changed_are_noticed(tmp_path, weights, mode):
     shutil.copy(weights, start)
     assert finetune(start, photos, workdir, *MODES[mode])[0] == 0
     before = snapshot(workdir)
-    model = fr.create_model("resnet8", num_classes=10)
+    model = tiny_model(num_classes=10)
     variables = jax.tree.map(lambda leaf: leaf * 1.5, fr.load_weights(start, model))
     fr.save_weights(start, variables, model)
     code, printed = finetune(start, photos, workdir, *MODES[mode])

@@ -4,14 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_resnet.training import recording
-
-
-@pytest.fixture
-def no_page(monkeypatch):
-    """A tiny run's page takes as long as the run; for tests of something else."""
-    monkeypatch.setattr(recording, "write_run_page", lambda workdir, *_: workdir)
-
 
 @pytest.fixture
 def noise_photos(tmp_path):

@@ -204,3 +204,52 @@ def test_a_pruned_checkpoint_removed_in_part_is_no_damaged_one(tmp_path):
         ("deleted", ("deleted",)),
     ]
     assert checkpoint_list.prune_checkpoints(tmp_path, listed) == ["deleted"]
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_pending_evaluation_replaces_its_checkpoint_only_when_it_is_complete(
+    tmp_path, monkeypatch
+):
+    """The only checkpoint of a run was deleted before the new one was written."""
+    monkeypatch.setattr(checkpoint, "PAUSE_SECONDS", 0)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, tree_of(5), evaluated=False, wait=True)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="step 5 is kept"):
+        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=100))
+        checkpoints.save(5, tree_of(6), score=0.5, wait=True)
+    with no_file_larger_than(50_000), pytest.raises(UserError, match="step 5 is kept"):
+        checkpoints.save(5, tree_of(6), score=0.5, wait=True)
+    assert names_in(tmp_path) == ["5"]
+    assert checkpoints.eval_pending(5)
+    restored = checkpoints.restore(5, tree_of(0))
+    np.testing.assert_array_equal(restored["weights"], tree_of(5)["weights"])
+    checkpoints.save(5, tree_of(6), score=0.5, wait=True)
+    assert names_in(tmp_path) == ["5"]
+    assert (checkpoints.best_step(), checkpoints.eval_pending(5)) == (5, False)
+    restored = checkpoints.restore(5, tree_of(0))
+    np.testing.assert_array_equal(restored["weights"], tree_of(6)["weights"])
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_was_being_replaced_is_taken_up_again(tmp_path):
+    """As SIGKILL leaves it before, and after, the new one is complete."""
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(5, tree_of(5), evaluated=False, wait=True)
+    checkpoints.close()
+    (folder / "5").rename(folder / "5.pending")
+    listed = checkpoint_list.list_checkpoints(tmp_path, verify=False)
+    assert [(one.name, one.marks) for one in listed] == [
+        ("5.pending", ("evaluation pending, set aside",))
+    ]
+    assert checkpoint_list.prune_checkpoints(tmp_path, listed) == []
+    again = Checkpoints(folder)
+    assert (again.steps(), again.eval_pending(5), names_in(folder)) == ([5], True, ["5"])
+    again.close()
+    shutil.copytree(folder / "5", folder / "5.pending")
+    Checkpoints(folder).close()
+    assert names_in(folder) == ["5"]

@@ -3,12 +3,15 @@
 import dataclasses
 import shutil
 
+import jax.numpy as jnp
 import pytest
 
 import flax_resnet as fr
 from benchmarks.bit_flips import FOLDERS, flip_bits, reading_of
 from flax_resnet import cli
-from flax_resnet.report import read_history
+from flax_resnet.report import append_history, read_history
+from flax_resnet.training import Checkpoints, replay, verify
+from flax_resnet.weights import write_sealed
 from tests.training.test_loop import BASE, assert_same_run, config
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -112,10 +115,53 @@ def test_verify_and_checkpoints_name_what_is_damaged(copied, capsys):
     assert not (folder / "checkpoints" / "11").exists()
 
 
+def rolled_back(folder):
+    """The history of a run that was rolled back to step 2, and its checkpoints."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    for step, factor in ((2, 1.0), (3, 0.5)):
+        state = {"rate_factor": jnp.float32(factor)}
+        checkpoints.save(step, {"state": state}, wait=True)
+    checkpoints.close()
+    append_history(folder / "history.jsonl", {"step": 4, "rate_factor": 0.5, "digest": "of 4"})
+
+
+def test_steps_are_not_computed_again_over_a_rollback(tmp_path, monkeypatch, console):
+    """The machine was said to have computed something else."""
+
+    def load(folder, checkpoints, saved, step, console):
+        raise fr.UserError(f"from {saved}")
+
+    monkeypatch.setattr(verify, "load_saved", load)
+    rolled_back(tmp_path)
+    with pytest.raises(fr.UserError, match="from 3"):  # and not from 2, or from the start
+        verify.verify_by_replay(tmp_path, 10, console)
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    with pytest.raises(fr.UserError, match=r"was rolled back .*no steps can be computed again"):
+        verify.verify_by_replay(tmp_path, 10, console)
+
+
+def test_a_deterministic_run_is_computed_again_by_the_same_algorithms(
+    tmp_path, monkeypatch, console
+):
+    calls = []
+    monkeypatch.setattr(replay, "require_determinism", lambda: calls.append("flags"))
+
+    def refuse(config):
+        calls.append("data")
+        raise fr.UserError("There are no data.")
+
+    monkeypatch.setattr(replay, "resolve", refuse)
+    for deterministic in (False, True):
+        write_sealed(tmp_path, {"config.json": {"deterministic": deterministic}})
+        with pytest.raises(fr.UserError, match="no data"):
+            replay.load_saved(tmp_path, tmp_path / "checkpoints", 0, 0, console)
+    assert calls == ["data", "flags", "data"]
+
+
 def test_a_run_killed_while_it_replaces_its_settings_is_not_damaged(tmp_path):
     """At each of the steps: digests of both, the files, digests of the new ones."""
     from flax_resnet import output_files
-    from flax_resnet.weights import check_sealed, sealed_files, write_sealed
+    from flax_resnet.weights import check_sealed, sealed_files
 
     class Killed(Exception):
         pass

@@ -53,7 +53,18 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def start(workdir, *settings, devices=1, program=("-m", "flax_resnet")):
+# Trains without the page, which takes as long as the run.
+QUICK = """
+import sys
+from flax_resnet import cli
+from flax_resnet.training import recording
+
+recording.write_run_page = lambda workdir, *_: workdir
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def start(workdir, *settings, devices=1, program=("-c", QUICK)):
     """A training process of so many devices."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -68,12 +79,10 @@ def start(workdir, *settings, devices=1, program=("-m", "flax_resnet")):
     )
 
 
-def start_two(workdir, *settings, **options):
+def start_two(workdir, *settings, program=("-m", "flax_resnet")):
     joint = ("--parallel.coordinator", f"127.0.0.1:{free_port()}", "--parallel.processes", "2")
-    return [
-        start(workdir, *joint, "--parallel.process", str(number), *settings, devices=2, **options)
-        for number in range(2)
-    ]
+    own = [("--parallel.process", str(number)) for number in range(2)]
+    return [start(workdir, *joint, *one, *settings, devices=2, program=program) for one in own]
 
 
 def finish(*processes, seconds=600):
@@ -179,6 +188,21 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     # The folder of a checkpoint gets its name when all of it is written.
     saved = (tmp_path / "checkpoints" / str(newest(tmp_path))).stat().st_ctime
     print(f"The checkpoint was complete {saved - began:.1f} s after the signal.")
+
+
+@pytest.mark.slow
+def test_files_that_one_of_two_processes_cannot_read_are_named(noise_photos, tmp_path):
+    """Only those that process 0 met were."""
+    damaged = sorted(noise_photos.glob("*/*.png"))[::8]
+    for number, path in enumerate(damaged):
+        path.write_bytes(b"<html>%d" % number)
+    photos = ("--data.name", "folder", "--data.dir", str(noise_photos), "--data.image-size", "16")
+    more = ("--augment.random-resized-crop", "--epochs", "6")
+    run = tmp_path / "run"
+    codes, outputs = finish(*start_two(run, *photos, *more))
+    assert codes == [0, 0], outputs
+    assert [outputs[0].count(f"left out: {path} ") for path in damaged] == [1] * len(damaged)
+    assert len(json.loads((run / "report" / "data.json").read_text())["bad"]) == len(damaged)
 
 
 @pytest.mark.slow

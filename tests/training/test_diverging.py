@@ -13,7 +13,7 @@ import pytest
 
 import flax_resnet as fr
 from flax_resnet import cli
-from flax_resnet.config import OptimizerConfig
+from flax_resnet.config import ModelConfig, OptimizerConfig, TransferConfig
 from flax_resnet.data import batch_indices
 from flax_resnet.training import clock, create_optimizer, loop
 from flax_resnet.training import step as step_module
@@ -129,7 +129,37 @@ def test_a_run_that_is_rolled_back_goes_on_with_half_the_rate(tmp_path, console)
     else:
         assert result.step == 9
         assert history(tmp_path)[-2]["learning_rate"] < 200
+        assert history(tmp_path)[-2]["rate_factor"] < 1
     assert "with 0.5 times the learning rate" in console.text()
+
+
+def test_a_head_on_kept_features_that_diverges_is_rolled_back_and_explained(
+    tmp_path, console, monkeypatch
+):
+    """The weights were said not to fit the model, of which the head alone was left."""
+    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 1)
+    net = {"stage_sizes": (1,), "widths": (8,), "block": "basic", "stem": "cifar"}
+    model = fr.create_model("resnet", **net)
+    images = np.zeros((1, 8, 8, 1), np.float32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+    fr.save_weights(tmp_path / "start.safetensors", variables, model)
+    settings = config(
+        tmp_path / "run",
+        model=ModelConfig(name="resnet", **net),
+        data=DATA,
+        optimizer=OptimizerConfig(learning_rate=1e30),
+        transfer=TransferConfig(
+            weights=str(tmp_path / "start.safetensors"),
+            mode="head",
+            solver="sgd",
+            feature_cache=str(tmp_path / "features"),
+        ),
+        on_nan="rollback",
+    )
+    with pytest.raises(fr.UserError, match=r"is not finite at step \d+: training diverged"):
+        fr.train(settings, console)
+    assert "training goes on after step 0 with 0.5 times" in console.text()
+    assert list((tmp_path / "run" / "debug").glob("step-*/debug.json"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Features computed once and kept: the same training, and nothing computed twice."""
 
+import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 
@@ -13,10 +16,16 @@ from sklearn.linear_model import LogisticRegression
 
 import flax_resnet as fr
 from flax_resnet.cli import main
+from flax_resnet.config import Config, DataConfig, ModelConfig, TransferConfig
 from flax_resnet.results.records import is_finished
+from flax_resnet.training.plan import print_plan
+from flax_resnet.training.resolve import resolve
 from flax_resnet.training.transfer.feature_store import FeatureStore
+from flax_resnet.training.transfer.features import keep_features
 from flax_resnet.training.transfer.head import fit_strengths
+from flax_resnet.training.transfer.start import choose_solver, choose_views
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
+from tests.tiny_net import TINY
 
 CLASSES = ("blue", "green", "red")
 
@@ -69,6 +78,7 @@ def counts(said):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
     workdir, history, said = finetune(photos, "lbfgs", capfd=capfd)
     assert history[-1]["test_top1"] > 0.9  # colours
@@ -93,6 +103,7 @@ def test_a_head_by_lbfgs_is_a_classifier(finetune, photos, weights, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(
     "mode", [("head",), ("partial", "--freeze-before", "layer3")], ids=["head", "partial"]
 )
@@ -111,13 +122,14 @@ def test_kept_features_train_as_forward_passes_do(finetune, photos, mode, capfd)
 
 
 @pytest.mark.slow
-def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd):
+def test_only_what_is_new_is_computed(finetune, photos, tmp_path, capfd, request):
     folder, cache = tmp_path / "photos", tmp_path / "cache"
     shutil.copytree(photos, folder)
     (folder / "train" / "red" / "bad.png").write_bytes(b"<html>")
     _, _, said = finetune(folder, "first", capfd=capfd, cache=cache)
     assert counts(said) == (81, 0)
     assert "bad.png" in said
+    request.getfixturevalue("no_page")  # one page without a photo is enough
     Image.new("RGB", (20, 20), (200, 0, 0)).save(folder / "train" / "red" / "new.png")
     shutil.copy(folder / "train" / "red" / "0.png", folder / "train" / "red" / "copy.png")
     _, _, said = finetune(folder, "second", capfd=capfd, cache=cache)
@@ -153,6 +165,62 @@ def test_a_store_never_reads_what_is_half_written(tmp_path):
     np.testing.assert_array_equal(rows[np.array([0, 1])], [[9, 9, 9], [0, 1, 2]])
     assert "x" not in again
     assert again.damaged == 0
+
+
+def test_a_store_keeps_files_that_cannot_be_opened_now(tmp_path, monkeypatch):
+    """With too many open files it deleted them, and took new rows for unreadable images."""
+    FeatureStore(tmp_path).add(["a", "b"], np.arange(6.0).reshape(2, 3))
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        store = FeatureStore(tmp_path)
+        assert (store.damaged, "a" in store) == (0, False)
+        store.add(["c"], np.full((1, 3), 9.0))
+        assert store.unwritable == "Too many open files"
+        np.testing.assert_array_equal(store.rows(["c"])[np.array([0])], [[9, 9, 9]])
+    again = FeatureStore(tmp_path)
+    assert again.damaged == 0
+    assert all(one in again for one in "abc")
+
+
+def head_of(**changes):
+    return Config(transfer=TransferConfig(mode="head"), **changes)
+
+
+def test_features_of_a_bfloat16_model_are_kept_in_float32(tmp_path, console):
+    """NumPy read them back as bytes, and the head was standardised in bfloat16."""
+    config = dataclasses.replace(
+        head_of(data=DataConfig(name="digits"), compile_cache=None),
+        model=dataclasses.replace(TINY, dtype="bfloat16"),
+        transfer=TransferConfig(mode="head", feature_cache=str(tmp_path)),
+    )
+    run = resolve(config)
+    print_plan(run, console)
+    assert run.solver == "lbfgs"
+    assert "Learning rate" not in console.text()
+    state = run.init()
+    computed, found = (keep_features(run, state, console) for _ in range(2))
+    rows, labels = found.dataset.train.everything()
+    assert (rows.dtype, rows.shape) == (np.float32, (len(labels), 8))
+    np.testing.assert_array_equal(rows, computed.dataset.train.everything()[0])
+    assert "1,797 found" in console.text()
+
+
+def test_features_are_not_kept_where_other_images_are_needed():
+    assert choose_views(head_of(), mixes=False) == 1
+    assert choose_views(head_of(evaluate_flipped=True), mixes=False) == 0
+    sizes = DataConfig(train_sizes=((0, 8),))
+    assert choose_views(head_of(data=sizes), mixes=False) == 0
+
+
+def test_a_head_with_dropout_or_smooth_labels_is_trained_by_steps():
+    """L-BFGS fitted it without either."""
+    assert choose_solver(head_of(), 1) == "lbfgs"
+    assert choose_solver(head_of(label_smoothing=0.1), 1) == "sgd"
+    assert choose_solver(head_of(model=ModelConfig(dropout=0.2)), 1) == "sgd"
 
 
 def test_the_head_is_scikit_learns():
@@ -193,9 +261,12 @@ def test_the_strength_is_chosen_on_validation():
             ("--views", "1", "--transfer.statistics", "updated"),
             "batch norm of the frozen stages changes",
         ),
+        (("--views", "1", "--evaluate-flipped"), "--evaluate-flipped needs the images"),
+        (("--views", "1", "--data.train-sizes", "0", "8"), "--data.train-sizes changes the size"),
         (("--solver", "lbfgs", "--head", "hidden:8"), "lbfgs needs --mode head"),
+        (("--solver", "lbfgs", "--dropout", "0.2"), "and no --dropout, --label-smoothing"),
     ],
-    ids=["mode", "statistics", "hidden"],
+    ids=["mode", "statistics", "flipped", "sizes", "hidden", "dropout"],
 )
 def test_features_that_change_are_refused(photos, weights, tmp_path, capfd, options, sentence):
     places = (str(photos), "--weights", str(weights), "--workdir", str(tmp_path / "run"))

@@ -1,5 +1,7 @@
 """The lock of a run's folder: one owner, whatever is killed, moved, or started at once."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -33,22 +35,25 @@ except UserError as error:
 """
 
 
-def start(folder, *, begin_at=0.0):
-    process = subprocess.Popen(
+def start(folder):
+    return subprocess.Popen(
         [sys.executable, "-c", TAKE, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    process.stdin.write(f"{begin_at}\n")
-    process.stdin.flush()
-    return process
 
 
-def said(process):
-    assert process.stdout.readline() == "ready\n"
-    return process.stdout.readline().strip()
+def answers_of(processes):
+    """What each prints; they begin together, once all are ready."""
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    begin_at = time.time() + 0.02 * len(processes)
+    for process in processes:
+        process.stdin.write(f"{begin_at}\n")
+        process.stdin.flush()
+    return [process.stdout.readline().strip() for process in processes]
 
 
 def test_a_second_owner_is_refused_and_changes_nothing(tmp_path):
@@ -65,7 +70,7 @@ def test_a_second_owner_is_refused_and_changes_nothing(tmp_path):
 
 def test_a_killed_owner_is_replaced_at_once(tmp_path):
     with start(tmp_path) as process:
-        assert said(process) == "taken"
+        assert answers_of([process]) == ["taken"]
         assert owner_of(tmp_path).pid == process.pid
         with pytest.raises(UserError, match="is in use"):
             Lock(tmp_path, "train")
@@ -111,6 +116,28 @@ def test_where_processes_cannot_be_seen_the_heartbeat_decides(tmp_path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", ["ENOSYS", "EOPNOTSUPP", "ENOLCK"])
+def test_a_file_system_without_flock_has_the_lock_too(tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise OSError(getattr(errno, error), "refused")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    first = Lock(tmp_path, "train")
+    with pytest.raises(UserError, match="is in use by process"):
+        Lock(tmp_path, "train")
+    first.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_fails_otherwise_is_reported(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"):
+        Lock(tmp_path, "train")
+
+
 def test_a_half_written_lock_is_replaced(tmp_path):
     (tmp_path / ".lock").write_text('{"job": "train", "ho')
     Lock(tmp_path, "train").release()
@@ -132,10 +159,9 @@ def test_of_twenty_starts_at_once_one_wins(tmp_path):
     """Also where all of them find a stale lock."""
     Lock(tmp_path, "train")
     as_on_another_host(tmp_path, silent_for=lock.STALE_SECONDS + 1)
-    begin_at = time.time() + 15
-    processes = [start(tmp_path, begin_at=begin_at) for _ in range(20)]
+    processes = [start(tmp_path) for _ in range(20)]
     try:
-        answers = [said(process) for process in processes]
+        answers = answers_of(processes)
     finally:
         for process in processes:
             process.kill()

@@ -1,5 +1,6 @@
 """Fine-tuning from weights: what trains when, what stays, and what is wrong with a folder."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,12 +8,16 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from safetensors.numpy import save_file
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.config import TransferConfig
+from flax_resnet.config import Config, DataConfig, ModelConfig, TransferConfig
+from flax_resnet.training.resolve import resolve
 from flax_resnet.training.segments import plan_phases
-from flax_resnet.training.transfer.start import rate_factors
+from flax_resnet.training.transfer.start import check_unseen_options, rate_factors
+from flax_resnet.transform import EvalTransform
+from flax_resnet.weights import WeightsInfo, build_model, describe, load_source, write_model
 from flax_resnet.weights.formats.checkpoint import read_checkpoint
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "fc")
@@ -71,6 +76,7 @@ ALL = {"conv1", "bn1", "layer1", "layer2", "layer3"}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(
     ("options", "params", "statistics"),
     [
@@ -87,6 +93,7 @@ def test_what_is_frozen_keeps_its_bits(photos, weights, tmp_path, options, param
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_affine_alone_of_the_frozen_stages_can_train(photos, weights, tmp_path):
     more = ("--mode", "head", "--views", "0", "--transfer.affine", "trained", "--epochs", "1")
     assert finetune(photos, weights, tmp_path / "run", *more) == 0
@@ -100,6 +107,7 @@ def test_affine_alone_of_the_frozen_stages_can_train(photos, weights, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_gradual_unfreezing_resumes_to_the_bit(photos, weights, tmp_path):
     options = ("--mode", "gradual", "--epochs", "5", "--data.batch-size", "24")
     assert finetune(photos, weights, tmp_path / "whole", *options) == 0
@@ -170,6 +178,7 @@ def test_rates_decay_downwards():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_layer_decay_slows_the_lower_stages(photos, weights, tmp_path):
     """At a decay of nothing only the head moves."""
     more = ("--mode", "full", "--layer-decay", "0", "--epochs", "1")
@@ -211,6 +220,69 @@ def test_wrong_choices_are_reported(photos, weights, tmp_path, capfd, options, c
     assert finetune(photos, weights, tmp_path / "run", *options) == code
     assert sentence in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def zeros_of(model):
+    images = np.zeros((1, 8, 8, 1), np.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def test_options_of_the_weights_that_arrays_do_not_show_are_not_dropped(photos, tmp_path, capfd):
+    """They trained with the usual epsilon, and v1.5 from weights of v1."""
+    path = tmp_path / "epsilon.safetensors"
+    model = fr.create_model("resnet8", epsilon=1e-3)
+    fr.save_weights(path, zeros_of(model), model)
+    assert finetune(photos, path, tmp_path / "run") == 1
+    shown = " ".join(capfd.readouterr().err.split())
+    assert "a model with epsilon=0.001 (this run's has 1e-05): no setting of a run says" in shown
+    net = {"stage_sizes": (1, 1), "widths": (4, 4), "block": "bottleneck", "stem": "cifar"}
+    path, model = tmp_path / "v1.safetensors", fr.create_model("resnet", version="v1", **net)
+    fr.save_weights(path, zeros_of(model), model)
+
+    def run_of(**options):
+        return resolve(
+            Config(
+                model=ModelConfig(name="resnet", **net, **options),
+                data=DataConfig(name="digits"),
+                transfer=TransferConfig(weights=str(path)),
+            )
+        )
+
+    with pytest.raises(fr.UserError, match=r"version='v1' \(.*'v1.5'\): add --model.version v1\."):
+        run_of()
+    assert run_of(version="v1").model.version == "v1"
+    assert run_of(version="v1", stem_pool="none").start is not None  # what a stem of 3x3 has
+
+
+def test_a_file_of_another_program_leaves_the_choice(tmp_path):
+    """Its arrays have v1.5 by custom only."""
+    net = {"stage_sizes": (1, 1), "widths": (4, 4), "block": "bottleneck", "stem": "deep"}
+    model = fr.create_model("resnet", **net)
+    path = tmp_path / "other.safetensors"
+    save_file(fr.to_torchvision(zeros_of(model), model), path)
+    config = ModelConfig(name="resnet", version="v1", **net)
+    check_unseen_options(load_source(path), config)
+
+
+def test_photos_get_the_size_that_the_starting_model_saw(noise_photos, tmp_path):
+    """They were decoded in that of the stored images, which its run resized."""
+    net = ModelConfig(name="resnet", stage_sizes=(1,), widths=(4,), block="basic", stem="deep")
+    model = build_model(net, 2)
+    seen = dataclasses.replace(EvalTransform.stored_like((8, 8, 3)), model_size=32)
+    info = WeightsInfo("none", "random", None, net, ("a", "b"), seen)
+    path, images = tmp_path / "resized.safetensors", np.zeros((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    write_model(path, fr.to_torchvision(zeros, model), model, describe(info))
+    run = resolve(
+        Config(
+            model=net,
+            data=DataConfig(name="folder", dir=str(noise_photos), batch_size=8),
+            transfer=TransferConfig(weights=str(path)),
+        )
+    )
+    assert run.dataset.image_shape == (32, 32, 3)
 
 
 def test_without_weights_and_network_the_ways_on_are_reported(photos, tmp_path, monkeypatch, capfd):

@@ -23,7 +23,8 @@ class FeatureStore:
     Each ``add`` writes a file of rows and, once that is complete, a JSON file that lists their
     hashes and the checksum of the rows, so what a killed process leaves behind is never read. Files
     with a wrong checksum are deleted when the store is opened, and their rows are computed again.
-    Where the folder cannot be written, rows are kept in memory.
+    A file that cannot be opened otherwise stays, and its rows are computed again too. Where the
+    folder cannot be written, rows are kept in memory.
 
     Attributes:
         damaged: Number of files that were damaged.
@@ -81,15 +82,15 @@ class FeatureStore:
             with contextlib.suppress(OSError):  # the folder may be a file
                 temporary.unlink()
             return error.strerror or str(error)
-        self._open(target.with_suffix(".json"), checked=True)
-        return None
+        return self._open(target.with_suffix(".json"), checked=True)
 
     def rows(self, hashes: Sequence[str]) -> "Rows":
         """The rows with these hashes, in their order; all must be in the store."""
         locations = np.array([self._locations[content_hash] for content_hash in hashes], np.int64)
         return Rows(self._files, locations.reshape(-1, 2))
 
-    def _open(self, index: Path, checked: bool = False) -> None:
+    def _open(self, index: Path, checked: bool = False) -> str | None:
+        """Take up the rows of a file; return why they cannot be read, or None."""
         data = index.with_suffix(".npy")
         try:
             index_entry = parse_json(index.read_text(encoding="utf-8"))
@@ -99,13 +100,21 @@ class FeatureStore:
             hashes = index_entry["hashes"]
             if len(hashes) != len(rows):
                 raise ValueError("the number of rows is wrong")
-        except (OSError, ValueError, KeyError, TypeError):
-            self.damaged += 1
-            with contextlib.suppress(OSError):  # the folder may be for reading only
-                for path in (index, data):
-                    path.unlink(missing_ok=True)
-            return
+        except FileNotFoundError:
+            return self._discard(index, data)  # one of the two alone is of no use
+        except OSError as error:  # such as too many open files, which says nothing about this one
+            return error.strerror or str(error)
+        except (ValueError, KeyError, TypeError):
+            return self._discard(index, data)
         self._append(hashes, rows)
+        return None
+
+    def _discard(self, *damaged: Path) -> str:
+        self.damaged += 1
+        with contextlib.suppress(OSError):  # the folder may be for reading only
+            for path in damaged:
+                path.unlink(missing_ok=True)
+        return "what was written there is damaged"
 
     def _append(self, hashes: Sequence[str], rows: np.ndarray) -> None:
         number = len(self._files)

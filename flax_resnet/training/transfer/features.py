@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from rich.console import Console
@@ -25,7 +26,7 @@ from ..run import Run
 from ..state import TrainState
 from .feature_store import FeatureStore, Rows
 
-FORMAT = 1  # version of the kept files and of everything that decides their contents
+FORMAT = 2  # version of the kept files and of everything that decides their contents
 BATCH_SIZE = 32
 SHARD_BYTES = 1 << 26
 PLAIN = 0  # number of the view without augmentation; augmented views are numbered from 1
@@ -182,7 +183,8 @@ class _Extractor:
         def features(variables: Any, images: jax.Array) -> jax.Array:
             images = Preprocessing.from_transform(run.transform)(images)
             outputs: Any = model.apply(variables, images, train=False, method="features")
-            return outputs[output]
+            # NumPy's files know no bfloat16, and their mean would be rounded to it.
+            return outputs[output].astype(jnp.float32)
 
         self.function = jax.jit(features)
         self.shape = jax.eval_shape(features, self.variables, run.sample).shape[1:]
@@ -297,6 +299,8 @@ class _View:
         hashes = [one for names, _ in pending for one in names]
         if hashes:
             self.store.add(hashes, np.concatenate([rows for _, rows in pending]))
+            # Or it would be taken for an image that cannot be read.
+            assert all(one in self.store for one in hashes)
 
 
 class _Subset:

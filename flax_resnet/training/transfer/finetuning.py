@@ -79,13 +79,15 @@ def finetune_config(
         dropout: The dropout rate before the classifier.
         layer_decay: The learning rate of a stage divided by that of the stage above it; gradual
             uses 1/2.6.
-        epochs: Passes over the training images; by default 10, without weights 60.
+        epochs: Passes over the training images, not for lbfgs; by default 10, without weights 60.
         batch_size: Images in a step.
-        learning_rate: The learning rate of the head; the default depends on the mode and the net.
+        learning_rate: The learning rate of the head, not for lbfgs; the default depends on the mode
+            and the net.
         image_size: The height and width of images; by default that of the weights.
         views: Compute the frozen stages once for this many views of each image; 1 is without
             augmentation, 0 computes them at each step.
-        solver: The solver for a head on stored features.
+        solver: The solver for a head on stored features; by default lbfgs for a linear one without
+            dropout, else sgd.
         seed: The seed of the head, the order of images and the augmentation.
         workdir: The run's folder; by default runs/NAME, named after the images.
         overwrite: Delete a run there that has other settings or photos, and train in its place.

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import optax
 
-from ...config import Config, TransferConfig
+from ...config import Config, ModelConfig, TransferConfig
 from ...errors import UserError
-from ...models import stage_of
-from ...weights import LoadedWeights, load_source
+from ...models import ResNet, stage_of
+from ...models.resnet import STEM_POOLS
+from ...weights import LoadedWeights, build_model, load_source, read_unseen_options
+from ...weights.infer import UNSEEN_OPTIONS
 from ..segments import Phase
 from .freezing import Path as ParameterPath
 
@@ -29,6 +31,54 @@ def find_start(weights: str, name: str | None) -> LoadedWeights | None:
             or are of another model.
     """
     return None if weights == "none" else load_source(weights, model=name)
+
+
+def check_unseen_options(start: LoadedWeights, config: ModelConfig) -> None:
+    """Check that the model of a run computes what that of its starting weights does.
+
+    Options that names and shapes of arrays do not show are compared.
+
+    Args:
+        start: The weights.
+        config: The model section of the settings.
+
+    Raises:
+        UserError: They differ; the message has the options to give.
+    """
+    info = start.info
+    theirs = _unseen_options(build_model(info.config, 2, **info.model_options))
+    ours = _unseen_options(build_model(config, 2))
+    # A file of another program does not tell them: what is inferred is only what is usual.
+    is_known = info.kind != "file" or info.path is None or bool(read_unseen_options(info.path))
+    differing = {
+        option: value
+        for option, value in theirs.items()
+        if value != ours[option] and (is_known or getattr(config, option, None) is None)
+    }
+    if not differing:
+        return
+    named = ", ".join(
+        f"{option}={value!r} (this run's has {ours[option]!r})"
+        for option, value in differing.items()
+    )
+    if unknown := [option for option in differing if not hasattr(config, option)]:
+        remedy = f"no setting of a run says {' or '.join(unknown)}, so choose other weights"
+    else:
+        words = [f"--model.{name.replace('_', '-')} {differing[name]}" for name in differing]
+        remedy = f"add {' '.join(words)}"
+    raise UserError(f"{info.path} holds weights of a model with {named}: {remedy}.")
+
+
+def _unseen_options(model: ResNet) -> dict[str, Any]:
+    """The options of a model that arrays do not show, the same where it computes the same."""
+    options = {option: getattr(model, option) for option in UNSEEN_OPTIONS}
+    if model.block == "basic" and model.version == "v1":
+        options["version"] = "v1.5"  # they differ in bottlenecks only
+    if model.stem_pool is None:
+        options["stem_pool"] = "max" if model.stem in STEM_POOLS else "none"
+    if model.stage_strides == model.clone(output_stride=None).stage_strides:
+        options["output_stride"] = None
+    return options
 
 
 @dataclass(frozen=True)
@@ -95,31 +145,37 @@ def scale_by_stage(factors: Mapping[str, float]) -> optax.GradientTransformation
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def choose_views(config: TransferConfig, *, mixes: bool) -> int:
+def choose_views(config: Config, *, mixes: bool) -> int:
     """The number of views of each image whose features are computed once and kept.
 
     A view is the image itself, or one augmented copy of it. 0 runs the frozen stages at every step.
 
     Args:
-        config: The transfer section of the settings.
+        config: The settings.
         mixes: Whether training mixes images (mixup, CutMix).
 
     Raises:
-        UserError: Views are asked for where the output of the frozen stages changes between steps.
+        UserError: Views are asked for where the output of the frozen stages changes between steps,
+            or is needed of other images too.
     """
-    if config.mode not in ("head", "partial"):
-        reason = f"in mode {config.mode} no stage is frozen throughout"
-    elif config.statistics == "updated" or config.affine == "trained":
+    transfer = config.transfer
+    if transfer.mode not in ("head", "partial"):
+        reason = f"in mode {transfer.mode} no stage is frozen throughout"
+    elif transfer.statistics == "updated" or transfer.affine == "trained":
         reason = "the batch norm of the frozen stages changes"
     elif mixes:
         reason = "mixup and CutMix mix images"
-    elif config.views is None:
-        return 1 if config.mode == "head" else 0
+    elif config.evaluate_flipped:  # mirrored features are not those of the mirrored image
+        reason = "--evaluate-flipped needs the images, to mirror them"
+    elif config.data.train_sizes:
+        reason = "--data.train-sizes changes the size of the images"
+    elif transfer.views is None:
+        return 1 if transfer.mode == "head" else 0
     else:
-        return config.views
-    if config.views:
+        return transfer.views
+    if transfer.views:
         raise UserError(
-            f"--views {config.views}: features cannot be computed once, because {reason}: leave "
+            f"--views {transfer.views}: features cannot be computed once, because {reason}: leave "
             "the option out.",
             exit_code=2,
         )
@@ -136,13 +192,16 @@ def choose_solver(config: Config, views: int) -> str:
         views > 0
         and config.transfer.mode == "head"
         and not config.model.hidden
+        and not config.model.dropout
         and config.loss == "softmax"
+        and not config.label_smoothing
         and config.data.sampling is None
     )
     if config.transfer.solver == "lbfgs" and not is_possible:
         raise UserError(
             "--solver lbfgs needs --mode head with a linear head, --loss softmax, --views 1 or "
-            "more and no --data.sampling: leave it out, or use --solver sgd.",
+            "more, and no --dropout, --label-smoothing or --data.sampling: leave it out, or use "
+            "--solver sgd.",
             exit_code=2,
         )
     return config.transfer.solver or ("lbfgs" if is_possible else "sgd")
