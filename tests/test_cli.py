@@ -177,33 +177,29 @@ def test_missing_data_without_download_says_where_it_goes(capsys, tmp_path):
 PRINT_HELP = """
 import sys
 from flax_resnet.cli import main
-code = main(sys.argv[1:])
-print(code, "jax" in sys.modules)
+for command in sys.argv[1:]:
+    code = main([*command.split(), "--help"])
+    print(code, "jax" in sys.modules, end="\\f")
 """
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        None,
-        *(
-            pytest.param(command, marks=[pytest.mark.slow] * (command not in ("train", "predict")))
-            for command in COMMANDS
-        ),
-    ],
+    "commands",
+    [[""], ["train"], ["predict"], pytest.param([*COMMANDS], marks=pytest.mark.slow)],
+    ids=["none", "train", "predict", "each"],
 )
-def test_help_fits_on_a_screen_and_does_not_wait_for_jax(command):
-    arguments = ["--help"] if command is None else [command, "--help"]
+def test_help_fits_on_a_screen_and_does_not_wait_for_jax(commands):
     done = subprocess.run(
-        [sys.executable, "-c", PRINT_HELP, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PRINT_HELP, *commands], capture_output=True, text=True, check=True
     )
-    *lines, last = done.stdout.splitlines()
-    assert last == "0 False"
-    assert lines[0].startswith("usage: flax-resnet")
-    if command is None:
-        assert all(any(name in line for line in lines) for name in COMMANDS)
-    if command not in ("train", "augment-preview", "lr-find"):  # which list all fields of a config
-        assert len(lines) <= 60
+    for command, page in zip(commands, done.stdout.split("\f")[:-1], strict=True):
+        *lines, last = page.splitlines()
+        assert last == "0 False", command
+        assert lines[0].startswith(f"usage: flax-resnet {command}".rstrip())
+        if not command:
+            assert all(any(name in line for line in lines) for name in COMMANDS)
+        if command not in ("train", "augment-preview", "lr-find"):  # all fields of a config
+            assert len(lines) <= 60, command
 
 
 def test_prepare_names_every_data_set_in_its_help(capsys):

@@ -11,11 +11,17 @@ from flax import nnx
 
 import flax_resnet as fr
 
-TORCHVISION = [
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
-    *("wide_resnet50_2", "wide_resnet101_2"),
-]
+FEW = {"stage_sizes": (2, 1, 1, 1)}
+# Torchvision's models: one of each kind of block, and a stage of more than ten blocks, whose names
+# are sorted in another order than they run. The others differ in depth and width only.
+MODELS = {
+    "resnet18": {},
+    "resnet50": FEW,
+    "resnext50_32x4d": FEW,
+    "resnext101_64x4d": FEW,
+    "wide_resnet50_2": FEW,
+    "resnet101": {"stage_sizes": (1, 1, 11, 1), "widths": (8, 8, 8, 8)},
+}
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 LABELS = jnp.array([0, 1, 2, 1])
 
@@ -45,10 +51,11 @@ def assert_trees_equal(a, b):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION[1:])]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "resnet18")) for name in MODELS],
 )
 def test_logits_are_the_bits_of_linen(name):
-    linen = fr.create_model(name, num_classes=10)
+    linen = fr.create_model(name, num_classes=10, **MODELS[name])
     variables = random_variables(linen)
     expected = jax.jit(partial(linen.apply, train=False))(variables, IMAGES)
     model = fr.nnx.to_nnx(variables, linen)

@@ -35,6 +35,7 @@ def test_xla_knows_the_flags():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_a_run_has_the_same_bits_again_and_with_other_workers(noise_photos, tmp_path, console):
     found = []
     for workers in (1, 1, 3):

@@ -69,9 +69,10 @@ def mean_binary_loss(chances, labels):
 
 
 @pytest.mark.slow
-def test_history_evaluation_prediction_page_and_files_agree(tmp_path, console):
+def test_history_evaluation_prediction_page_and_files_agree(tmp_path, console, request):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     fr.train(dataclasses.replace(BASE, workdir=str(whole)), console)
+    request.getfixturevalue("no_page")  # for the other run
     for steps in (4, None):
         fr.train(dataclasses.replace(BASE, workdir=str(halves), max_steps=steps), console)
     *lines, last = map(json.loads, (whole / "history.jsonl").read_text().splitlines())
