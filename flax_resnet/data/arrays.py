@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -133,11 +134,13 @@ def _check_size(path: str, total: int) -> None:
 
 def _memory() -> float:
     """Return the bytes of the machine's memory; infinity where the system does not say."""
-    try:
-        pages = os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+    if sys.platform == "win32":
         return math.inf
-    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else math.inf
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return math.inf
+    return pages * size if min(pages, size) > 0 else math.inf
 
 
 def _find_key(

@@ -81,9 +81,9 @@ def run_tiles(
             count = 0 if key == "map" or short == "train" else counts.get(split, 0)
             tiles.append((title, *with_error(entry[f"{short}_{key}"], count)))
     if evaluation is not None:
-        (title, *score), *others = evaluation_tiles(evaluation)
+        (title, score, error), *others = evaluation_tiles(evaluation)
         if end is None:  # the history of a run that was killed has no such score
-            tiles.append((f"evaluated {title}", *score))
+            tiles.append((f"evaluated {title}", score, error))
         tiles += others
     if last:
         tiles += [("epochs", f"{last['epoch']:g}", ""), ("time", duration(last["time"]), "")]
