@@ -67,6 +67,16 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture
+def optimised():
+    """Switch XLA's optimisations on, which the other tests do without."""
+    option = "jax_disable_most_optimizations"
+    before = jax.config.read(option)
+    jax.config.update(option, False)
+    yield
+    jax.config.update(option, before)
+
+
+@pytest.fixture
 def no_page(monkeypatch):
     """A tiny run's page takes as long as the run; for tests of something else."""
     monkeypatch.setattr(

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -241,16 +240,6 @@ def photos(home, monkeypatch):
 def shallow(monkeypatch):
     """Make the models that the pages create by ``fr.create_model`` shallow."""
     monkeypatch.setattr(flax_resnet, "create_model", partial(create_model, **SHALLOW))
-
-
-@pytest.fixture
-def optimised():
-    """Switch XLA's optimisations on, without which 220 steps take longer than to compile one."""
-    option = "jax_disable_most_optimizations"
-    before = jax.config.read(option)
-    jax.config.update(option, False)
-    yield
-    jax.config.update(option, before)
 
 
 def run_page(page, run=()):

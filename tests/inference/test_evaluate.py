@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from flax_resnet.report.explain import overlay
 from flax_resnet.report.outcomes import read_outcomes, write_outcomes
 from flax_resnet.report.pictures import to_webp
 from tests.inference.conftest import CLASSES, photo
+from tests.strangers.shards import samples, tar
 from tests.tiny_net import TINY
 
 
@@ -206,16 +206,7 @@ def test_other_arrays_than_the_runs_are_noted(tmp_path, monkeypatch):
 def test_shards_are_evaluated_as_they_were_trained_on(tmp_path):
     """Beside them image files may lie, which ``--data.name webdataset`` leaves out."""
     folder = tmp_path / "set"
-    folder.mkdir()
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        for number in range(60):
-            color = CLASSES[number % 3]
-            file = io.BytesIO()
-            photo(color, number).save(file, "PNG")
-            for ending, content in (("png", file.getvalue()), ("cls", b"%d" % (number % 3))):
-                member = tarfile.TarInfo(f"{number:03}.{ending}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    tar(folder / "a.tar", samples(n % 3 for n in range(60)))
     for color in "012":
         (folder / "test" / color).mkdir(parents=True)
         photo(CLASSES[0], 9).save(folder / "test" / color / "other.png")

@@ -18,6 +18,8 @@ import flax_resnet as fr
 from flax_resnet.models import ResNet, create_model
 from flax_resnet.models.lowerings import max_pool, onednn, relu
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TINY = {"stage_sizes": (1, 1), "widths": (8, 16), "num_classes": 5, "stem": "cifar"}
 MODELS = {
     "basic": ResNet(block="basic", **TINY),
@@ -50,16 +52,6 @@ QUICK_FIRST = [
     pytest.param(*form, marks=[pytest.mark.slow] * (form[0] == "reference" or form[1] == "folded"))
     for form in FORMS
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def optimised():
-    """Switch XLA's optimisations on, which the other tests do without."""
-    option = "jax_disable_most_optimizations"
-    before = jax.config.read(option)
-    jax.config.update(option, False)
-    yield
-    jax.config.update(option, before)
 
 
 def images(size):
