@@ -232,9 +232,13 @@ class ResNet(nn.Module):
         return strides
 
     @property
+    def pool_after_stem(self) -> str:
+        """What follows the stem: ``stem_pool``, or what is usual for the stem."""
+        return self.stem_pool or ("max" if self.stem in STEM_POOLS else "none")
+
+    @property
     def _stem_stride(self) -> int:
-        pools = self.stem in STEM_POOLS if self.stem_pool is None else self.stem_pool != "none"
-        return STEMS[self.stem][1] * (2 if pools else 1)
+        return STEMS[self.stem][1] * (1 if self.pool_after_stem == "none" else 2)
 
     def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -410,7 +414,7 @@ class ResNet(nn.Module):
         return self._stem_pool(x, train)
 
     def _stem_pool(self, x: jax.Array, train: bool) -> jax.Array:
-        kind = self.stem_pool or ("max" if self.stem in STEM_POOLS else "none")
+        kind = self.pool_after_stem
         if kind == "none":
             return x
         if kind == "conv":

@@ -123,7 +123,7 @@ def _stem_lines(model: ResNet) -> list[str]:
     else:
         convs = f"{kernel}×{kernel}, {width}"
     lines = [convs + (f"  (stride {stride})" if stride > 1 else "")]
-    pool = model.stem_pool or ("max" if model.stem in STEM_POOLS else "none")
+    pool = model.pool_after_stem
     if pool == "conv":
         lines.append(f"3×3, {width}  (stride 2)")
     elif pool != "none":

@@ -10,7 +10,7 @@ from ..config import ModelConfig
 from ..download import PublishedFile, is_published
 from ..errors import UserError
 from ..models import ResNet
-from ..models.resnet import DEEP_STEMS, STEM_POOLS, STEMS
+from ..models.resnet import DEEP_STEMS, STEMS
 from ..models.variants import variant_options
 from ..transform import EvalTransform
 from . import timm
@@ -229,8 +229,7 @@ def load_file(
 
 def _stem_pool(model: ResNet) -> str:
     """Return what follows the stem: ``"none"``, ``"max"`` or ``"conv"``."""
-    kind = model.stem_pool or ("max" if model.stem in STEM_POOLS else "none")
-    return "max" if kind == "zero_padded_max" else kind
+    return "max" if model.pool_after_stem == "zero_padded_max" else model.pool_after_stem
 
 
 def _check_stem_stride(path: Path, model: ResNet, weights: FoundWeights) -> None:

@@ -181,7 +181,7 @@ def _stem(layers: _Layers, bound: ResNet, x: str) -> str:
     x = layers.conv_norm(spec, last, x, "bn1")
     x = x if is_v2 else layers.relu("relu1", x)
 
-    kind = bound.stem_pool or ("max" if bound.stem in STEM_POOLS else "none")
+    kind = bound.pool_after_stem
     if kind == "none":
         return x
     if kind == "conv":

@@ -10,7 +10,6 @@ import optax
 from ...config import Config, ModelConfig, TransferConfig
 from ...errors import UserError
 from ...models import ResNet, stage_of
-from ...models.resnet import STEM_POOLS
 from ...weights import LoadedWeights, build_model, load_source, read_unseen_options
 from ...weights.infer import UNSEEN_OPTIONS
 from ..segments import Phase
@@ -74,8 +73,7 @@ def _unseen_options(model: ResNet) -> dict[str, Any]:
     options = {option: getattr(model, option) for option in UNSEEN_OPTIONS}
     if model.block == "basic" and model.version == "v1":
         options["version"] = "v1.5"  # they differ in bottlenecks only
-    if model.stem_pool is None:
-        options["stem_pool"] = "max" if model.stem in STEM_POOLS else "none"
+    options["stem_pool"] = model.pool_after_stem
     if model.stage_strides == model.clone(output_stride=None).stage_strides:
         options["output_stride"] = None
     return options
