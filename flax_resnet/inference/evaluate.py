@@ -41,7 +41,13 @@ from ..training.run_page import image_names
 from ..weights import WeightsInfo, imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, folded_model, forward_source
 from .predict import Predictions, to_probabilities
-from .training_images import leave_out, new_images, run_fingerprint, training_images
+from .training_images import (
+    contents_of,
+    count_new,
+    leave_out,
+    run_fingerprint,
+    training_images,
+)
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -265,8 +271,13 @@ def _select(
         raise UserError(f"{root} has no {chosen} images: choose --split {' or '.join(records)}.")
     title, transform = f"{root} ({chosen})", classifier.transform
     notes: tuple[str, ...] = ()
-    if own and (new := new_images(info, records[chosen].paths)):
-        if new_images(info, records["all"].paths) == len(records["all"]):
+    data = run_fingerprint(info)
+    known = frozenset[str]() if data is None else data.contents()
+    seen = training_images(info, data, own, chosen)
+    contents = contents_of(records[chosen].paths) if seen or (own and known) else []
+    if own and (new := count_new(contents, known)):
+        every = contents_of(records["all"].paths) if new == len(contents) else contents
+        if count_new(every, known) == len(records["all"]):
             # From another working folder, a relative path leads to other images.
             if source is not None:
                 return _select(classifier, source, split, columns, own=False)
@@ -275,13 +286,12 @@ def _select(
                 "run was started, or name the folder to evaluate on."
             )
         notes = (f"{new:,} of the {len(records[chosen]):,} images are new since the run started",)
-    seen = training_images(info, own, chosen)
     if seen is None:
         if not own:
             notes = (f"whether the run was trained on images of {root} is not known",)
     else:
         ask = split is not None and chosen != "test"
-        records[chosen], title, more = leave_out(records[chosen], seen, title, keep=ask)
+        records[chosen], title, more = leave_out(records[chosen], contents, seen, title, keep=ask)
         notes += more
     splits = {
         name: _NamedSplit(ImageFiles.from_transform(part, transform), part.paths)

@@ -15,7 +15,9 @@ def run_fingerprint(info: WeightsInfo) -> Fingerprint | None:
     return read_fingerprint(info.path) if info.kind == "run" and info.path is not None else None
 
 
-def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str] | None:
+def training_images(
+    info: WeightsInfo, data: Fingerprint | None, own: bool, chosen: str
+) -> frozenset[str] | None:
     """Return hashes of the contents of the image files that a test must not have.
 
     They are those of training and, but for a score of validation images, those that chose the
@@ -23,6 +25,7 @@ def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str]
 
     Args:
         info: Description of the model.
+        data: Its ``run_fingerprint``.
         own: Whether the images are those of the run itself, by their path.
         chosen: The split to evaluate.
 
@@ -32,7 +35,6 @@ def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str]
     """
     if info.kind != "run" or info.path is None or chosen == "train":
         return frozenset()
-    data = run_fingerprint(info)
     if data is None or not data.contents():
         by_name = info.settings.get("data.name") not in (None, *IMAGE_SETS)
         return frozenset() if by_name else None
@@ -41,24 +43,29 @@ def training_images(info: WeightsInfo, own: bool, chosen: str) -> frozenset[str]
     return seen - data.contents(["test"]) if own else seen
 
 
-def new_images(info: WeightsInfo, paths: Sequence[str]) -> int:
-    """Return how many files have contents that a run did not have in any split.
+def contents_of(paths: Sequence[str]) -> list[str | None]:
+    """Return the hashes of the contents of files in order, None for those that cannot be read."""
+    return [None if digest is None else digest.content for digest in digest_files(paths)]
 
-    None is new to weights that are not of a run, or of one that did not keep contents.
-    """
-    data = run_fingerprint(info)
-    known = frozenset[str]() if data is None else data.contents()
-    digests = digest_files(paths) if known else []
-    return sum(digest is not None and digest.content not in known for digest in digests)
+
+def count_new(contents: Sequence[str | None], known: frozenset[str]) -> int:
+    """Return how many files that can be read have contents that are not ``known``."""
+    return sum(content is not None and content not in known for content in contents)
 
 
 def leave_out(
-    records: Records, seen: frozenset[str], title: str, *, keep: bool
+    records: Records,
+    contents: Sequence[str | None],
+    seen: frozenset[str],
+    title: str,
+    *,
+    keep: bool,
 ) -> tuple[Records, str, tuple[str, ...]]:
     """Leave out the files whose contents are in ``seen``.
 
     Args:
         records: The files.
+        contents: Hashes of their contents; empty if ``seen`` is.
         seen: Hashes of contents.
         title: The title of their evaluation.
         keep: Whether the files are only counted.
@@ -69,8 +76,7 @@ def leave_out(
     Raises:
         UserError: No file is left.
     """
-    digests = digest_files(records.paths) if seen else []
-    is_new = [digest is None or digest.content not in seen for digest in digests]
+    is_new = [content not in seen for content in contents]
     count, total = is_new.count(False), len(records)
     if not count:
         return records, title, ()

@@ -143,15 +143,16 @@ def prepare(
                 "--data.dir, and run the command again, which resumes where it stopped"
             ) from error
     again = "" if source is None else f"; to prepare it from {source}, delete that folder first"
-    now = None
+    before, now = read_origin(folder), None
     if not recipe.originals and path is not None:
-        now = read_images(path, folder, shuffle=shuffle).origin
-        if read_origin(folder) is None:
+        if before is None:
             again = (
                 f"; it is not known whether from {path}: if not, move that folder away and run the "
                 "command again"
             )
-    _check_origin(folder, name, now)
+        else:
+            now = read_images(path, folder, shuffle=shuffle).origin
+    _check_origin(folder, name, before, now)
     console.print(f"{name} is prepared already, in {folder}{again}", markup=False)
     return folder
 
@@ -179,18 +180,18 @@ def _check_name(name: str, path: Path) -> None:
     )
 
 
-def _check_origin(folder: Path, name: str, now: Origin | None) -> None:
+def _check_origin(folder: Path, name: str, before: Origin | None, now: Origin | None) -> None:
     """Check that a prepared set was written from the same as it would be now, if that was kept.
 
     Args:
         folder: The folder of the set.
         name: Its name.
+        before: What it was written from; None where that was not kept.
         now: What it would be written from now; None of a published set.
 
     Raises:
         UserError: It was written from something else.
     """
-    before = read_origin(folder)
     if before is None or before == now:
         return
     problem = (
