@@ -88,8 +88,8 @@ class Checkpoints:
         hide_saves_without_score()
         with primary_decides():
             if jax.process_index() == 0:
-                remove_deleted(self._folder)
                 bring_back_pending(self._folder)
+                remove_deleted(self._folder)
                 self._set_aside_damaged()
         best = managers.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -355,8 +355,8 @@ class Checkpoints:
     def _finish(self) -> None:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            remove_deleted(self._folder)
             bring_back_pending(self._folder)
+            remove_deleted(self._folder)
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -90,8 +90,7 @@ def load_source(
     if is_remote(located := locate(source)):
         return _load_remote(located, model, key, head, stem_pool)
     word = os.fspath(source)
-    path = expand(word)
-    is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
+    path, is_path = expand(word), _is_path(source)
     published = None if is_path else _published(word, model, cache, head)
     if published is not None and path.exists():
         raise UserError(
@@ -181,8 +180,12 @@ def _is_file(source: str | Path, model: str | None) -> bool:
     if is_remote(located := locate(source)):
         return located.suffix.lower() in ENDINGS
     word = os.fspath(source)
-    is_path = not isinstance(source, str) or word.startswith(("/", ".", "~"))
-    return (is_path or _published(word, model) is None) and not expand(word).is_dir()
+    return (_is_path(source) or _published(word, model) is None) and not expand(word).is_dir()
+
+
+def _is_path(source: str | Path) -> bool:
+    """Return whether a source can only be a path, and no name of published weights."""
+    return not isinstance(source, str) or source.startswith(("/", ".", "~"))
 
 
 def _published(

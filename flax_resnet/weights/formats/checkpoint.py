@@ -74,7 +74,7 @@ def remove_deleted(folder: Path) -> None:
 
 def bring_back_pending(folder: Path) -> None:
     """Give a checkpoint that was set aside its name again, unless the one that replaces it is
-    there: then it is removed.
+    there: then it is moved to where ``remove_deleted`` removes it.
 
     On a local disk a checkpoint whose evaluation is pending is renamed to ``STEP.pending`` until
     the same state is saved with its evaluation, so that a process that is killed meanwhile loses
@@ -90,7 +90,6 @@ def bring_back_pending(folder: Path) -> None:
                 path.rename(folder / DELETED / path.name)
             else:
                 path.rename(whole)
-    remove_deleted(folder)
 
 
 def read_facts(folder: Path, step: int) -> Facts:
