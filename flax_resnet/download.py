@@ -34,7 +34,8 @@ from rich.progress import (
 )
 
 from flax_resnet.errors import UserError
-from flax_resnet.paths import one_process, process_folder, writable_folder
+from flax_resnet.paths import process_folder, writable_folder
+from flax_resnet.process_lock import one_process
 
 # The time for name look-up, connection and response headers together: without a network the user
 # gets a message within 20 seconds, however many addresses the name has.

@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from flax_resnet import download, paths
+from flax_resnet import download, process_lock
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 
@@ -370,7 +370,7 @@ def test_a_second_process_waits_for_the_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It failed although the file arrived, because the first had renamed the ``.part``."""
-    monkeypatch.setattr(paths, "NOTE_SECONDS", 0.05, raising=False)
+    monkeypatch.setattr(process_lock, "NOTE_SECONDS", 0.05)
     target = tmp_path / "set.tar.gz"
     words = published(f"{server.url}/interrupt"), target, OTHERWISE
     with ThreadPoolExecutor(2) as pool:

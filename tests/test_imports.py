@@ -36,9 +36,9 @@ SHARED = (
         "output_files",
         "paths",
     ),
-    *("processor", "storage", "text_files", "transform"),
+    *("process_lock", "processor", "storage", "text_files", "transform"),
 )
-BASE = ("errors", "file_names", "paths", "storage")
+BASE = ("errors", "file_names", "paths", "process_lock", "storage")
 
 
 def package_of(file):

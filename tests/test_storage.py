@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import flax_resnet as fr
-from flax_resnet import UserError, paths
+from flax_resnet import UserError, process_lock
 from flax_resnet.cli import main
 from flax_resnet.data import builtin, load_dataset
 from flax_resnet.paths import expand
@@ -259,7 +259,7 @@ def test_the_index_is_not_written_after_every_few_files(bucket, monkeypatch):
 
 def test_a_process_waits_for_another_that_copies(bucket, monkeypatch, capsys):
     """It gave up after ten minutes and blamed the network."""
-    monkeypatch.setattr(paths, "NOTE_SECONDS", 0.05, raising=False)
+    monkeypatch.setattr(process_lock, "NOTE_SECONDS", 0.05)
     started, go_on = threading.Event(), threading.Event()
 
     def wait(names):

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError
-from ..paths import cache_folder, one_process, process_folder, writable_folder
+from ..paths import cache_folder, process_folder, writable_folder
+from ..process_lock import one_process
 from .addresses import is_remote, locate
 from .objects import delete, list_files, time_of, upload
 from .refusals import explained
