@@ -32,6 +32,7 @@ SHARED = (
         "errors",
         "file_names",
         "fonts",
+        "host_memory",
         "jax_internals",
         "output_files",
         "paths",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from flax_resnet.data.images import (
     divide,
 )
 from flax_resnet.errors import UserError
+from flax_resnet.host_memory import host_limit
 from flax_resnet.paths import expand_text
 
 _IMAGE_KEYS = ("x", "image", "images")
@@ -117,30 +116,20 @@ def _check_size(path: str, total: int) -> None:
     """Check what the arrays of a file unpack to, before they are read into memory.
 
     Raises:
-        UserError: It is more than the machine's memory, or so much more than the file's size that
-            the file was made to fill the memory.
+        UserError: It is more than the memory of the machine or the container, or so much more than
+            the file's size that the file was made to fill the memory.
     """
     if total > max(_MOST_COMPRESSION * os.path.getsize(path), _SMALL_BYTES):
         raise UserError(
             f"{path} unpacks to {total:,} bytes, more than {_MOST_COMPRESSION} times its size: "
             "save it again by np.savez, without compression, if its images are so uniform"
         )
-    if total > (memory := _memory()):
+    memory, where = host_limit()
+    if memory is not None and total > memory:
         raise UserError(
-            f"{path} unpacks to {total:,} bytes, more than the memory of this machine "
-            f"({memory:,.0f} bytes): save its images as files in a folder for each class"
+            f"{path} unpacks to {total:,} bytes, more than the memory of {where} ({memory:,} "
+            "bytes): save its images as files in a folder for each class"
         )
-
-
-def _memory() -> float:
-    """Return the bytes of the machine's memory; infinity where the system does not say."""
-    if sys.platform == "win32":
-        return math.inf
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return math.inf
-    return pages * size if min(pages, size) > 0 else math.inf
 
 
 def _find_key(

@@ -9,8 +9,7 @@ from pathlib import Path
 import jax
 
 from ..errors import UserError
-
-_CGROUPS = Path("/sys/fs/cgroup")
+from ..host_memory import host_limit
 
 
 def check_memory(
@@ -70,8 +69,8 @@ def exhaustion_explained() -> Iterator[None]:
 def memory_limit() -> tuple[int | None, int, str]:
     """Return the bytes that may be in use, those that are, and whose limit it is.
 
-    The limit is that of the first local device. On a CPU it is the container's, or that of the
-    machine with its swap space, and all devices share it. None stands for an unknown one.
+    The limit is that of the first local device; all devices of a CPU share that of ``host_limit``.
+    None stands for an unknown one.
     """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
@@ -80,41 +79,9 @@ def memory_limit() -> tuple[int | None, int, str]:
         return limit, stats.get("bytes_in_use", 0), f"the {device.device_kind}"
     if sys.platform != "linux":
         return None, 0, ""
-    page = os.sysconf("SC_PAGE_SIZE")
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * page
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    machine = 1024 * sum(int(fields[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
-    container = container_limit(Path("/proc/self/cgroup").read_text(), _CGROUPS)
-    if container is not None and container < machine:
-        return container, held, "this container"
-    return machine, held, "this machine"
-
-
-def container_limit(groups: str, root: Path) -> int | None:
-    """Return the least limit of the control groups that a process is in, in bytes.
-
-    Args:
-        groups: The text of ``/proc/self/cgroup``.
-        root: The folder of the control groups, of version 2, or of 1 with its folder ``memory``.
-    """
-    limits = []
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        inner = top / path.lstrip("/")
-        # In a container the path may be that outside of it; its own limit is then at the top.
-        for folder in (inner, *inner.parents):
-            if folder.is_relative_to(top):
-                try:
-                    limits.append(int((folder / name).read_text()))
-                except (OSError, ValueError):  # absent, or "max"
-                    continue
-    return min(limits, default=None)
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    limit, where = host_limit()
+    return limit, held, where
 
 
 def _needed(compiled: jax.stages.Compiled) -> int:

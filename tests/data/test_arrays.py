@@ -1,7 +1,6 @@
 """Data sets in one .npz file: accepted and refused arrays."""
 
 import io
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -158,8 +157,9 @@ def test_without_training_images(npz):
 
 def test_a_file_that_unpacks_to_too_much_is_refused(npz, monkeypatch):
     """It filled the memory, and the process was killed."""
-    monkeypatch.setattr(os, "sysconf", lambda name: 10)
-    assert "more than the memory of this machine (100 bytes)" in message_of(write(npz, **GOOD))
+    limit = (100, "this container")
+    monkeypatch.setattr("flax_resnet.data.arrays.host_limit", lambda: limit)
+    assert "more than the memory of this container (100 bytes)" in message_of(write(npz, **GOOD))
     monkeypatch.undo()
     content = bytearray(npz.read_bytes())
     entry = content.index(b"PK\1\2")  # the directory's first, whose size is four bytes at 24

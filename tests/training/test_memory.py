@@ -52,19 +52,6 @@ def test_training_is_refused_before_the_first_step(tmp_path, console, monkeypatc
     assert int(re.search(r"batch-size (\d+)", str(caught.value))[1]) in (64, 128, 256)
 
 
-def test_the_limits_of_containers(tmp_path):
-    v2 = tmp_path / "v2"
-    (v2 / "a" / "b").mkdir(parents=True)
-    (v2 / "a" / "memory.max").write_text("5000000\n")
-    (v2 / "a" / "b" / "memory.max").write_text("max\n")
-    assert memory.container_limit("0::/a/b\n", v2) == 5_000_000
-    v1 = tmp_path / "v1"
-    (v1 / "memory").mkdir(parents=True)
-    (v1 / "memory" / "memory.limit_in_bytes").write_text("7000000\n")
-    assert memory.container_limit("5:cpu:/x\n4:memory:/outside\n0::/\n", v1) == 7_000_000
-    assert memory.container_limit("0::/\n", tmp_path) is None
-
-
 def test_an_exhausted_device_is_reported_in_one_sentence():
     message = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
     with (

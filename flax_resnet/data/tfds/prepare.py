@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -32,6 +31,7 @@ from flax_resnet.data.tfds.origin import Origin, read_origin, write_origin
 from flax_resnet.download import PublishedFile, fetch, is_published
 from flax_resnet.errors import UserError
 from flax_resnet.paths import expand
+from flax_resnet.process_lock import one_process
 
 TFDS = "tfds"
 TARGETS = (TFDS, *SHARD_FORMATS)
@@ -130,7 +130,8 @@ def prepare(
     if not _is_prepared(folder, to):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent / ".prepare.lock", name, console):
+            note = f"another process is preparing {name}; this one waits."
+            with one_process(folder.parent / ".prepare.lock", note):
                 # Another process may have prepared the set in the meantime.
                 if not _is_prepared(folder, to):
                     published = catalogued.images if catalogued else {}
@@ -221,21 +222,6 @@ def _is_prepared(folder: Path, to: str) -> bool:
             "folder with --data.dir"
         )
     return True
-
-
-@contextmanager
-def _locked(lock: Path, name: str, console: Console) -> Iterator[None]:
-    """Exclude other processes that prepare the same set; a killed process frees the lock."""
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        console.print(f"another process is preparing {name}: waiting for it", markup=False)
-        held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _prepare(

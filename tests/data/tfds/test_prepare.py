@@ -120,7 +120,7 @@ def test_two_processes_prepare_a_set_once(tmp_path, place_cifar10):
         ]
         for process in processes:
             lines = iter(process.stderr.readline, "")
-            assert "another process is preparing cifar10: waiting for it\n" in lines
+            assert "note: another process is preparing cifar10; this one waits.\n" in lines
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     folder = tmp_path / "cifar10" / "3.0.2"

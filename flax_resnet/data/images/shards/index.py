@@ -25,6 +25,7 @@ from flax_resnet.data.images.members import Shard, Stamp, stamp_of
 from flax_resnet.errors import UserError
 from flax_resnet.output_files import replacing
 from flax_resnet.paths import cache_folder, writable_folder
+from flax_resnet.process_lock import one_process
 
 FILE = ".flax_resnet.index"
 _VERSION = 1
@@ -170,21 +171,15 @@ def _places(root: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def _one_process(root: str) -> Iterator[None]:
     """Let one process read new shards, while others wait for its index."""
-    from filelock import FileLock, Timeout
-
     folder = writable_folder(root) or next(
         filter(None, (writable_folder(path.parent) for path in list(_places(root))[1:])), None
     )
     if folder is None:
         yield
         return
-    lock = FileLock(folder / f"{FILE}.lock")
-    with contextlib.suppress(OSError, Timeout, NotImplementedError):
-        lock.acquire(timeout=3600)
-    try:
+    note = f"another process is reading the shards of {root}; this one waits."
+    with one_process(folder / f"{FILE}.lock", note):
         yield
-    finally:
-        lock.release()
 
 
 def _load(root: str, wanted: tuple[str, ...]) -> dict[str, tuple[Stamp, Scan]]:
