@@ -106,7 +106,7 @@ def render(held):
         "The commands of one seed:",
         "",
         "```bash",
-        *(ROWS[name].command(0) for name in measured),
+        *(f"{ROWS[name].command(0)} --workdir runs/{name}" for name in measured),
         "```",
         "",
         *_without_mirror_images(held),
@@ -116,7 +116,7 @@ def render(held):
         "### Not run here",
         "",
         "What others published for these recipes, and the time of a seed on two CPU cores with\n"
-        "AVX-512 and the native package, estimated from the speed of a step.",
+        "AVX2 and the native package, estimated from the speed of a step.",
         "",
         table(
             ["row", "trained by", "published", "best public", "seeds", "time of a seed"],

@@ -7,7 +7,7 @@ Command:  python train.py --config resnet20_cifar
           python train.py --config resnet20_cifar --model.name resnet56 --workdir runs/resnet56
           (the paper warms resnet110 up: add --optimizer.warmup-epochs 1)
 Expected: test error 8.75% (paper; resnet32 7.51, 44 7.17, 56 6.97, 110 6.43).
-Cost:     0.041 GMACs an image: a schedule of minutes on a GPU, of four hours on two CPU cores with
+Cost:     0.041 GMACs an image: a schedule of minutes on a GPU, of three hours on two CPU cores with
           AVX2 and the native package.
 """
 

@@ -224,7 +224,7 @@ ROWS = {
         ),
     )
 }
-"""The rows by name. Costs are those of one seed on two CPU cores with AVX-512 and the native
+"""The rows by name. Costs are those of one seed on two CPU cores with AVX2 and the native
 package, unless they say otherwise."""
 
 

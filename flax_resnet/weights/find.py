@@ -80,6 +80,15 @@ class FoundWeights:
         return {name: row for name, row in rows.items() if row}
 
 
+def choose(options: str, keyword: str) -> str:
+    """Return what to do where a file does not tell something: only some commands have options for
+    it, and what ``convert`` writes holds the choice for all of them."""
+    return (
+        f"choose with flax-resnet convert FILE NEW.safetensors {options}, which the new file holds "
+        f"({keyword} in Python)"
+    )
+
+
 @dataclass(frozen=True)
 class _StateDict:
     path: tuple[str, ...]
@@ -125,8 +134,8 @@ def find_weights(
         chosen = [k for k in chosen if k not in averages] or chosen
     if len(chosen) > 1:
         raise UserError(
-            f"{source} holds {len(chosen)} ResNets: choose one with --key (in Python, key= of "
-            f"flax_resnet.load): {', '.join(chosen)}."
+            f"{source} holds {len(chosen)} ResNets, {', '.join(chosen)}: "
+            f"{choose('--key KEY', 'key=')}."
         )
     if not chosen:  # arrays of another model, or of a part of a ResNet
         held = max(state_dicts, key=lambda held: len(held.tensors))

@@ -16,7 +16,7 @@ from ..transform import EvalTransform
 from . import timm
 from .architecture import build_model, config_of, usual_transform
 from .description import ENTRY, read_description, read_unseen_options
-from .find import FoundWeights, StemPool, find_weights
+from .find import FoundWeights, StemPool, choose, find_weights
 from .formats.files import read_file
 from .hub import CONFIG_FILE, WEIGHTS_FILES
 from .infer import InferredModel, infer_model
@@ -167,21 +167,19 @@ def load_file(
     elif "anti_alias" in inferred.unknown:
         raise UserError(
             f"{path} holds arrays of {inferred.name}, but also of "
-            f"{' and of '.join(inferred.same_arrays)}, whose anti-aliasing has no arrays: name the "
-            "model with --model (model= in Python), or put the config.json that came with the file "
+            f"{' and of '.join(inferred.same_arrays)}, whose anti-aliasing has no arrays: "
+            f"{choose('--model MODEL', 'model=')}, or put the config.json that came with the file "
             "beside it."
         )
     elif "standardized_kernels" in inferred.unknown:
         raise UserError(
             f"{path} holds a pre-activation ResNet with group norm, and a file does not tell "
-            "whether its kernels are standardised, as in BiT: name the model with --model "
-            "(model= in Python)."
+            f"whether its kernels are standardised, as in BiT: {choose('--model MODEL', 'model=')}."
         )
     elif "stem_pool" in inferred.unknown and pool is None:
         raise UserError(
             f"{path} begins with one 3x3 convolution, and a file does not tell whether a max-pool "
-            "follows it: choose with flax-resnet convert FILE NEW.safetensors --stem-pool none (or "
-            'max), which the new file holds (stem_pool="none" in Python).'
+            f"follows it: {choose('--stem-pool none (or max)', 'stem_pool=')}."
         )
     if weights.stride("layer2.0.conv1") == 2 and inferred.is_bottleneck():
         config = dataclasses.replace(config, version="v1")
@@ -271,8 +269,9 @@ def _reason_to_doubt(path: Path, inferred: InferredModel) -> str:
     if others or (inferred.same_arrays and path.name in WEIGHTS_FILES):
         return (
             f"{path} holds arrays of {inferred.name}, which are also those of "
-            f"{' and of '.join(others or inferred.same_arrays)}: choose the model (--model "
-            f"{inferred.name}), or put the config.json that came with the file beside it."
+            f"{' and of '.join(others or inferred.same_arrays)}: "
+            f"{choose('--model ' + inferred.name, 'model=')}, or put the config.json that came "
+            "with the file beside it."
         )
     return ""
 

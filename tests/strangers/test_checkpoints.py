@@ -230,7 +230,9 @@ def test_several_networks_are_listed(tmp_path, capsys):
     both = {f"{net}.{key}": array for net in ("student", "teacher") for key, array in one.items()}
     write_weights(tmp_path / "both.pth", both)
     assert main(["inspect", str(tmp_path / "both.pth")]) == 1
-    assert "choose one with --key" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "holds 2 ResNets, student, teacher: choose with flax-resnet convert" in message
+    assert "--key KEY" in message
     assert fr.load(tmp_path / "both.pth", key="teacher").info.origin["used"] == "teacher"
     with pytest.raises(fr.UserError, match="none under the key net"):
         fr.load(tmp_path / "both.pth", key="net")
