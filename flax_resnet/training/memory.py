@@ -17,6 +17,7 @@ def check_memory(
     batch_size: int,
     unit: int,
     compile_with: Callable[[int], jax.stages.Compiled],
+    microbatches: int = 1,
 ) -> None:
     """Check that a compiled step fits, next to what is in memory already.
 
@@ -25,6 +26,7 @@ def check_memory(
         batch_size: Images of its global batch.
         unit: A smaller batch must be a multiple of this.
         compile_with: Compiles the step for another batch size.
+        microbatches: Number of microbatches that each batch is cut into.
 
     Raises:
         UserError: It does not fit; the message has a batch size that does, if there is one.
@@ -44,9 +46,14 @@ def check_memory(
             continue
         needed = held + _needed(compile_with(smaller))
         if needed <= limit:
+            # Microbatches of the whole batch that are no larger than those of the smaller one.
+            units = batch_size // unit
+            factor = next(
+                n for n in range(2, units + 1) if units % n == 0 and n * smaller >= batch_size
+            )
             raise UserError(
                 f"{problem}: use --data.batch-size {smaller}, which needs {_gigabytes(needed)}, or "
-                f"--microbatches {max(2, round(batch_size / smaller))}."
+                f"--microbatches {microbatches * factor}."
             )
     raise UserError(f"{problem}, and no smaller batch fits: use smaller images or another model.")
 

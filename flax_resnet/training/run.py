@@ -244,7 +244,7 @@ class Run:
             return compile_step(step, partitioning, state, sums, smaller)
 
         unit = microbatches * math.lcm(partitioning.num_devices, partitioning.batch_norm_groups)
-        check_memory(compiled, self.config.data.batch_size, unit, compile_with)
+        check_memory(compiled, self.config.data.batch_size, unit, compile_with, microbatches)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the state before the first step; nothing is computed."""

@@ -34,6 +34,20 @@ def test_a_batch_size_that_fits_is_named(limit, held, fits, monkeypatch):
         memory.check_memory(compile_with(64), 64, 2, compile_with)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "named"), [(64, 1, 4), (64, 4, 16), (36, 2, 6), (40, 4, 20)]
+)
+def test_the_number_of_microbatches_that_is_named_cuts_the_batch(
+    batch_size, microbatches, named, monkeypatch
+):
+    """Microbatches of 16 images fit where there is one; it is multiplied, and divides the batch."""
+    monkeypatch.setattr(memory, "memory_limit", lambda: (250 * MB, 0, "this container"))
+    with pytest.raises(fr.UserError, match=rf", or --microbatches {named}\.$"):
+        memory.check_memory(
+            compile_with(batch_size), batch_size, microbatches, compile_with, microbatches
+        )
+
+
 def test_nothing_fits(monkeypatch):
     monkeypatch.setattr(memory, "memory_limit", lambda: (MB, 0, "this container"))
     with pytest.raises(fr.UserError, match="no smaller batch fits"):
