@@ -10,8 +10,9 @@ TOP_K = 5
 def top_k_hits(logits: jax.Array, correct: jax.Array) -> jax.Array:
     """Whether the class with the highest, second highest, ... logit of each example is correct.
 
-    Classes with equal logits are ranked by their index, as in ``lax.top_k``. ``lax.top_k`` itself
-    is not used, because the partitioner would first gather all logits on every device.
+    Classes with equal logits are ranked by their index, as in ``lax.top_k``. No prediction is
+    correct if a logit is NaN. ``lax.top_k`` itself is not used, because the partitioner would first
+    gather all logits on every device.
 
     Args:
         logits: ``[N, num_classes]``.
@@ -21,6 +22,7 @@ def top_k_hits(logits: jax.Array, correct: jax.Array) -> jax.Array:
         bool ``[N, min(TOP_K, num_classes)]``, from the highest logit down.
     """
     classes = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    correct = correct & ~jnp.isnan(logits).any(axis=-1, keepdims=True)
     hits = []
     for _ in range(min(TOP_K, logits.shape[-1])):
         chosen = classes == jnp.argmax(logits, axis=-1, keepdims=True)

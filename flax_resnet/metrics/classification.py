@@ -58,8 +58,8 @@ class Evaluation:
 
     @property
     def macro(self) -> dict[str, float]:
-        """Unweighted means of ``"precision"``, ``"recall"`` (the balanced accuracy) and ``"f1"``
-        over the classes that have images or were predicted."""
+        """Unweighted means of ``"precision"``, ``"recall"`` and ``"f1"`` over the classes that have
+        images or were predicted."""
         predicted = np.array(self.confusion).sum(0)
         counted = (predicted > 0) | (np.array(self.support) > 0)
         return {
