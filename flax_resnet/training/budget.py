@@ -13,20 +13,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
-from ..models import summarize
+from ..models import ModelSummary, stage_of, summarize
 from .communication import collectives_of
 from .partitioning import lower_step
 from .run import Run
 from .state import TrainState
 from .step import zero_step_metrics
+from .transfer.freezing import partition
 
 DEVICES = (1, 8, 64, 512, 4096)
 LATENCY = 1e-5  # seconds of each of the log2(devices) stages of a collective; assumed
 WARM_UP = 2  # steps that are not timed
-BACKWARD = 2 / 3  # fraction of a step's arithmetic that can hide communication of gradients
+BACKWARD = 2 / 3  # fraction of a step's arithmetic that can hide communication, if all trains
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def simulate_scaling(
     flop_rate: float,
     bandwidth: float,
     devices: Sequence[int] = DEVICES,
+    backward: float = BACKWARD,
 ) -> list[Scaling]:
     """Simulate how the time of a step grows with the devices at constant work for each.
 
@@ -63,6 +66,7 @@ def simulate_scaling(
         flop_rate: FLOP/s that a device sustains.
         bandwidth: Bytes a second that a device sends and, at the same time, receives.
         devices: The numbers of devices to simulate.
+        backward: Fraction of the arithmetic that is the backward pass.
     """
     compute = flops / flop_rate
     found = []
@@ -70,7 +74,7 @@ def simulate_scaling(
         # A ring: each device sends 2 (D - 1) / D of the bytes (Patarasuk & Yuan 2009).
         communication = 2 * (count - 1) / count * moved / bandwidth
         communication += collectives * LATENCY * math.ceil(math.log2(count))
-        exposed = max(0.0, communication - BACKWARD * compute)
+        exposed = max(0.0, communication - backward * compute)
         found.append(
             Scaling(
                 count,
@@ -84,6 +88,12 @@ def simulate_scaling(
 
 def print_budget(run: Run, console: Console) -> None:
     """Compile the step for shapes alone, and print its memory, communication and scaling."""
+    if run.views:
+        console.print(
+            "Steps run on kept features, which a dry run does not compute: their memory, "
+            "communication and scaling are not estimated."
+        )
+        return
     partitioning = run.partitioning
     state = run.abstract_state()
     shardings = partitioning.state_shardings(state)
@@ -91,7 +101,9 @@ def print_budget(run: Run, console: Console) -> None:
     def shaped(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    batch = _batch_shapes(run)
+    steps = run.config.calibrate
+    # The compiled step runs only on a batch of the same entries, and some have a mask.
+    batch: dict[str, Any] = _first_batch(run) if steps else _batch_shapes(run)
     sums = jax.eval_shape(zero_step_metrics)
     size = run.image_size_at(0)
     step = run.step_for(run.phase_at(0), size)
@@ -107,7 +119,8 @@ def print_budget(run: Run, console: Console) -> None:
 
     devices, (count, height, width, channels) = partitioning.num_devices, batch["image"].shape
     collectives = collectives_of(compiled.as_text() or "")
-    gradients = sum(map(_nbytes, jax.tree.leaves(state.params)))
+    trained, _ = partition(state.params, step.trainable)
+    gradients = sum(map(_nbytes, jax.tree.leaves(trained)))
     moved = sum(one.bytes for one in collectives) if devices > 1 else gradients
     communication = (
         f"{_bytes(moved)} a step in {len(collectives)} collectives, by the compiled program"
@@ -117,26 +130,38 @@ def print_budget(run: Run, console: Console) -> None:
     console.print(f"Communication: {communication}. {count // devices:,} images a device and step.")
     preprocess = step.train_preprocess or step.preprocess or (lambda images: images)
     image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.uint8)
-    macs = summarize(run.model, jax.eval_shape(preprocess, image).shape[1:]).macs
-    # A multiply-accumulate is two operations, and the backward pass takes twice the forward's.
-    flops = 6 * macs * count / devices
+    summary = summarize(run.model, jax.eval_shape(preprocess, image).shape[1:])
+    backward = backward_macs(summary, trained)
+    flops = 2 * (summary.macs + backward) * count / devices
     rate = run.config.parallel.flop_rate
-    if steps := run.config.calibrate:
-        seconds = _time_steps(run, compiled, steps)
+    if steps:
+        seconds = _time_steps(run, compiled, batch, steps)
         rate = flops / seconds
         console.print(
             f"Measured over {steps:,} steps: {seconds * 1e3:,.1f} ms a step, {rate:.3g} FLOP/s a "
             "device."
         )
-    _print_scaling(run, flops, moved, len(collectives) or 1, rate, console)
+    ratio = backward / summary.macs
+    _print_scaling(run, flops, moved, len(collectives) or 1, rate, ratio, console)
 
 
-def _time_steps(run: Run, compiled: jax.stages.Compiled, steps: int) -> float:
-    """Return the mean seconds of some steps on the first batch, with their communication."""
+def backward_macs(summary: ModelSummary, trained: Any) -> int:
+    """Return the multiply-accumulates of the backward pass for one image.
+
+    The gradients of activations are computed in the first stage that trains and in all after it,
+    those of kernels where kernels train. Each take as many as the stage's forward pass.
+    """
+    stages = [stage.name for stage in summary.stages]
+    indices = {path: stages.index(stage_of(path[0], stages[-2])) for path in flatten_dict(trained)}
+    kernels = {index for path, index in indices.items() if path[-1] == "kernel"}
+    activations = range(min(indices.values()), len(stages))
+    return sum(summary.stages[index].macs for index in [*activations, *kernels])
+
+
+def _time_steps(run: Run, compiled: jax.stages.Compiled, batch: Any, steps: int) -> float:
+    """Return the mean seconds of some steps on a batch, with their communication."""
     state = run.partitioning.put_state(run.init())
     sums = run.partitioning.replicate(zero_step_metrics())
-    with closing(run.batches(0)) as batches:
-        batch = next(batches)
     began = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
@@ -145,6 +170,12 @@ def _time_steps(run: Run, compiled: jax.stages.Compiled, steps: int) -> float:
         state, sums = compiled(state, sums, batch)
     jax.block_until_ready((state, sums))
     return (time.perf_counter() - began) / steps
+
+
+def _first_batch(run: Run) -> dict[str, jax.Array]:
+    with closing(run.batches(0)) as batches:
+        batch: dict[str, jax.Array] = next(batches)
+    return batch
 
 
 def _batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
@@ -164,7 +195,7 @@ def _memory_table(
     run: Run,
     state: TrainState,
     shardings: TrainState,
-    images: jax.ShapeDtypeStruct,
+    images: Any,
     compiled: jax.stages.Compiled,
 ) -> Table:
     table = Table("what", "in all", "on each device", title="Memory", title_justify="left")
@@ -195,12 +226,19 @@ def _memory_table(
 
 
 def _print_scaling(
-    run: Run, flops: float, moved: float, collectives: int, rate: float, console: Console
+    run: Run,
+    flops: float,
+    moved: float,
+    collectives: int,
+    rate: float,
+    ratio: float,
+    console: Console,
 ) -> None:
     parallel = run.config.parallel
     headings = ("devices", "batch", "step", "images/s", "efficiency")
     table = Table(*headings, title="Scaling, simulated", title_justify="left")
-    rows = simulate_scaling(flops, moved, collectives, rate, parallel.bandwidth)
+    backward = ratio / (1 + ratio)
+    rows = simulate_scaling(flops, moved, collectives, rate, parallel.bandwidth, backward=backward)
     images_each = run.config.data.batch_size / jax.device_count()
     for row in rows:
         batch = images_each * row.devices
@@ -220,9 +258,9 @@ def _print_scaling(
     console.print(
         f"Assumed: {assumed}, the images of a device "
         f"kept at {images_each:g}, ring all-reduces, {LATENCY * 1e6:g} µs for each stage of a "
-        "collective, a backward pass of twice the forward pass, and no waiting for data. The "
-        "efficiency is given with none of the communication hidden, and with as much as fits "
-        f"behind the backward pass.{note}"
+        f"collective, a backward pass of {ratio:.2g} times the forward pass, and no waiting for "
+        "data. The efficiency is given with none of the communication hidden, and with as much as "
+        f"fits behind the backward pass.{note}"
     )
 
 

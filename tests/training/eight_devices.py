@@ -1,4 +1,4 @@
-"""A child process of test_parallel.py: eight devices of one CPU; prints what it found as JSON."""
+"""The child process of test_partitioning.py: eight devices of one CPU; prints results as JSON."""
 
 import functools
 import json

@@ -1,5 +1,6 @@
 """One step, any number of devices: on eight of one CPU, in a child process."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,9 +14,10 @@ import pytest
 from jax._src.array import ArrayImpl  # all that is read from a device goes through it
 
 import flax_resnet as fr
-from flax_resnet.config import DataConfig, OptimizerConfig, ParallelConfig
+from flax_resnet.config import DataConfig, OptimizerConfig, ParallelConfig, TransferConfig
+from flax_resnet.models import ModelSummary, StageSummary
 from flax_resnet.models.norm import BatchNorm
-from flax_resnet.training.budget import simulate_scaling
+from flax_resnet.training.budget import backward_macs, simulate_scaling
 from flax_resnet.training.clock import Clock
 from flax_resnet.training.communication import collectives_of
 from flax_resnet.training.mesh import data_mesh
@@ -167,6 +169,38 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, console):
     assert re.search(rf"^\W+1 \W+64 \W+{re.escape(milliseconds)} ms", text, re.MULTILINE)
     assert "Learning rate 0.2 (0.1 × 64 / 32)" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_head_on_photos_counts_what_trains(noise_photos, tmp_path, console):
+    """Batches of files have a mask. The head has 8 inputs and 2 classes: 18 float32 numbers."""
+    config = fr.Config(
+        model=TINY,
+        data=DataConfig(name="folder", dir=str(noise_photos), image_size=16, batch_size=16),
+        transfer=TransferConfig(mode="head", views=0),
+        workdir=str(tmp_path / "run"),
+        compile_cache=None,
+        dry_run=True,
+        calibrate=1,
+    )
+    fr.train(config, console)
+    assert "Measured over 1 steps" in console.text()
+    assert "the gradients' 72 B a step" in console.text()
+    kept = dataclasses.replace(config, transfer=TransferConfig(mode="head"), calibrate=None)
+    fr.train(kept, console)
+    *_, last = console.text().splitlines()
+    assert last.startswith("Steps run on kept features")
+
+
+def test_the_backward_pass_ends_where_training_begins():
+    """By hand: of stages of 100, 20 and 3 multiply-accumulates, those from the second on train."""
+    stages = [
+        StageSummary(name, (), 0, macs) for name, macs in (("stem", 100), ("layer1", 20), ("fc", 3))
+    ]
+    summary = ModelSummary(0, 123, tuple(stages), 0, 0, {})
+    everything = {"conv1": {"kernel": 1}, "layer1_0": {"conv1": {"kernel": 1}}, "fc": {"kernel": 1}}
+    assert backward_macs(summary, everything) == 2 * 123
+    assert backward_macs(summary, {"layer1_0": everything["layer1_0"], "fc": {"kernel": 1}}) == 46
+    assert backward_macs(summary, {"bn1": {"scale": 1}, "fc": {"kernel": 1}}) == 123 + 3
 
 
 def test_the_loop_reads_from_devices_at_log_points_alone(tmp_path, console, monkeypatch):
