@@ -111,8 +111,10 @@ class BatchNorm(nn.Module):
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(0)
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased.mean(0)
+                # The batch has the dtype of the computation, which may be wider.
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    moved = keep * running.value + (1 - keep) * new.mean(0)
+                    running.value = moved.astype(stats_dtype)
 
         if groups == 1 and has_custom_gradient(self.conv_impl):
             dtypes = stats_dtype, self.dtype

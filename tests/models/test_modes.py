@@ -151,6 +151,16 @@ def test_parameters_take_param_dtype():
     assert {leaf.dtype for leaf in stats} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("conv_impl", ["auto", "reference"])
+def test_statistics_keep_their_dtype_where_the_computation_is_wider(conv_impl):
+    with jax.enable_x64(True):
+        model = tiny(dtype=jnp.float64, conv_impl=conv_impl)
+        variables = abstract_init(model)
+        apply = partial(model.apply, train=True, mutable=["batch_stats"])
+        _, updated = jax.eval_shape(apply, variables, IMAGES)
+        assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+
+
 @pytest.mark.slow
 def test_remat_gives_the_same_logits_gradients_and_statistics():
     """The masks of dropout are the same, too."""
