@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flax_resnet.models import create_model
 from flax_resnet.models.lowerings import max_pool
 
 
@@ -80,3 +81,13 @@ def test_a_nan_is_the_maximum(conv_impl):
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
     values, _ = jax.vjp(lambda x: max_pool(x, 2, 2, 0, conv_impl), x)
     np.testing.assert_array_equal(np.isnan(values[0, :, :, 0]), [[False, True], [False, False]])
+
+
+@pytest.mark.parametrize("conv_impl", ["auto", "jax", "reference"])
+def test_images_smaller_than_the_window(conv_impl):
+    """No window of an empty result has a maximum, and the mean over no pixels was NaN."""
+    with pytest.raises(ValueError, match=r"no window of 2x2 pixels .* images of 1x4: give"):
+        max_pool(jnp.zeros((1, 1, 4, 1)), 2, 2, 0, conv_impl)
+    model = create_model("resnet9", conv_impl=conv_impl, widths=(4, 4, 4, 4))
+    with pytest.raises(ValueError, match=r"no window of 2x2 pixels .* images of 1x1: give"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7, 7, 3)))

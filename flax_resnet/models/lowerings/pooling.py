@@ -32,7 +32,16 @@ def max_pool(
         stride: Stride in both directions.
         padding: Pixels of padding on each side; they are never the maximum.
         conv_impl: As in ``convolve``; ``"reference"`` is ``flax.linen.max_pool``.
+
+    Raises:
+        ValueError: No window fits the images.
     """
+    sides = [side for side in x.shape[1:3] if isinstance(side, int)]  # others are symbolic
+    if any(side + 2 * padding < window for side in sides):
+        raise ValueError(
+            f"no window of {window}x{window} pixels of a max-pool fits images of "
+            f"{x.shape[1]}x{x.shape[2]}: give the model larger images"
+        )
     if "onednn" in ALLOWED_FAMILIES[conv_impl]:
         pooled = onednn.max_pool(x, window, stride, padding)
         if pooled is not None:
