@@ -85,6 +85,8 @@ DETERMINISM = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_exclude_nondetermi
 
 SWITCH = "FLAX_RESNET_TUNE"  # an environment variable; "0" turns tuning off
 
+NATIVE_JAX = (0, 10)  # the oldest JAX that flax-resnet-onednn supports, as its library.py says
+
 
 def tune_cpu(restart: bool = False, *, dtype: Dtype = "float32", task: Task = "train") -> None:
     """Tune this process for JAX on a CPU; call it before the first computation.
@@ -221,7 +223,7 @@ def xla_flags(
     """Return the flags of ``XLA_FLAGS`` that pay; the arguments are those of the function above."""
     if native is None:
         native = has_native()
-    version = tuple(map(int, re.findall(r"\d+", jaxlib)[:3]))
+    version = _numbers(jaxlib)
     has = processor_features() if features is None else features
     return [
         row.flag
@@ -235,10 +237,21 @@ def xla_flags(
 
 
 def has_native() -> bool:
-    """Return whether ``flax-resnet-onednn`` is installed, without importing it."""
+    """Return whether ``flax-resnet-onednn`` is installed beside a JAX that it supports.
+
+    Neither is imported.
+    """
+    import importlib.metadata
     from importlib.util import find_spec
 
-    return find_spec("flax_resnet_onednn") is not None
+    if find_spec("flax_resnet_onednn") is None:
+        return False
+    return _numbers(importlib.metadata.version("jax")) >= NATIVE_JAX
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the first three numbers of a version."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def auto_cpu_dtype(flags: str, uses_native: bool = True) -> Dtype:

@@ -1,6 +1,7 @@
 """The process's settings for the CPU: what is set, what stays, and the restart."""
 
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -79,6 +80,17 @@ def test_onednn_is_for_bfloat16_on_processors_that_multiply_it(processor, jaxlib
         assert (ONEDNN_FLAG in flags) == expected
         assert (XLA_FLAG in flags) == (jaxlib != "0.13.0")
         assert ONEDNN_FLAG not in xla_flags(jaxlib, dtype, task, features, native=True)
+
+
+@pytest.mark.parametrize(("jax_version", "expected"), [("0.9.2", False), ("0.10.0", True)])
+def test_the_native_package_computes_beside_a_jax_that_it_supports(
+    jax_version, expected, monkeypatch
+):
+    monkeypatch.setattr(importlib.metadata, "version", {"jax": jax_version}.get)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert runtime.has_native() == expected
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not runtime.has_native()
 
 
 def test_processors_with_products_of_bfloat16():

@@ -1,5 +1,6 @@
 """Every convolution algorithm agrees with `jax.lax.conv_general_dilated`."""
 
+import sys
 from functools import partial
 from unittest import mock
 
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import flax_resnet as fr
-from flax_resnet.models.lowerings import Convolution, choose, convolve, grouped, max_pool
-from flax_resnet.models.lowerings.onednn import is_available
+from flax_resnet.models.lowerings import Convolution, choose, convolve, grouped, max_pool, onednn
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rows are for the CPU")
 # Sums of at most a thousand products: a hundred roundings are generous.
 # Without oneDNN "auto" is "jax".
-CONV_IMPLS = ("auto", "jax") if is_available() else ("jax",)
+CONV_IMPLS = ("auto", "jax") if onednn.is_available() else ("jax",)
 TOLERANCE = {jnp.float64: 1e-12, jnp.float32: 1e-5, jnp.bfloat16: 2**-6}
 
 
@@ -192,9 +192,19 @@ def test_unknown_or_missing_conv_impl_is_an_error():
         convolve(conv, "fast")
     with pytest.raises(ValueError, match="conv_impl='fast' is not one of"):
         fr.create_model("resnet18", conv_impl="fast")
-    if not is_available():
-        with pytest.raises(ValueError, match="flax-resnet-onednn, which is not installed"):
+
+
+def test_a_package_that_cannot_be_imported_is_refused_with_the_reason(monkeypatch):
+    """It was called absent where it is installed and refuses an older JAX."""
+    monkeypatch.setitem(sys.modules, "flax_resnet_onednn", None)
+    onednn.import_error.cache_clear()
+    conv = Convolution(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)))
+    try:
+        with pytest.raises(ValueError, match=r"cannot be imported: .*flax_resnet_onednn"):
             convolve(conv, "onednn")
+        assert convolve(conv, "auto").shape == (1, 2, 2, 2)
+    finally:
+        onednn.import_error.cache_clear()
 
 
 @pytest.mark.slow

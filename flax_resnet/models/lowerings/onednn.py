@@ -15,15 +15,20 @@ from .convolution import Convolution, Epilogue, Lowering, is_static
 
 
 @cache
-def is_available() -> bool:
-    """Whether ``flax_resnet_onednn`` is installed and its library loads."""
+def import_error() -> str | None:
+    """Why ``flax_resnet_onednn`` cannot be used here; None where it can."""
     try:
         import flax_resnet_onednn
 
         flax_resnet_onednn.onednn_version()
-    except ImportError:
-        return False
-    return True
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def is_available() -> bool:
+    """Whether ``flax_resnet_onednn`` is installed and its library loads."""
+    return import_error() is None
 
 
 @cache

@@ -23,7 +23,7 @@ from .convolution import (
 ALLOWED_FAMILIES: dict[str, tuple[str, ...]] = {
     "auto": ("onednn", "jax"),  # the fastest; oneDNN where flax_resnet_onednn is installed
     "jax": ("jax",),
-    "onednn": ("onednn", "jax"),  # the same, but an error where it is not installed
+    "onednn": ("onednn", "jax"),  # the same, but an error where it cannot be imported
     "reference": (),
 }
 CONV_IMPLS = tuple(ALLOWED_FAMILIES)
@@ -41,13 +41,14 @@ def choose(conv: Convolution, conv_impl: str = "auto") -> Lowering:
     """The algorithm for ``conv`` on ``jax.default_backend()``.
 
     Raises:
-        ValueError: An unknown ``conv_impl``, or ``"onednn"`` where it is not installed.
+        ValueError: An unknown ``conv_impl``, or ``"onednn"`` where it cannot be imported.
     """
     if conv_impl not in ALLOWED_FAMILIES:
         raise ValueError(f"conv_impl={conv_impl!r} is not one of {CONV_IMPLS}")
     if conv_impl == "onednn" and not onednn.is_available():
         raise ValueError(
-            "conv_impl='onednn' needs the package flax-resnet-onednn, which is not installed"
+            "conv_impl='onednn' needs the package flax-resnet-onednn, which cannot be imported: "
+            f"{onednn.import_error()}"
         )
     if not is_static(conv.x) or 0 in conv.x.shape or 0 in conv.kernel.shape:
         return REFERENCE
