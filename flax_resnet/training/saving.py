@@ -94,5 +94,5 @@ class SaveSchedule:
         and not more than were done since the last save."""
         done = max(step - (self._saved_step or 0), 1)
         passed = max(self._clock() - self._saved_at, 1e-3)
-        left = min(self._seconds, 60.0) - passed
+        left = min(self._seconds - passed, 60.0)
         return max(1, min(done, int(left / 2 * done / passed)))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
+from jax.experimental import multihost_utils
 
 import flax_resnet as fr
 from flax_resnet.config import Interval, parse_interval
@@ -74,6 +75,17 @@ def test_saves_in_the_background_take_less_than_a_hundredth_of_the_cores(monkeyp
     assert due_steps(interval, 60.0, steps=25, background=99.0) == [1, 11, 21]  # 10 min at most
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert due_steps(interval, 1.0, steps=30, background=2.0) == [10, 20, 30]
+
+
+def test_processes_agree_on_saves_by_time_at_few_steps(monkeypatch):
+    """From a minute after a save on, they waited for each other at every step."""
+    sent = []
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(
+        multihost_utils, "broadcast_one_to_all", lambda message: sent.append(message) or message
+    )
+    assert due_steps(Interval(600, "seconds"), 1.0, steps=650) == [600]
+    assert len(sent) < 60
 
 
 def test_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
