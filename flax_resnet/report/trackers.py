@@ -12,6 +12,7 @@ import json
 import math
 import os
 import queue
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from .history import Entry
 
 PATIENCE = 60.0  # seconds that the end of a run waits for each tracker
 STATE = "trackers.json"  # in a run's folder: what a resumed run needs to know of each tracker
+FILES = (STATE, "metrics.csv", "tensorboard")  # all that trackers write there of a run
 _PROJECT = "flax_resnet"
 _WRITES_FILES = ("tensorboard", "csv")  # into the run's folder
 
@@ -299,7 +301,8 @@ class _Trackio:
         import trackio
 
         state = opening.state
-        state.setdefault("run", opening.workdir.name)
+        # Its runs are known by their names, and another run may be in a folder of this name.
+        state.setdefault("run", f"{opening.workdir.name}-{secrets.token_hex(3)}")
         self._trackio = trackio
         trackio.init(
             project=_PROJECT, name=state["run"], resume="allow", config=dict(opening.settings)

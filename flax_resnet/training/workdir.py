@@ -16,7 +16,8 @@ from ..config import EFFECTS, Config, flatten, with_defaults
 from ..data.fingerprint import FILE, Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..models import stage_of
-from ..storage import delete, locate, read_bytes
+from ..report.trackers import FILES as TRACKER_FILES
+from ..storage import delete, is_remote, locate, read_bytes
 from ..text_files import parse_json
 from ..weights import (
     CHECKSUMS,
@@ -40,6 +41,7 @@ START = "transfer.weights_digest"  # an entry of config.json that is no setting
 _FILES = (
     *(CHECKSUMS, CONFIG, FILE, "classes.json", "class_indices.json", "preprocessing.json"),
     *("history.jsonl", "checkpoints", RUN_WEIGHTS, "report", "debug", "trace"),
+    *TRACKER_FILES,
 )
 
 
@@ -84,11 +86,17 @@ def open_workdir(run: Run, state: TrainState) -> Path:
         The folder.
 
     Raises:
-        UserError: The folder holds a run with other settings or other data (each difference is
-            named), and is as it was; or it cannot be written.
+        UserError: The folder holds the weights that the run starts from, or a run with other
+            settings or other data (each difference is named), and is as it was; or it cannot be
+            written.
     """
     config, is_primary = run.config, jax.process_index() == 0
     workdir = workdir_of(config)
+    if _starts_from(run, workdir):
+        raise UserError(
+            f"{workdir} holds the weights that this run starts from, {config.transfer.weights}: "
+            "choose another --workdir."
+        )
     settings = flatten(config) | {START: _start_digest(run, state)}
     try:
         check_sealed(workdir)
@@ -119,6 +127,19 @@ def open_workdir(run: Run, state: TrainState) -> Path:
     if jax.process_count() > 1:  # the others look for checkpoints that the first one deletes
         multihost_utils.sync_global_devices("open_workdir")
     return workdir
+
+
+def _starts_from(run: Run, workdir: Path) -> bool:
+    """Return whether a run starts from what another one wrote into its own folder."""
+    if run.start is None:
+        return False
+    path = locate(run.config.transfer.weights)
+    if not is_remote(path):  # it may be the name of published weights, which are elsewhere
+        path = run.start.info.path or path
+    if is_remote(path) != is_remote(workdir):
+        return False
+    start, folder = (one if is_remote(one) else one.resolve() for one in (path, workdir))
+    return start == folder or any(start.is_relative_to(folder / name) for name in _FILES)
 
 
 def _start_digest(run: Run, state: TrainState) -> str | None:

@@ -1,13 +1,16 @@
 """Trackers: a resumed run continues its curves, and a dead tracker is given up."""
 
 import csv
+import dataclasses
 import threading
 from pathlib import Path
 
 import pytest
 
-from flax_resnet import UserError
+from flax_resnet import UserError, train
+from flax_resnet.config import Config, DataConfig
 from flax_resnet.report import check_trackers, open_trackers, trackers
+from tests.tiny_net import TINY
 
 SETTINGS = {"epochs": 4, "model.name": "resnet20"}
 
@@ -88,6 +91,35 @@ class Broken:
 
     def close(self):
         pass
+
+
+@pytest.mark.usefixtures("no_page")
+def test_an_overwritten_run_is_a_new_one_of_its_trackers(tmp_path, console, monkeypatch):
+    """Its curves were taken for those of the run that was deleted, and none were logged."""
+    logged = []
+
+    class Remembering:
+        def __init__(self, opening):
+            self.run = opening.state.setdefault("run", opening.settings["seed"])
+
+        def log(self, step, values):
+            logged.append((self.run, step))
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(trackers._TRACKERS, "csv", (None, Remembering))
+    data, workdir = DataConfig(name="digits", batch_size=1024), tmp_path / "run"
+    (workdir / "tensorboard").mkdir(parents=True)
+    for name in ("metrics.csv", "tensorboard/events", "notes.txt"):
+        (workdir / name).write_text("of the first run")
+    for seed in (0, 1):
+        config = Config(TINY, data, epochs=1, seed=seed, track=("csv",), compile_cache=None)
+        train(dataclasses.replace(config, workdir=str(workdir), overwrite=True), console)
+    steps = [[step for run, step in logged if run == seed] for seed in (0, 1)]
+    assert steps[0] and steps[0] == steps[1]
+    assert (workdir / "notes.txt").exists()
+    assert not (workdir / "metrics.csv").exists() and not (workdir / "tensorboard").exists()
 
 
 def hanging(opening):

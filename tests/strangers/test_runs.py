@@ -291,6 +291,20 @@ def test_a_schedule_that_follows_the_epochs_names_the_way_on(tmp_path):
     assert train_digits(tmp_path / "more", *more, schedule="cosine", epochs=2)[0] == 0
 
 
+@pytest.mark.parametrize("form", ["the run", "its file"])
+def test_a_run_does_not_overwrite_the_weights_that_it_starts_from(form, weights, tmp_path):
+    """``finetune photos --weights runs/photos --overwrite`` deleted the only copy of them."""
+    photos, workdir = photos_of(tmp_path / "photos", "cat", "dog"), tmp_path / "run"
+    assert main(["convert", weights, str(workdir)]) == 0
+    start = workdir if form == "the run" else workdir / "model.safetensors"
+    before = snapshot(workdir)
+    for options in ((), ("--overwrite",)):
+        code, printed = finetune(start, photos, workdir, *options)
+        assert code == 1 and "holds the weights that this run starts from" in printed, printed
+        assert "choose another --workdir" in printed and "--overwrite" not in printed
+        assert snapshot(workdir) == before
+
+
 def test_the_way_on_is_open_in_python_too(tmp_path):
     """The message names --overwrite; ``fr.finetune`` takes the options of the command."""
     photos = photos_of(tmp_path / "photos", "cat", "dog")
