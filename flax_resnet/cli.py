@@ -82,8 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if owns_process:
-        _tune(arguments)
     # Orbax logs its errors with tracebacks, and raises them, for which there are our sentences.
     logging.getLogger("absl").setLevel(logging.ERROR if debug else logging.CRITICAL)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # we have our own limit
@@ -91,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     try:
+        if owns_process:
+            _tune(arguments)
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
             return 0 if arguments else 2
@@ -98,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             print(f"error: There is no command {name!r}.\n{_usage()}", file=sys.stderr)
             return 2
+        if debug and name == "launch":
+            rest.append("--debug")
         module = import_module(f".commands.{COMMANDS[name].module}", __package__)
         getattr(module, f"{name.replace('-', '_')}_command")(rest)
         sys.stdout.flush()

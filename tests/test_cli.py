@@ -47,6 +47,7 @@ WRONG_USAGE = {
     "finetune --mod head photos": "did you mean --mode?",
     "finetune photos --epoch 3": "did you mean --epochs?",
     "finetune photos --optimizer.weight-deca 3": "did you mean --optimizer.weight-decay?",
+    "finetune --optimizer.weight-decay 0.1 photos": "Name the photos first",
     "finetune photos more": "'more' is one argument too many",
     "predict": "MODEL is missing",
     "predict resnet50": "PATHS is missing",
@@ -225,6 +226,38 @@ def test_a_config_may_be_a_path(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from flax_resnet import Config\nconfig = Config(epochs=3)\n")
     assert load_config(str(path)).epochs == 3
+
+
+BROKEN_RECIPES = {
+    "unknown field": (
+        "from flax_resnet.config import ModelConfig\n\nModelConfig(nam='resnet18')\n",
+        "line 3, fails (TypeError: ModelConfig.__init__() got an unexpected keyword argument 'nam'",
+    ),
+    "syntax": ("x = 1\nconfig = (\n", "line 2, fails (SyntaxError: '(' was never closed"),
+    "import": ("import no_such_package\n", "line 1, fails (ModuleNotFoundError: No module named"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_RECIPES)
+def test_an_error_in_a_recipe_is_reported_with_its_line(fault, tmp_path, capsys, monkeypatch):
+    """Also by the process's own command, which reads the recipe before its arguments."""
+    path = tmp_path / "mine.py"
+    text, message = BROKEN_RECIPES[fault]
+    path.write_text(text)
+    monkeypatch.setattr(cli, "tune_cpu", lambda **_: None)
+    monkeypatch.setattr(sys, "argv", ["flax-resnet", "train", "--config", str(path)])
+    assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}, {message}") and line.endswith("correct the recipe.")
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_tuning(tmp_path, capsys, monkeypatch):
+    """JSON nested beyond the stack raised a RecursionError before the command began."""
+    (tmp_path / "config.json").write_text("[" * 10**5)
+    monkeypatch.setattr(cli, "tune_cpu", lambda **_: None)
+    monkeypatch.setattr(sys, "argv", ["flax-resnet", "report", str(tmp_path), "more"])
+    assert main() == 2
+    assert "one argument too many" in capsys.readouterr().err
 
 
 def test_the_effect_of_each_setting_is_known():

@@ -27,7 +27,8 @@ def _train(*, config: str | None = None) -> tuple[str | None, None]:
 def launch_command(words: Sequence[str]) -> None:
     """Train in several processes of this machine."""
     at = next((i for i, word in enumerate(words) if word in _LAUNCHED), len(words))
-    start, rest = parse_known("launch", _launch, words[:at])
+    own = [word for word in words[:at] if word != "--debug"]  # which is for the processes
+    start, rest = parse_known("launch", _launch, own)
     if rest or at == len(words):
         raise UserError(
             "After its options, launch takes the command to start, train or finetune: "
@@ -68,8 +69,12 @@ def lr_find_command(words: Sequence[str]) -> None:
     if found.suggestion is None:
         raise UserError("The loss did not fall at any rate, so there is nothing to suggest.")
     # The option is for base_batch_size where that is set.
-    scale = scaled_learning_rate(config) / config.optimizer.learning_rate
-    print(f"--optimizer.learning-rate {found.suggestion / scale:.2g}")
+    rate = found.suggestion * config.optimizer.learning_rate / scaled_learning_rate(config)
+    options = f"--optimizer.learning-rate {rate:.2g}"
+    if config.optimizer.name == "muon":  # the search raised both rates in proportion
+        ratio = config.optimizer.sgd_learning_rate / config.optimizer.learning_rate
+        options += f" --optimizer.sgd-learning-rate {rate * ratio:.2g}"
+    print(options)
 
 
 def _lr_find(

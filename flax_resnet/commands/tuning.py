@@ -1,7 +1,6 @@
 """What a command will compute, found before its arguments are parsed: flags of XLA depend on it."""
 
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from ..config import load_config
 from ..errors import UserError
 from ..paths import expand
 from ..runtime import Dtype, auto_cpu_dtype, cpu_environment
+from ..text_files import parse_json
 
 
 def dtype_of(words: Sequence[str]) -> Dtype:
@@ -31,7 +31,7 @@ def dtype_of(words: Sequence[str]) -> Dtype:
     if dtype is None:
         for word in words:
             with suppress(OSError, ValueError, AttributeError, UserError):
-                dtype = json.loads((expand(word) / "config.json").read_text()).get("model.dtype")
+                dtype = parse_json((expand(word) / "config.json").read_bytes()).get("model.dtype")
             if dtype is not None:
                 break
     if dtype == "auto":

@@ -4,11 +4,12 @@ import dataclasses
 import difflib
 import json
 import runpy
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..paths import expand
 from .fields import Config
 
@@ -35,7 +36,7 @@ def load_config(name: str) -> Config:
 
     Raises:
         UserError: There is no such recipe (the message names the nearest ones), or the file does
-            not set ``config``.
+            not set ``config`` or fails (the message names the line).
     """
     candidates = [expand(name), *(folder / f"{name}.py" for folder in config_folders())]
     path = next((path for path in candidates if path.suffix == ".py" and path.is_file()), None)
@@ -44,10 +45,27 @@ def load_config(name: str) -> Config:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}."
         raise UserError(f"There is no config {name!r}: {hint}", exit_code=2)
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path}{_line_of(error, path)} fails ({first_line(error)}): correct the recipe.",
+            exit_code=2,
+        ) from error
     if not isinstance(config, Config):
         raise UserError(f"{path} does not set `config = Config(...)`.", exit_code=2)
     return dataclasses.replace(config, workdir=config.workdir or f"runs/{path.stem}")
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """Return ``", line 3"`` for an error that came from the third line of a file."""
+    called = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in called if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return f", line {lines[-1]}," if lines else ""
 
 
 def scaled_learning_rate(config: Config) -> float:

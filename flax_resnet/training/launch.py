@@ -24,7 +24,8 @@ def launch(words: Sequence[str], processes: int) -> int:
 
     Process 0 writes to the terminal; of the others the last line is reported if they fail. On GPUs
     each process has the GPU of its number. SIGINT and SIGTERM are passed on to all, which then save
-    and end. If a process fails, the others are ended too: any checkpoint is whole.
+    and end, and so is SIGHUP, which ends them at once. If a process fails, the others are ended
+    too: any checkpoint is whole.
 
     Args:
         words: The command and its options, such as ``["train", "--config", "digits"]``.
@@ -93,7 +94,12 @@ def _passed_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
         for child in children:
             child.send_signal(number)  # does nothing once it has ended
 
-    before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
+    signals = [signal.SIGINT, signal.SIGTERM]
+    # Of a terminal that closes; nohup has it ignored, also by the processes. Windows has none.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signals.append(hangup)
+    before = {one: signal.signal(one, handle) for one in signals}
     try:
         yield
     finally:

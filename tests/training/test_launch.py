@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -22,6 +23,42 @@ def test_wrong_usage_of_the_command_is_reported_once(capfd):
     assert main(["launch", "--processes", "2", "train", "--config", "digits", "--epochs", "x"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("tuned")]
     assert lines == ["error: --epochs is 'x'; it must be an integer."]
+
+
+def test_debug_reaches_the_processes(monkeypatch, capsys):
+    started = []
+    module = import_module("flax_resnet.training.launch")
+    monkeypatch.setattr(module, "launch", lambda words, processes: started.append(words) or 0)
+    assert main(["--debug", "launch", "--processes", "2", "train", "--config", "digits"]) == 0
+    assert started == [["train", "--config", "digits", "--debug"]]
+    assert main(["launch", "--debug"]) == 2
+    assert "--processes is missing" in capsys.readouterr().err
+
+
+SLEEPERS = """
+import os, signal, subprocess, sys, threading
+from importlib import import_module
+
+module, start = import_module("flax_resnet.training.launch"), subprocess.Popen
+module.subprocess.Popen = lambda words, **options: start(["sleep", "60"], **options)
+if sys.argv[1] == "ignored":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGHUP)).start()
+try:
+    module.launch(["train"], 2)
+except module.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("hangup", "ended_by"), [("usual", "SIGHUP"), ("ignored", "SIGTERM")])
+def test_a_closed_terminal_ends_the_processes_too(hangup, ended_by):
+    """They went on without the launcher; under nohup all of them go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", SLEEPERS, hangup], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"Process 0 of 2 ended with signal {ended_by}.\n", done.stderr
 
 
 def start(workdir, *words):

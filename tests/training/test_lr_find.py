@@ -1,6 +1,7 @@
 """The search for the learning rate."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -35,6 +36,18 @@ def test_the_command_draws_the_loss_and_prints_an_option(tmp_path, capsys, monke
     assert 1e-3 < rate < 1
     assert Image.open("lr.png").width > 500
     assert [path.name for path in tmp_path.iterdir()] == ["lr.png"]
+
+
+def test_with_muon_both_rates_are_suggested(capsys, monkeypatch):
+    """The search raises them in proportion, and the other one stayed that of the config."""
+    found = SimpleNamespace(suggestion=0.8, rates=[0.1, 1.0])  # of batches of 64
+    monkeypatch.setattr("flax_resnet.training.find_learning_rate", lambda *_, **__: found)
+    words = ["--optimizer.name", "muon", "--optimizer.learning-rate", "0.2"]
+    words += ["--optimizer.sgd-learning-rate", "0.05", "--data.batch-size", "64"]
+    words += ["--optimizer.base-batch-size", "32"]
+    assert main(["lr-find", "--config", "digits", *words]) == 0
+    options = "--optimizer.learning-rate 0.4 --optimizer.sgd-learning-rate 0.1\n"
+    assert capsys.readouterr().out.endswith(f"\n{options}")
 
 
 @pytest.mark.slow
