@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import with_defaults
 from ..data.fingerprint import Fingerprint, read_fingerprint
 from ..errors import UserError
 from ..metrics import Evaluation
@@ -164,10 +165,15 @@ def _keys(run: ComparedRun, outcomes: Outcomes) -> list[tuple[str, str, int]]:
 
 def setting_differences(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     """Return the settings that are not the same in all runs, with the value in each run."""
-    names = sorted({name for run in runs for name in run.settings} - set(_OWN))
+    # A run of an earlier version lacks settings, which had their default; one that weights were
+    # converted to has only those of the model.
+    settings = [
+        with_defaults(run.settings) if "data.name" in run.settings else run.settings for run in runs
+    ]
+    names = sorted({name for one in settings for name in one} - set(_OWN))
     found = []
     for name in names:
-        values = [str(run.settings.get(name)) for run in runs]
+        values = [str(one.get(name)) for one in settings]
         if len(set(values)) > 1:
             found.append((name, values))
     return found

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data import open_dataset
+from ..data.fingerprint import Fingerprint, differences, fingerprint, read_fingerprint
 from ..errors import UserError
 from ..text_files import read_run_file
 from .records import CONFIG, RunRecord, differing_settings, histories_of, is_finished
@@ -44,17 +46,23 @@ def train_row(
         called again.
 
     Raises:
-        UserError: The data are missing, or a folder holds a run with other settings.
+        UserError: The data are missing, or a folder holds a run with other settings or of other
+            data.
     """
     from ..training import train as default_train
 
     train = train or default_train
+    data: Fingerprint | None = None
     for seed in seeds:
         config = row.config(seed, data_dir)
         workdir = folder / str(seed)
         config = dataclasses.replace(config, workdir=str(workdir), max_steps=max_steps)
         if is_finished(workdir):
             check_settings(row, workdir, seed, data_dir)
+            stored = read_run_file(workdir, CONFIG).get("data.dir")
+            if data_dir is not None and config.data.dir != stored:
+                data = data or fingerprint(open_dataset(config.data, config.augment), data_dir)
+                check_data(workdir, data)
             continue
         if not train(config, console).finished:
             return False
@@ -74,6 +82,20 @@ def check_settings(row: Row, workdir: Path, seed: int, data_dir: str | None = No
         raise UserError(
             f"{workdir} holds a run with other settings than {row.name} with seed {seed} "
             f"({', '.join(differing)}): choose another --workdir."
+        )
+
+
+def check_data(workdir: Path, data: Fingerprint) -> None:
+    """Check that a run was trained on some data, as far as it knows its own.
+
+    Raises:
+        UserError: It was trained on others.
+    """
+    before = read_fingerprint(workdir)
+    if before is not None and (found := differences(before, data)):
+        raise UserError(
+            f"{workdir} holds a run that was trained on other data than those of --data-dir "
+            f"({'; '.join(found)}): choose another --workdir."
         )
 
 

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from flax_resnet.cli import main
+from flax_resnet.config import Config, flatten
 from flax_resnet.data import Split
 from flax_resnet.data.fingerprint import Fingerprint, SplitFingerprint
 from flax_resnet.metrics import evaluate_logits
 from flax_resnet.report import page as pages
 from flax_resnet.report import write_page
-from flax_resnet.report.compare import paired_test, read_compared_runs, same_images
+from flax_resnet.report.compare import (
+    paired_test,
+    read_compared_runs,
+    same_images,
+    setting_differences,
+)
 from flax_resnet.report.outcomes import outcomes_of
 
 CLASSES = ("cat", "<script>")
@@ -78,6 +84,18 @@ def test_the_command_writes_a_page(runs, tmp_path, capsys, monkeypatch):
     text = output.read_text(encoding="utf-8")
     assert "settings that differ" in shown and text.count("<script") == 2
     assert '"true":"cat"' in text and "\\u003cscript\\u003e" in text
+
+
+def test_settings_of_an_earlier_version_are_those_that_it_had(runs):
+    """A setting that was added since was listed as None beside its default."""
+    settings = flatten(Config(epochs=3))
+    written = [settings | {"workdir": "first"}, settings | {"workdir": "second"}]
+    del written[0]["optimizer.clip_norm"], written[0]["optimizer.bias_rate"]
+    for run, values in zip(runs, written, strict=True):
+        (run / "config.json").write_text(json.dumps(values))
+    assert setting_differences(read_compared_runs(runs)) == []
+    (runs[1] / "config.json").write_text(json.dumps({"model.name": "resnet50"}))  # by convert
+    assert ("data.name", ["cifar10", "None"]) in setting_differences(read_compared_runs(runs))
 
 
 def test_wrong_usage_and_runs_without_outcomes(runs, capsys):

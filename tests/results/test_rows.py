@@ -13,6 +13,8 @@ from benchmarks import results, results_page
 from benchmarks.comparisons import COMPARISONS
 from flax_resnet import cli
 from flax_resnet.config import check_config, list_configs
+from flax_resnet.data import open_dataset
+from flax_resnet.data.fingerprint import fingerprint
 from flax_resnet.errors import UserError
 from flax_resnet.results import records, runs
 from flax_resnet.results.rows import ROWS, find_row, options_of, with_settings
@@ -63,6 +65,19 @@ def test_seeds_are_trained_once_and_other_settings_are_refused(fake_train, tmp_p
     other = with_settings(DIGITS, "digits", {"label_smoothing": 0.1})
     with pytest.raises(UserError, match=r"other settings .*label_smoothing"):
         runs.train_row(other, [0], tmp_path, train=fake_train)
+
+
+def test_a_finished_run_does_not_answer_for_other_data(fake_train, tmp_path):
+    """Its accuracy was reported as that of the folder that ``--data-dir`` named."""
+    for _ in range(2):
+        runs.train_row(DIGITS, [0], tmp_path, data_dir="a", train=fake_train)
+    with pytest.raises(UserError, match=r"trained on other data than those of --data-dir"):
+        runs.train_row(DIGITS, [0], tmp_path, data_dir="b", train=fake_train)
+    config = DIGITS.config(0)
+    digits = fingerprint(open_dataset(config.data, config.augment)).to_json()
+    (tmp_path / "0" / "data.json").write_text(json.dumps(digits))  # the same in another folder
+    assert runs.train_row(DIGITS, [0], tmp_path, data_dir="b", train=fake_train)
+    assert len(fake_train.runs) == 1
 
 
 def test_the_summary_says_what_was_asked_and_what_came_out(fake_train, tmp_path):
