@@ -58,7 +58,12 @@ def expand_text(path: str | os.PathLike[str]) -> str:
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: ``$FLAX_RESNET_CACHE`` or, where that is not
     set, ``~/.cache/flax_resnet``."""
-    return expand(os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet")
+    return expand(cache_text())
+
+
+def cache_text() -> str:
+    """Return the folder of what is kept between runs (``cache_folder``) as people write it."""
+    return os.environ.get("FLAX_RESNET_CACHE") or "~/.cache/flax_resnet"
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path | None:

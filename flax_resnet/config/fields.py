@@ -8,6 +8,8 @@ epoch is a pass over the training images; rates and probabilities are fractions 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..paths import cache_text
+
 LossName = Literal["softmax", "one_vs_all", "sigmoid"]
 
 
@@ -86,7 +88,7 @@ class DataConfig:
 
     name: str = "cifar10"
     """digits, mnist, fashion_mnist, cifar10, cifar100, any prepared TFDS set; or what dir names:
-    folder (of images, or a .csv, .jsonl or .npz), webdataset or parquet (shards)."""
+    folder (of images, or a .csv, .tsv, .jsonl or .npz), webdataset or parquet (shards)."""
     dir: str | None = None
     """The folder of the original files or prepared sets; default TFDS_DATA_DIR, if that is set, or
     ~/tensorflow_datasets."""
@@ -98,7 +100,9 @@ class DataConfig:
     batch_size: int = 128
     """Images in a step, over all devices."""
     validation: float = 0.1
-    """The fraction of the training images that is kept aside to choose the best checkpoint."""
+    """The fraction of the training images that is kept aside to choose the best checkpoint, of our
+    own sets and of prepared ones with a test split and no validation split; splits is for all
+    others."""
     image_size: int | None = None
     """The height and width of the model's input; default 224 for image files, else as stored."""
     train_sizes: tuple[tuple[int, int], ...] = ()
@@ -116,7 +120,8 @@ class DataConfig:
     """The order of an epoch: any image may follow any other (global), or images are read in runs
     from shards in random order (shards), which object storage and disks deliver faster."""
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Fractions of train, validation and test where a folder or prepared set has no splits."""
+    """Fractions of train, validation and test where a folder, a list, shards or a .npz, or a
+    prepared set, has no splits; and of train and validation where only the latter is missing."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What happens if an image cannot be read: it is left out and reported, or the run stops."""
     workers: int | None = None
@@ -136,7 +141,7 @@ class AugmentConfig:
     crop_padding: int = 4
     """The padding in pixels before a random crop of the original size; 0 turns it off."""
     crop_fill: Literal["constant", "mirror"] = "constant"
-    """The pixels of this padding: the mean colour, or the image mirrored (d c b | a b c d)."""
+    """The pixels of this padding: black, or the image mirrored (d c b | a b c d)."""
     flip: bool = True
     """Mirror half of the images."""
     alternating_flip: bool = False
@@ -248,8 +253,9 @@ class TransferConfig:
     """The solver of head: L-BFGS on all images at once, with the L2 strength that is best on the
     validation images, or the optimiser's steps (sgd). Epochs and learning rates are for sgd only.
     Default lbfgs if there are views, and no hidden layers, dropout, label smoothing or sampling."""
-    feature_cache: str = "~/.cache/flax_resnet/features"
-    """The folder of stored features; it can be deleted at any time."""
+    feature_cache: str = field(default_factory=lambda: f"{cache_text()}/features")
+    """The folder of stored features; it can be deleted at any time. Default features in
+    FLAX_RESNET_CACHE, or where that is not set, in ~/.cache/flax_resnet."""
 
 
 @dataclass(frozen=True)
@@ -347,8 +353,9 @@ class Config:
     checkpoints. Every step is then waited for."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "csv"], ...] = ()
     """Trackers of experiments that also get the curves; they need extras of the same names."""
-    compile_cache: str | None = "~/.cache/flax_resnet/xla"
-    """The folder of compiled programs, for quick restarts; None turns it off."""
+    compile_cache: str | None = field(default_factory=lambda: f"{cache_text()}/xla")
+    """The folder of compiled programs, for quick restarts; None turns it off. Default xla in
+    FLAX_RESNET_CACHE, or where that is not set, in ~/.cache/flax_resnet."""
     dry_run: bool = False
     """Print the plan of memory, communication and scaling, and stop."""
     calibrate: int | None = None

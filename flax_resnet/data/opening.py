@@ -55,7 +55,7 @@ def open_dataset(data: DataConfig, augment: AugmentConfig) -> Dataset:
         return load_prepared(prepared, stream, validation=data.validation, ratios=data.splits)
     if data.dir is None:
         wanted = (
-            "the folder with a folder of images for each class, or a .csv, .jsonl or .npz file"
+            "the folder with a folder of images for each class, a .csv, .tsv, .jsonl or .npz file"
             if data.name == FOLDER
             else f"the folder of shards, {SHARD_FORMATS[data.name].extensions[0]} files"
         )

@@ -77,7 +77,8 @@ def load_source(
             ``/``, ``.`` or ``~``, is always a path.
         model: Name of the model that the weights must be of. With it, the name of a set alone,
             ``"DEFAULT"`` or ``"IMAGENET1K_V2"``, is a source too.
-        cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
+        cache: Folder of torchvision's files; by default ``$FLAX_RESNET_CACHE/weights`` or, where
+            that is not set, ``~/.cache/flax_resnet/weights``.
         key: Of a file with several ResNets, the key of one, such as ``"state_dict_ema"``.
         head: ``"drop"`` leaves out the classifier.
         stem_pool: Of a file, whether a max-pool follows the stem, ``"max"`` or ``"none"``. After
@@ -131,7 +132,8 @@ def load_pretrained(
             any other source that ``load_source`` knows, or ``"none"`` for random values.
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: PRNG key of random values; by default ``jax.random.key(0)``.
-        cache: Folder of torchvision's files; by default ``~/.cache/flax_resnet/weights``.
+        cache: Folder of torchvision's files; by default ``$FLAX_RESNET_CACHE/weights`` or, where
+            that is not set, ``~/.cache/flax_resnet/weights``.
         in_channels_init: The first convolution for another number of channels (``in_channels``)
             than the weights have: ``"adapt"`` or ``"fresh"``, see ``fr.load``.
         **options: Options of ``create_model``, such as ``dtype`` or ``in_channels``.
