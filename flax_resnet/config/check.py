@@ -1,11 +1,15 @@
 """A check of settings: impossible ones raise an error, unusual ones give warnings."""
 
+import dataclasses
 import math
 import re
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import UserError
 from ..storage import locate
-from .fields import Config
+from .fields import Config, DataConfig
 from .intervals import parse_interval
 from .recipes import flatten, scaled_learning_rate
 
@@ -27,6 +31,11 @@ def check_config(config: Config) -> list[str]:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             option = name.replace("_", "-")
             raise UserError(f"--{option} is {value}; it must be finite.", exit_code=2)
+    for name, value, choices in _choices(config):
+        if value not in choices:
+            *first, last = sorted(map(str, choices))
+            listed = f"{', '.join(first)} or {last}" if first else last
+            raise UserError(f"--{name} is {value!r}; it must be {listed}.", exit_code=2)
     positive = {
         "epochs": config.epochs,
         "data.batch-size": config.data.batch_size,
@@ -53,6 +62,16 @@ def check_config(config: Config) -> list[str]:
     for name, value in (positive | positive_if_set).items():
         if value is not None and not value > 0:
             raise UserError(f"--{name} is {value}; it must be above 0.", exit_code=2)
+    not_negative = {
+        "transfer.views": config.transfer.views or 0,
+        "transfer.unfreeze-epochs": config.transfer.unfreeze_epochs,
+        "optimizer.warmup-epochs": config.optimizer.warmup_epochs,
+        "optimizer.milestones": min(config.optimizer.milestones, default=0),
+        "optimizer.weight-decay": config.optimizer.weight_decay,
+    }
+    for name, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"--{name} is {value}; it must not be negative.", exit_code=2)
     if config.calibrate and not config.dry_run:
         raise UserError(
             "--calibrate times steps for the table of --dry-run: add that, or leave it out.",
@@ -81,10 +100,22 @@ def check_config(config: Config) -> list[str]:
         "model.dropout": config.model.dropout or 0.0,
         "model.momentum": config.model.momentum or 0.0,
         "model.block-dropout": config.model.block_dropout or 0.0,
+        "optimizer.momentum": config.optimizer.momentum,
     }
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.", exit_code=2)
+    factors = {
+        "optimizer.decay-factor": config.optimizer.decay_factor,
+        "transfer.layer-decay": config.transfer.layer_decay or 0.0,
+    }
+    for name, value in factors.items():
+        if not 0 <= value <= 1:
+            raise UserError(
+                f"--{name} is {value}; learning rates are multiplied by it, so it must be from 0 "
+                "to 1.",
+                exit_code=2,
+            )
     epochs = [epoch for epoch, _ in config.data.train_sizes]
     if epochs != sorted(set(epochs)) or min(epochs, default=0) < 0:
         raise UserError(
@@ -109,12 +140,6 @@ def check_config(config: Config) -> list[str]:
             f"{config.transfer.views} computes their features once: leave out one of them.",
             exit_code=2,
         )
-    if config.parallel.mode not in ("auto", "jit", "shard_map"):
-        raise UserError(
-            f"--parallel.mode is {config.parallel.mode!r}; it must be auto, jit or shard_map (JAX "
-            "implements pmap by these two).",
-            exit_code=2,
-        )
     for name, folder in {"workdir": config.workdir, "data.dir": config.data.dir}.items():
         try:
             locate(folder or ".")
@@ -128,8 +153,6 @@ def check_config(config: Config) -> list[str]:
         )
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed is {config.seed}; it must be from 0 to 2**32 - 1.", exit_code=2)
-    if config.optimizer.weight_decay < 0:
-        raise UserError("--optimizer.weight-decay must not be negative.", exit_code=2)
     rate = scaled_learning_rate(config)
     usual_rate = 0.02 if config.optimizer.name in ("adam", "adamw", "lamb") else 2.0
     warnings = []
@@ -142,9 +165,44 @@ def check_config(config: Config) -> list[str]:
         warnings.append(
             f"weight decay {config.optimizer.weight_decay:g} is far above the usual 1e-5 to 1e-3"
         )
+    divided = ("folder", "webdataset", "parquet")
+    if config.data.name in divided and config.data.validation != DataConfig.validation:
+        warnings.append(
+            f"--data.validation {config.data.validation:g} has no effect on --data.name "
+            f"{config.data.name}: --data.splits says how its images are divided"
+        )
+    warmup, milestones = config.optimizer.warmup_epochs, config.optimizer.milestones
+    if warmup >= config.epochs:
+        warnings.append(
+            f"the learning rate rises over {warmup:g} epochs and the run has {config.epochs}: it "
+            "does not get beyond warm-up (--optimizer.warmup-epochs)"
+        )
+    if config.optimizer.schedule == "step" and min(milestones, default=math.inf) >= config.epochs:
+        warnings.append(
+            f"no milestone of schedule step is before epoch {config.epochs}, so the learning rate "
+            "does not fall (--optimizer.milestones)"
+        )
     if not 8 <= config.data.batch_size <= 8192:
         warnings.append(
             f"batch size {config.data.batch_size} is far from the usual 8 to 8192; "
             "batch norm and the learning rate depend on it"
         )
     return warnings
+
+
+def _choices(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Yield the option, the value and the choices of each field that has choices.
+
+    The command line checks them too; a recipe and Python do not.
+    """
+    for name, kind in get_type_hints(type(section)).items():
+        value, option = getattr(section, name), f"{prefix}{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(kind):
+            yield from _choices(value, f"{option}.")
+            continue
+        kinds = (kind, *get_args(kind))
+        choices = [word for one in kinds if get_origin(one) is Literal for word in get_args(one)]
+        if choices:
+            choices += [None] if NoneType in kinds else []
+            for one in value if get_origin(kind) is tuple else [value]:
+                yield option, one, tuple(choices)

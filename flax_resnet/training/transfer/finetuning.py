@@ -69,7 +69,7 @@ def finetune_config(
 
     Args:
         images: A folder with a folder of images for each class (with or without train, val and
-            test above them), a .csv, .jsonl or .npz.
+            test above them), a .csv, .tsv, .jsonl or .npz.
         model: A name from `flax-resnet list`; by default resnet50, or the model of the weights.
         weights: DEFAULT, IMAGENET1K_V1 or _V2, timm/NAME, a weights file, a run's folder, or none.
         mode: Train the head only (seconds, the default), the last stages, the whole model, or one
@@ -79,7 +79,8 @@ def finetune_config(
         dropout: The dropout rate before the classifier.
         layer_decay: The learning rate of a stage divided by that of the stage above it; gradual
             uses 1/2.6.
-        epochs: Passes over the training images, not for lbfgs; by default 10, without weights 60.
+        epochs: Passes over the training images, not for lbfgs; by default 10, for gradual 12,
+            without weights 60.
         batch_size: Images in a step.
         learning_rate: The learning rate of the head, not for lbfgs; the default depends on the mode
             and the net.
@@ -104,10 +105,15 @@ def finetune_config(
     if not locate(images).exists():  # checked before weights are downloaded
         raise UserError(
             f"{images} does not exist: name a folder with a folder of images for each class, or a "
-            ".csv, .jsonl or .npz."
+            ".csv, .tsv, .jsonl or .npz."
         )
     from_random = weights == "none"
     mode = mode or ("full" if from_random else "head")
+    if mode not in RATES:
+        raise UserError(
+            f"--mode is {mode!r}; it must be {', '.join(list(RATES)[:-1])} or {list(RATES)[-1]}.",
+            exit_code=2,
+        )
     if from_random and mode != "full":
         raise UserError(
             f"--mode {mode} trains on top of weights, and there are none: give --weights, or use "
@@ -126,7 +132,8 @@ def finetune_config(
         image_size = default_image_shape(net)[0]
     rates = RATES_OF_NARROW if net.widths[0] < NARROW else RATES
     rate = RATE_FROM_RANDOM if from_random else rates[mode]
-    usual = EPOCHS_FROM_RANDOM if from_random else EPOCHS[mode]
+    if epochs is None:
+        epochs = EPOCHS_FROM_RANDOM if from_random else EPOCHS[mode]
     return Config(
         model=chosen,
         data=DataConfig(
@@ -140,10 +147,10 @@ def finetune_config(
         ),
         optimizer=OptimizerConfig(
             name="adamw",
-            learning_rate=learning_rate or rate,
+            learning_rate=rate if learning_rate is None else learning_rate,
             weight_decay=0.05 if from_random else 0.01,
             schedule="cosine",
-            warmup_epochs=min(1.0, 0.1 * (epochs or usual)),
+            warmup_epochs=min(1.0, 0.1 * epochs),
         ),
         transfer=TransferConfig(
             weights=weights,
@@ -156,7 +163,7 @@ def finetune_config(
             views=views,
             solver=solver,
         ),
-        epochs=epochs or usual,
+        epochs=epochs,
         label_smoothing=0.1 if mode != "head" else 0.0,
         seed=seed,
         workdir=str(workdir or Path("runs") / locate(images).resolve().stem),
