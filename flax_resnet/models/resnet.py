@@ -60,6 +60,8 @@ SIZES = (
     *("stage_sizes", "widths", "hidden", "groups", "width_per_group", "stem_width"),
     *("se_reduction", "in_channels", "num_classes"),
 )
+# Options that are probabilities of dropping something.
+RATES = ("dropout", "block_dropout", "stochastic_depth")
 
 
 class ResNet(nn.Module):
@@ -121,8 +123,10 @@ class ResNet(nn.Module):
         epsilon: Of batch norm and group norm.
         frozen_statistics: Freeze the running statistics of batch norm whatever ``train`` is.
         frozen_affine: Freeze the scale and bias of batch norm whatever ``train`` is.
-        freeze_before: The first of ``stages`` that trains. The stages before it run as in
-            evaluation whatever ``train`` is (their batch norms keep their statistics).
+        freeze_before: The first of ``stages`` that runs as in training. The stages before it run as
+            in evaluation whatever ``train`` is: their batch norms keep their statistics, and they
+            drop nothing. Their parameters have gradients; the optimiser decides whether they train
+            (``TrainStep.trainable``, ``optax.masked``, NNX's ``wrt``).
         start_stage: The stage at which the model starts: it takes the input of that stage instead
             of images.
         axis_name: Mapped axis (``shard_map``, ``pmap``) over which batch-norm statistics are shared
@@ -186,6 +190,8 @@ class ResNet(nn.Module):
         for option, choices in CHOICES.items():
             if getattr(self, option) not in choices:
                 raise ValueError(f"{option}={getattr(self, option)!r} is not one of {choices}")
+        if not self.stage_sizes:
+            raise ValueError("stage_sizes=() has no stage: give the number of blocks of each")
         if len(self.widths) != len(self.stage_sizes):
             raise ValueError(f"{len(self.stage_sizes)} stages but {len(self.widths)} widths")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
@@ -196,6 +202,9 @@ class ResNet(nn.Module):
             )
         if self.anti_alias and self.stem_pool in ("zero_padded_max", "conv"):
             raise ValueError(f"anti_alias does not go with stem_pool={self.stem_pool!r}")
+        if self.anti_alias and self.downsampling == "conv_pool":
+            # The max-pools of the stages would keep their aliasing without a word.
+            raise ValueError("anti_alias needs downsampling='stride'")
         for option in SIZES:
             value = getattr(self, option)
             numbers = value if isinstance(value, tuple | list) else (value,)
@@ -204,6 +213,22 @@ class ResNet(nn.Module):
             least = 0 if is_stage else 1
             if any(number is not None and number < least for number in numbers):
                 raise ValueError(f"{option}={value} is not {least} or more")
+        if self.block == "bottleneck" and min(self.widths) * self.width_per_group < 64:
+            raise ValueError(
+                f"width_per_group={self.width_per_group} leaves no channel to a bottleneck of "
+                f"{min(self.widths)} planes"
+            )
+        stem_width = self.stem_width or self.widths[0]
+        if stem_width * min(DEEP_STEMS.get(self.stem, (8,))) < 8:
+            raise ValueError(
+                f"{stem_width} channels are too few for the first convolutions of "
+                f"stem={self.stem!r}: give a larger stem_width"
+            )
+        for option in RATES:
+            if not 0 <= getattr(self, option) < 1:
+                raise ValueError(f"{option}={getattr(self, option)} is not 0 or more and below 1")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum} is not from 0 to 1")
         for option in ("freeze_before", "start_stage"):
             if getattr(self, option) not in (None, *self.stages):
                 known = ", ".join(self.stages)
@@ -361,7 +386,8 @@ class ResNet(nn.Module):
         Args:
             x: Images ``[N, H, W, C]``, or the input of ``start_stage``.
             train: Whether the model trains.
-            stages: Names of the outputs; the model runs up to the last of them. By default all.
+            stages: Names of the outputs, or one name; the model runs up to the last of them. By
+                default all.
 
         Returns:
             ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``, and ``"pooled"``
@@ -373,6 +399,7 @@ class ResNet(nn.Module):
         start = self.stages.index(self.start_stage or "stem")
         trained = self.stages.index(self.freeze_before or "stem")
         names = (*self.stages[start:-1], "pooled")
+        stages = (stages,) if isinstance(stages, str) else stages
         wanted = names if stages is None else tuple(stages)
         if unknown := set(wanted) - set(names):
             raise ValueError(f"no output is named {min(unknown)!r}; known: {', '.join(names)}")
@@ -458,6 +485,6 @@ def stage_of(layer: str, last: str) -> str:
         return "fc"
     if layer == "bn_last":
         return last
-    if layer.startswith(("conv1", "bn1")):
+    if re.match(r"(conv|bn)1(?!\d)", layer):  # conv10 is before the blocks of layer10
         return "stem"
     return "layer" + re.findall(r"\d+", layer)[0]  # layer2_0, or a conv2 before its blocks

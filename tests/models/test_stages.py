@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.models import ResNet, create_model
+from flax_resnet.models import ResNet, create_model, stage_of
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 STAGES = ("stem", "layer1", "layer2", "layer3", "fc")
@@ -89,3 +89,16 @@ def test_an_unknown_stage_is_an_error(option):
         ValueError, match="layer4' is not a stage: stem, layer1, layer2, layer3, fc"
     ):
         create_model("resnet8", **{option: "layer4"})
+
+
+def test_one_output_is_named_by_a_text(variables):
+    features = make().apply(variables, IMAGES, stages="layer1", method="features")
+    (name,) = features
+    assert name == "layer1"
+
+
+def test_a_layer_belongs_to_the_stage_of_its_whole_number():
+    """With ten stages, conv10 precedes the blocks of the last one."""
+    layers = ("conv1", "bn1", "conv1_0", "bn1_pool", "conv10", "bn10", "layer10_0", "bn_last")
+    stages = ["stem"] * 4 + ["layer10"] * 4
+    assert [stage_of(layer, "layer10") for layer in layers] == stages
