@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import fnmatch
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -68,9 +69,12 @@ def _blocks_of(name: str, depth: int, per_stage: int, offset: int = 2) -> int:
     """Blocks in each of the three stages of a network with ``depth`` layers."""
     blocks, rest = divmod(depth - offset, per_stage)
     if rest or blocks < 1:
+        depths = (per_stage * n + offset for n in itertools.count(max(blocks, 1)))
+        # ImageNet's resnet26 and resnet50 are no members, though their depths would be.
+        members = (d for d in depths if re.sub(r"\d+", str(d), name, count=1) not in VARIANTS)
         raise ValueError(
             f"{name}: the depth of this family is {per_stage}n+{offset}, for example "
-            f"{per_stage * max(blocks, 1) + offset} or {per_stage * max(blocks + 1, 2) + offset}"
+            f"{next(members)} or {next(members)}"
         )
     return blocks
 
@@ -118,7 +122,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the models that match ``pattern``, sorted.
 
     The CIFAR families take any depth: ``resnet{6n+2}``, ``plain{6n+2}``, ``resnet{9n+2}_v2``,
-    ``wrn{6n+4}_{k}``; only the depths that papers report are listed.
+    ``wrn{6n+4}_{k}``; only the depths that papers report are listed. ``resnet26``, ``resnet50``,
+    ``resnet152`` and ``resnet200`` are ImageNet's models.
 
     Args:
         pattern: A shell pattern such as ``"resnext*"``.

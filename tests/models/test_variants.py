@@ -184,7 +184,9 @@ def test_families_take_any_depth(name, stage_size, options):
     [
         ("resnt50", {}, "resnet50"),
         ("resnext50", {}, "resnext50_32x4d"),
-        ("resnet21", {}, r"6n\+2.* 20 or 26"),
+        ("resnet21", {}, r"6n\+2.* 20 or 32"),  # resnet26 is ImageNet's
+        ("resnet45", {}, r"6n\+2.* 44 or 56"),
+        ("plain21", {}, r"6n\+2.* 20 or 26"),
         ("resnet2", {}, r"6n\+2.* 8 or 14"),
         ("resnet12_v2", {}, r"9n\+2.* 11 or 20"),
         ("wrn11_2", {}, r"6n\+4.* 10 or 16"),
@@ -204,6 +206,14 @@ def test_families_take_any_depth(name, stage_size, options):
         ("resnetrs50", {"anti_alias": "mean"}, "stem_pool='conv'"),
         ("resnet18", {"num_classes": 0}, "num_classes=0 is not 1 or more"),
         ("resnet18", {"num_classes": -3}, "num_classes=-3 is not 1 or more"),
+        ("resnet", {"block": "basic", "stage_sizes": (), "widths": ()}, "has no stage"),
+        ("resnext50_32x4d", {"widths": (8, 16, 32, 64)}, "no channel to a bottleneck of 8 planes"),
+        ("resnet18", {"stem": "tiered", "stem_width": 2}, "2 channels .*give a larger stem_width"),
+        ("resnet9", {"anti_alias": "blur"}, "anti_alias needs downsampling='stride'"),
+        ("resnet18", {"stochastic_depth": 1.0}, "stochastic_depth=1.0 is not 0 or more and below"),
+        ("resnet18", {"dropout": 20}, "dropout=20 is not 0 or more and below 1"),
+        ("wrn16_8", {"block_dropout": -0.1}, "block_dropout=-0.1 is not 0 or more and below 1"),
+        ("resnet18", {"momentum": 1.1}, "momentum=1.1 is not from 0 to 1"),
     ],
 )
 def test_mistakes_raise_an_error(name, options, message):
