@@ -81,14 +81,24 @@ def default_image_shape(model: ResNet) -> tuple[int, int, int]:
     return height, width, model.in_channels or channels
 
 
-def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) -> ModelSummary:
+def summarize(model: ResNet, image_shape: tuple[int, ...] | None = None) -> ModelSummary:
     """Summarises a model by tracing it; nothing is computed.
 
     Args:
         model: The model.
-        image_shape: ``(H, W, C)`` of the images, by default ``default_image_shape(model)``.
+        image_shape: ``(H, W, C)`` of the images, by default ``default_image_shape(model)``; with
+            ``start_stage`` that of the input of this stage without the batch.
+
+    Raises:
+        ValueError: A model with ``start_stage`` has no default.
     """
-    image_shape = image_shape or default_image_shape(model)
+    if image_shape is None:
+        if model.start_stage is not None:
+            raise ValueError(
+                f"the model starts at {model.start_stage}: give image_shape, the shape of the "
+                "input of this stage without the batch"
+            )
+        image_shape = default_image_shape(model)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(
         lambda key: model.init(key, jnp.zeros(image.shape), train=False), jax.random.key(0)
@@ -96,13 +106,12 @@ def summarize(model: ResNet, image_shape: tuple[int, int, int] | None = None) ->
     apply = partial(model.apply, train=False)
     outputs = jax.eval_shape(partial(model.apply, method="features"), variables, image)
     sizes = {name: _count(tree) for name, tree in variables["params"].items()}
-    *stages_before_head, _ = model.stages
-    shapes = {name: outputs[name].shape[1:] for name in stages_before_head}
+    shapes = {name: outputs[name].shape[1:] for name in model.stages if name in outputs}
     shapes["fc"] = jax.eval_shape(apply, variables, image).shape[1:]
 
     parameters = Counter[str]()
     for layer, size in sizes.items():
-        parameters[stage_of(layer, stages_before_head[-1])] += size
+        parameters[stage_of(layer, model.stages[-2])] += size
     macs, lowerings = _arithmetic(model, variables, image)
     return ModelSummary(
         parameters=sum(sizes.values()),

@@ -163,3 +163,14 @@ def test_algorithms_are_counted_by_the_models_conv_impl():
     assert chosen["block-diagonal convolutions"] == 1
     assert chosen["batched matrix product"] == 3
     assert sum(chosen.values()) == 17
+
+
+@pytest.mark.parametrize(("stage", "shape"), [("layer2", (8, 8, 16)), ("fc", (64,))])
+def test_a_model_that_starts_at_a_stage_has_that_and_later_ones(stage, shape):
+    model = create_model("resnet8", conv_impl="reference")
+    whole = {stage.name: stage for stage in summarize(model, (8, 8, 3)).stages}
+    later = model.clone(start_stage=stage)
+    summary = summarize(later, shape)
+    assert summary.stages == tuple(whole.values())[model.stages.index(stage) :]
+    with pytest.raises(ValueError, match=f"starts at {stage}: give image_shape"):
+        summarize(later)
