@@ -4,6 +4,7 @@ A ``ResNet`` here holds its variables as an NNX module does, and computes with t
 the same architecture. So there is one implementation, and both APIs return the same bits.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,11 @@ from .inference import load as load_classifier
 from .weights.names import fresh_variables
 
 VARIABLE_TYPES = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+# The end of messages about layers that were replaced by others.
+REPLACEABLE = (
+    "Replace only the dense layers of the head, each by an nnx.Linear with a bias, and build other "
+    "heads on model.features."
+)
 
 
 class Layer(nnx.Module):
@@ -28,7 +34,9 @@ class Layer(nnx.Module):
         """Raises an error, because only the whole model can be set to training mode."""
         raise ValueError(
             "Only the whole model has a training mode: call train() or eval() on the model. To "
-            'freeze early stages, create the model with freeze_before="layer3" or another stage.'
+            'freeze early stages, create the model with freeze_before="layer3" or another stage, '
+            "which freezes their running statistics, and leave their parameters out of the "
+            "gradient and of the optimiser's wrt."
         )
 
     eval = train
@@ -42,12 +50,11 @@ class ResNet(nnx.Module):
     running statistics, which are ``nnx.BatchStat``; ``model.eval()`` uses the running statistics
     and changes nothing. All other variables are ``nnx.Param``.
 
-    A layer can be replaced by another with variables of the same names: ``model.fc =
-    nnx.Linear(512, 10, rngs=rngs)`` is a new classifier. For another kind of head, call
-    ``model.features``.
+    The classifier can be replaced: ``model.fc = nnx.Linear(512, 10, rngs=rngs)``, and likewise the
+    hidden layers before it. Other layers cannot, because they are not what computes. For another
+    kind of head, call ``model.features``.
 
     Attributes:
-        linen: The Linen module that computes.
         use_running_average: Whether the model is in evaluation mode.
         rngs: Random numbers of dropout and stochastic depth, or None.
     """
@@ -55,7 +62,7 @@ class ResNet(nnx.Module):
     def __init__(
         self, linen: models.ResNet, variables: Mapping[str, Any], rngs: nnx.Rngs | None = None
     ) -> None:
-        self.linen = linen
+        self._linen = linen
         self.use_running_average = False
         uses_dropout = linen.dropout or linen.block_dropout or linen.stochastic_depth
         self.rngs = rngs if uses_dropout else None
@@ -70,6 +77,12 @@ class ResNet(nnx.Module):
                 module = getattr(module, layer)
             setattr(module, name, VARIABLE_TYPES[collection](value))
 
+    @property
+    def linen(self) -> models.ResNet:
+        """The Linen module that computes, with the number of classes of the present classifier."""
+        kernel = from_nnx(self)["params"]["fc"]["kernel"]
+        return self._linen.clone(num_classes=kernel.shape[-1])
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes logits ``[N, num_classes]`` of images ``[N, H, W, C]``."""
         return self._apply(x, models.ResNet.__call__)
@@ -79,7 +92,8 @@ class ResNet(nnx.Module):
 
         Args:
             x: Images ``[N, H, W, C]``.
-            stages: Names of the outputs; the model runs up to the last of them. By default all.
+            stages: Names of the outputs, or one name; the model runs up to the last of them. By
+                default all.
 
         Returns:
             ``"stem"`` (after its pooling), ``"layer1"``, ... ``[N, H, W, C]``, and ``"pooled"``
@@ -88,9 +102,7 @@ class ResNet(nnx.Module):
         return self._apply(x, models.ResNet.features, stages=stages)
 
     def _apply(self, x: jax.Array, method: Callable[..., Any], **options: Any) -> Any:
-        variables = from_nnx(self)
-        # The classifier may have been replaced by one of another size.
-        linen = self.linen.clone(num_classes=variables["params"]["fc"]["kernel"].shape[-1])
+        variables, linen = from_nnx(self), self.linen
         if self.use_running_average:
             return linen.apply(variables, x, train=False, method=method, **options)
         rngs = None if self.rngs is None else {"dropout": self.rngs.dropout()}
@@ -161,7 +173,8 @@ def from_nnx(model: ResNet) -> dict[str, Any]:
         ``{"params", "batch_stats"}``, without copies.
 
     Raises:
-        ValueError: A layer was replaced by one with other variables; the message names them.
+        ValueError: A layer was replaced by one with other variables, which the message names, or
+            by one that would not compute.
     """
     variables = {
         collection: nnx.to_pure_dict(nnx.state(model, kind))
@@ -174,9 +187,17 @@ def from_nnx(model: ResNet) -> dict[str, Any]:
         raise ValueError(
             "The layers of the model have other variables than its architecture: "
             f"{_count(strange)} more ({', '.join(strange[:3]) or 'none'}), {_count(missing)} "
-            f"missing ({', '.join(missing[:3]) or 'none'}). Replace a layer only by one with "
-            "variables of the same names, and build other heads on model.features."
+            f"missing ({', '.join(missing[:3]) or 'none'}). {REPLACEABLE}"
         )
+    layers = {path[1:end] for path in model._paths for end in range(2, len(path))}
+    for names in sorted(layers):
+        layer: Any = functools.reduce(getattr, names, model)
+        allowed = (Layer, nnx.Linear) if names[0].startswith("fc") else (Layer,)
+        if type(layer) not in allowed:
+            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+            raise ValueError(
+                f"{'.'.join(names)} is a {kind}, which the model would not call. {REPLACEABLE}"
+            )
     return {name: values for name, values in variables.items() if values}
 
 
