@@ -1,9 +1,9 @@
 #include "convolution.h"
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "instruction_set.h"
 #include "onednn.h"
@@ -11,8 +11,20 @@
 namespace flax_resnet {
 namespace {
 
-std::atomic<Preference>& preference() {
-  static std::atomic<Preference> value = [] {
+// Which algorithms are used: for each problem the fastest one as far as is known, always one of our
+// own that supports the problem, or always oneDNN's. The first use reads the environment's variable
+// FLAX_RESNET_ALGORITHMS: "fastest" (the default), "own" or "onednn".
+enum class Preference { fastest, own, onednn };
+
+Preference preference_of(const std::string& name) {
+  if (name == "fastest") return Preference::fastest;
+  if (name == "own") return Preference::own;
+  if (name == "onednn") return Preference::onednn;
+  throw InvalidArgument("FLAX_RESNET_ALGORITHMS is fastest, own or onednn, not " + name);
+}
+
+Preference preference() {
+  static const Preference value = [] {
     const char* const name = std::getenv("FLAX_RESNET_ALGORITHMS");
     return name == nullptr ? Preference::fastest : preference_of(name);
   }();
@@ -72,15 +84,6 @@ std::int64_t packed_bytes(const Problem& p, const Algorithm* algorithm) {
 }
 
 }  // namespace
-
-void prefer(Preference preferred) { preference() = preferred; }
-
-Preference preference_of(const std::string& name) {
-  if (name == "fastest") return Preference::fastest;
-  if (name == "own") return Preference::own;
-  if (name == "onednn") return Preference::onednn;
-  throw InvalidArgument("FLAX_RESNET_ALGORITHMS is fastest, own or onednn, not " + name);
-}
 
 void forward(const Problem& p, const void* x, const void* kernel, const Epilogue& epilogue, void* y,
              const Executor& executor) {

@@ -6,21 +6,12 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "epilogue.h"
 #include "executor.h"
 #include "problem.h"
 
 namespace flax_resnet {
-
-// Which algorithms are used: for each problem the fastest one as far as is known, always one of our
-// own that supports the problem, or always oneDNN's. The first use reads the environment's variable
-// FLAX_RESNET_ALGORITHMS: "fastest" (the default), "own" or "onednn".
-enum class Preference { fastest, own, onednn };
-void prefer(Preference preference);
-// Returns the preference of this name. Throws InvalidArgument.
-Preference preference_of(const std::string& name);
 
 void forward(const Problem& problem, const void* x, const void* kernel, const Epilogue& epilogue,
              void* y, const Executor& executor);

@@ -192,16 +192,6 @@ const char* flax_resnet_instruction_set() {
   return flax_resnet::instruction_set() == nullptr ? "" : flax_resnet::instruction_set()->name;
 }
 
-// Returns 0, or 1 if there is no such preference. See convolution.h.
-int flax_resnet_prefer(const char* name) {
-  try {
-    flax_resnet::prefer(flax_resnet::preference_of(name));
-    return 0;
-  } catch (const flax_resnet::InvalidArgument&) {
-    return 1;
-  }
-}
-
 int flax_resnet_bf16_is_fast() { return flax_resnet::bf16_is_fast() ? 1 : 0; }
 
 const char* flax_resnet_onednn_version() {

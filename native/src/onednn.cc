@@ -40,10 +40,21 @@ struct Primitive {
 };
 
 // Stops oneDNN from starting OpenMP threads: slices run in parallel on the caller's pool instead.
-// The setting belongs to the calling thread.
-void use_one_thread() {
-  if (omp_get_max_threads() != 1) omp_set_num_threads(1);
-}
+// The setting belongs to the calling thread, on which another library may use OpenMP afterwards.
+class OneThread {
+ public:
+  OneThread() {
+    if (threads_ != 1) omp_set_num_threads(1);
+  }
+  ~OneThread() {
+    if (threads_ != 1) omp_set_num_threads(threads_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int threads_ = omp_get_max_threads();
+};
 
 memory::desc plain_kernel_desc(const Problem& p) {
   const auto type = type_of(p.dtype);
@@ -65,7 +76,7 @@ void append_relu(dnnl::post_ops& after_sum) {
 // Makes the primitive of one pass. Of the epilogue's arrays it matters only which ones exist.
 std::shared_ptr<const Primitive> build(const Problem& p, Pass pass, const Epilogue& epilogue,
                                        const memory::desc* kernel_format) {
-  use_one_thread();
+  const OneThread one_thread;
   const auto type = type_of(p.dtype);
   auto result = std::make_shared<Primitive>();
   result->x = {{p.images, p.channels, p.height, p.width}, type, memory::format_tag::nhwc};
@@ -186,7 +197,7 @@ memory view(const memory::desc& desc, const void* data) {
 }
 
 void execute(const dnnl::primitive& primitive, std::unordered_map<int, memory> arguments) {
-  use_one_thread();
+  const OneThread one_thread;
   dnnl::stream stream(engine());
   primitive.execute(stream, arguments);
   stream.wait();
