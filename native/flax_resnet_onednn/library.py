@@ -33,7 +33,8 @@ def library() -> ctypes.CDLL:
     """Returns the library, loaded once, and registers its functions under their names with XLA.
 
     Raises:
-        ImportError: The library or oneDNN cannot be loaded, or JAX is too old.
+        ImportError: The library or oneDNN cannot be loaded, JAX is too old, or the library was
+            built for a newer jaxlib.
     """
     if jax.__version_info__ < OLDEST_JAX:
         # Else the first convolution would fail, in a program that can do without this package.
@@ -50,8 +51,16 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise ImportError(f"flax_resnet_onednn cannot load its library: {error}") from error
-    for name in TARGETS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
+    try:
+        for name in TARGETS:
+            target = jax.ffi.pycapsule(getattr(loaded, name))
+            jax.ffi.register_ffi_target(name, target, platform="cpu")
+    except (RuntimeError, ValueError) as error:  # XLA refuses functions of a newer interface
+        raise ImportError(
+            "flax_resnet_onednn was built with the headers of another jaxlib than the installed "
+            f"{jax.lib.__version__}: update jaxlib, or build the package with this one, as its "
+            f"README says ({error})"
+        ) from error
     loaded.flax_resnet_onednn_version.restype = ctypes.c_char_p
     loaded.flax_resnet_instruction_set.restype = ctypes.c_char_p
     loaded.flax_resnet_packed_bytes.restype = ctypes.c_int64

@@ -380,3 +380,32 @@ def test_an_older_jax_is_refused_as_a_package_that_cannot_be_imported(monkeypatc
     monkeypatch.setattr(jax, "__version_info__", (0, 9, 2))
     with pytest.raises(ImportError, match=r"needs JAX 0\.10 or newer"):
         onednn.library.library.__wrapped__()
+
+
+def test_a_build_for_a_newer_jaxlib_is_refused_as_a_package_that_cannot_be_imported(monkeypatch):
+    def refuse(name, target, platform):
+        raise RuntimeError("the API version of the handler is newer")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    with pytest.raises(ImportError, match=r"of another jaxlib .* API version"):
+        onednn.library.library.__wrapped__()
+
+
+# Without asynchronous dispatch XLA computes in the thread that calls, at least a part.
+OPENMP = """
+import ctypes
+import flax_resnet_onednn as onednn, jax, jax.numpy as jnp
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+threads = ctypes.CDLL("libgomp.so.1").omp_get_max_threads
+before = threads()
+jax.block_until_ready(onednn.convolution(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 4))))
+print(before, threads())
+"""
+
+
+def test_the_callers_number_of_openmp_threads_stays():
+    """Another library on the same OpenMP then used one processor."""
+    variables = os.environ | {"OMP_NUM_THREADS": "3", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", OPENMP]
+    done = subprocess.run(command, check=True, text=True, capture_output=True, env=variables)
+    assert done.stdout.split() == ["3", "3"]
