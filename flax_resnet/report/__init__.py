@@ -1,6 +1,6 @@
 """Reports on a run: its history, its progress, its page, and tables and plots of its results."""
 
-from .history import Entry, append_history, read_history, truncate_history
+from .history import Entry, append_history, history_up_to, read_history, truncate_history
 from .model_card import model_card
 from .page import write_page
 from .progress import Progress
@@ -15,6 +15,7 @@ __all__ = [
     "arrays_table",
     "check_trackers",
     "evaluation_tables",
+    "history_up_to",
     "model_card",
     "open_trackers",
     "read_history",

@@ -5,8 +5,9 @@ far), ``train_loss train_top1 val_loss val_top1 val_top5 learning_rate images_pe
 data_wait``. The last line of a finished run has ``test_loss test_top1 test_top5`` of the best
 checkpoint, and the same of the last one with the prefix ``last_``. If images can have any number
 of classes there are also ``val_map`` and ``test_map``, mean average precisions. Accuracies and
-``data_wait`` are fractions. A loss that is not finite is ``null``. ``digest`` identifies the bits
-of the training state, so that two machines can tell where they part (``training.state_digest``).
+``data_wait`` are fractions. A loss that is not finite is ``null``, and so is each mean over no
+images, where all steps were skipped or no image could be read. ``digest`` identifies the bits of
+the training state, so that two machines can tell where they part (``training.state_digest``).
 After a run was rolled back because it diverged, ``rate_factor`` is the factor of its learning rate.
 A run of several processes adds ``host_seconds``, which a process spends by itself in a step (the
 median of the processes), ``slowest_host_seconds``, and ``slowest_host``, the process that took
@@ -112,6 +113,13 @@ def _checksum(entry: Entry) -> str:
     return f"{zlib.crc32(to_json(entry).encode()):08x}"
 
 
+def history_up_to(path: Path, step: int) -> list[Entry]:
+    """Read the lines of evaluations up to ``step``, without the last line of a finished run."""
+    return [
+        entry for entry in read_history(path) if entry["step"] <= step and "best_step" not in entry
+    ]
+
+
 def truncate_history(path: Path, step: int) -> list[Entry]:
     """Keep the lines up to ``step`` and delete those that a run resumed there will write again.
 
@@ -120,9 +128,7 @@ def truncate_history(path: Path, step: int) -> list[Entry]:
     Returns:
         The lines that were kept.
     """
-    kept = [
-        entry for entry in read_history(path) if entry["step"] <= step and "best_step" not in entry
-    ]
+    kept = history_up_to(path, step)
     if path.exists():
         with open_text(path) as file:
             file.writelines(map(_line_of, kept))

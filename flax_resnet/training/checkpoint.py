@@ -25,6 +25,7 @@ from ..weights.formats.checkpoint import (
     METRIC,
     PENDING,
     SEAL,
+    SECONDS,
     Facts,
     bring_back_pending,
     checkpoint_steps,
@@ -159,6 +160,7 @@ class Checkpoints:
         score: float | None = None,
         evaluated: bool = True,
         wait: bool = False,
+        seconds: float | None = None,
     ) -> None:
         """Save a pytree. A failure is reported or raised, as ``on_error`` says.
 
@@ -169,6 +171,7 @@ class Checkpoints:
             evaluated: False if the evaluation that is due at this step was not done; a later save
                 at the same step then replaces this one.
             wait: Wait for the end of the save, of which a failure is then raised.
+            seconds: Time of training so far, if it is known.
 
         Raises:
             UserError: This save failed. The earlier checkpoints are kept.
@@ -178,7 +181,10 @@ class Checkpoints:
         if replaces and not (evaluated and self.eval_pending(step)):
             return
         tree = serialization.to_state_dict(tree)
-        facts = Facts(score, not evaluated)
+        facts = Facts(score, not evaluated, seconds)
+        custom: dict[str, Any] = {EVAL_PENDING: facts.eval_pending, SEAL: facts.seal(step)}
+        if seconds is not None:
+            custom[SECONDS] = seconds
         arguments = ocp.args.PyTreeSave(tree | {CHECKSUM: checksum(tree)})
 
         def begin() -> None:
@@ -186,7 +192,7 @@ class Checkpoints:
                 step,
                 args=arguments,
                 metrics=None if score is None else {METRIC: score},
-                custom_metadata={EVAL_PENDING: facts.eval_pending, SEAL: facts.seal(step)},
+                custom_metadata=custom,
             )
 
         for attempt in range(ATTEMPTS):
@@ -253,6 +259,11 @@ class Checkpoints:
         """Whether a signal came before the evaluation that was due at that checkpoint."""
         self._finish_saving()
         return step in self.steps() and read_facts(self._folder, step).eval_pending
+
+    def seconds(self, step: int) -> float | None:
+        """Time of training up to that checkpoint; None if it was not saved."""
+        self._finish_saving()
+        return read_facts(self._folder, step).seconds
 
     def restore(self, step: int, template: Any) -> Any:
         """The pytree saved at ``step``, with the structure, types and shardings of ``template``.

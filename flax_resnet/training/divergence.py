@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ..config import Config
 from ..errors import UserError
 from ..weights.formats.checkpoint import LOOP_COMPILATION
-from .evaluation import Scores
+from .eval_step import Metrics
 from .state import TrainState
 
 
@@ -22,10 +22,13 @@ class DivergedError(UserError):
     """Training diverged: a loss, a gradient or an array of the state is not finite."""
 
 
-def check_loss(means: Scores, step: int, config: Config) -> None:
-    """Raise a ``DivergedError`` if the loss or a gradient before ``step`` is not finite."""
+def check_loss(sums: Metrics, step: int, config: Config) -> None:
+    """Raise a ``DivergedError`` if the loss or a gradient before ``step`` is not finite.
+
+    The sums are looked at and not the means, which are NaN where all steps were skipped.
+    """
     for name, text in (("loss", "The loss"), ("grad_norm", "The gradient's norm")):
-        if not math.isfinite(means[name]):
+        if not math.isfinite(sums[name]):
             raise _diverged(f"{text} is", step, config)
 
 

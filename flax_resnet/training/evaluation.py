@@ -1,5 +1,6 @@
 """Evaluation of variables on all images of a split; every image counts once."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ class SplitEvaluation:
 
     Attributes:
         scores: Means over the images: ``{"loss", "top1", "top5"}``, with ``"map"`` (mean average
-            precision) where images can have several classes; empty for no images.
+            precision) where images can have several classes; empty for no images, and NaN if none
+            could be read.
         logits: float32 ``[N, K]`` of the images that could be read, in order, if they were kept.
         labels: Their labels, if the logits were kept.
         rows: Their indices in the split, if the logits were kept.
@@ -87,19 +89,24 @@ def evaluate_split(
 
 
 def score_of(scores: Scores) -> float | None:
-    """The score that ranks checkpoints: mean average precision if there is one, else top-1."""
-    return scores.get("map", scores.get("top1"))
+    """The score that ranks checkpoints: mean average precision if there is one, else top-1.
+
+    None without images, or if it is NaN, which has no rank.
+    """
+    score = scores.get("map", scores.get("top1"))
+    return None if score is None or math.isnan(score) else score
 
 
 def to_means(sums: Metrics) -> Scores:
     """Means over examples from sums over examples, without ``count``, and without what counts
-    steps."""
+    steps. They are NaN over no examples, such as images that cannot be read: 0 would be the loss
+    of a perfect model."""
     values = {
         name: float(value)
         for name, value in jax.device_get(sums).items()
         if not name.startswith("nonfinite")
     }
-    count = max(values.pop("count"), 1.0)
+    count = values.pop("count") or math.nan
     return {name: value / count for name, value in values.items()}
 
 

@@ -249,13 +249,15 @@ def _fit(
         interval = parse_interval("save-every", run.config.save_every)
         waited = profiler.waits(batches)
         saves_at = SaveSchedule(interval, run.epoch_at, recorder.checkpoints)
-        nonfinite = NonfiniteSteps(run, sums, start)
-        before = past[-1]["time"] if past else 0.0
+        before = recorder.checkpoints.seconds(start) if start else 0.0
+        if before is None:  # an earlier version saved it
+            before = past[-1]["time"] if past else 0.0
         clock = Clock(run.config.data.batch_size, batches, before, profiler)
         if eval_pending:
             sums, stopping = recorder.evaluate_and_save(start, state, sums, clock, stop.poll())
             if stopping:
                 return state, start
+        nonfinite = NonfiniteSteps(run, sums, start)
         for segment in run.segments(start):
             step = run.step_for(segment.phase, segment.image_size)
             if segment.phase != phase:
@@ -279,15 +281,17 @@ def _fit(
                 clock.steps += 1
                 stopping = stop.poll()
                 evaluates = run.evaluates_at(done)
-                saves = stopping or evaluates or saves_at.is_due(done)
+                with profiler.time("step", times=0):  # the others wait for process 0
+                    saves = stopping or evaluates or saves_at.is_due(done)
                 # Before every save, too: a checkpoint must not be replaced by one that diverged.
                 if saves or clock.log_is_due():
                     with profiler.time("step", times=0):
-                        means, found = to_means(sums), nonfinite.find(sums, done)
+                        read = jax.device_get(sums)
+                        means, found = to_means(read), nonfinite.find(read, done)
                     try:
                         if run.config.on_nan == "skip":
                             nonfinite.report_skipped(found, float(state.rate_factor), console)
-                        check_loss(means, done, run.config)
+                        check_loss(read, done, run.config)
                         if saves:
                             with profiler.time("step", times=0):  # it waits for the devices, too
                                 check_state(state, done, run.config)

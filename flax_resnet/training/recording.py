@@ -17,7 +17,7 @@ from ..report import (
     Entry,
     Trackers,
     append_history,
-    read_history,
+    history_up_to,
     results_table,
     truncate_history,
 )
@@ -154,7 +154,7 @@ class Recorder:
         path = self.workdir / HISTORY
         if jax.process_index() == 0:
             return truncate_history(path, step)
-        return [line for line in read_history(path) if line["step"] <= step]
+        return history_up_to(path, step)
 
     def append(self, entry: Entry) -> None:
         """Append a line to the history; one process of a run writes it."""
@@ -188,7 +188,7 @@ class Recorder:
         # No later save would make good for one that fails.
         is_last = step >= run.last_step
         if not run.evaluates_at(step):
-            self._save(step, saved, wait=stopping)
+            self._save(step, saved, clock, wait=stopping)
             return sums, stopping
         if not stopping:
             try:
@@ -197,17 +197,17 @@ class Recorder:
             except Stopped:
                 stopping = True
         if stopping:
-            self._save(step, saved, evaluated=False, wait=True)
+            self._save(step, saved, clock, evaluated=False, wait=True)
             return sums, stopping
         if run.evaluation_is_due(step):  # not where max_steps cuts an epoch short
             sums = run.partitioning.replicate(zero_step_metrics())
         saved = {"state": state, "sums": sums}
-        self._save(step, saved, score=score_of(scores), wait=is_last)
+        self._save(step, saved, clock, score=score_of(scores), wait=is_last)
         return sums, stopping
 
-    def _save(self, step: int, tree: Any, **options: Any) -> None:
+    def _save(self, step: int, tree: Any, clock: Clock, **options: Any) -> None:
         with self.profiler.time("checkpoint"):
-            self.checkpoints.save(step, tree, **options)
+            self.checkpoints.save(step, tree, seconds=round(clock.total, 3), **options)
 
     def finish(self, state: TrainState) -> TrainResult:
         """Evaluate the best and the last checkpoint on the test images, and write the results.

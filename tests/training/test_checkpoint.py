@@ -206,6 +206,18 @@ def test_a_pruned_checkpoint_removed_in_part_is_no_damaged_one(tmp_path):
     assert checkpoint_list.prune_checkpoints(tmp_path, listed) == ["deleted"]
 
 
+def test_the_time_of_training_is_kept_and_sealed(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, tree_of(1), wait=True)
+    checkpoints.save(2, tree_of(2), wait=True, seconds=12.345)
+    assert [checkpoints.seconds(step) for step in (1, 2)] == [None, 12.345]
+    path = tmp_path / "2" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace("12.345", "92.345"))
+    with pytest.raises(UserError, match="the checksum of its metadata differs"):
+        checkpoints.restore(2, tree_of(2))
+    checkpoints.close()
+
+
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 

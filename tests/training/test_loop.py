@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -25,8 +24,10 @@ from flax_resnet.config import (
     OptimizerConfig,
     TransferConfig,
 )
+from flax_resnet.report import append_history
 from flax_resnet.training import Checkpoints, checkpoint, clock, evaluation
 from flax_resnet.training.checkpoint import checksum
+from flax_resnet.training.recording import Recorder
 from flax_resnet.transform import EvalTransform
 from tests.changed_steps import change_steps
 from tests.tiny_net import TINY
@@ -104,15 +105,20 @@ def wait_for(path, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(whole_run, tmp_path, console):
+def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
+    whole_run, tmp_path, console, monkeypatch
+):
     workdir, result = whole_run
 
-    def stop():
-        wait_for(tmp_path / "checkpoints" / "3")
-        os.kill(os.getpid(), signal.SIGTERM)
+    def stop(number, state, sums):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, sums
 
-    threading.Thread(target=stop, daemon=True).start()
-    stopped = fr.train(config(tmp_path, save_every=3), console)
+    with monkeypatch.context() as patch:
+        change_steps(patch, stop)
+        stopped = fr.train(config(tmp_path, save_every=3), console)
+    assert stopped.step == 4
     assert not stopped.finished
     assert "saved. The same command resumes there" in console.text()
     resumed = fr.train(config(tmp_path, save_every=3), console)
@@ -207,6 +213,36 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(whole_ru
         process.kill()
     assert fr.train(config(tmp_path, save_every=3)).finished
     assert_same_run(workdir, tmp_path, result.step)
+
+
+def test_a_resumed_run_counts_the_time_up_to_its_checkpoint(tmp_path, console, monkeypatch):
+    """It counted that up to the last evaluation."""
+
+    class KilledError(Exception):
+        pass
+
+    def kill(number, state, sums):
+        if number == 4:
+            raise KilledError
+        return state, sums
+
+    total = clock.Clock.total.fget
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(clock.Clock, "total", property(lambda self: total(self) + 1e6))
+        change_steps(patch, kill)
+        fr.train(config(tmp_path, save_every=3), console)
+    fr.train(config(tmp_path, save_every=3, max_steps=4), console)
+    assert history(tmp_path)[0]["time"] > 1e6
+
+
+def test_every_process_leaves_out_the_last_line_of_a_finished_run(tmp_path, monkeypatch):
+    """Without images a second, it ended the other processes of a command that was repeated."""
+    path = tmp_path / "history.jsonl"
+    append_history(path, {"step": 3, "images_per_second": 1.0})
+    append_history(path, {"step": 3, "best_step": 3})
+    recorder = Recorder(None, tmp_path, None, None, None, None, None, None)
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    assert recorder.truncate_history(3) == [{"step": 3, "images_per_second": 1.0}]
 
 
 @pytest.mark.slow

@@ -117,3 +117,4 @@ def test_evaluation_has_the_mean_average_precision_of_the_images_it_could_read(m
     np.testing.assert_array_equal(found.labels, truth)
     assert score_of(scores) == scores["map"]
     assert score_of({"top1": 0.5}) == 0.5 and score_of({}) is None
+    assert score_of({"top1": 0.5, "map": np.nan}) is None

@@ -26,7 +26,8 @@ from .orbax_storage import COMMITTED, committed_by, enable_s3
 
 METRIC = "score"  # of validation; the best checkpoint has the highest
 CHECKSUM = "checksum"  # entry of the saved tree, next to the state
-EVAL_PENDING, SEAL = "eval_pending", "seal"  # entries of orbax's custom metadata
+# Entries of orbax's custom metadata.
+EVAL_PENDING, SEAL, SECONDS = "eval_pending", "seal", "seconds"
 DELETED = "deleted"  # a subfolder, see remove_deleted
 MOST_ATTEMPTS = 5  # of reading, while a run removes checkpoints
 PENDING = ".pending"  # ends the name of a checkpoint that another of its step replaces
@@ -34,19 +35,24 @@ PENDING = ".pending"  # ends the name of a checkpoint that another of its step r
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides which checkpoint is used, besides its step.
+    """What decides which checkpoint is used, besides its step, and the time of training.
 
     Attributes:
         score: The validation score; None without one.
         eval_pending: Whether a signal came before the evaluation that was due.
+        seconds: Time of training so far; None if an earlier version saved the checkpoint.
     """
 
     score: float | None
     eval_pending: bool
+    seconds: float | None = None
 
     def seal(self, step: int) -> str:
         """Return a digest of the facts and the step, by which a damaged one is noticed."""
-        text = json.dumps([step, self.score, self.eval_pending])
+        facts = [step, self.score, self.eval_pending]
+        if self.seconds is not None:
+            facts.append(self.seconds)
+        text = json.dumps(facts)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -107,7 +113,7 @@ def read_facts(folder: Path, step: int) -> Facts:
             score = json.loads(read_bytes(path / "metrics" / "metrics"))[METRIC]
         except FileNotFoundError:
             score = None
-        facts = Facts(score, custom.pop(EVAL_PENDING))
+        facts = Facts(score, custom.pop(EVAL_PENDING), custom.pop(SECONDS, None))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its metadata are damaged: {first_line(error)}") from error
     # Earlier versions wrote no seal; then there is no other entry either.
