@@ -1,5 +1,6 @@
 """The first step that is not finite: found by computing steps again, and kept to be repeated."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..output_files import write_json
+from ..storage import delete
 from .checkpoint import Checkpoints
+from .distributed import primary_decides
 from .replay import load_saved, replay
 from .run import Run
 from .state import TrainState
@@ -41,6 +44,7 @@ def explain(
         Sentences with step, learning rate, samples and the folder; None if all steps are finite
         when they are computed again.
     """
+    run = _without_skipping(run)
     found: dict[str, Any] = {}
 
     def look(done: int, state: TrainState, metrics: dict[str, Any]) -> None:
@@ -64,6 +68,10 @@ def explain(
     state, start = restore()
     state = replay(run, state, start, before)
     folder = workdir / "debug" / f"step-{found['step']}"
+    # A state that an earlier attempt at this step left would not be replaced.
+    with primary_decides():
+        if jax.process_index() == 0:
+            delete(folder)
     with closing(Checkpoints(folder)) as kept:
         kept.save(before or 1, {"state": state}, wait=True)
     if jax.process_index() == 0:
@@ -99,6 +107,7 @@ def debug_step(folder: Path, console: Console) -> list[str]:
             f"{folder} does not hold a step that failed: name the folder debug/step-N of a run."
         ) from error
     run, state = load_saved(folder.absolute().parents[1], folder, saved, step - 1, console)
+    run = _without_skipping(run)
     lines = [
         f"Step {step:,}, learning rate {kept['learning_rate']:g}.",
         f"Samples of the training set: {', '.join(map(str, samples))}.",
@@ -117,6 +126,13 @@ def debug_step(folder: Path, console: Console) -> list[str]:
 
     replay(run, state, step - 1, step, look)
     return [line for line in lines if line]
+
+
+def _without_skipping(run: Run) -> Run:
+    """The run with steps that are computed where ``--on-nan skip`` skips them: the metrics of a
+    skipped step are 0."""
+    step = dataclasses.replace(run.step, skips_nonfinite=False)
+    return dataclasses.replace(run, step=step)
 
 
 def _not_finite(state: TrainState) -> str:

@@ -83,8 +83,9 @@ class TrainStep:
             the gradient times the number of examples, and ``nonfinite_steps``, float32
             ``[COUNTED_STEPS]``: 1 at index ``state.step % COUNTED_STEPS`` if the loss or the
             gradient is not finite, else 0, so that the sum over as many steps tells which failed.
-        skips_nonfinite: Whether such a step leaves all but ``state.step`` as it was, and adds
-            nothing to the other metrics.
+        skips_nonfinite: Whether such a step leaves all but ``state.step`` and the counts of
+            ``optax.scale_by_schedule`` as it was, and adds nothing to the other metrics. The next
+            step so has the learning rate that it would have had.
         compute_sharding: Where parameters are split over devices under ``jit``: the replicated
             sharding in which the forward and backward pass use them.
 
@@ -222,7 +223,8 @@ class TrainStep:
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums["loss"])
         if self.skips_nonfinite:
-            old = state.replace(step=state.step + 1)  # type: ignore[attr-defined]
+            opt_state = _with_schedule_counts(state.opt_state, opt_state)
+            old = state.replace(step=new.step, opt_state=opt_state)  # type: ignore[attr-defined]
             new, sums = jax.tree.map(
                 lambda one, other: jnp.where(finite, one, other),
                 (new, sums),
@@ -281,7 +283,8 @@ class TrainStep:
         if self.mix is not None:
             mix_key = jax.random.fold_in(step_key, 2)  # 0 and 1 would be the two keys above
             num_classes: int = self.model.num_classes  # type: ignore[attr-defined]
-            targets = targets_of(labels, num_classes, images.dtype, self.label_smoothing)
+            dtype = jnp.promote_types(images.dtype, jnp.float32)  # images may be integers
+            targets = targets_of(labels, num_classes, dtype, self.label_smoothing)
             images, examples["target"] = self.mix(mix_key, images, targets, axis_name)
         return examples | {"image": images}, dropout_key
 
@@ -365,6 +368,20 @@ def zero_step_metrics() -> Metrics:
         "grad_norm": jnp.zeros((), jnp.float32),
         "nonfinite_steps": jnp.zeros(COUNTED_STEPS, jnp.float32),
     }
+
+
+def _with_schedule_counts(opt_state: Any, counted: Any) -> Any:
+    """An optimiser state with the positions of another in the schedules of the learning rate."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda node, other: other if is_schedule(node) else node,
+        opt_state,
+        counted,
+        is_leaf=is_schedule,
+    )
 
 
 def _statistics_differ(model: Any, microbatches: int, axis_name: str) -> bool:

@@ -2,9 +2,13 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
+from functools import partial
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +19,13 @@ import flax_resnet as fr
 from flax_resnet import cli
 from flax_resnet.config import ModelConfig, OptimizerConfig, TransferConfig
 from flax_resnet.data import batch_indices
-from flax_resnet.training import clock, create_optimizer, loop
+from flax_resnet.training import clock, create_optimizer, loop, nonfinite
 from flax_resnet.training import step as step_module
 from flax_resnet.training.nonfinite import NonfiniteSteps
 from flax_resnet.training.resolve import resolve
 from flax_resnet.training.step import TrainStep
+from flax_resnet.weights.formats.checkpoint import read_tree
+from tests.changed_steps import change_steps
 from tests.training.test_loop import BASE, config, history
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -116,21 +122,91 @@ def test_a_run_that_is_rolled_back_names_the_samples(tmp_path, spike, console, m
 
 
 @pytest.mark.slow
-def test_a_run_that_is_rolled_back_goes_on_with_half_the_rate(tmp_path, console):
-    """From a rate at which this net diverges: halved until it does not."""
-    wild = OptimizerConfig(learning_rate=200.0, clip_norm=None)
-    settings = config(
-        tmp_path, data=DATA, save_every=1, on_nan="rollback", max_steps=9, optimizer=wild
-    )
-    try:
-        result = fr.train(settings, console)
-    except fr.UserError as error:  # five times is not always enough
-        assert "not finite" in str(error)
-    else:
-        assert result.step == 9
-        assert history(tmp_path)[-2]["learning_rate"] < 200
-        assert history(tmp_path)[-2]["rate_factor"] < 1
-    assert "with 0.5 times the learning rate" in console.text()
+def test_a_run_that_is_rolled_back_goes_on_with_half_the_rate(tmp_path, console, monkeypatch):
+    """It diverges once, after a checkpoint, and keeps the factor over a restart."""
+
+    def diverge(number, state, sums):
+        if number == 4:
+            with jax.transfer_guard("allow"):
+                params = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
+                state = state.replace(params=params)
+        return state, sums
+
+    change_steps(monkeypatch, diverge)
+    settings = config(tmp_path, data=DATA, save_every=3, on_nan="rollback", max_steps=7)
+    assert fr.train(settings, console).step == 7
+    assert "training goes on after step 3 with 0.5 times the learning rate" in console.text()
+    assert fr.train(dataclasses.replace(settings, max_steps=8), console).step == 8
+    run = resolve(settings)
+    lines = [line for line in history(tmp_path) if "train_loss" in line]
+    assert [line["step"] for line in lines] == [6, 7, 8]
+    for line in lines:
+        assert line["rate_factor"] == 0.5
+        assert line["learning_rate"] == pytest.approx(float(run.schedule(line["step"] - 1)) / 2)
+
+
+@pytest.mark.slow
+def test_a_run_that_skips_step_after_step_ends_and_keeps_the_first(
+    tmp_path, spike, console, monkeypatch, capsys
+):
+    """It was kept with a loss of 0, that of a step that was skipped again."""
+    monkeypatch.setattr(clock, "LOG_SECONDS", 0)
+    monkeypatch.setattr(nonfinite, "MOST_IN_A_ROW", 3)
+    spike(1, 2, 3)
+    with pytest.raises(fr.UserError, match="loss is not finite at step 2: training diverged"):
+        fr.train(config(tmp_path, data=DATA, on_nan="skip"), console)
+    folder = tmp_path / "debug" / "step-2"
+    kept = json.loads((folder / "debug.json").read_text())
+    assert kept["loss"] is kept["grad_norm"] is None
+    assert cli.main(["debug-step", str(folder)]) == 0
+    assert "Loss nan, norm of the gradient nan" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_steps_that_are_skipped_have_no_loss(tmp_path, spike, console, monkeypatch):
+    """The history had the loss 0."""
+    monkeypatch.setattr(clock, "LOG_SECONDS", 0)
+    spike(0, 1)
+    result = fr.train(config(tmp_path, data=DATA, on_nan="skip", max_steps=2), console)
+    assert result.finished
+    first = history(tmp_path)[0]
+    assert first["train_loss"] is first["train_top1"] is first["grad_norm"] is None
+    assert first["val_loss"] > 0
+
+
+@pytest.mark.slow
+def test_skipped_steps_are_counted_after_an_evaluation_that_was_pending(
+    tmp_path, spike, console, monkeypatch
+):
+    """Those before the evaluation were subtracted from those after it."""
+    monkeypatch.setattr(clock, "LOG_SECONDS", 1e9)
+    spike(2, 7)
+
+    def stop(number, state, sums):
+        if number == 6:  # after which an evaluation is due
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, sums
+
+    settings = config(tmp_path, data=DATA, on_nan="skip", save_every=None, max_steps=9)
+    with monkeypatch.context() as patch:
+        change_steps(patch, stop)
+        assert fr.train(settings, console).step == 6
+    assert not (tmp_path / "history.jsonl").exists()
+    assert fr.train(settings, console).finished
+    assert "Step 8 (learning rate 0.0146146" in console.text()
+    assert f", samples {first_samples(8)}, ...) was skipped" in console.text()
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_again_is_kept_again(tmp_path, spike, console, monkeypatch):
+    """The state of the first attempt stayed, next to what was found in the second."""
+    monkeypatch.setattr(loop, "MOST_ROLLBACKS", 1)
+    spike(1)
+    for on_nan, factor in (("stop", 1.0), ("rollback", 0.5)):
+        with pytest.raises(fr.UserError, match="step 2: training diverged"):
+            fr.train(config(tmp_path, data=DATA, max_steps=4, on_nan=on_nan), console)
+        kept = read_tree(tmp_path / "debug" / "step-2", 1)["state"]
+        assert float(kept["rate_factor"]) == factor
 
 
 def test_a_head_on_kept_features_that_diverges_is_rolled_back_and_explained(
@@ -236,6 +312,32 @@ def test_the_norm_of_the_gradient_and_a_skipped_step():
     assert float(sums["nonfinite_steps"].sum()) == 1
     assert float(sums["loss"]) == float(sums["count"]) == 0
     jax.tree.map(np.testing.assert_array_equal, same.params, new.params)
+
+
+class SmallNet(nn.Module):
+    """A convolution and a dense layer."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3)(nn.relu(nn.Conv(4, (2, 2))(images)).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adamw", "lamb", "muon"])
+def test_the_schedule_goes_on_where_a_step_is_skipped(name):
+    """The step after it has the rate of the second step, and all else of the first."""
+
+    def after(schedule, *batches):
+        settings = OptimizerConfig(name=name, clip_norm=1.0, bias_rate=2.0)
+        step = TrainStep(SmallNet(), create_optimizer(settings, schedule), skips_nonfinite=True)
+        jitted, state = jax.jit(step), step.init(jax.random.key(0), IMAGES)
+        for images in batches:
+            state, _ = jitted(state, {"image": images, "label": jnp.arange(4) % 3})
+        return state.params
+
+    start, wanted = after(lambda step: 0.01), after(lambda step: 0.01, IMAGES)
+    found = after(lambda step: 0.01 * step, IMAGES * jnp.nan, IMAGES)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+    assert not np.allclose(found["Dense_0"]["kernel"], start["Dense_0"]["kernel"], rtol=1e-6)
 
 
 def test_a_factor_of_the_rate_scales_the_update():

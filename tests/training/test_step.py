@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import flax_resnet as fr
-from flax_resnet.data import Augmentation, Preprocessing
+from flax_resnet.data import Augmentation, Mixing, Preprocessing
 from tests.tiny_net import tiny_model
 
 PREPROCESS = Preprocessing((0.5,) * 3, (0.25,) * 3)
@@ -103,6 +103,13 @@ def test_label_smoothing_is_the_papers(batch):
     smooth = one_hot * (1 - smoothing) + smoothing / 10
     expected = (one_hot - smooth).mean(0)
     np.testing.assert_allclose(losses[smoothing] - losses[0.0], expected, atol=1e-6)
+
+
+def test_integer_images_are_mixed_too(batch):
+    """Their targets were integers, which the loss does not take."""
+    step, state = make(batch, preprocess=None, mix=Mixing(mixup_alpha=1.0))
+    _, sums = jax.jit(step)(state, batch)
+    assert np.isfinite(sums["loss"]) and float(sums["count"]) == 8
 
 
 def test_mixed_images_and_targets_reach_the_loss(batch):
