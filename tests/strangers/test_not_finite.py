@@ -288,14 +288,10 @@ def test_a_state_that_is_not_finite_does_not_replace_the_checkpoint(tmp_path, co
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_fails_in_a_sentence(tmp_path, console):
+def test_a_run_that_diverges_fails_in_a_sentence(tmp_path, console, optimised):
     """As users compile: XLA's optimisations, which the other tests do without, lose NaN."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        with pytest.raises(fr.UserError, match=r"not finite at step \d+: training diverged"):
-            fr.train(small_run(tmp_path, learning_rate=1e3), console)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.raises(fr.UserError, match=r"not finite at step \d+: training diverged"):
+        fr.train(small_run(tmp_path, learning_rate=1e3), console)
     for path in tmp_path.glob("checkpoints/*"):
         assert all(np.isfinite(array).all() for array in read_weights_of(path))
 
