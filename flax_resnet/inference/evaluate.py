@@ -38,7 +38,7 @@ from ..training import BatchOutputs
 from ..training.forward_pass import NOT_FINITE
 from ..training.heat_maps import with_heat_maps
 from ..training.run_page import image_names
-from ..weights import WeightsInfo, imagenet_classes
+from ..weights import imagenet_classes
 from .outputs import BATCH_SIZE, TestTimeAugmentation, folded_model, forward_source
 from .predict import Predictions, to_probabilities
 from .training_images import (
@@ -133,8 +133,8 @@ def evaluate(
 
     Args:
         classifier: The trained model.
-        source: A folder with a folder for each class, or a ``.csv`` or ``.jsonl`` of path and
-            label; None for the data that the run was trained on.
+        source: A folder with a folder for each class, or a ``.csv``, ``.tsv`` or ``.jsonl`` of path
+            and label; None for the data that the run was trained on.
         split: Which images; by default the test split of the run's own data or of a source that
             has splits, and all images of any other source. Image files that the run was trained on,
             or that chose its weights, are left out of both, by their contents; ``"all"`` includes
@@ -248,7 +248,7 @@ def _select(
             "There is no data to evaluate on: name a folder with a folder of images for each class."
         )
     if own and (name not in IMAGE_SETS or str(data_dir).lower().endswith(".npz")):
-        return _select_of_config(info, split)
+        return _select_of_config(classifier, split)
     root = str(data_dir if source is None else source)
     ratios = tuple(settings.get("data.splits") or (8, 1, 1)) if own else (8, 1, 1)
     if own and columns is None:
@@ -301,8 +301,9 @@ def _select(
     return _Selection(splits, chosen, title, (*found.notes, *left_out, *notes))
 
 
-def _select_of_config(info: WeightsInfo, split: SplitName | None) -> _Selection:
+def _select_of_config(classifier: Classifier, split: SplitName | None) -> _Selection:
     """Find the images of the data set that the run's settings name."""
+    info = classifier.info
     held: dict[str, Any] = {
         name.removeprefix("data."): tuple(value) if isinstance(value, list) else value
         for name, value in info.settings.items()
@@ -315,6 +316,13 @@ def _select_of_config(info: WeightsInfo, split: SplitName | None) -> _Selection:
     chosen = split or ("test" if "test" in sources else "validation")
     if chosen not in sources:
         raise UserError(f"{data.name} has no {chosen}: choose --split {' or '.join(sources)}.")
+    # The settings leave open what the run took from its starting weights; its transform has it.
+    sources = {
+        name: ImageFiles.from_transform(source.files, classifier.transform)
+        if isinstance(source, ImageFiles)
+        else source
+        for name, source in sources.items()
+    }
     splits = {
         name: _NamedSplit(source, tuple(f"{name}/{i}" for i in range(len(source))))
         for name, source in sources.items()

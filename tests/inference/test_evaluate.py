@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,10 +13,14 @@ from sklearn.metrics import precision_recall_fscore_support
 
 import flax_resnet as fr
 from flax_resnet.cli import main
-from flax_resnet.config import Config, DataConfig
+from flax_resnet.config import Config, DataConfig, TransferConfig
+from flax_resnet.inference.evaluate import select_images
 from flax_resnet.report.explain import overlay
 from flax_resnet.report.outcomes import read_outcomes, write_outcomes
 from flax_resnet.report.pictures import to_webp
+from flax_resnet.transform import EvalTransform
+from flax_resnet.weights import WeightsInfo, build_model, describe, write_model
+from tests.data.tfds.test_dataset import write as write_prepared
 from tests.inference.conftest import CLASSES, photo
 from tests.strangers.shards import samples, tar
 from tests.tiny_net import TINY
@@ -203,6 +208,35 @@ def test_other_arrays_than_the_runs_are_noted(tmp_path, monkeypatch):
     assert note.startswith("folder is not as it was when the run was started: ")
 
 
+@pytest.mark.usefixtures("no_page")
+def test_a_prepared_set_is_seen_as_the_run_saw_it(tmp_path):
+    """Size and interpolation came with the starting weights, which the settings do not have."""
+    model = build_model(TINY, 3)
+    images = np.zeros((1, 12, 12, 3), np.float32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+    seen = EvalTransform.center_crop(12, interpolation="bicubic")
+    info = WeightsInfo("none", "random", None, TINY, ("a", "b", "c"), seen)
+    path = tmp_path / "start.safetensors"
+    write_model(path, fr.to_torchvision(variables, model), model, describe(info))
+    write_prepared(tmp_path, "photos", {"train": 16, "validation": 6, "test": 6})
+    config = Config(
+        model=TINY,
+        data=DataConfig(name="photos", dir=str(tmp_path), batch_size=8),
+        transfer=TransferConfig(weights=str(path)),
+        epochs=1,
+        workdir=str(tmp_path / "run"),
+        compile_cache=None,
+    )
+    fr.train(config)
+    run = fr.load(tmp_path / "run")
+    assert (run.transform.height, run.transform.interpolation) == (12, "bicubic")
+    assert run.evaluate().result.loss == pytest.approx(
+        last_line(tmp_path / "run")["test_loss"], rel=1e-4
+    )
+    images, _ = select_images(run, "train")
+    assert images.image_shape == (12, 12, 3)
+
+
 def test_shards_are_evaluated_as_they_were_trained_on(tmp_path):
     """Beside them image files may lie, which ``--data.name webdataset`` leaves out."""
     folder = tmp_path / "set"
@@ -252,14 +286,15 @@ def test_bad_input_is_one_sentence(run, run_folder, photos, tmp_path, capsys, ar
     assert sentence in capsys.readouterr().err
 
 
+def embed(run_folder, photos, output):
+    folder = photos / "test" / "blue"
+    assert main(["embed", str(run_folder), str(folder), "--output", str(output)]) == 0
+
+
 def test_embeddings_feed_the_classifier(run, run_folder, photos, tmp_path, capsys):
     """The features times the classifier's weights are the logits."""
-    folder = photos / "test" / "blue"
-    for name in ("e.npz", "e.NPZ", "e.parquet"):
-        if name.endswith("parquet"):
-            pytest.importorskip("pyarrow")
-        output = tmp_path / name
-        assert main(["embed", str(run_folder), str(folder), "--output", str(output)]) == 0
+    for name in ("e.npz", "e.NPZ"):
+        embed(run_folder, photos, tmp_path / name)
         assert "64 features of 5 images" in capsys.readouterr().out
     held = np.load(tmp_path / "e.npz")
     fc = run.variables["params"]["fc"]
@@ -267,9 +302,14 @@ def test_embeddings_feed_the_classifier(run, run_folder, photos, tmp_path, capsy
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = run.predict(held["files"].tolist()).probabilities
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
-    import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
+
+def test_embeddings_in_parquet_are_those_of_npz(run_folder, photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for name in ("e.npz", "e.parquet"):
+        embed(run_folder, photos, tmp_path / name)
+    held = np.load(tmp_path / "e.npz")
+    table = parquet.read_table(tmp_path / "e.parquet")
     assert table["file"].to_pylist() == held["files"].tolist()
     np.testing.assert_array_equal(np.stack(table["features"].to_pylist()), held["features"])
 
