@@ -154,7 +154,8 @@ def _check_order(dataset: Dataset, config: Config) -> None:
 
 
 def _check_labels(dataset: Dataset, config: Config) -> None:
-    """Raise a UserError where labels do not suit the loss, or a class has no training image."""
+    """Raise a UserError where labels do not suit the loss or are balanced twice, or a class has no
+    training image."""
     if dataset.multi_label:
         if config.loss != "sigmoid":
             raise UserError(
@@ -183,6 +184,12 @@ def _check_labels(dataset: Dataset, config: Config) -> None:
         raise UserError(
             f"--class-weights {config.class_weights} weighs the softmax loss: use --loss softmax, "
             "or --data.sampling balanced in its place.",
+            exit_code=2,
+        )
+    if config.class_weights is not None and config.data.sampling is not None:
+        raise UserError(
+            f"--class-weights {config.class_weights} and --data.sampling {config.data.sampling} "
+            "would correct for the sizes of the classes twice: leave out one of them.",
             exit_code=2,
         )
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))

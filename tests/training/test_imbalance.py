@@ -14,9 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 import flax_resnet as fr
+from flax_resnet.config import Config, DataConfig
 from flax_resnet.data import BalancedOrder, batch_indices
 from flax_resnet.metrics import balanced_class_weights
+from flax_resnet.training.resolve import resolve
 from flax_resnet.training.transfer.head import fit_strengths
+from tests.tiny_net import TINY
 
 LABELS = np.repeat([0, 1, 2], [300, 40, 7])[np.random.default_rng(5).permutation(347)]
 
@@ -26,6 +29,12 @@ def test_balanced_weights_are_scikit_learns():
     np.testing.assert_allclose(balanced_class_weights(LABELS, 3), theirs)
     np.testing.assert_array_equal(balanced_class_weights(LABELS, 4)[:3], theirs)
     assert balanced_class_weights(LABELS, 4)[3] == 0
+
+
+def test_classes_are_not_balanced_twice():
+    data = DataConfig(name="digits", sampling="balanced")
+    with pytest.raises(fr.UserError, match=r"--class-weights balanced and --data.sampling bal"):
+        resolve(Config(model=TINY, data=data, class_weights="balanced"))
 
 
 def test_an_epoch_has_as_many_of_each_class_and_uses_its_images_equally():
