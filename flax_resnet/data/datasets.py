@@ -62,12 +62,13 @@ class Split:
         indices: npt.ArrayLike,
         crop_uniforms: npt.NDArray[np.float64] | None = None,
         size: int | None = None,
+        replace: bool = False,
     ) -> dict[str, np.ndarray]:
         """Copy out a batch.
 
         Args:
             indices: Indices into the split, integers ``[B]``.
-            crop_uniforms, size: Not used; streaming sources crop by them.
+            crop_uniforms, size, replace: Not used; streaming sources crop and read by them.
 
         Returns:
             ``"image"`` uint8 ``[B, H, W, C]`` and ``"label"`` int32 ``[B]``.

@@ -46,7 +46,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def gather(
-        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
+        self,
+        indices: np.ndarray,
+        crop_uniforms: np.ndarray | None = None,
+        size: int | None = None,
+        replace: bool = False,
     ) -> Batch:
         """Return a batch; two threads may gather from a streaming source at once.
 
@@ -56,6 +60,8 @@ class Source(Protocol):
                 is a random crop that its row alone determines. None: the whole image or its
                 center.
             size: Height and width of the images, for streaming sources.
+            replace: Whether other images replace those that cannot be read, as batch norm and
+                mixing see masked images too; of random crops they always do.
 
         Returns:
             ``"image"`` uint8 ``[B, H, W, C]`` and ``"label"``; optionally ``"mask"`` bool ``[B]``,
@@ -127,9 +133,11 @@ def train_batches(
     def stored(step: int, indices: np.ndarray) -> Batch:
         if not split.streams:
             return split.gather(indices)
+        options: dict[str, Any] = {} if random_crops else {"replace": True}
+        if (size := size_at(step)) is not None:
+            options["size"] = size
         uniforms = shard.of(crop_uniforms(seed, step, batch_size)) if random_crops else None
-        size = size_at(step)
-        return split.gather(indices, uniforms, **({} if size is None else {"size": size}))
+        return split.gather(indices, uniforms, **options)
 
     if not split.streams:
         yield from map(batch_of, range(start, stop))

@@ -97,9 +97,9 @@ class ImageFiles:
             interpolation: Filter of the resizing.
             workers: Number of threads that decode; by default the number of cores.
             on_bad_image: "error" raises ImageDecodeError for a file that cannot be decoded. "skip"
-                records it in ``bad``; training then takes the next file of the split that can be
-                decoded (after the last file the first one), so that batches stay full and
-                reproducible, and evaluation masks the file out.
+                records it in ``bad``; training (``replace``) then takes the next file of the split
+                that can be decoded (after the last file the first one), so that batches stay full
+                and reproducible, and evaluation masks the file out.
             max_pixels: Largest number of pixels that a file may have, see ``read_image``.
 
         Raises:
@@ -172,6 +172,7 @@ class ImageFiles:
         indices: npt.ArrayLike,
         crop_uniforms: npt.NDArray[np.float64] | None = None,
         size: int | None = None,
+        replace: bool = False,
     ) -> dict[str, np.ndarray]:
         """Decode a batch.
 
@@ -182,11 +183,13 @@ class ImageFiles:
                 its center is cropped.
             size: Height and width of the result, if they differ from ``image_shape``; the shorter
                 side before the center crop changes in proportion.
+            replace: Whether the next file that can be decoded replaces one that cannot and is
+                skipped; of random crops it always does.
 
         Returns:
             ``"image"`` uint8 ``[B, H, W, C]`` and ``"label"`` int32 ``[B]`` or float32
             ``[B, classes]``. With "skip" and no random crops also ``"mask"`` bool ``[B]``, False
-            for images that cannot be decoded; these are black.
+            for images that cannot be decoded and are not replaced; these are black.
 
         Raises:
             ImageDecodeError: A file cannot be decoded, and such files are not skipped; it is the
@@ -202,12 +205,12 @@ class ImageFiles:
         shape = (transform.height, transform.width, transform.channels)
         images = np.empty((len(index), *shape), np.uint8)
         label_shape = self.files.label_shape
+        replace = replace or crop_uniforms is not None
         labels = np.zeros((len(index), *label_shape), np.float32 if label_shape else np.int32)
 
         def fill(row: int) -> bool:
             uniforms = None if crop_uniforms is None else crop_uniforms[row]
-            # In training the next files replace one that cannot be decoded.
-            for step in range(1 if uniforms is None else count):
+            for step in range(count if replace else 1):
                 file = (int(index[row]) + step) % count
                 content, labels[row] = self.files.read(file)
                 pixels = self._decoded(self.files.name_of(file), content, uniforms, transform)
@@ -237,16 +240,14 @@ class ImageFiles:
                 task.result()
         if errors:  # rows are taken in order, so the first error of the batch is among these
             raise errors[min(errors)]
-        if crop_uniforms is None:
-            masked = {"mask": done} if self._skip else {}
-            return {"image": images, "label": labels, **masked}
-        if not done.all():
+        if replace and not done.all():
             name, reason = next(iter(self.bad.items()))
             raise UserError(
                 f"none of the {len(self)} images can be decoded (for example, {name} {reason}); "
                 "replace them"
             )
-        return {"image": images, "label": labels}
+        masked = {"mask": done} if self._skip and crop_uniforms is None else {}
+        return {"image": images, "label": labels, **masked}
 
     def close(self) -> None:
         """End the threads; no batch can be gathered afterwards."""

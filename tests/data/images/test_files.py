@@ -179,10 +179,25 @@ def test_in_training_the_next_good_file_replaces_a_bad_one(records):
     assert "mask" not in batch
 
 
-def test_training_stops_if_no_file_can_be_read(records):
+def test_training_without_random_crops_replaces_bad_files_too(records):
+    """They were black images, which batch norm and mixup saw."""
+    (batch,) = train_batches(
+        files(records), seed=0, batch_size=COUNT, start=0, stop=1, random_crops=False
+    )
+    order = batch_indices(0, 0, COUNT, COUNT)
+    following = {3: 5, 4: 5, 9: 0}
+    expected = [following.get(n, n) for n in order.tolist()]
+    assert batch["label"].tolist() == expected and batch["mask"].all()
+    pixels = [resize_center_crop(records.paths[n], 7, SIZE) for n in expected]
+    np.testing.assert_array_equal(batch["image"], pixels)
+
+
+@pytest.mark.parametrize("random_crops", [True, False])
+def test_training_stops_if_no_file_can_be_read(records, random_crops):
     bad = Records(tuple(records.paths[n] for n in BAD), np.zeros(len(BAD), np.int32))
+    steps = {"seed": 0, "batch_size": 1, "start": 0, "stop": 1, "random_crops": random_crops}
     with pytest.raises(UserError, match=r"none of the 3 images can be decoded .*; replace them"):
-        files(bad).gather([0], np.zeros((1, UNIFORMS_PER_CROP)))
+        list(train_batches(files(bad), **steps))
 
 
 def test_an_image_of_too_many_pixels_is_skipped_with_its_size(records):
