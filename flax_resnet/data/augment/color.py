@@ -167,7 +167,7 @@ def adjust_hue(image: jax.Array, shift: Scalar) -> jax.Array:
 
 def random_grey(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
     """Return the grey image in all channels with ``probability``, else the image."""
-    return jnp.where(jax.random.bernoulli(key, probability), grey(image), image)
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(probability)), grey(image), image)
 
 
 def color_jitter(

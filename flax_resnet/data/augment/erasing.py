@@ -24,7 +24,7 @@ def random_erasing(
     apply_key, box_key, noise_key = jax.random.split(key, 3)
     height, width, _ = image.shape
     mask = box_mask(random_erasing_box(box_key, height, width, scale, ratio), height, width)
-    mask &= jax.random.bernoulli(apply_key, probability)
+    mask &= jax.random.bernoulli(apply_key, jnp.float32(probability))
     levels = jnp.asarray(fill_value, image.dtype)
     if noise:
         levels = jax.random.bits(noise_key, image.shape, jnp.uint8).astype(image.dtype)

@@ -40,7 +40,7 @@ def random_pad_crop(
     else:
         canvas = jnp.broadcast_to(jnp.asarray(fill_value, image.dtype), shape)
         padded = lax.dynamic_update_slice(canvas, image, (padding, padding, 0))
-    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
     # Each row is flattened, because a CPU copies a contiguous row faster than single pixels.
     rows = padded.reshape(shape[0], shape[1] * channels)
     window = lax.dynamic_slice(rows, (top, left * channels), (height, width * channels))

@@ -87,7 +87,7 @@ class Mixing:
         """Mix a batch, see ``mixup`` and ``cutmix``."""
         if self.mixup_alpha and self.cutmix_alpha:
             choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
-            cut = jax.random.bernoulli(choice_key, self.cutmix_probability)
+            cut = jax.random.bernoulli(choice_key, jnp.float32(self.cutmix_probability))
             weight = _beta(mixup_key, self.mixup_alpha)
             mask = _cutmix_mask(cutmix_key, self.cutmix_alpha, *images.shape[1:3])
             target_weight = jnp.where(cut, mask.mean(dtype=jnp.float32), weight)

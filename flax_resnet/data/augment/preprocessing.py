@@ -36,4 +36,5 @@ class Preprocessing:
             n, _, _, channels = images.shape
             shape = (n, self.image_size, self.image_size, channels)
             pixels = jax.image.resize(pixels, shape, "bilinear")
-        return (pixels - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return (pixels - mean) / std

@@ -1,13 +1,14 @@
 """Crops, mirroring and preprocessing, compared with NumPy."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_resnet.data.augment import Augmentation, Preprocessing
+from flax_resnet.data.augment import Augmentation, Mixing, Preprocessing
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
@@ -122,6 +123,35 @@ def test_index_and_key_both_matter() -> None:
 
 
 # --- preprocessing -----------------------------------------------------------
+
+
+def assert_same_where_float64_is_on(results: Callable[[], list[jax.Array]]) -> None:
+    plain = results()
+    with jax.enable_x64(True):
+        for one, other in zip(plain, results(), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_float64_does_not_change_what_is_drawn() -> None:
+    """Crops, grey images and erased boxes were others."""
+    augmentation = Augmentation(crop_padding=2, grayscale=0.5, random_erasing=0.5)
+    images = random_images(16, 8, 8, 3)
+
+    def results() -> list[jax.Array]:
+        augmented = jax.jit(augmentation)(jax.random.key(0), images, np.arange(16))
+        return [augmented, Preprocessing(MEAN, STD)(images)]
+
+    assert_same_where_float64_is_on(results)
+
+
+@pytest.mark.slow
+def test_float64_does_not_change_the_choice_of_cutmix() -> None:
+    images, targets = np.ones((4, 8, 8, 3), np.float32), np.eye(4, dtype=np.float32)
+    mix = jax.jit(Mixing(0.2, 1.0))
+    assert_same_where_float64_is_on(
+        lambda: [mix(jax.random.key(n), images, targets)[1] for n in range(4)]
+    )
 
 
 def enlarge_axis(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
