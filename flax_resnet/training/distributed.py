@@ -186,8 +186,13 @@ def gather_texts(text: str) -> list[str]:
     return [bytes(one[:length]).decode() for one, length in zip(rows, lengths, strict=True)]
 
 
+def true_in_all(values: np.ndarray) -> np.ndarray:
+    """Where an array of truths is true in every process; all of them must call it."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values)).all(0)
+
+
 def all_agree(value: bool) -> bool:
     """Whether a value is true in every process."""
-    if jax.process_count() == 1:
-        return value
-    return bool(np.asarray(multihost_utils.process_allgather(np.array(value))).all())
+    return bool(true_in_all(np.array(value)))

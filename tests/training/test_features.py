@@ -20,6 +20,7 @@ from flax_resnet.config import Config, DataConfig, ModelConfig, TransferConfig
 from flax_resnet.results.records import is_finished
 from flax_resnet.training.plan import print_plan
 from flax_resnet.training.resolve import resolve
+from flax_resnet.training.transfer import features
 from flax_resnet.training.transfer.feature_store import FeatureStore
 from flax_resnet.training.transfer.features import keep_features
 from flax_resnet.training.transfer.head import fit_strengths
@@ -207,6 +208,25 @@ def test_features_of_a_bfloat16_model_are_kept_in_float32(tmp_path, console):
     assert (rows.dtype, rows.shape) == (np.float32, (len(labels), 8))
     np.testing.assert_array_equal(rows, computed.dataset.train.everything()[0])
     assert "1,797 found" in console.text()
+
+
+def test_an_image_that_another_process_cannot_read_is_left_out(tmp_path, console, monkeypatch):
+    """Each process decided alone, so that their splits had different lengths."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", image=images, label=np.arange(40) % 2)
+    config = head_of(
+        model=TINY,
+        data=DataConfig(name="folder", dir=str(tmp_path / "set.npz"), batch_size=8),
+        compile_cache=None,
+    )
+    cache = dataclasses.replace(config.transfer, feature_cache=str(tmp_path / "cache"))
+    run = resolve(dataclasses.replace(config, transfer=cache))
+    monkeypatch.setattr(features, "true_in_all", lambda here: here & (np.arange(len(here)) != 1))
+    kept = keep_features(run, run.init(), console).dataset.train
+    count = len(run.dataset.train)
+    assert kept.readable.tolist() == [0, *range(2, count)] and len(kept) == count - 1
+    np.testing.assert_array_equal(kept.labels, np.delete(run.dataset.train.labels, 1))
+    assert "train: images that another process cannot read are left out: 1." in console.text()
 
 
 def test_features_are_not_kept_where_other_images_are_needed():

@@ -20,6 +20,7 @@ from ...data.images import content_digest
 from ...models import fold_batch_norm, stage_of
 from ...paths import expand
 from ...transform import EvalTransform
+from ..distributed import true_in_all, wait_for_processes
 from ..forward_pass import forward, static_batch_size
 from ..messages import note
 from ..run import Run
@@ -68,7 +69,11 @@ class Features:
         return self._shape
 
     def gather(
-        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
+        self,
+        indices: np.ndarray,
+        crop_uniforms: np.ndarray | None = None,
+        size: int | None = None,
+        replace: bool = False,
     ) -> Batch:
         """``{"image": float [B, *image_shape], "label"}``; without ``crop_uniforms``, of the first
         view."""
@@ -118,6 +123,12 @@ def keep_features(run: Run, state: TrainState, console: Console) -> Run:
         source = getattr(run.dataset, name)
         hashes = content_hashes(source)
         readable, hashes = extractor.plain.compute(source, range(len(source)), hashes)
+        if missing := len(readable) - len(shared := _readable_in_all(source, readable)):
+            note(
+                console, f"{name}: images that another process cannot read are left out: {missing}."
+            )
+        hashes = [one for index, one in zip(readable, hashes, strict=True) if index in shared]
+        readable = sorted(shared)
         kept = [extractor.plain.store.rows(hashes)]
         if name == "train" and augmented:
             for view in augmented:
@@ -319,11 +330,24 @@ class _Subset:
         return len(self._indices)
 
     def gather(
-        self, indices: np.ndarray, crop_uniforms: np.ndarray | None = None, size: int | None = None
+        self,
+        indices: np.ndarray,
+        crop_uniforms: np.ndarray | None = None,
+        size: int | None = None,
+        replace: bool = False,
     ) -> Batch:
         """See ``data.Source``."""
         hashes = [self.hashes[index] for index in indices]
         return self._read(self._source, self._indices[indices], hashes)
+
+
+def _readable_in_all(source: Source, readable: Sequence[int]) -> set[int]:
+    """Those of the images that every process could read: splits of different lengths would give
+    the processes different batches, and one of them would wait for the others for ever."""
+    here = np.zeros(len(source), bool)
+    here[list(readable)] = True
+    wait_for_processes()  # one of them may have had more to compute
+    return set(np.flatnonzero(true_in_all(here)).tolist())
 
 
 def _cache_key(run: Run, variables: Any, start_stage: str) -> str:
