@@ -140,6 +140,21 @@ def test_columns_that_could_be_either_are_named(root, columns):
     assert read(root, csv(header, rows), columns=chosen)[0] == EXPECTED
 
 
+def test_columns_of_splits_that_disagree_are_named(root):
+    """The first was taken without a word."""
+    header = "path,label,dataset,partition"
+    rows = [[*row, "train", ("train", "val")[n % 2]] for n, row in enumerate(ROWS)]
+    message = refusal(root, csv(header, rows))
+    assert "the splits could be in the columns dataset or partition" in message
+    assert "--columns path,label,dataset " in message
+    chosen = ("path", "label", "partition")
+    assert len(read(root, csv(header, rows), columns=chosen)[1].validation) == 1
+    rows = [[*row, "train", "Training"] for row in ROWS]
+    files, found = read(root, csv(header, rows))
+    assert files == EXPECTED and len(found.train) == 3
+    assert any("splits are in the column dataset" in note for note in found.notes)
+
+
 def test_columns_chosen_by_an_option(root, capsys):
     rows = [[path, label, "9"] for path, label in ROWS]
     (root / "list.csv").write_text(csv("filename,kind,size", rows))

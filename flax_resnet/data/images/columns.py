@@ -38,7 +38,8 @@ def choose_columns(
 
     ``path``, ``label`` and ``split`` are taken first; then other usual names, such as
     ``image_id``, ``breed`` and ``subset``. Of several columns that could hold paths, the one whose
-    files exist is taken. A single other column holds the labels.
+    files exist is taken. Several that could hold splits must agree. A single other column holds the
+    labels.
 
     Args:
         table: The table, with at least one row.
@@ -47,7 +48,7 @@ def choose_columns(
 
     Returns:
         The names of two or three columns, or of one or more if ``labelled`` is False; and notes
-        for the user about columns with other names than ``path`` and ``label``.
+        for the user about columns with other names than ``path``, ``label`` and ``split``.
 
     Raises:
         UserError: A column is missing, or several could be meant.
@@ -62,10 +63,10 @@ def choose_columns(
     notes = []
     if (path.lower(), label.lower()) != ("path", "label"):
         notes = [f"{table.path}: paths are in the column {path}, labels in the column {label}"]
-    others = [name for name in table.columns if name not in (path, label)]
-    exact = [name for name in others if name.lower() == "split"]
-    usual = [name for name in others if key_of[name] in _SPLITS and _holds_splits(table, name)]
-    return (path, label, *(exact or usual)[:1]), notes
+    split = _split_column(table, key_of, path, label)
+    if split and split[0].lower() != "split":
+        notes.append(f"{table.path}: splits are in the column {split[0]}")
+    return (path, label, *split), notes
 
 
 def column_key(name: str) -> str:
@@ -132,11 +133,27 @@ def _label_column(table: Table, key_of: dict[str, str], path: str) -> str:
     raise _unclear(table, "labels", usual)
 
 
+def _split_column(table: Table, key_of: dict[str, str], path: str, label: str) -> list[str]:
+    """Return the column of splits, or nothing where there is none."""
+    others = [name for name in table.columns if name not in (path, label)]
+    if exact := [name for name in others if name.lower() == "split"]:
+        return exact[:1]
+    usual = [name for name in others if key_of[name] in _SPLITS and _holds_splits(table, name)]
+    columns = [table.columns.index(name) for name in usual]
+    if any(len({_split_of(row[column]) for column in columns}) > 1 for row in table.rows):
+        raise _unclear(table, "splits", usual, [path, label, usual[0]])
+    return usual[:1]
+
+
+def _split_of(value: object) -> str | None:
+    return SPLIT_ALIASES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
 def _holds_splits(table: Table, name: str) -> bool:
     # Not by Table.column, which refuses values of other types: nobody has named this column.
     column = table.columns.index(name)
     values = [row[column] for row in table.rows]
-    return all(isinstance(one, str) and one.strip().lower() in SPLIT_ALIASES for one in values)
+    return all(_split_of(one) is not None for one in values)
 
 
 def _first_line(table: Table, labelled: bool) -> str:
@@ -153,9 +170,12 @@ def _first_line(table: Table, labelled: bool) -> str:
     return unclear_columns(table.path, ",".join(table.columns))
 
 
-def _unclear(table: Table, what: str, candidates: Sequence[str]) -> UserError:
+def _unclear(
+    table: Table, what: str, candidates: Sequence[str], example: Sequence[str] = ()
+) -> UserError:
+    named = "paths, labels and splits" if example else "paths and labels"
+    example = example or (table.columns[0], table.columns[-1])
     return UserError(
         f"{table.path}: the {what} could be in the columns {' or '.join(candidates)}; name those "
-        "of paths and labels, as in --columns "
-        f"{table.columns[0]},{table.columns[-1]} (of train and finetune: --data.columns)"
+        f"of {named}, as in --columns {','.join(example)} (of train and finetune: --data.columns)"
     )
