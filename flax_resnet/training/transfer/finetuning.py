@@ -130,6 +130,9 @@ def finetune_config(
     net = build_model(chosen, 2)
     if start is None and image_size is None:
         image_size = default_image_shape(net)[0]
+    elif start is not None and image_size is None and str(images).lower().endswith(".npz"):
+        # ``resolve`` gives image files the size of the weights, and leaves arrays as they are.
+        image_size = start.info.transform.model_size or start.info.transform.height
     rates = RATES_OF_NARROW if net.widths[0] < NARROW else RATES
     rate = RATE_FROM_RANDOM if from_random else rates[mode]
     if epochs is None:
