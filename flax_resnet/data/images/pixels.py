@@ -232,8 +232,12 @@ def _pixels(
 def _as_stored(box: Box, upright: tuple[int, int], turned: int) -> Box:
     """Return the box of the stored image that shows a box of the upright one."""
     height, width = upright
-    left = width - box.left - box.width if turned in (2, 3, 6, 7) else box.left
-    top = height - box.top - box.height if turned in (3, 4, 7, 8) else box.top
+    left, top = box.left, box.top
+    # max: rounding must not move the box beyond the edge, as in ``_planned``.
+    if turned in (2, 3, 6, 7):
+        left = max(0.0, width - box.left - box.width)
+    if turned in (3, 4, 7, 8):
+        top = max(0.0, height - box.top - box.height)
     if turned in _SIDEWAYS:
         return Box(left, top, box.width, box.height)
     return Box(top, left, box.height, box.width)
