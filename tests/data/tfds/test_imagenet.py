@@ -177,11 +177,13 @@ def test_after_a_kill_it_resumes(train, place, read_back, tmp_path):
     incomplete = tmp_path / "imagenet2012" / "incomplete.5.1.0"
     resume_folder = incomplete / "unfinished"
     until = time.monotonic() + 120
-    while len(list(resume_folder.glob("*.npz"))) < 2 or not list(incomplete.glob("*.part")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while len(list(resume_folder.glob("*.npz"))) < 2 or not list(incomplete.glob("*.part")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not (tmp_path / "imagenet2012" / "5.1.0").exists()
     finished = {path.name: path.stat().st_mtime_ns for path in incomplete.glob("*-of-00003")}
     assert len(finished) == 2
