@@ -8,12 +8,14 @@ its record.
 """
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flax_resnet.errors import UserError
 from flax_resnet.results.rows import ROWS, Row, with_settings
 from flax_resnet.results.runs import summarize_row, train_row
+from flax_resnet.runtime import tune_cpu
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,33 @@ class Comparison:
     Attributes:
         title: What is compared.
         rows: The runs. One that is a row of ``flax-resnet reproduce`` is recorded as that.
-        ladder: Whether each row adds settings to the row before, so that its gain is over that.
+        bases: Of a ladder, for each row but the first the name of the one that it adds settings to,
+            so that its gain is over that.
     """
 
     title: str
     rows: tuple[Row, ...]
-    ladder: bool = False
+    bases: Mapping[str, str] = field(default_factory=dict)
 
 
 def ladder(title, first, *steps):
-    """Return a comparison in which each row has the settings of those before it."""
-    rows = [first]
-    for name, settings in steps:
-        rows.append(with_settings(rows[-1], name, settings))
-    return Comparison(title, tuple(rows), ladder=True)
+    """Return a comparison in which each row has the settings of those before it that were kept.
+
+    Args:
+        title: What is compared.
+        first: The first row.
+        steps: Of each further row its name, what it adds, and ``TRIED`` if that was not kept.
+    """
+    rows, bases, base = [first], {}, first
+    for name, settings, *tried in steps:
+        rows.append(with_settings(base, name, settings))
+        bases[name] = base.name
+        if not tried:
+            base = rows[-1]
+    return Comparison(title, tuple(rows), bases)
+
+
+TRIED = "tried, and not kept"
 
 
 _MIRROR = ("mirrored_shift", {"augment.crop_padding": 2, "augment.crop_fill": "mirror"})
@@ -100,7 +115,7 @@ COMPARISONS = {
             "decoupled_decay",
             {"optimizer.name": "sgdw", "optimizer.weight_decay": 5e-4},
         ),
-        ("bias_rate", {"optimizer.bias_rate": 16.0}),
+        ("bias_rate", {"optimizer.bias_rate": 16.0}, TRIED),
         (
             "muon",
             {
@@ -108,30 +123,21 @@ COMPARISONS = {
                 "optimizer.learning_rate": 0.05,
                 "optimizer.sgd_learning_rate": 0.4,
                 "optimizer.weight_decay": 0.02,
-                "optimizer.bias_rate": 1.0,
             },
         ),
-        ("label_smoothing", {"label_smoothing": 0.1}),
-        ("averaged_weights", {"label_smoothing": 0.0, "ema_decay": 0.99}),
+        ("label_smoothing", {"label_smoothing": 0.1}, TRIED),
+        ("averaged_weights", {"ema_decay": 0.99}, TRIED),
         (
             "batch_512",
             {
-                "ema_decay": None,
                 "data.batch_size": 512,
                 "optimizer.learning_rate": 0.1,
                 "optimizer.sgd_learning_rate": 0.8,
             },
+            TRIED,
         ),
-        (
-            "small_images",
-            {
-                "data.batch_size": 128,
-                "optimizer.learning_rate": 0.05,
-                "optimizer.sgd_learning_rate": 0.4,
-                "data.train_sizes": [[0, 24], [2, 32]],
-            },
-        ),
-        ("whitened_stem", {"data.train_sizes": [], "whitened_stem": True}),
+        ("small_images", {"data.train_sizes": [[0, 24], [2, 32]]}, TRIED),
+        ("whitened_stem", {"whitened_stem": True}, TRIED),
     ),
     "resnet9_cifar": ladder(
         "the ladder to resnet9_cifar, with half the widths in 4 epochs",
@@ -165,8 +171,8 @@ COMPARISONS = {
             },
         ),
         ("whitened_stem", {"whitened_stem": True}),
-        ("averaged_weights", {"ema_decay": 0.95}),
-        ("small_images", {"ema_decay": None, "data.train_sizes": [[0, 24], [2, 32]]}),
+        ("averaged_weights", {"ema_decay": 0.95}, TRIED),
+        ("small_images", {"data.train_sizes": [[0, 24], [2, 32]]}, TRIED),
     ),
     "resnet9_rates": Comparison(
         "rates of resnet9_cifar, with half the widths in 4 epochs",
@@ -216,8 +222,7 @@ COMPARISONS = {
         ),
     ),
 }
-"""The comparisons by name. What only one rung of a ladder needs, such as a smoothing that did not
-pay, is undone by the next."""
+"""The comparisons by name."""
 
 
 def main():
@@ -229,6 +234,7 @@ def main():
     parser.add_argument("--workdir", type=Path, default=Path("runs/comparisons"))
     parser.add_argument("--max-steps", type=int, help="stop each run early, to try the command out")
     options = parser.parse_args()
+    tune_cpu(restart=True)  # as the command line does
     rows = COMPARISONS[options.comparison].rows
     if options.rows:
         known = {row.name: row for row in rows} | {str(n): row for n, row in enumerate(rows)}

@@ -208,34 +208,41 @@ def _comparisons(held):
             continue
         yield from (f"### Comparison: {comparison.title}", "")
         yield f"`python -m benchmarks.comparisons {name}`" + (
-            ": each row adds options to the row before."
-            if comparison.ladder
+            ": the options of a row are added to those of the row that its gain is over."
+            if comparison.bases
             else ": the options of a row are added to those of the first."
         )
         options = options_by_row(comparison)
-        lines, before = [], None
+        means = {row: mean_accuracy(records, "val", "last") for row, records in found.items()}
+        lines = []
         for row, records in found.items():
-            mean = mean_accuracy(records, "val", "last")
-            line = [row, f"`{options[row]}`", str(mean)]
-            if comparison.ladder:
-                line.append(NONE if before is None else f"{100 * (mean.value - before):+.2f}")
+            line = [row, f"`{options[row]}`", str(means[row])]
+            if comparison.bases:
+                line.append(_gain(means, row, comparison.bases.get(row)))
             lines.append([*line, *accuracies(records)[2:3], *cost(records)])
-            before = mean.value
-        gain = ["gain"] * comparison.ladder
+        gain = ["gain"] * bool(comparison.bases)
         yield ""
         yield table(["row", "options", "validation, last", *gain, "test, best", *COSTS], lines)
         yield ""
 
 
+def _gain(means, row, base):
+    if base not in means:
+        return NONE
+    return f"{100 * (means[row].value - means[base].value):+.2f} over {base}"
+
+
 def options_by_row(comparison):
-    """Return by name the command of the first row, and the options that each other row adds to the
-    row before in a ladder, to the first row otherwise."""
+    """Return by name the command of the first row, and the options that each other row adds to its
+    base in a ladder, to the first row otherwise."""
     first, *others = comparison.rows
-    options, before = {first.name: first.command()}, first
+    rows = {row.name: row for row in comparison.rows}
+    options = {first.name: first.command()}
     for row in others:
-        new = {n: v for n, v in row.settings.items() if before.settings.get(n, row) != v}
-        options[row.name] = options_of(new)
-        before = row if comparison.ladder else first
+        before = rows[comparison.bases.get(row.name, first.name)].settings
+        options[row.name] = options_of(
+            {n: v for n, v in row.settings.items() if before.get(n, row) != v}
+        )
     return options
 
 

@@ -43,7 +43,8 @@ class WeightsInfo:
         transform: How evaluation turns an image file into the model's input.
         has_classifier: False where the classifier is random, because the weights held none or one
             for other classes.
-        metrics: Published accuracies on ImageNet-1k in percent, ``acc@1`` and ``acc@5``.
+        metrics: Accuracies in percent, ``acc@1`` and ``acc@5``: of published weights those on
+            ImageNet-1k, of the package's own that on the test images of their data set.
         settings: Settings of the training run, by dotted name as in ``config.json``.
         step: Training steps behind the weights, of a run.
         model_options: Options of ``create_model`` for which ``config`` has no field.

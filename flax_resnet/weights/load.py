@@ -129,7 +129,7 @@ def load_pretrained(
     Args:
         name: Name of the model, such as ``"resnet50"``.
         weights: ``"DEFAULT"`` (torchvision's best for the model), ``"IMAGENET1K_V1"`` or ``_V2``,
-            any other source that ``load_source`` knows, or ``"none"`` for random values.
+            any other source that ``fr.load`` takes, or ``"none"`` for random values.
         num_classes: Another number of classes than the weights have creates a random classifier.
         key: PRNG key of random values; by default ``jax.random.key(0)``.
         cache: Folder of torchvision's files; by default ``$FLAX_RESNET_CACHE/weights`` or, where

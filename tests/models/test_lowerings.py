@@ -240,6 +240,29 @@ def test_a_model_and_its_gradients_are_the_same_with_every_conv_impl(groups):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * scale)
 
 
+def test_the_gradients_of_a_model_in_float32_are_those_of_the_reference():
+    """The native package computes in float32, not in float64."""
+    model = fr.ResNet((1, 1), "bottleneck", widths=(8, 16), groups=4, num_classes=3, stem="cifar")
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), jnp.float32)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+
+    def gradients(conv_impl):
+        def loss(params):
+            apply = model.clone(conv_impl=conv_impl).apply
+            logits, _ = apply(variables | {"params": params}, images, True, mutable="batch_stats")
+            return jnp.sum(jnp.square(logits))
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    wanted = gradients("reference")
+    for conv_impl in CONV_IMPLS:
+        for a, b in zip(
+            jax.tree.leaves(gradients(conv_impl)), jax.tree.leaves(wanted), strict=True
+        ):
+            # Of the whole array, as rounding may flip a ReLU.
+            assert jnp.linalg.norm(a - b) <= 1e-3 * jnp.linalg.norm(b)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_kernels_that_all_devices_share_get_the_sum_of_their_gradients(groups):
     """Inside shard_map, where the kernel is replicated and the images are not."""

@@ -220,7 +220,7 @@ def test_every_accuracy_of_a_comparison_comes_from_a_history():
             lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
             section = text[text.index(f"### Comparison: {comparison.title}\n") :]
             cells = re.search(rf"^\| {re.escape(row.name)} \|(.*)\|$", section, re.M)[1].split("|")
-            test_cell = 2 + comparison.ladder  # after the gain
+            test_cell = 2 + bool(comparison.bases)  # after the gain
             for column, line, key in ((1, -2, "val_top1"), (test_cell, -1, "test_top1")):
                 number = statistics.fmean(history[line][key] for history in lines)
                 assert cells[column].strip().startswith(f"{100 * number:.2f}"), (row.name, key)
@@ -254,14 +254,25 @@ def test_no_accuracy_is_written_by_hand():
     assert not re.findall(r"\d+(?:\.\d+)?%", notes)
 
 
-def test_the_options_of_a_comparison_lead_from_one_row_to_the_next():
+def test_the_options_of_a_comparison_lead_from_its_base_to_a_row():
     for comparison in COMPARISONS.values():
         options = results_page.options_by_row(comparison)
-        first, *others = comparison.rows
-        before = first
-        for row in others:
-            assert options[row.name] and not set(before.settings) - set(row.settings), row.name
-            before = row if comparison.ladder else first
+        rows = {row.name: row for row in comparison.rows}
+        first, *others = rows
+        for name in others:
+            base = rows[comparison.bases.get(name, first)]
+            assert options[name] and not set(base.settings) - set(rows[name].settings), name
+
+
+def test_the_gain_of_a_row_is_over_the_last_row_that_was_kept():
+    pages = results.PAGE.read_text(encoding="utf-8").split("\n### ")
+    ladders = [page for page in pages if page.startswith("Comparison: the ladder to")]
+    row = r"^\| (\w+) \| `.*` \| ([\d.]+) ± \S+ \| (?:–|([-+\d.]+) over (\w+)) \|"
+    for page in ladders:
+        found = {name: cells for name, *cells in re.findall(row, page, re.M)}
+        for name, (mean, gain, base) in list(found.items())[1:]:
+            assert abs(float(mean) - float(found[base][0]) - float(gain)) < 0.02, name
+    assert ladders and found["small_images"][2] == "whitened_stem"  # of the last, resnet9_cifar
 
 
 def test_reproduce_lists_its_rows(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,10 +185,15 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     began = time.time()
     codes, outputs = finish(*processes)
     assert codes == [0, 0], outputs
-    assert "The same command resumes there" in outputs[0]
+    stopped = re.search(r"Stopped after step ([\d,]+); saved. The same command", outputs[0])
+    assert stopped and int(stopped[1].replace(",", "")) == newest(tmp_path), outputs
     # The folder of a checkpoint gets its name when all of it is written.
     saved = (tmp_path / "checkpoints" / str(newest(tmp_path))).stat().st_ctime
     print(f"The checkpoint was complete {saved - began:.1f} s after the signal.")
+    steps = str(newest(tmp_path) + 2)
+    codes, outputs = finish(*start_two(tmp_path, *settings, "--max-steps", steps))
+    assert codes == [0, 0], outputs
+    assert newest(tmp_path) == int(steps)
 
 
 @pytest.mark.slow
