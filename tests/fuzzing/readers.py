@@ -34,7 +34,7 @@ from flax_resnet.data.tfds.archives import open_tree
 from flax_resnet.errors import UserError
 from flax_resnet.inference.class_names import read_classes
 from flax_resnet.report.history import read_history
-from flax_resnet.weights.description import read_description
+from flax_resnet.weights.description import CHECKSUM_ENTRY, ENTRY, read_description
 from flax_resnet.weights.formats.files import read_metadata, read_weights
 from flax_resnet.weights.repository import read_json_object
 from flax_resnet.weights.timm import read_description as read_timm
@@ -251,7 +251,8 @@ def onnx_file():
 def descriptions_in_onnx():
     import onnx
 
-    return [entry.value.encode() for entry in onnx.load_from_string(onnx_file()).metadata_props]
+    entries = onnx.load_from_string(onnx_file()).metadata_props
+    return [entry.value.encode() for entry in entries if entry.key == ENTRY]
 
 
 def read_description_in_onnx(path):
@@ -259,9 +260,11 @@ def read_description_in_onnx(path):
     import onnx
 
     proto = onnx.load_from_string(onnx_file())
-    for entry in proto.metadata_props:
-        # A string of protobuf is UTF-8.
-        entry.value = path.read_bytes().decode(errors="replace")
+    entries = {entry.key: entry for entry in proto.metadata_props}
+    # A string of protobuf is UTF-8.
+    entries[ENTRY].value = path.read_bytes().decode(errors="replace")
+    # Or every other description would be refused for it.
+    proto.metadata_props.remove(entries[CHECKSUM_ENTRY])
     file = path.with_suffix(".onnx")
     onnx.save(proto, file)
     fr.load(file)
