@@ -379,7 +379,7 @@ _BEGINNINGS = [
 ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, database=None, derandomize=True)
 @given(beginning=st.sampled_from(_BEGINNINGS), rest=st.binary(max_size=300))
 @pytest.mark.filterwarnings("ignore")
 def test_random_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes) -> None:
@@ -392,7 +392,7 @@ def test_random_bytes_raise_nothing_but_bad_image(beginning: bytes, rest: bytes)
             assert read is read_header or result.shape[2] == 3
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, database=None, derandomize=True)
 @given(data=st.data(), kind=st.sampled_from([name for name in FORMATS if name != "HEIF"]))
 @pytest.mark.filterwarnings("ignore")
 def test_changed_bytes_raise_nothing_but_bad_image(data: st.DataObject, kind: str) -> None:
@@ -431,7 +431,7 @@ def test_boxes_equal_torchvisions() -> None:
         assert (box.top, box.left, box.height, box.width) == numbers
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, database=None, derandomize=True)
 @given(
     height=st.integers(1, 3000),
     width=st.integers(1, 3000),
