@@ -1,8 +1,9 @@
 """The fast path for JPEG files: libjpeg-turbo decodes and fast_image_resize resizes.
 
-Pillow gives the same decoded pixels, and resized ones that differ by at most one level, but is
-slower (``benchmarks/data.py``). It resizes where fast_image_resize has no build. Both libraries
-release the interpreter lock.
+Pillow gives the same decoded pixels, and resized ones that differ by at most two levels, rarely by
+more than one (where a cubic overshoots, by three or so), but is slower (``benchmarks/data.py``). It
+resizes where fast_image_resize has no build, and enlarges with a cubic. Both libraries release the
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -147,12 +148,15 @@ def resize(
         size: ``(height, width)`` of the result.
         interpolation: Filter of the resizing.
     """
-    if fast is None:
+    left, top, right, bottom = box
+    # Where the first pixel of an enlarged row lies exactly on one of the image, other than its
+    # first, fast_image_resize 6.1 reads its cubic from outside its memory, which ends the process.
+    enlarges = right - left < size[1] or bottom - top < size[0]
+    if fast is None or (interpolation == "bicubic" and enlarges):
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return np.asarray(image.resize(size[::-1], _PILLOWS[interpolation], box))
     if not hasattr(_thread, "resizer"):
         _thread.resizer = fast.Resizer()
-    left, top, right, bottom = box
     if box == (0, 0, pixels.shape[1], pixels.shape[0]):
         options = _WHOLE_IMAGE[interpolation]
     else:

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -95,7 +95,6 @@ def test_training_crops_differ_from_exact_ones_by_two_levels_on_average(subsampl
         assert np.abs(found - exact(1))[:, :-4].mean() > 3  # fraction of a pixel's shift
 
 
-# Rarely, about one run in six, random examples exceed the bound below: a known fault to look into.
 @settings(deadline=None, max_examples=60, database=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(2, 90), st.integers(2, 90)),
@@ -103,6 +102,7 @@ def test_training_crops_differ_from_exact_ones_by_two_levels_on_average(subsampl
     edges=st.lists(st.floats(0, 1), min_size=4, max_size=4),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
+@example(shape=(55, 8), size=(26, 35), edges=[0.5, 0.5, 0.5, 1.0], interpolation="bilinear")
 def test_resizing_a_box_equals_pillow_up_to_rounding(shape, size, edges, interpolation):
     pixels = photo(*shape)
     (left, right), (top, bottom) = sorted(edges[:2]), sorted(edges[2:])
@@ -116,8 +116,25 @@ def test_resizing_a_box_equals_pillow_up_to_rounding(shape, size, edges, interpo
     expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], method, box=box), np.int16)
     found = jpeg.resize(pixels, box, size, interpolation)
     assert found.shape == (*size, 3) and found.dtype == np.uint8
-    # Where a cubic overshoots, a few pixels are rounded differently between the two axes.
-    assert np.abs(found - expected).max() <= {"bilinear": 1, "bicubic": 8}[interpolation]
+    # Both libraries round after each axis. Bilinear weights are not negative and sum to 1, so each
+    # is within 1 of the unrounded value. A cubic that overshoots is also cut off between the axes.
+    apart = np.abs(found - expected)
+    assert apart.mean() < 1
+    assert (apart.max() if interpolation == "bilinear" else np.quantile(apart, 0.99)) <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("shape", "resize", "crop"), [((10, 20), 30, 28), ((96, 99), 288, 288)])
+def test_enlarged_pixels_that_lie_on_stored_ones(shape, resize, crop, interpolation):
+    """fast_image_resize read a cubic from outside its memory, which ended the process."""
+    content = encoded(photo(*shape), quality=95)
+    whole = Image.fromarray(read_image(content))
+    size = resize * shape[1] // shape[0], resize
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    large = whole.resize(size, Image.Resampling[interpolation.upper()])
+    expected = np.asarray(large.crop((left, top, left + crop, top + crop)), int)
+    found = resize_center_crop(content, resize, crop, interpolation=interpolation)
+    assert np.abs(found - expected).mean() < 0.5
 
 
 def test_a_view_of_a_larger_array_is_resized_alone():
