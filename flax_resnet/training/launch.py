@@ -42,18 +42,18 @@ def launch(words: Sequence[str], processes: int) -> int:
     with ExitStack() as files:
         outputs: list[IO[bytes] | None] = [None]
         outputs += [files.enter_context(tempfile.TemporaryFile()) for _ in range(processes - 1)]
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-m", "flax_resnet", *words, *joint, str(index)],
-                env=_environment(index),
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # a Ctrl-C reaches them once, from here
-            )
-            for index, output in enumerate(outputs)
-        ]
+        children: list[subprocess.Popen[bytes]] = []
         try:
-            with _passed_on(children):
+            with _passed_on(children):  # before the first starts, which would outlive a signal
+                for index, output in enumerate(outputs):
+                    child = subprocess.Popen(
+                        [sys.executable, "-m", "flax_resnet", *words, *joint, str(index)],
+                        env=_environment(index),
+                        stdout=output,
+                        stderr=output,
+                        start_new_session=True,  # a Ctrl-C reaches them once, from here
+                    )
+                    children.append(child)
                 failed = _first_failure(children)
         finally:
             for child in children:

@@ -299,7 +299,7 @@ def test_without_validation_images_the_last_checkpoint_counts(tmp_path):
     ("change", "message"),
     [
         ({"model": ModelConfig(name="resnt50")}, "did you mean .*resnet50"),
-        ({"model": ModelConfig(name="resnet_mnist", shortcut="D")}, "shortcut='D' is not one of"),
+        ({"model": ModelConfig(name="resnet_mnist", shortcut="D")}, "shortcut is 'D'; it must be"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],
