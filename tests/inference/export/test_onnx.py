@@ -87,7 +87,7 @@ def test_no_more_nodes_than_files_of_torch(name, tmp_path):
     """``benchmarks.export_torch`` counted those of both of torch's exporters."""
     model = fr.create_model(name)
     if len(model.widths) == 4:  # the same nodes with few channels
-        model = fr.create_model(name, widths=(8, 8, 8, 8))
+        model = fr.create_model(name, widths=(16, 16, 16, 16))
     proto = written(classifier_of(model, name=name), tmp_path / "model.onnx")
     operators = [node.op_type for node in proto.graph.node]
     assert "Transpose" not in operators
