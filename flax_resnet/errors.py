@@ -1,5 +1,7 @@
 """The error for mistakes that the user can correct."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake that the user can correct, described in one sentence: what, where, what to do.
@@ -15,6 +17,13 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(one_line(message))
         self.exit_code = exit_code
+
+
+def wrong_choice(option: str, value: str, choices: Iterable[str]) -> UserError:
+    """Return the error for a value that is none of the choices of an option."""
+    *first, last = choices
+    listed = f"{', '.join(first)} or {last}" if first else last
+    return UserError(f"{option} is {value}; it must be {listed}.", exit_code=2)
 
 
 class HangingError(UserError):

@@ -80,8 +80,10 @@ class ResNet(nnx.Module):
     @property
     def linen(self) -> models.ResNet:
         """The Linen module that computes, with the number of classes of the present classifier."""
-        kernel = from_nnx(self)["params"]["fc"]["kernel"]
-        return self._linen.clone(num_classes=kernel.shape[-1])
+        return self._linen_of(from_nnx(self))
+
+    def _linen_of(self, variables: Mapping[str, Any]) -> models.ResNet:
+        return self._linen.clone(num_classes=variables["params"]["fc"]["kernel"].shape[-1])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes logits ``[N, num_classes]`` of images ``[N, H, W, C]``."""
@@ -102,7 +104,8 @@ class ResNet(nnx.Module):
         return self._apply(x, models.ResNet.features, stages=stages)
 
     def _apply(self, x: jax.Array, method: Callable[..., Any], **options: Any) -> Any:
-        variables, linen = from_nnx(self), self.linen
+        variables = from_nnx(self)
+        linen = self._linen_of(variables)
         if self.use_running_average:
             return linen.apply(variables, x, train=False, method=method, **options)
         rngs = None if self.rngs is None else {"dropout": self.rngs.dropout()}

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from ..config import Config
-from ..errors import UserError
+from ..errors import UserError, wrong_choice
 
 _T = TypeVar("_T")
 
@@ -172,9 +172,7 @@ def _wrong_usage(
         r"invalid choice ('.*') for argument '(.*)'\. Expected one of (.*)", text
     ):
         value, option, choices = choice.groups()
-        *first, last = sorted({*re.findall("'([^']*)'", choices)} - {"None"})
-        listed = f"{', '.join(first)} or {last}" if first else last
-        text = f"{option} is {value}; it must be {listed}."
+        return wrong_choice(option, value, sorted({*re.findall("'([^']*)'", choices)} - {"None"}))
     return UserError(text, exit_code=2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..errors import UserError
+from ..errors import UserError, wrong_choice
 from ..storage import locate
 from .fields import Config, DataConfig
 from .intervals import parse_interval
@@ -33,9 +33,7 @@ def check_config(config: Config) -> list[str]:
             raise UserError(f"--{option} is {value}; it must be finite.", exit_code=2)
     for name, value, choices in _choices(config):
         if value not in choices:
-            *first, last = sorted(map(str, choices))
-            listed = f"{', '.join(first)} or {last}" if first else last
-            raise UserError(f"--{name} is {value!r}; it must be {listed}.", exit_code=2)
+            raise wrong_choice(f"--{name}", repr(value), sorted(map(str, choices)))
     positive = {
         "epochs": config.epochs,
         "data.batch-size": config.data.batch_size,

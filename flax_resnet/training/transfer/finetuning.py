@@ -13,7 +13,7 @@ from ...config import (
     OptimizerConfig,
     TransferConfig,
 )
-from ...errors import UserError
+from ...errors import UserError, wrong_choice
 from ...storage import locate
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ def finetune_config(
     from_random = weights == "none"
     mode = mode or ("full" if from_random else "head")
     if mode not in RATES:
-        raise UserError(
-            f"--mode is {mode!r}; it must be {', '.join(list(RATES)[:-1])} or {list(RATES)[-1]}.",
-            exit_code=2,
-        )
+        raise wrong_choice("--mode", repr(mode), RATES)
     if from_random and mode != "full":
         raise UserError(
             f"--mode {mode} trains on top of weights, and there are none: give --weights, or use "
