@@ -34,6 +34,7 @@ class Augmentation:
     level, ``fill_value``, and not a normalised number; 255 times the mean of the data set gives the
     zero after normalisation of the papers. ``crop_padding``, ``flip``, ``random_erasing`` and
     ``cutout`` also take floats.
+
     Attributes:
         random_resized_crop: Height and width to which a crop of random size and shape is resized,
             with antialiasing (Szegedy et al. 2015); None for no crop.
