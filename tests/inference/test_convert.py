@@ -70,6 +70,7 @@ def test_verify_prints_the_difference(resnet20, tmp_path, capsys):
     assert "written and read again: 0 (largest logit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_head_that_sees_every_pixel_of_larger_images(tmp_path, capsys):
     """A run of resnet_mnist on 32x32 pixels could be neither written nor read."""
     model = fr.create_model("resnet_mnist", conv_impl="reference")
@@ -139,6 +140,7 @@ def test_damaged_run_folders_are_refused(resnet20, tmp_path, capsys, name):
     assert main(["convert", str(run), str(tmp_path / "a.npz")]) == 1
 
 
+@pytest.mark.slow
 def test_pth_round_trip_where_torch_is_installed(tmp_path, capsys):
     """.pth → .safetensors → .npz → run folder → .pth, and torch's own reader at the end."""
     torch = pytest.importorskip("torch")

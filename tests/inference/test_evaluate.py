@@ -193,6 +193,7 @@ def test_the_folder_of_a_run_is_not_read_to_compare_its_name(run_elsewhere):
     assert fr.load(run_elsewhere).evaluate("photos").result.count == 30
 
 
+@pytest.mark.slow
 def test_other_arrays_than_the_runs_are_noted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -208,6 +209,7 @@ def test_other_arrays_than_the_runs_are_noted(tmp_path, monkeypatch):
     assert note.startswith("folder is not as it was when the run was started: ")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_a_prepared_set_is_seen_as_the_run_saw_it(tmp_path):
     """Size and interpolation came with the starting weights, which the settings do not have."""
@@ -237,6 +239,7 @@ def test_a_prepared_set_is_seen_as_the_run_saw_it(tmp_path):
     assert images.image_shape == (12, 12, 3)
 
 
+@pytest.mark.slow
 def test_shards_are_evaluated_as_they_were_trained_on(tmp_path):
     """Beside them image files may lie, which ``--data.name webdataset`` leaves out."""
     folder = tmp_path / "set"

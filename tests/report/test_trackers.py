@@ -93,6 +93,7 @@ class Broken:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_an_overwritten_run_is_a_new_one_of_its_trackers(tmp_path, console, monkeypatch):
     """Its curves were taken for those of the run that was deleted, and none were logged."""

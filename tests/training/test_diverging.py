@@ -65,6 +65,7 @@ def spike(monkeypatch):
     return spiked
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_names_the_step_and_keeps_it(tmp_path, spike, console, capsys):
     spike(7)
     with pytest.raises(fr.UserError) as caught:
@@ -209,6 +210,7 @@ def test_a_step_that_fails_again_is_kept_again(tmp_path, spike, console, monkeyp
         assert float(kept["rate_factor"]) == factor
 
 
+@pytest.mark.slow
 def test_a_head_on_kept_features_that_diverges_is_rolled_back_and_explained(
     tmp_path, console, monkeypatch
 ):
@@ -322,6 +324,7 @@ class SmallNet(nn.Module):
         return nn.Dense(3)(nn.relu(nn.Conv(4, (2, 2))(images)).mean((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adamw", "lamb", "muon"])
 def test_the_schedule_goes_on_where_a_step_is_skipped(name):
     """The step after it has the rate of the second step, and all else of the first."""

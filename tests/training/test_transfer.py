@@ -339,6 +339,7 @@ def test_a_class_without_training_images_is_reported(weights, tmp_path, capfd):
     assert "no training image of dog" in " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_class_with_one_image_and_images_beside_the_classes(weights, tmp_path, capfd):
     folder = small_folder(tmp_path / "photos", {"cat": 20, "mouse": 1})
     Image.new("RGB", (16, 16)).save(folder / "stray.png")

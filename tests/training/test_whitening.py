@@ -80,6 +80,7 @@ BASE = Config(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_a_run_keeps_the_kernel_and_trains_the_rest(tmp_path):
     """Also if it is stopped and resumed."""
