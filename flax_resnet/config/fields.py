@@ -263,7 +263,7 @@ class ParallelConfig:
     """Devices and hosts; see docs/pods.md."""
 
     mode: Literal["auto", "jit", "shard_map"] = "auto"
-    """How the step is compiled; auto uses shard_map where batch norm is not global, else jit."""
+    """How the step is compiled; auto: jit, or shard_map for groups or flax-resnet-onednn."""
     batch_norm: str = "global"
     """The images that share batch norm statistics: global, per_device, or groups:N for N groups."""
     shard_params: bool = False

@@ -71,7 +71,7 @@ def evaluate_split(
         if stop is not None and stop.poll():
             raise Stopped
         placed = partitioning.put_batch(batch)
-        sums, logits = _evaluate(step, keep_logits, variables, placed)
+        sums, logits = _evaluate(step, keep_logits, partitioning, variables, placed)
         if keep_logits:
             kept.append([_all_rows(rows) for rows in (logits, placed["label"], placed["mask"])])
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
@@ -111,11 +111,12 @@ def to_means(sums: Metrics) -> Scores:
 
 
 # The steps are static arguments, compared by value, so all phases of a run share a program.
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
-    step: EvalStep, keep_logits: bool, variables: Any, batch: Batch
+    step: EvalStep, keep_logits: bool, partitioning: Partitioning, variables: Any, batch: Batch
 ) -> tuple[Metrics, jax.Array | None]:
-    logits = step.logits(variables, batch["image"])
+    logits_of = partitioning.map_images(step.logits)
+    logits = logits_of(variables, batch["image"])
     return step.metrics(logits, batch), logits if keep_logits else None
 
 

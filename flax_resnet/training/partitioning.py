@@ -4,6 +4,7 @@ There is one mesh axis, ``"data"``. Batches are split along it; the state is rep
 ``shard_params``, its parameters and optimiser state are split too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,11 @@ class Partitioning:
     def num_devices(self) -> int:
         """Number of devices."""
         return self.mesh.devices.size
+
+    @property
+    def splits_no_custom_calls(self) -> bool:
+        """Whether each device would compute custom calls for the whole batch."""
+        return self.mode == "jit" and self.num_devices > 1
 
     @property
     def replicated_sharding(self) -> NamedSharding:
@@ -89,15 +95,37 @@ class Partitioning:
             for name, value in batch.items()
         }
 
+    def map_images(self, function: Callable[[Any, jax.Array], jax.Array]) -> Callable[..., Any]:
+        """A function of variables and images, which gives ``[N, ...]``, split over the devices.
+
+        Under ``jit`` XLA does that.
+        """
+        if self.mode == "jit":
+            return function
+        split = PartitionSpec(DATA_AXIS)
+        specs = PartitionSpec(), split
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=split)
+
     def replicate(self, tree: Any) -> Any:
         """The tree with every leaf on every device."""
         return jax.device_put(tree, self.replicated_sharding)
 
 
 def choose_partitioning(
-    config: ParallelConfig, batch_size: int, microbatches: int, mesh: Mesh
+    config: ParallelConfig,
+    batch_size: int,
+    microbatches: int,
+    mesh: Mesh,
+    uses_native: bool = False,
 ) -> Partitioning:
     """The partitioning that the settings ask for.
+
+    Args:
+        config: The settings.
+        batch_size: Images of a batch, over all devices.
+        microbatches: Microbatches of a batch.
+        mesh: The devices.
+        uses_native: Whether the model computes by custom calls, those of ``flax-resnet-onednn``.
 
     Raises:
         UserError: The batch does not divide, or the settings contradict each other.
@@ -123,9 +151,10 @@ def choose_partitioning(
     mode: str = config.mode
     if mode == "auto":
         # jit could compute statistics in groups too, but only shard_map guarantees that each device
-        # computes its own without communication.
-        own_statistics = groups > 1 and fits_devices and devices > 1
-        mode = "shard_map" if own_statistics and not config.shard_params else "jit"
+        # computes its own without communication. And jit cannot split custom calls: with them each
+        # device would compute the whole batch.
+        is_better = devices > 1 and (groups > 1 or uses_native)
+        mode = "shard_map" if is_better and fits_devices and not config.shard_params else "jit"
     if mode == "shard_map":
         if config.shard_params:
             raise UserError(

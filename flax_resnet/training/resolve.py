@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import optax
 
-from ..config import Config, DataConfig
+from ..config import Config, DataConfig, ModelConfig
 from ..data import FOLDER, Dataset, Preprocessing, open_dataset, shards_of
 from ..data.images import first_few
 from ..errors import UserError
 from ..metrics import balanced_class_weights
+from ..models.lowerings import onednn
 from ..weights import LoadedWeights, build_model
 from .build import build_augmentation, build_transform, model_channels
 from .dtype import resolve_dtype
@@ -30,8 +32,9 @@ def resolve(config: Config) -> Run:
             each other.
     """
     config = resolve_dtype(config)
+    mesh, uses_native = data_mesh(), _uses_native(config.model)
     partitioning = choose_partitioning(
-        config.parallel, config.data.batch_size, config.microbatches, data_mesh()
+        config.parallel, config.data.batch_size, config.microbatches, mesh, uses_native
     )
     # Wrong names of models and stages are reported before any data are read.
     stages = build_model(config.model, num_classes=10).stages
@@ -46,6 +49,8 @@ def resolve(config: Config) -> Run:
     model = build_model(config.model, num_classes=len(dataset.classes), in_channels=channels)
     if partitioning.batch_norm_groups > 1:
         model = model.clone(batch_norm_groups=partitioning.batch_norm_groups)
+    if partitioning.splits_no_custom_calls and config.model.conv_impl == "auto":
+        model = model.clone(conv_impl="jax")
     if config.whitened_stem:
         check_whitened_stem(
             model,
@@ -90,6 +95,12 @@ def resolve(config: Config) -> Run:
         views=views,
         solver=choose_solver(config, views),
     )
+
+
+def _uses_native(config: ModelConfig) -> bool:
+    """Whether the model computes by ``flax-resnet-onednn`` on the devices of this process."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    return on_cpu and config.conv_impl in ("auto", "onednn") and onednn.is_available()
 
 
 def _class_weights(config: Config, dataset: Dataset) -> tuple[float, ...] | None:

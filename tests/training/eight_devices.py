@@ -41,11 +41,11 @@ def initial_state(step):
     return jax.jit(functools.partial(step.init, sample=sample))(jax.random.key(0))
 
 
-def partitioning_of(devices=DEVICES, microbatches=1, **settings):
+def partitioning_of(devices=DEVICES, microbatches=1, uses_native=False, **settings):
     mesh = MESH
     if devices < DEVICES:
         mesh = jax.sharding.Mesh(MESH.devices[:devices], ("data",), axis_types=MESH.axis_types)
-    return choose_partitioning(ParallelConfig(**settings), 16, microbatches, mesh)
+    return choose_partitioning(ParallelConfig(**settings), 16, microbatches, mesh, uses_native)
 
 
 def zero_sums(dtype):
@@ -205,9 +205,13 @@ def collectives():
         "jit": {"mode": "jit"},
         "shard_map": {"mode": "shard_map"},
         "per_device": {"batch_norm": "per_device"},
+        "native": {"uses_native": True},
     }.items():
         partitioning = partitioning_of(**settings)
-        step = make_step(np.float32, {"batch_norm_groups": partitioning.batch_norm_groups})
+        net = {"batch_norm_groups": partitioning.batch_norm_groups}
+        # As training chooses, because jit cannot split custom calls.
+        net["conv_impl"] = "jax" if partitioning.splits_no_custom_calls else "auto"
+        step = make_step(np.float32, net)
         arrays = (
             partitioning.put_state(jax.tree.map(jnp.copy, state)),
             partitioning.replicate(zero_sums(np.float32)),
@@ -217,6 +221,36 @@ def collectives():
         found[name] = [[one.kind, one.bytes] for one in collectives_of(text)]
     found["bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     return found
+
+
+class Images:
+    """16 images in memory."""
+
+    streams = False
+    bad: dict = {}  # noqa: RUF012
+    labels = BATCH["label"]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def gather(self, indices, draws=None):
+        image = BATCH["image"][indices].astype(np.float32)
+        return {"image": image, "label": self.labels[indices], "mask": np.asarray(indices) >= 0}
+
+
+def evaluated():
+    """Logits of a mode beside those of one device."""
+    from flax_resnet.training.evaluation import evaluate_split
+
+    step = make_step(np.float32)
+    variables = initial_state(step).eval_variables
+
+    def logits(partitioning):
+        put = partitioning.replicate(variables)
+        return evaluate_split(step.eval_step, put, Images(), 16, partitioning, None, True).logits
+
+    one = logits(partitioning_of(devices=1))
+    return {mode: worst(one, logits(partitioning_of(mode=mode))) for mode in ("jit", "shard_map")}
 
 
 if __name__ == "__main__":

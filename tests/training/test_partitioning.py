@@ -69,8 +69,10 @@ def test_groups_and_microbatches_are_the_same_over_devices():
 @pytest.mark.slow
 def test_spread_parameters_and_the_collectives_of_a_step():
     """Spread over the devices the numbers are the same, and resnet152 takes an eighth on each; a
-    step has one collective for the gradients, and those of batch norm."""
-    all_found = on_eight_devices("sharded", "resnet152", "collectives")
+    step has one collective for the gradients, and those of batch norm, also where
+    flax-resnet-onednn computes the convolutions, and evaluation
+    gives the same logits."""
+    all_found = on_eight_devices("sharded", "resnet152", "collectives", "evaluated")
     assert all_found["sharded"]["worst"] < 1e-9
     assert all_found["sharded"]["share"] < 1 / 8 * 1.05
     # From shapes and shardings alone: parameters and momentum, nothing is run.
@@ -80,7 +82,7 @@ def test_spread_parameters_and_the_collectives_of_a_step():
     assert shares["here"] <= shares["total"] / 8 * 1.05
     found = all_found["collectives"]
     norms, size = found["norms"], found["bytes"]
-    for mode in ("jit", "shard_map"):
+    for mode in ("jit", "shard_map", "native"):
         kinds, moved = zip(*found[mode], strict=True)
         assert set(kinds) == {"all-reduce"}
         assert sum(one > size / 2 for one in moved) == 1  # the gradients, combined
@@ -91,6 +93,7 @@ def test_spread_parameters_and_the_collectives_of_a_step():
     ((kind, moved),) = found["per_device"]
     assert kind == "all-reduce"
     assert moved >= size
+    assert max(all_found["evaluated"].values()) < 1e-5
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
