@@ -24,7 +24,9 @@ def finetune_command(words: Sequence[str]) -> None:
             exit_code=2,
         ) from error
     # Wrong usage is refused at once; all that follows waits for JAX.
-    parse_config("finetune", Config(), rest, others=(finetune_config,))
+    settings = parse_config("finetune", Config(), rest, others=(finetune_config,))
     from ..training import train
+    from ..training.distributed import connect
 
+    connect(settings.parallel)  # before the weights are loaded, which are arrays of JAX
     train(parse_config("finetune", chosen(), rest, others=(finetune_config,)))

@@ -86,7 +86,7 @@ class Partitioning:
 
     def put_state(self, state: TrainState) -> TrainState:
         """The state on the devices, partitioned."""
-        return jax.device_put(state, self.state_shardings(state))
+        return jax.device_put(_on_host(state), self.state_shardings(state))
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch on its devices: global arrays split along their rows."""
@@ -108,7 +108,23 @@ class Partitioning:
 
     def replicate(self, tree: Any) -> Any:
         """The tree with every leaf on every device."""
-        return jax.device_put(tree, self.replicated_sharding)
+        return jax.device_put(_on_host(tree), self.replicated_sharding)
+
+
+def _on_host(tree: Any) -> Any:
+    """The tree with this process's arrays as NumPy arrays, where several processes run.
+
+    Put on the one device of each process they would else become arrays whose shards cannot be read,
+    so that no checkpoint can be written (JAX 0.12.0).
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def fetched(leaf: Any) -> Any:
+        is_local = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+        return np.asarray(leaf) if is_local else leaf
+
+    return jax.tree.map(fetched, tree)
 
 
 def choose_partitioning(

@@ -98,3 +98,23 @@ def test_a_signal_stops_all_processes_and_a_killed_one_ends_the_others(tmp_path)
     codes, outputs = finish(launched)
     assert codes == [1]
     assert outputs[0].splitlines()[-1].startswith("error: Process 1 of 2 ended with signal SIGKILL")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [("head",), ("full", "--epochs", "1")], ids=["head", "full"])
+def test_fine_tuning_to_the_end_of_an_epoch_and_its_checkpoint(mode, noise_photos, tmp_path):
+    """The weights were loaded before the processes were connected, which JAX refuses; and where
+    each process has one device, JAX 0.12 made sums that no checkpoint could hold."""
+    command = ("finetune", str(noise_photos), "--weights", "resnet20/cifar10", "--mode", *mode)
+    launched = subprocess.Popen(
+        [*LAUNCH, *command, "--image-size", "16", "--workdir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        cwd=ROOT,
+    )
+    codes, outputs = finish(launched)
+    assert codes == [0], outputs
+    assert "on 2 CPU devices" in outputs[0]
+    assert newest(tmp_path / "run") > 0

@@ -11,6 +11,7 @@ from ...config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     TransferConfig,
 )
 from ...errors import UserError, wrong_choice
@@ -187,8 +188,10 @@ def finetune(
     Raises:
         UserError: See ``finetune_config`` and ``train``.
     """
+    from ..distributed import connect
     from ..loop import train
 
+    connect(ParallelConfig())  # before the weights are loaded, which are arrays of JAX
     return train(finetune_config(images, **options), console)
 
 
