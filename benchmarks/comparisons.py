@@ -56,6 +56,7 @@ TRIED = "tried, and not kept"
 
 _MIRROR = ("mirrored_shift", {"augment.crop_padding": 2, "augment.crop_fill": "mirror"})
 _ALTERNATE = ("alternating_flip", {"augment.alternating_flip": True})
+_SGDW = {"optimizer.name": "sgdw", "optimizer.weight_decay": 5e-4}
 _MUON = {"optimizer.name": "muon", "optimizer.momentum": 0.9}
 # A quarter of the recipe's epochs, so that a rung of three seeds takes half an hour of a core; the
 # paper's rate falls after the same fractions of them as in the paper.
@@ -111,11 +112,8 @@ COMPARISONS = {
         _MIRROR,
         _ALTERNATE,
         ("norm_momentum", {"model.momentum": 0.8}),
-        (
-            "decoupled_decay",
-            {"optimizer.name": "sgdw", "optimizer.weight_decay": 5e-4},
-        ),
-        ("bias_rate", {"optimizer.bias_rate": 16.0}, TRIED),
+        ("decoupled_decay", _SGDW, TRIED),
+        ("bias_rate", {**_SGDW, "optimizer.bias_rate": 16.0}, TRIED),
         (
             "muon",
             {
