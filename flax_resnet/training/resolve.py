@@ -14,6 +14,7 @@ from ..metrics import balanced_class_weights
 from ..models.lowerings import onednn
 from ..weights import LoadedWeights, build_model
 from .build import build_augmentation, build_transform, model_channels
+from .distributed import all_agree
 from .dtype import resolve_dtype
 from .mesh import data_mesh
 from .partitioning import choose_partitioning
@@ -32,9 +33,10 @@ def resolve(config: Config) -> Run:
             each other.
     """
     config = resolve_dtype(config)
-    mesh, uses_native = data_mesh(), _uses_native(config.model)
+    # The processes must run the same program.
+    uses_native = all_agree(_uses_native(config.model))
     partitioning = choose_partitioning(
-        config.parallel, config.data.batch_size, config.microbatches, mesh, uses_native
+        config.parallel, config.data.batch_size, config.microbatches, data_mesh(), uses_native
     )
     # Wrong names of models and stages are reported before any data are read.
     stages = build_model(config.model, num_classes=10).stages
