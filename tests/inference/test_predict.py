@@ -193,6 +193,7 @@ def test_every_mode_and_format_predicts(run, tmp_path):
     np.testing.assert_allclose(turned.probabilities, upright.probabilities, atol=0.05)
 
 
+@pytest.mark.slow
 def test_grey_runs_take_photos(run, tmp_path):
     """A run on 8x8 grey digits: a photo becomes grey and small."""
     model = fr.create_model("resnet8", stem="cifar", num_classes=3)

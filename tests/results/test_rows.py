@@ -141,6 +141,7 @@ def test_a_folder_in_object_storage_keeps_its_address(monkeypatch):
     assert ROWS["flowers64_head"].config(0, "s3://bucket/flowers") == "s3://bucket/flowers"
 
 
+@pytest.mark.slow
 def test_records_of_two_budgets_are_refused(fake_train, tmp_path):
     """Their accuracies are no comparison, and the page names one budget."""
     for row, budget in zip(STUDIES["degradation"].rows[:2], (2, 4), strict=True):

@@ -292,6 +292,7 @@ def infinite_first(logits, targets):
     return optax.softmax_cross_entropy(identity(logits), targets)
 
 
+@pytest.mark.slow
 def test_an_infinite_gradient_does_not_reach_the_images_of_the_next_microbatch():
     """The metrics of the later microbatches were NaN."""
     whole, cut = small_step(loss=infinite_first), small_step(loss=infinite_first, microbatches=2)

@@ -125,6 +125,7 @@ def test_another_number_of_classes(resnet20, caplog):
     assert np.array_equal(first["params"]["conv1"]["kernel"], other["params"]["conv1"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "hidden"), [(32, ()), (20, (6,))])
 def test_a_head_that_sees_every_pixel_is_of_any_image_size(size, hidden):
     """That of resnet_mnist was taken for one of 28x28 pixels: runs on others ended in an error."""
