@@ -14,7 +14,7 @@ from ..metrics import balanced_class_weights
 from ..models.lowerings import onednn
 from ..weights import LoadedWeights, build_model
 from .build import build_augmentation, build_transform, model_channels
-from .distributed import all_agree
+from .distributed import all_agree, wait_for_processes
 from .dtype import resolve_dtype
 from .mesh import data_mesh
 from .partitioning import choose_partitioning
@@ -33,7 +33,8 @@ def resolve(config: Config) -> Run:
             each other.
     """
     config = resolve_dtype(config)
-    # The processes must run the same program.
+    wait_for_processes()
+    # They must run the same program.
     uses_native = all_agree(_uses_native(config.model))
     partitioning = choose_partitioning(
         config.parallel, config.data.batch_size, config.microbatches, data_mesh(), uses_native
