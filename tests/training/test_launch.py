@@ -68,9 +68,9 @@ def test_a_closed_terminal_ends_the_processes_too(hangup, ended_by):
     assert done.stdout == f"Process 0 of 2 ended with signal {ended_by}.\n", done.stderr
 
 
-def start(workdir, *words):
+def start(workdir, *words, command=TRAIN):
     return subprocess.Popen(
-        [*LAUNCH, *TRAIN, "--workdir", str(workdir), *words],
+        [*LAUNCH, *command, "--workdir", str(workdir), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -106,14 +106,7 @@ def test_fine_tuning_to_the_end_of_an_epoch_and_its_checkpoint(mode, noise_photo
     """The weights were loaded before the processes were connected, which JAX refuses; and where
     each process has one device, JAX 0.12 made sums that no checkpoint could hold."""
     command = ("finetune", str(noise_photos), "--weights", "resnet20/cifar10", "--mode", *mode)
-    launched = subprocess.Popen(
-        [*LAUNCH, *command, "--image-size", "16", "--workdir", str(tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
-        cwd=ROOT,
-    )
+    launched = start(tmp_path / "run", "--image-size", "16", command=command)
     codes, outputs = finish(launched)
     assert codes == [0], outputs
     assert "on 2 CPU devices" in outputs[0]

@@ -70,8 +70,7 @@ def test_groups_and_microbatches_are_the_same_over_devices():
 def test_spread_parameters_and_the_collectives_of_a_step():
     """Spread over the devices the numbers are the same, and resnet152 takes an eighth on each; a
     step has one collective for the gradients, and those of batch norm, also where
-    flax-resnet-onednn computes the convolutions, and evaluation
-    gives the same logits."""
+    flax-resnet-onednn computes the convolutions, and evaluation gives the same logits."""
     all_found = on_eight_devices("sharded", "resnet152", "collectives", "evaluated")
     assert all_found["sharded"]["worst"] < 1e-9
     assert all_found["sharded"]["share"] < 1 / 8 * 1.05
